@@ -1,0 +1,153 @@
+"""The configuration of an mtsbert model: its encoder, its pooling and its tasks."""
+
+import json
+import re
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+
+try:  # part of a package: how `trust_remote_code=True` loads this file
+    from .entities_mtsbert import bio_labels, check_bio_labels
+except ImportError:  # run from a clone, with the repository root on `sys.path`
+    from entities_mtsbert import bio_labels, check_bio_labels
+
+
+POOLINGS = ("mean", "cls", "max")
+
+SEQUENCE_CLASSIFICATION = "sequence_classification"
+TOKEN_CLASSIFICATION = "token_classification"
+TASK_TYPES = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
+TASK_KEYS = ("type", "labels")
+
+NEWS_TOPICS = ["World", "Sports", "Business", "Sci/Tech"]
+# fmt: off
+ONTONOTES_TYPES = [  # the 18 entity types of OntoNotes 5, which spaCy's English pipelines use
+    "CARDINAL", "DATE", "EVENT", "FAC", "GPE", "LANGUAGE", "LAW", "LOC", "MONEY",
+    "NORP", "ORDINAL", "ORG", "PERCENT", "PERSON", "PRODUCT", "QUANTITY", "TIME", "WORK_OF_ART",
+]
+# fmt: on
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_mtsbert.MTSBertConfig",
+    "AutoModel": "modeling_mtsbert.MTSBertModel",
+    "AutoModelForSequenceClassification": "modeling_mtsbert.MTSBertForSequenceClassification",
+    "AutoModelForTokenClassification": "modeling_mtsbert.MTSBertForTokenClassification",
+}
+CUSTOM_PIPELINES = {
+    "multi-task": {"impl": "pipeline_mtsbert.MTSBertPipeline", "pt": ["AutoModel"], "type": "text"},
+}
+
+
+def default_tasks() -> dict[str, dict]:
+    """News topic and named entities, as in AG News labelled by spaCy."""
+    return {
+        "topic": {"type": SEQUENCE_CLASSIFICATION, "labels": list(NEWS_TOPICS)},
+        "ner": {"type": TOKEN_CLASSIFICATION, "labels": bio_labels(ONTONOTES_TYPES)},
+    }
+
+
+def check_tasks(tasks: dict[str, dict]) -> None:
+    """Raises `ValueError` for a task that no model can be built from, naming the task and the remedy."""
+    if not tasks:
+        raise ValueError("A model needs at least one task; `tasks` is empty.")
+    for name, task in tasks.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise ValueError(
+                f"Task name {name!r} must be lower-case letters, digits and '_', and begin with a letter."
+            )
+        if not isinstance(task, dict) or "type" not in task:
+            raise ValueError(
+                f"Task {name!r} must be a mapping with a 'type', one of {list(TASK_TYPES)}; got {task!r}."
+            )
+        if task["type"] not in TASK_TYPES:
+            raise ValueError(f"Task {name!r} has type {task['type']!r}; allowed are {list(TASK_TYPES)}.")
+        if unknown := sorted(set(task) - set(TASK_KEYS)):
+            raise ValueError(f"Task {name!r} has unknown keys {unknown}; allowed are {list(TASK_KEYS)}.")
+        labels = task.get("labels")
+        if not isinstance(labels, list | tuple) or not all(isinstance(label, str) and label for label in labels):
+            raise ValueError(f"Task {name!r} needs 'labels', a list of non-empty strings; got {labels!r}.")
+        if len(labels) < 2 or len(set(labels)) != len(labels):
+            raise ValueError(f"Task {name!r} needs at least two labels, each once; got {labels!r}.")
+        if task["type"] == TOKEN_CLASSIFICATION:
+            try:
+                check_bio_labels(labels)
+            except ValueError as error:
+                raise ValueError(f"Task {name!r}: {error}") from None
+
+
+class MTSBertConfig(PreTrainedConfig):
+    r"""
+    The shape of an mtsbert model.
+
+    Args:
+        encoder_config (`dict` or `PreTrainedConfig`, *optional*, defaults to a BERT of default size):
+            Any encoder that `AutoModel.from_config` builds and that returns `last_hidden_state`.
+        pooling (`str`, *optional*, defaults to `"mean"`):
+            How token states become the sentence embedding: `"mean"` over the attended positions, `"cls"` (the first
+            position) or `"max"` over the attended positions.
+        normalize (`bool`, *optional*, defaults to `True`):
+            Whether the returned sentence embedding has Euclidean length 1. Classification heads see it before that.
+        tasks (`dict[str, dict]`, *optional*, defaults to news topic and named entities):
+            Task name → `{"type": ..., "labels": [...]}`, in order. Types are `"sequence_classification"` (one label a
+            text) and `"token_classification"` (labels `O`, `B-X`, `I-X`). Names are lower-case identifiers.
+        head_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout probability before every classification layer.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the weights of new heads.
+
+    Raises:
+        `ValueError`: for an unknown pooling or a task that no model can be built from.
+    """
+
+    model_type = "mtsbert"
+    sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}  # noqa: RUF012
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        "last_hidden_state",
+        "pooler_output",
+        "losses",
+        "pair_pooler_output",
+        "hidden_states",
+        "attentions",
+    ]
+
+    encoder_config: dict | PreTrainedConfig | None = None
+    pooling: str = "mean"
+    normalize: bool = True
+    tasks: dict | None = None
+    head_dropout: float = 0.1
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"`pooling` is {self.pooling!r}; allowed are {list(POOLINGS)}.")
+        if not 0.0 <= self.head_dropout < 1.0:
+            raise ValueError(f"`head_dropout` is {self.head_dropout}; it must lie in [0, 1).")
+        if self.tasks is None:
+            self.tasks = default_tasks()
+        check_tasks(self.tasks)
+        # A fork's own classes win: its checkpoints carry `auto_map` entries that name them.
+        self.auto_map = {**AUTO_MAP, **(kwargs.pop("auto_map", None) or {})}
+        self.custom_pipelines = {**CUSTOM_PIPELINES, **(kwargs.pop("custom_pipelines", None) or {})}
+        super().__post_init__(**kwargs)
+
+    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
+        return self.encoder_config.get_text_config(decoder=decoder, encoder=encoder)
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        # The inherited method sorts every mapping, but tasks have an order: the first of a type is the default head.
+        config = json.loads(super().to_json_string(use_diff=use_diff))
+        if "tasks" in config:
+            config["tasks"] = self.tasks
+        return json.dumps(config, indent=2) + "\n"
+
+    @property
+    def hidden_size(self) -> int:
+        """Width `H` of the encoder, which is also the size of the sentence embedding."""
+        return self.encoder_config.hidden_size
+
+    def tasks_of_type(self, task_type: str) -> list[str]:
+        return [name for name, task in self.tasks.items() if task["type"] == task_type]
+
+
+MTSBertConfig.register_for_auto_class()

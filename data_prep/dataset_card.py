@@ -1,0 +1,76 @@
+"""The README.md of a prepared dataset: how to load it, and how far its labels can be trusted."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Provenance:
+    """What happened while a dataset was built."""
+
+    source: str
+    license: str
+    labeller: str
+    spacy_version: str
+    num_rows: dict[str, int] = field(default_factory=dict)
+    num_empty: int = 0
+    num_cleaned: int = 0
+    type_counts: Counter = field(default_factory=Counter)
+
+
+def dataset_card(provenance: Provenance) -> str:
+    data_files = "\n".join(f"  - split: {split}\n    path: {split}.parquet" for split in provenance.num_rows)
+    rows = "\n".join(f"| {split} | {count:,} |" for split, count in provenance.num_rows.items())
+    types = "\n".join(f"| {name} | {count:,} |" for name, count in provenance.type_counts.most_common())
+    total = sum(provenance.num_rows.values())
+    return f"""---
+license: {provenance.license}
+language:
+- en
+task_categories:
+- text-classification
+- token-classification
+tags:
+- mtsbert
+- silver-labels
+configs:
+- config_name: default
+  data_files:
+{data_files}
+---
+
+# News with topics and entities
+
+Built by mtsbert's `data_prep` from {provenance.source}.
+
+**The entities are machine labels.** They were made by the spaCy pipeline {provenance.labeller} (spaCy
+{provenance.spacy_version}) and nobody has checked them. A score against them measures agreement with that pipeline,
+not accuracy. Title and description were labelled apart, so no entity crosses the seam between them.
+
+| split | rows |
+|---|---|
+{rows}
+
+## Columns
+
+- `text`: title and description, joined by a blank. Feed debris (escaped HTML, lost line breaks) was removed from
+  {provenance.num_cleaned:,} of {total:,} texts; {provenance.num_empty:,} rows without any text were left out.
+- `label`: the topic, as the source gives it.
+- `entities`: `{{start, end, label}}` in characters of `text`, sorted, not overlapping. Everything below derives
+  from it.
+- `tokens`, `ner_tags`: spaCy's words and their BIO tags, for scripts that want words.
+
+## Entities by type
+
+| type | count |
+|---|---|
+{types}
+
+## Loading
+
+```python
+from datasets import load_dataset
+
+dataset = load_dataset("path/to/this/folder")
+```
+"""

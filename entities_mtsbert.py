@@ -1,0 +1,187 @@
+"""Character spans ↔ tags, both directions, for training, evaluation and inference alike.
+
+Letters used below: `B` texts, `T` positions (word pieces or words), `K` tags.
+
+A span is `{"start": int, "end": int, "label": str}` in characters of its text, `end` exclusive. Tags are BIO: `O`,
+`B-X` for the first position of an entity of type `X`, `I-X` for the ones behind it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+
+IGNORE_INDEX = -100
+OUTSIDE = "O"
+
+
+def bio_labels(types: Sequence[str]) -> list[str]:
+    """The tags of these entity types: `["ORG"]` → `["O", "B-ORG", "I-ORG"]`."""
+    return [OUTSIDE, *(f"{prefix}-{entity_type}" for entity_type in types for prefix in "BI")]
+
+
+def entity_types(labels: Sequence[str]) -> list[str]:
+    """The entity types of a list of tags, in order: `["O", "B-ORG", "I-ORG"]` → `["ORG"]`."""
+    return [label[2:] for label in labels if label.startswith("B-")]
+
+
+def check_bio_labels(labels: Sequence[str]) -> None:
+    """Raises `ValueError` unless `labels` is `O` and a pair `B-X`, `I-X` for every entity type, each once."""
+    expected = set(bio_labels(entity_types(labels)))
+    if not labels or labels[0] != OUTSIDE or len(set(labels)) != len(labels) or set(labels) != expected:
+        raise ValueError(
+            f"Labels of a token task are 'O' first, then 'B-X' and 'I-X' for every entity type X, each once; "
+            f"got {list(labels)}."
+        )
+
+
+def check_spans(spans: Sequence[dict], text: str) -> None:
+    """Raises `ValueError` if a span is empty, leaves the text, or the spans overlap or are out of order."""
+    previous_end = 0
+    for span in spans:
+        start, end = span["start"], span["end"]
+        if not 0 <= start <= len(text) or end > len(text):
+            raise ValueError(
+                f"entity {span} lies outside the text, which has {len(text)} characters. "
+                "Offsets count characters, not bytes."
+            )
+        if start >= end or not text[start:end].strip():
+            raise ValueError(f"entity {span} is empty. An entity covers at least one visible character.")
+        if start < previous_end:
+            raise ValueError(f"entity {span} overlaps the one before it, or is not in order of position.")
+        previous_end = end
+
+
+class TaggedSpans(NamedTuple):
+    """What `spans_to_tags` returns."""
+
+    tags: list[int]
+    """One tag id a position; `IGNORE_INDEX` for special tokens and for entities that could not be aligned."""
+    num_unaligned: int
+    """Entities of which a border falls inside a position, or that cover no position."""
+    num_truncated: int
+    """Entities that end behind the last position of a truncated text."""
+
+
+def spans_to_tags(
+    spans: Sequence[dict],
+    offsets: Sequence[tuple[int, int]],
+    label2id: dict[str, int],
+    *,
+    truncated: bool = False,
+) -> TaggedSpans:
+    """Turns spans into one tag id per position.
+
+    An entity aligns if no position reaches over one of its borders. Characters that the tokenizer drops (blanks,
+    control characters, combining marks) do not count. Positions of an entity that does not align are ignored in
+    training instead of being called `O`.
+
+    Args:
+        spans: Entities, sorted and not overlapping (see `check_spans`).
+        offsets: `(start, end)` in characters for each position, as a fast tokenizer returns them; empty for special
+            tokens.
+        label2id: Tag → id.
+        truncated (`bool`, *optional*, defaults to `False`): Whether the text goes on behind the last position.
+
+    Returns:
+        [`TaggedSpans`], with as many tags as there are offsets.
+    """
+    tags = [label2id[OUTSIDE] if start < end else IGNORE_INDEX for start, end in offsets]
+    text_end = max((end for _, end in offsets), default=0)
+    num_unaligned = num_truncated = position = 0
+    for span in spans:
+        while position < len(offsets) and (offsets[position][1] <= span["start"] or tags[position] == IGNORE_INDEX):
+            position += 1
+        inside = []
+        while position < len(offsets) and (offsets[position][0] < span["end"] or tags[position] == IGNORE_INDEX):
+            if tags[position] != IGNORE_INDEX:
+                inside.append(position)
+            position += 1
+        cut = truncated and span["end"] > text_end
+        aligned = inside and offsets[inside[0]][0] >= span["start"] and offsets[inside[-1]][1] <= span["end"]
+        num_truncated += cut
+        num_unaligned += not cut and not aligned
+        for rank, index in enumerate(inside):
+            prefix = "I" if rank else "B"
+            tags[index] = IGNORE_INDEX if cut or not aligned else label2id[f"{prefix}-{span['label']}"]
+        if inside and offsets[inside[-1]][1] > span["end"]:  # the next entity may begin in the same position
+            position = inside[-1]
+    return TaggedSpans(tags, num_unaligned, num_truncated)
+
+
+def tags_to_spans(tags: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[dict]:
+    """Turns legal BIO tags into spans; the inverse of `spans_to_tags` for entities that align.
+
+    Args:
+        tags: One tag a position. An `I-X` that follows neither `B-X` nor `I-X` raises `ValueError`.
+        offsets: `(start, end)` in characters for each position.
+
+    Returns:
+        Spans in order, each with `first` and `last` beside `start`, `end` and `label`: the positions it covers.
+    """
+    spans: list[dict] = []
+    previous = OUTSIDE
+    for position, (tag, (start, end)) in enumerate(zip(tags, offsets, strict=True)):
+        if tag.startswith("B-"):
+            spans.append({"start": start, "end": end, "label": tag[2:], "first": position, "last": position})
+        elif tag.startswith("I-"):
+            if previous[2:] != tag[2:]:
+                raise ValueError(
+                    f"tag {tag!r} at position {position} follows {previous!r}; 'I-X' continues 'B-X' or 'I-X'."
+                )
+            spans[-1].update(end=end, last=position)
+        elif tag != OUTSIDE:
+            raise ValueError(f"tag {tag!r} at position {position} is not BIO ('O', 'B-X' or 'I-X').")
+        previous = tag
+    return spans
+
+
+def join_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """Joins words by blanks and says where each one went: `["A", "bc"]` → `("A bc", [(0, 1), (2, 4)])`."""
+    offsets, position = [], 0
+    for word in words:
+        offsets.append((position, position + len(word)))
+        position += len(word) + 1
+    return " ".join(words), offsets
+
+
+def decode_tags(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
+    """The best legal tag sequence (Viterbi): `I-X` only behind `B-X` or `I-X`, everything outside the text `O`.
+
+    Args:
+        scores (`torch.Tensor` of shape `(B, T, K)`): Logits or log-probabilities of the tags.
+        text_mask (`torch.Tensor` of shape `(B, T)`): True where a position belongs to the text, False for special
+            tokens and padding.
+        labels: The `K` tags in the order of the scores.
+
+    Returns:
+        `torch.LongTensor` of shape `(B, T)`: tag ids.
+    """
+    num_texts, num_positions, num_tags = scores.shape
+    outside = labels.index(OUTSIDE)
+    inner = torch.tensor([k for k, label in enumerate(labels) if label.startswith("I-")], device=scores.device)
+    begin = torch.tensor([labels.index(f"B-{labels[k][2:]}") for k in inner.tolist()], device=scores.device)
+    scores = torch.log_softmax(scores.float(), dim=-1)
+    only_outside = torch.full((num_tags,), -torch.inf, device=scores.device)
+    only_outside[outside] = 0.0
+    scores = torch.where(text_mask.bool().unsqueeze(-1), scores, only_outside)  # (B, T, K)
+
+    best = only_outside.expand(num_texts, num_tags)  # score of the best path that ends in each tag
+    came_from = torch.empty((num_positions, num_texts, num_tags), dtype=torch.long, device=scores.device)
+    for position in range(num_positions):
+        step, origin = best.max(dim=-1, keepdim=True)  # every tag but I-X may follow any tag
+        step, origin = step.repeat(1, num_tags), origin.repeat(1, num_tags)
+        if len(inner):
+            begun = best[:, begin] >= best[:, inner]
+            step[:, inner] = torch.where(begun, best[:, begin], best[:, inner])
+            origin[:, inner] = torch.where(begun, begin, inner)
+        best = step + scores[:, position]
+        came_from[position] = origin
+
+    tags = torch.empty((num_texts, num_positions), dtype=torch.long, device=scores.device)
+    tag = best.argmax(dim=-1)
+    for position in reversed(range(num_positions)):
+        tags[:, position] = tag
+        tag = came_from[position].gather(1, tag.unsqueeze(1)).squeeze(1)
+    return tags

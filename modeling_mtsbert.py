@@ -1,0 +1,342 @@
+"""One encoder, several heads: sentence embedding, text labels and named entities in a single pass.
+
+Letters used below: `B` texts, `T` word pieces, `H` hidden size, `C` classes, `K` tags.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
+
+
+try:  # part of a package: how `trust_remote_code=True` loads this file
+    from .configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, MTSBertConfig
+    from .entities_mtsbert import IGNORE_INDEX
+except ImportError:  # run from a clone, with the repository root on `sys.path`
+    from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, MTSBertConfig
+    from entities_mtsbert import IGNORE_INDEX
+
+
+@dataclass
+class MTSBertOutput(ModelOutput):
+    """
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
+            Sum of `losses`.
+        last_hidden_state (`torch.FloatTensor` of shape `(B, T, H)`):
+            Token states of the encoder.
+        pooler_output (`torch.FloatTensor` of shape `(B, H)`):
+            The sentence embedding, of length 1 if `config.normalize`.
+        logits (`dict[str, torch.FloatTensor]`):
+            By task: `(B, C)` for a sequence task, `(B, T, K)` for a token task.
+        losses (`dict[str, torch.FloatTensor]`, *optional*, returned when `labels` is given):
+            By task: its mean loss over labelled items; 0 where no item is labelled.
+        pair_pooler_output (`torch.FloatTensor` of shape `(B, H)`, *optional*):
+            The sentence embedding of the second text of a pair.
+        hidden_states (`tuple[torch.FloatTensor]`, *optional*): As transformers' encoders return them.
+        attentions (`tuple[torch.FloatTensor]`, *optional*): As transformers' encoders return them.
+    """
+
+    loss: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    pooler_output: torch.FloatTensor | None = None
+    logits: dict[str, torch.FloatTensor] | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
+    pair_pooler_output: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Token states `(B, T, H)` and a mask `(B, T)` → text states `(B, H)`. A text with nothing attended gives 0."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    mask = attention_mask.unsqueeze(-1).bool()  # (B, T, 1)
+    if pooling == "max":
+        peaks = hidden.masked_fill(~mask, torch.finfo(hidden.dtype).min).amax(dim=1)
+        return torch.where(mask.any(dim=1), peaks, 0.0)
+    return hidden.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+class ClassificationHead(nn.Module):
+    """Dropout and one linear layer, on text states `(B, H)` or on token states `(B, T, H)`."""
+
+    def __init__(self, config: MTSBertConfig, num_labels: int):
+        super().__init__()
+        self.dropout = nn.Dropout(config.head_dropout)
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.dropout(states))
+
+
+def item_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of every item in float32, shaped like `labels`; exactly 0 where the label is `IGNORE_INDEX`."""
+    num_labels = logits.shape[-1]
+    losses = F.cross_entropy(
+        logits.float().reshape(-1, num_labels), labels.reshape(-1), ignore_index=IGNORE_INDEX, reduction="none"
+    )
+    return losses.view(labels.shape)
+
+
+def num_items(labels: torch.Tensor) -> torch.Tensor:
+    """How many items of a batch are labelled, as a tensor without dimensions."""
+    return labels.ne(IGNORE_INDEX).sum()
+
+
+class MTSBertModel(PreTrainedModel):
+    """The whole model: an encoder, its pooling and one head per task of the config.
+
+    `from_pretrained` loads a checkpoint of this class; [`MTSBertModel.from_encoder`] starts a new one from a
+    pretrained encoder.
+    """
+
+    config_class = MTSBertConfig
+    config: MTSBertConfig
+    base_model_prefix = "mtsbert"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    # What the encoder cannot do, it says itself when `AutoModel.from_config` builds it.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    accepts_loss_kwargs = True  # `forward` takes `num_items_in_batch`
+
+    def __init__(self, config: MTSBertConfig):
+        super().__init__(config)
+        self.encoder = AutoModel.from_config(config.encoder_config)
+        if getattr(self.encoder, "pooler", None) is not None:
+            self.encoder.pooler = None  # our pooling replaces it; unused weights would only break DDP and freezing
+        self.heads = nn.ModuleDict(
+            {name: ClassificationHead(config, len(task["labels"])) for name, task in config.tasks.items()}
+        )
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        # Called for modules that no checkpoint fills; the encoder brings its own initialisation.
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder_name_or_path: str,
+        *,
+        tasks: dict[str, dict] | None = None,
+        encoder_kwargs: dict[str, Any] | None = None,
+        **config,
+    ) -> "MTSBertModel":
+        """
+        A new model on a pretrained encoder, with fresh heads.
+
+        Args:
+            encoder_name_or_path (`str`):
+                Folder or Hub id of an encoder that `AutoModel` loads.
+            tasks (`dict[str, dict]`, *optional*):
+                See [`MTSBertConfig`].
+            encoder_kwargs (`dict[str, Any]`, *optional*):
+                Passed on to `AutoConfig.from_pretrained` and `AutoModel.from_pretrained` (`revision`, `cache_dir` …).
+            config:
+                Other fields of [`MTSBertConfig`] (`pooling`, `normalize` …).
+        """
+        encoder_kwargs = encoder_kwargs or {}
+        encoder_config = AutoConfig.from_pretrained(encoder_name_or_path, **encoder_kwargs)
+        model = cls(cls.config_class(encoder_config=encoder_config, tasks=tasks, **config))
+        encoder = AutoModel.from_pretrained(
+            encoder_name_or_path, config=encoder_config, use_safetensors=True, **encoder_kwargs
+        )
+        if getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None
+        model.encoder.load_state_dict(encoder.state_dict())
+        model.config.encoder_config._name_or_path = ""  # a path of this machine means nothing in a checkpoint
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.encoder.set_input_embeddings(value)
+
+    def encode(self, input_ids=None, attention_mask=None, *, inputs_embeds=None, **kwargs) -> tuple[Any, torch.Tensor]:
+        """Runs the encoder once: its output, and the un-normalised text states `(B, H)`."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Give either `input_ids` or `inputs_embeds`.")
+        if attention_mask is None:
+            given = input_ids if input_ids is not None else inputs_embeds
+            attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
+        given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, **kwargs}
+        encoded = self.encoder(
+            attention_mask=attention_mask,
+            return_dict=True,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+        return encoded, pool(encoded.last_hidden_state, attention_mask, self.config.pooling)
+
+    def head_logits(self, task: str, last_hidden_state: torch.Tensor, text_states: torch.Tensor) -> torch.Tensor:
+        """Logits of one task: `(B, C)` for a sequence task, `(B, T, K)` for a token task."""
+        of_tokens = self.config.tasks[task]["type"] == TOKEN_CLASSIFICATION
+        return self.heads[task](last_hidden_state if of_tokens else text_states)
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: dict[str, torch.Tensor] | None = None,
+        num_items_in_batch: dict[str, torch.Tensor] | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MTSBertOutput | tuple:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(B, T)`): Word pieces. Alternatively `inputs_embeds`.
+            attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for text, 0 for padding.
+            inputs_embeds (`torch.FloatTensor` of shape `(B, T, H)`, *optional*): Embeddings instead of `input_ids`.
+            labels (`dict[str, torch.LongTensor]`, *optional*):
+                By task: `(B,)` class ids for a sequence task, `(B, T)` tag ids for a token task. -100 is unlabelled.
+                A task that is left out counts as unlabelled.
+            num_items_in_batch (`dict[str, torch.Tensor]`, *optional*):
+                By task: what to divide the summed loss by, instead of the labelled items of this very batch. The
+                Trainer passes the count over the whole optimizer step.
+
+        Returns:
+            [`MTSBertOutput`], or a tuple of its fields that are not None.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        encoded, text_states = self.encode(
+            input_ids,
+            attention_mask,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            **self._requested(output_attentions, output_hidden_states),
+        )
+        hidden = encoded.last_hidden_state
+        logits = {task: self.head_logits(task, hidden, text_states) for task in self.config.tasks}
+        embedding = F.normalize(text_states.float(), dim=-1).to(text_states.dtype)
+        output = MTSBertOutput(
+            last_hidden_state=hidden,
+            pooler_output=embedding if self.config.normalize else text_states,
+            logits=logits,
+            hidden_states=encoded.get("hidden_states"),
+            attentions=encoded.get("attentions"),
+        )
+        if labels is not None:
+            output.losses = self.losses(logits, labels, num_items_in_batch)
+            output.loss = sum(output.losses.values())
+        return output if return_dict else output.to_tuple()
+
+    def losses(
+        self,
+        logits: dict[str, torch.Tensor],
+        labels: dict[str, torch.Tensor],
+        num_items_in_batch: dict[str, torch.Tensor] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Mean loss of every task over its labelled items; 0 with a complete graph where there is none."""
+        if unknown := sorted(set(labels) - set(logits)):
+            raise ValueError(f"`labels` names tasks that the model does not have: {unknown}; it has {list(logits)}.")
+        losses = {}
+        for task, task_logits in logits.items():
+            if (task_labels := labels.get(task)) is None:
+                task_labels = torch.full(task_logits.shape[:-1], IGNORE_INDEX, device=task_logits.device)
+            count = num_items(task_labels) if num_items_in_batch is None else num_items_in_batch[task]
+            losses[task] = item_losses(task_logits, task_labels).sum() / count.clamp(min=1)
+        return losses
+
+    def _requested(self, output_attentions: bool | None, output_hidden_states: bool | None) -> dict[str, bool]:
+        """What to ask of the encoder beyond its last state: the call decides, then the config."""
+        attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return {"output_attentions": bool(attentions), "output_hidden_states": bool(hidden_states)}
+
+
+class _SingleTaskView(MTSBertModel):
+    """A checkpoint with every head that answers with one of them, in transformers' own output class.
+
+    Args:
+        config ([`MTSBertConfig`]): The checkpoint's config.
+        head (`str`, *optional*, defaults to the first task of the view's type): The task to answer with.
+    """
+
+    task_type: str
+
+    def __init__(self, config: MTSBertConfig, head: str | None = None):
+        candidates = config.tasks_of_type(self.task_type)
+        if not candidates:
+            raise ValueError(
+                f"This checkpoint has no {self.task_type} task; its tasks are "
+                f"{ {name: task['type'] for name, task in config.tasks.items()} }."
+            )
+        if head is not None and head not in candidates:
+            raise ValueError(f"`head` is {head!r}; the {self.task_type} tasks of this checkpoint are {candidates}.")
+        super().__init__(config)
+        self.head = head or candidates[0]
+        labels = config.tasks[self.head]["labels"]
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: index for index, label in enumerate(labels)}
+        self.num_labels = len(labels)
+
+    def answer(self, output_class: type, encoder_inputs: dict, labels: torch.Tensor | None, return_dict: bool | None):
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        encoded, text_states = self.encode(**encoder_inputs)
+        logits = self.head_logits(self.head, encoded.last_hidden_state, text_states)
+        loss = None if labels is None else self.losses({self.head: logits}, {self.head: labels})[self.head]
+        output = output_class(
+            loss=loss,
+            logits=logits,
+            hidden_states=encoded.get("hidden_states"),
+            attentions=encoded.get("attentions"),
+        )
+        return output if return_dict else output.to_tuple()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ):
+        """As [`MTSBertModel.forward`], with `labels` a tensor of the one task that answers."""
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            **self._requested(output_attentions, output_hidden_states),
+        }
+        return self.answer(self.output_class, inputs, labels, return_dict)
+
+
+class MTSBertForSequenceClassification(_SingleTaskView):
+    """One text label of an mtsbert checkpoint: `logits` `(B, C)`."""
+
+    task_type = SEQUENCE_CLASSIFICATION
+    output_class = SequenceClassifierOutput
+
+
+class MTSBertForTokenClassification(_SingleTaskView):
+    """The tags of an mtsbert checkpoint: `logits` `(B, T, K)`."""
+
+    task_type = TOKEN_CLASSIFICATION
+    output_class = TokenClassifierOutput
+
+
+MTSBertModel.register_for_auto_class("AutoModel")
+MTSBertForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+MTSBertForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
