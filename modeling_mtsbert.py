@@ -253,6 +253,14 @@ class MTSBertModel(PreTrainedModel):
             losses[task] = item_losses(task_logits, task_labels).sum() / count.clamp(min=1)
         return losses
 
+    def as_pipeline(self, tokenizer, **kwargs):
+        """The [`MTSBertPipeline`] of this model. Its import also makes every saved checkpoint carry that file."""
+        try:
+            from .pipeline_mtsbert import MTSBertPipeline
+        except ImportError:
+            from pipeline_mtsbert import MTSBertPipeline
+        return MTSBertPipeline(model=self, tokenizer=tokenizer, **kwargs)
+
     def _requested(self, output_attentions: bool | None, output_hidden_states: bool | None) -> dict[str, bool]:
         """What to ask of the encoder beyond its last state: the call decides, then the config."""
         attentions = self.config.output_attentions if output_attentions is None else output_attentions

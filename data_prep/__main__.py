@@ -16,7 +16,8 @@ def main(argv: list[str] | None = None) -> None:
         "--source",
         default=DEFAULT_SOURCE,
         help="'sample' (the embedded news), a CSV file in AG News' format (class,title,description; no header; "
-        "classes 1-4), a folder of such files (train.csv, dev.csv, test.csv), or a Hub dataset id. Default: %(default)s",
+        "classes 1-4), a folder of such files (train.csv, dev.csv, test.csv), or a Hub dataset id. "
+        "Default: %(default)s",
     )
     parser.add_argument(
         "--spacy_model", default=DEFAULT_SPACY_MODEL, help="The spaCy pipeline that labels. Default: %(default)s"

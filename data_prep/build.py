@@ -1,5 +1,6 @@
 """From a source of news to a folder of Parquet files with topics and entities."""
 
+import inspect
 import itertools
 import os
 import shutil
@@ -22,6 +23,15 @@ from entities_mtsbert import bio_labels, spans_to_tags
 DEFAULT_SOURCE = "fancyzhx/ag_news"
 DEFAULT_SPACY_MODEL = "en_core_web_sm"
 ROWS_PER_GROUP = 1_000  # rows held in memory, and in one Parquet row group
+
+
+def check_options(options: dict) -> None:
+    """Raises `ValueError` unless `options` are named like the parameters of `build_dataset`, `output` among them."""
+    known = list(inspect.signature(build_dataset).parameters)
+    if unknown := sorted(set(options) - set(known)):
+        raise ValueError(f"`prepare` has unknown keys {unknown}; allowed are {known}.")
+    if "output" not in options:
+        raise ValueError("`prepare` needs an 'output' folder.")
 
 
 def build_dataset(

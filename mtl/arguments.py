@@ -1,0 +1,235 @@
+"""Everything a recipe or a flag can say, as dataclasses. The help texts are the manual."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from mtl.precision import has_native_bf16
+
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def parse_mapping(value: dict | str | None, name: str) -> dict[str, Any]:
+    """A mapping given in a recipe, or as JSON on the command line."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--{name} is not JSON ({error}): {value!r}.") from None
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"`{name}` must be a mapping; got {value!r}.")
+    return value or {}
+
+
+@dataclass
+class ModelArguments:
+    """What to start from."""
+
+    _argument_group_name = "model"
+
+    encoder_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Pretrained encoder to start from: a Hub id, a folder, or 'package:NAME/FOLDER' for weights that "
+            "lie inside an installed Python package. The heads start fresh."
+        },
+    )
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "mtsbert checkpoint to go on from: a Hub id or a folder. Encoder, heads, tasks and labels come "
+            "from it, and --encoder_name_or_path is not used."
+        },
+    )
+    pooling: str = field(
+        default="mean",
+        metadata={"help": "How token states become the sentence embedding: mean, cls or max. For a new model."},
+    )
+    normalize: bool = field(
+        default=True, metadata={"help": "Scale the sentence embedding to length 1. For a new model."}
+    )
+    head_dropout: float = field(
+        default=0.1, metadata={"help": "Dropout probability before every classification layer. For a new model."}
+    )
+
+    def __post_init__(self):
+        if self.encoder_name_or_path is None and self.model_name_or_path is None:
+            raise ValueError("Name what to start from: `encoder_name_or_path` (new heads) or `model_name_or_path`.")
+
+
+@dataclass
+class DataArguments:
+    """What to learn, and from which data."""
+
+    _argument_group_name = "data"
+
+    tasks: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Mapping of task name to {type, labels}; types are sequence_classification and "
+            "token_classification. Without labels, those of the data are used: the names of a ClassLabel column, or "
+            "all values found, sorted. A token task names its entity types. On the command line: JSON."
+        },
+    )
+    datasets: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Mapping of a name of your choice to {path, columns} or {files, columns}. path: a prepared folder, "
+            "a Hub id, or one file (train). files: split -> .parquet, .csv, .tsv or .jsonl file. columns: column -> "
+            "'text' or a task. Several datasets are put together. On the command line: JSON."
+        },
+    )
+    prepare: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Options of `python -m data_prep` as a mapping (source, spacy_model, output ...). Builds the "
+            "dataset before training if its output folder is not there yet."
+        },
+    )
+    max_length: int = field(
+        default=128,
+        metadata={
+            "help": "Word pieces of a text that are read in training and evaluation; longer texts are cut, and the "
+            "number of cut texts is reported."
+        },
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on the first so many rows, for a quick try."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on the first so many rows of the validation split."}
+    )
+    max_predict_samples: int | None = field(
+        default=None, metadata={"help": "Predict the first so many rows of the test split."}
+    )
+
+    def __post_init__(self):
+        self.tasks = parse_mapping(self.tasks, "tasks")
+        self.datasets = parse_mapping(self.datasets, "datasets")
+        self.prepare = parse_mapping(self.prepare, "prepare")
+        if not self.datasets:
+            raise ValueError("The recipe names no `datasets`.")
+        for name in ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"`{name}` is {value}; it must be at least 1.")
+
+    @property
+    def max_samples(self) -> dict[str, int | None]:
+        """The row limit of each split."""
+        return {
+            "train": self.max_train_samples,
+            "validation": self.max_eval_samples,
+            "test": self.max_predict_samples,
+        }
+
+
+@dataclass
+class MTLTrainingArguments(TrainingArguments):
+    """transformers' `TrainingArguments`, and what joint training adds."""
+
+    _argument_group_name = "training"
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "task_weights"]  # noqa: RUF012
+
+    # Other defaults than transformers', because of what a multi-task batch looks like.
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Leave it off: the data are features of the model already."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Leave it off: every head runs in every step, so no parameter is unused."}
+    )
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={"help": "'group_by_length' puts texts of like length in a batch (less padding); or 'random'."},
+    )
+
+    precision: str = field(
+        default="auto",
+        metadata={
+            "help": "auto: bf16 autocast where the processor or GPU computes it natively, else fp32. fp32, bf16 or "
+            "fp16 to decide yourself; --bf16 and --fp16 do the same."
+        },
+    )
+    task_weights: dict | str | None = field(
+        default=None,
+        metadata={"help": "Weight of each task's loss in the sum, e.g. '{\"ner\": 2.0}'. 1 for tasks not named."},
+    )
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={"help": "Peak learning rate of the heads, which start from nothing. Default: learning_rate."},
+    )
+    step_decay_every: float | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of lr_scheduler_type: multiply the learning rate by step_decay_factor every so many "
+            "epochs, after the warm-up."
+        },
+    )
+    step_decay_factor: float = field(default=0.1, metadata={"help": "See step_decay_every; between 0 and 1."})
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "Stop after so many evaluations in a row without a better metric_for_best_model. Needs "
+            "load_best_model_at_end."
+        },
+    )
+    freeze_encoder: bool = field(
+        default=False, metadata={"help": "Train the heads only; the encoder stays bit for bit as it is."}
+    )
+    freeze_embeddings: bool = field(
+        default=False, metadata={"help": "Leave the encoder's embeddings (word, position, type) as they are."}
+    )
+    num_frozen_layers: int = field(
+        default=0,
+        metadata={
+            "help": "Leave the lowest so many encoder layers as they are. Add --freeze_embeddings to save the time of "
+            "their backward pass as well."
+        },
+    )
+    freeze_heads: list[str] | None = field(
+        default=None, metadata={"help": "Tasks whose heads stay as they are, e.g. --freeze_heads topic."}
+    )
+
+    def __post_init__(self):
+        self._choose_precision()
+        if self.hub_token is not None:
+            raise ValueError(
+                "--hub_token is refused: it would be stored in training_args.bin and pushed with the model. "
+                "Set the environment variable HF_TOKEN, or use `hf auth login`."
+            )
+        super().__post_init__()
+        if self.step_decay_every is not None and self.step_decay_every <= 0:
+            raise ValueError(f"`step_decay_every` is {self.step_decay_every}; it must be more than 0 epochs.")
+        if not 0.0 < self.step_decay_factor <= 1.0:
+            raise ValueError(f"`step_decay_factor` is {self.step_decay_factor}; it must lie in (0, 1].")
+        if self.head_learning_rate is not None and self.head_learning_rate < 0:
+            raise ValueError(f"`head_learning_rate` is {self.head_learning_rate}; it must not be negative.")
+        if self.num_frozen_layers < 0:
+            raise ValueError(f"`num_frozen_layers` is {self.num_frozen_layers}; it must not be negative.")
+        if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
+            raise ValueError(f"`early_stopping_patience` is {self.early_stopping_patience}; it must be at least 1.")
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError("`early_stopping_patience` needs `load_best_model_at_end: true`.")
+        self.task_weights = parse_mapping(self.task_weights, "task_weights")
+        for task, weight in self.task_weights.items():
+            if not isinstance(weight, int | float) or weight < 0:
+                raise ValueError(
+                    f"`task_weights` gives {task!r} the weight {weight!r}; it must be a number, 0 or more."
+                )
+
+    def _choose_precision(self) -> None:
+        """Turns `precision` into transformers' `bf16` and `fp16`."""
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"`precision` is {self.precision!r}; allowed are {list(PRECISIONS)}.")
+        asked = "bf16" if self.bf16 else "fp16" if self.fp16 else None
+        if asked is not None and self.precision not in ("auto", asked):
+            raise ValueError(f"--{asked} contradicts `precision: {self.precision}`; keep one of the two.")
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # transformers wants it said before it trains in bf16 on a processor
+        if asked is None and self.precision == "auto":
+            self.bf16 = has_native_bf16(self.use_cpu)
+        elif self.precision in ("bf16", "fp16"):
+            setattr(self, self.precision, True)

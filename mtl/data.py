@@ -1,0 +1,84 @@
+"""From the recipe's data arguments to features per split: open, read, check, complete the labels, tokenize."""
+
+import logging
+from dataclasses import dataclass
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from mtl.arguments import DataArguments, MTLTrainingArguments
+from mtl.datasets import open_datasets, read_examples
+from mtl.features import build_features
+from mtl.labels import check_recipe_tasks, complete_tasks
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TaskData:
+    tasks: dict[str, dict]
+    """Task name → `{"type", "labels"}`, labels complete."""
+    features: dict[str, Dataset]
+    """Split → what the model reads."""
+    texts: dict[str, list[str]]
+    """Split → the texts behind the features, in the same order."""
+
+
+def needed_splits(args: MTLTrainingArguments) -> list[str]:
+    """The splits that a run with these flags reads."""
+    needed = {
+        "train": args.do_train,
+        "validation": args.do_eval or (args.do_train and args.eval_strategy != "no"),
+        "test": args.do_predict,
+    }
+    if not any(needed.values()):
+        raise ValueError("Nothing to do: set `do_train`, `do_eval` or `do_predict`.")
+    return [split for split, is_needed in needed.items() if is_needed]
+
+
+def load_data(
+    data_args: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: list[str],
+    checkpoint_tasks: dict[str, dict] | None = None,
+) -> TaskData:
+    """
+    Reads and checks everything before the first training step.
+
+    Args:
+        splits: The splits to read; each must exist in some dataset.
+        checkpoint_tasks: The tasks of the checkpoint that the run goes on from; they win over the recipe's.
+
+    Raises:
+        `ValueError`: naming dataset, split, row and column of whatever is wrong.
+    """
+    tasks = data_args.tasks
+    if checkpoint_tasks is not None:
+        if unknown := sorted(set(tasks) - set(checkpoint_tasks)):
+            raise ValueError(
+                f"The recipe has tasks {unknown}, which the checkpoint lacks; it has {list(checkpoint_tasks)}."
+            )
+        tasks = checkpoint_tasks
+    if not tasks:
+        raise ValueError("The recipe names no `tasks`.")
+    check_recipe_tasks(tasks)
+    sources = open_datasets(data_args.datasets, tasks)
+    examples: dict[str, dict[str, list[dict]]] = {}
+    for split in splits:
+        present = [source for source in sources if split in source.splits]
+        if not present:
+            available = sorted({name for source in sources for name in source.splits})
+            raise ValueError(f"This run needs a {split!r} split, and no dataset has one; they have {available}.")
+        for source in present:
+            rows = read_examples(source, split, tasks, data_args.max_samples[split])
+            examples.setdefault(source.name, {})[split] = list(rows)
+    tasks = complete_tasks(tasks, sources, examples)
+    merged = {split: [row for by_split in examples.values() for row in by_split.get(split, [])] for split in splits}
+    features = {
+        split: build_features(rows, tasks, tokenizer, max_length=data_args.max_length, split=split)
+        for split, rows in merged.items()
+    }
+    for split, rows in features.items():
+        logger.info(f"{split}: {len(rows):,} texts, {sum(rows['length']) / len(rows):.0f} word pieces on average.")
+    return TaskData(tasks, features, {split: [row["text"] for row in rows] for split, rows in merged.items()})

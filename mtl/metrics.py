@@ -1,0 +1,135 @@
+"""What is measured per task, as `evaluate.Metric`s that need no Hub, and their composite."""
+
+from collections.abc import Callable
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+from transformers import EvalPrediction
+
+from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from entities_mtsbert import IGNORE_INDEX, decode_tags
+from modeling_mtsbert import item_losses
+
+
+COMPOSITE = "composite"
+PRIMARY_METRIC = {SEQUENCE_CLASSIFICATION: "accuracy", TOKEN_CLASSIFICATION: "f1"}
+
+
+class ClassificationMetric(evaluate.Metric):
+    """Accuracy, and F1 averaged over the classes that occur, from scikit-learn."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            inputs_description="Class ids.",
+            features=datasets.Features(
+                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+            ),
+        )
+
+    def _compute(self, predictions, references):
+        from sklearn.metrics import accuracy_score, f1_score
+
+        return {
+            "accuracy": accuracy_score(references, predictions),
+            "macro_f1": f1_score(references, predictions, average="macro"),
+        }
+
+
+class EntityMetric(evaluate.Metric):
+    """Precision, recall and F1 of exact entities (span and type), from seqeval."""
+
+    def _info(self):
+        tags = datasets.List(datasets.Value("string"))
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            inputs_description="BIO tags of every text.",
+            features=datasets.Features({"predictions": tags, "references": tags}),
+        )
+
+    def _compute(self, predictions, references):
+        from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            references, predictions, average="micro", zero_division=0
+        )
+        return {"precision": precision, "recall": recall, "f1": f1}
+
+
+METRICS: dict[str, type[evaluate.Metric]] = {
+    SEQUENCE_CLASSIFICATION: ClassificationMetric,
+    TOKEN_CLASSIFICATION: EntityMetric,
+}
+
+
+def loss_key(task: str) -> str:
+    """Where the losses of a task's rows stand among the predictions; task names have no dot."""
+    return f"{task}.loss"
+
+
+def reduce_logits(tasks: dict[str, dict]) -> Callable[[dict, dict], dict]:
+    """
+    The Trainer's `preprocess_logits_for_metrics`: logits → answers and losses, so that no logits pile up.
+
+    Returns:
+        A function of logits and labels by task. It returns by task the predicted ids, `(B,)` or `(B, T)` (legal tags),
+        and under `loss_key(task)` each text's summed loss, `(B,)`.
+    """
+
+    def reduce(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        reduced = {}
+        for name, task in tasks.items():
+            losses = item_losses(logits[name], labels[name])
+            if task["type"] == TOKEN_CLASSIFICATION:
+                reduced[name] = decode_tags(logits[name], labels[name].ne(IGNORE_INDEX), task["labels"])
+                losses = losses.sum(dim=-1)
+            else:
+                reduced[name] = logits[name].argmax(dim=-1)
+            reduced[loss_key(name)] = losses
+        return reduced
+
+    return reduce
+
+
+def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[str, float]]:
+    """
+    The Trainer's `compute_metrics`, over what `reduce_logits` returns.
+
+    Returns:
+        A function that returns `<task>_<metric>` and `<task>_loss` (the mean over labelled items) for every task that
+        has a label, and `composite`, the mean of their primary metrics.
+    """
+
+    def compute(evaluation: EvalPrediction) -> dict[str, float]:
+        results, primary = {}, []
+        for name, task in tasks.items():
+            labels, predictions = evaluation.label_ids[name], evaluation.predictions[name]
+            labelled = labels != IGNORE_INDEX
+            if not labelled.any():
+                continue
+            scores = METRICS[task["type"]](keep_in_memory=True).compute(
+                **_metric_inputs(task, predictions, labels, labelled)
+            )
+            results.update({f"{name}_{metric}": float(score) for metric, score in scores.items()})
+            results[f"{name}_loss"] = float(evaluation.predictions[loss_key(name)].sum() / labelled.sum())
+            primary.append(scores[PRIMARY_METRIC[task["type"]]])
+        if primary:
+            results[COMPOSITE] = float(np.mean(primary))
+        return results
+
+    return compute
+
+
+def _metric_inputs(task: dict, predictions: np.ndarray, labels: np.ndarray, labelled: np.ndarray) -> dict:
+    if task["type"] != TOKEN_CLASSIFICATION:
+        return {"predictions": predictions[labelled], "references": labels[labelled]}
+    names = np.array(task["labels"], dtype=object)
+    rows = np.flatnonzero(labelled.any(axis=1))
+    return {
+        "predictions": [names[predictions[row][labelled[row]]].tolist() for row in rows],
+        "references": [names[labels[row][labelled[row]]].tolist() for row in rows],
+    }

@@ -1,0 +1,62 @@
+"""What a run leaves behind: its checkpoint, its results, its answers."""
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+
+import transformers
+from tqdm import tqdm
+
+from mtl.arguments import MTLTrainingArguments
+from mtl.trainer import MTSBertTrainer
+
+
+PREDICTIONS_FILE = "predictions.jsonl"
+TEXTS_PER_CALL = 1_000
+
+logger = logging.getLogger(__name__)
+
+
+def set_up_logging(args: MTLTrainingArguments) -> None:
+    """Our own messages at INFO on the first process; transformers' as its flags say."""
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    logging.getLogger("mtl").setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
+    transformers.utils.logging.set_verbosity(args.get_process_log_level())
+    number_format = "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "fp32"
+    logger.info(f"Computing in {number_format} on {args.device.type}, {args.world_size} process(es).")
+
+
+def check_writable(output_dir: str | None) -> None:
+    """Raises `ValueError` unless files can be written to the output folder."""
+    if output_dir is None:
+        raise ValueError("Name an `output_dir`.")
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output_dir).close()
+    except OSError as error:
+        raise ValueError(f"The output folder {output_dir} cannot be written: {error}.") from None
+
+
+def save_run(trainer: MTSBertTrainer, metrics: dict[str, float], *, trained: bool) -> None:
+    """Writes `all_results.json`, and after training the checkpoint and the trainer's state."""
+    if trained:
+        trainer.save_model()
+        trainer.save_state()
+    trainer.save_metrics("all", metrics, combined=False)
+
+
+def save_predictions(trainer: MTSBertTrainer, texts: list[str]) -> None:
+    """Writes what the model answers for the texts: one JSON object a line, in order, without the embedding."""
+    if not trainer.is_world_process_zero():
+        return
+    path = Path(trainer.args.output_dir) / PREDICTIONS_FILE
+    partial = path.with_suffix(".partial")
+    pipeline = trainer.model.eval().as_pipeline(trainer.processing_class, device=trainer.model.device)
+    with partial.open("w", encoding="utf-8") as lines:
+        for first in tqdm(range(0, len(texts), TEXTS_PER_CALL), desc="Predicting", unit_scale=TEXTS_PER_CALL):
+            batch = texts[first : first + TEXTS_PER_CALL]
+            for text, answer in zip(batch, pipeline(batch), strict=True):
+                answer.pop("embedding")
+                lines.write(json.dumps({"text": text, **answer}, ensure_ascii=False) + "\n")
+    partial.rename(path)

@@ -1,0 +1,13 @@
+"""Which number formats the machine computes natively."""
+
+import torch
+
+
+def has_native_bf16(use_cpu: bool = False) -> bool:
+    """Whether the accelerator, or without one the processor, multiplies bfloat16 in hardware."""
+    if not use_cpu and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if not use_cpu and torch.accelerator.is_available():
+        return False  # other accelerators: only when the user asks for it
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

@@ -1,0 +1,97 @@
+"""The model and the tokenizer that a run starts from."""
+
+import importlib.util
+from pathlib import Path
+
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from configuration_mtsbert import MTSBertConfig
+from modeling_mtsbert import MTSBertModel
+from mtl.arguments import ModelArguments
+
+
+PACKAGE_PREFIX = "package:"
+
+
+def resolve_name(name_or_path: str) -> str:
+    """Turns `package:NAME/FOLDER` into the folder inside the installed Python package; leaves other names alone."""
+    if not name_or_path.startswith(PACKAGE_PREFIX):
+        return name_or_path
+    package, _, folder = name_or_path.removeprefix(PACKAGE_PREFIX).partition("/")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"{name_or_path!r}: no Python package {package!r} is installed. `make weights` installs the ones that the "
+            "recipes use."
+        )
+    path = Path(spec.submodule_search_locations[0]) / folder
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{name_or_path!r}: the package {package!r} has no model in its folder {folder!r}.")
+    return str(path)
+
+
+def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of the starting point."""
+    asked = model_args.model_name_or_path or model_args.encoder_name_or_path
+    try:
+        # The config is ours or the encoder's own class: no code of the checkpoint runs here.
+        tokenizer = AutoTokenizer.from_pretrained(resolve_name(asked), config=_load_config(model_args))
+    except (OSError, KeyError) as error:
+        raise ValueError(f"No tokenizer found for {asked!r}: {error}") from error
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"The tokenizer of {asked!r} ({type(tokenizer).__name__}) is a slow one: it does not say where in the "
+            "text a word piece lies, which entities need. Choose an encoder with a fast tokenizer (tokenizer.json)."
+        )
+    return tokenizer
+
+
+def _load_config(model_args: ModelArguments):
+    if model_args.model_name_or_path is not None:
+        return load_checkpoint_config(model_args.model_name_or_path).encoder_config
+    asked = model_args.encoder_name_or_path
+    try:
+        return AutoConfig.from_pretrained(resolve_name(asked))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"Unknown encoder {asked!r}: it is no folder with a config.json, no Hub id that can be reached, and no "
+            f"'{PACKAGE_PREFIX}NAME/FOLDER'. ({error})"
+        ) from error
+
+
+def load_checkpoint_config(name_or_path: str) -> MTSBertConfig:
+    """The config of an mtsbert checkpoint, read by this repository's class."""
+    try:
+        settings, _ = MTSBertConfig.get_config_dict(name_or_path)
+    except OSError as error:
+        raise ValueError(f"No checkpoint found under {name_or_path!r}: {error}") from error
+    if settings.get("model_type") != MTSBertConfig.model_type:
+        raise ValueError(
+            f"{name_or_path!r} is a {settings.get('model_type')!r} model, not an mtsbert checkpoint. To start from a "
+            "bare encoder, use --encoder_name_or_path."
+        )
+    return MTSBertConfig.from_pretrained(name_or_path)
+
+
+def tasks_of_checkpoint(model_args: ModelArguments) -> dict[str, dict] | None:
+    """The tasks of the checkpoint that a run goes on from; None where it starts from a bare encoder."""
+    if model_args.model_name_or_path is None:
+        return None
+    return load_checkpoint_config(model_args.model_name_or_path).tasks
+
+
+def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertModel:
+    """The model to train: a checkpoint as it is, or a pretrained encoder under fresh heads for `tasks`."""
+    if model_args.model_name_or_path is not None:
+        return MTSBertModel.from_pretrained(model_args.model_name_or_path)
+    _load_config(model_args)  # raises for an unknown encoder
+    return MTSBertModel.from_encoder(
+        resolve_name(model_args.encoder_name_or_path),
+        tasks=tasks,
+        pooling=model_args.pooling,
+        normalize=model_args.normalize,
+        head_dropout=model_args.head_dropout,
+    )

@@ -1,0 +1,76 @@
+"""Trains, evaluates and saves one encoder for several tasks: `accelerate launch run_mtl.py --config recipe.yaml`."""
+
+import logging
+import sys
+from pathlib import Path
+
+from transformers import set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from mtl.arguments import DataArguments, MTLTrainingArguments
+from mtl.data import load_data, needed_splits
+from mtl.output import check_writable, save_predictions, save_run, set_up_logging
+from mtl.recipe import parse_arguments
+from mtl.report import results_table
+from mtl.starting_point import load_model, load_tokenizer, tasks_of_checkpoint
+from mtl.trainer import MTSBertTrainer
+
+
+logger = logging.getLogger("mtl")
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Runs what the arguments say and returns all metrics. Wrong input raises `ValueError` before any training."""
+    model_args, data_args, training_args = parse_arguments(argv)
+    splits = needed_splits(training_args)
+    set_up_logging(training_args)
+    check_writable(training_args.output_dir)
+    set_seed(training_args.seed)
+
+    build_missing_dataset(data_args, training_args)
+    tokenizer = load_tokenizer(model_args)
+    data = load_data(data_args, tokenizer, splits, tasks_of_checkpoint(model_args))
+    trainer = MTSBertTrainer(
+        load_model(model_args, data.tasks),
+        training_args,
+        tokenizer,
+        train_dataset=data.features.get("train"),
+        eval_dataset=data.features.get("validation"),
+    )
+
+    metrics: dict[str, float] = {}
+    trains = training_args.do_train and not trainer.everything_frozen
+    if trains:
+        checkpoint = training_args.resume_from_checkpoint
+        if checkpoint in ("True", "true"):
+            checkpoint = get_last_checkpoint(training_args.output_dir)
+        metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
+    elif training_args.do_train:
+        logger.warning("Everything is frozen, so there is nothing to train: this run only evaluates.")
+    if training_args.do_eval:
+        metrics |= trainer.evaluate()
+    if training_args.do_predict:
+        metrics |= trainer.evaluate(data.features["test"], metric_key_prefix="test")
+        save_predictions(trainer, data.texts["test"])
+    save_run(trainer, metrics, trained=trains)
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
+    if trainer.is_world_process_zero():
+        sys.stdout.write(f"\n{results_table(metrics, list(data.tasks))}\n\nSaved in {training_args.output_dir}\n")
+    return metrics
+
+
+def build_missing_dataset(data_args: DataArguments, training_args: MTLTrainingArguments) -> None:
+    """Runs `data_prep` as the recipe's `prepare` says, unless its output folder is there."""
+    if not data_args.prepare or Path(data_args.prepare.get("output", "")).exists():
+        return
+    from data_prep.build import build_dataset, check_options
+
+    check_options(data_args.prepare)
+    with training_args.main_process_first(desc="labelling"):
+        if not Path(data_args.prepare["output"]).exists():
+            build_dataset(**data_args.prepare)
+
+
+if __name__ == "__main__":
+    main()
