@@ -41,6 +41,8 @@ def check_spans(spans: Sequence[dict], text: str) -> None:
     previous_end = 0
     for span in spans:
         start, end = span["start"], span["end"]
+        if not isinstance(start, int) or not isinstance(end, int):
+            raise ValueError(f"entity {span}: 'start' and 'end' are whole numbers.")
         if not 0 <= start <= len(text) or end > len(text):
             raise ValueError(
                 f"entity {span} lies outside the text, which has {len(text)} characters. "
@@ -89,24 +91,22 @@ def spans_to_tags(
     """
     tags = [label2id[OUTSIDE] if start < end else IGNORE_INDEX for start, end in offsets]
     text_end = max((end for _, end in offsets), default=0)
-    num_unaligned = num_truncated = position = 0
+    positions = [position for position, (start, end) in enumerate(offsets) if start < end]
+    num_unaligned = num_truncated = first = 0
     for span in spans:
-        while position < len(offsets) and (offsets[position][1] <= span["start"] or tags[position] == IGNORE_INDEX):
-            position += 1
-        inside = []
-        while position < len(offsets) and (offsets[position][0] < span["end"] or tags[position] == IGNORE_INDEX):
-            if tags[position] != IGNORE_INDEX:
-                inside.append(position)
-            position += 1
+        while first < len(positions) and offsets[positions[first]][1] <= span["start"]:
+            first += 1
+        last = first
+        while last < len(positions) and offsets[positions[last]][0] < span["end"]:
+            last += 1
+        inside = positions[first:last]
         cut = truncated and span["end"] > text_end
         aligned = inside and offsets[inside[0]][0] >= span["start"] and offsets[inside[-1]][1] <= span["end"]
         num_truncated += cut
         num_unaligned += not cut and not aligned
-        for rank, index in enumerate(inside):
+        for rank, position in enumerate(inside):
             prefix = "I" if rank else "B"
-            tags[index] = IGNORE_INDEX if cut or not aligned else label2id[f"{prefix}-{span['label']}"]
-        if inside and offsets[inside[-1]][1] > span["end"]:  # the next entity may begin in the same position
-            position = inside[-1]
+            tags[position] = IGNORE_INDEX if cut or not aligned else label2id[f"{prefix}-{span['label']}"]
     return TaggedSpans(tags, num_unaligned, num_truncated)
 
 

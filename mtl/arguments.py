@@ -78,9 +78,9 @@ class DataArguments:
     datasets: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Mapping of a name of your choice to {path, columns} or {files, columns}. path: a prepared folder, "
-            "a Hub id, or one file (train). files: split -> .parquet, .csv, .tsv or .jsonl file. columns: column -> "
-            "'text' or a task. Several datasets are put together. On the command line: JSON."
+            "help": "Mapping of a name of your choice to {path, columns} or {files, columns}. path: a prepared "
+            "folder, a Hub id, or one file (train). files: split -> .parquet, .csv, .tsv or .jsonl file. columns: "
+            "column -> 'text' or a task. Several datasets are put together. On the command line: JSON."
         },
     )
     prepare: dict | str | None = field(

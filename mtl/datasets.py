@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 
 from configuration_mtsbert import TOKEN_CLASSIFICATION
@@ -89,7 +91,7 @@ def _read_splits(name: str, spec: dict) -> DatasetDict:
 def read_file(path: Path) -> Dataset:
     """Reads one `.parquet`, `.csv`, `.tsv` or `.jsonl` file. Cells of a CSV are text; an empty one is missing."""
     readers: dict[str, Callable[[Path], Dataset]] = {
-        ".parquet": lambda path: Dataset.from_parquet(str(path)),
+        ".parquet": _read_parquet,
         ".csv": lambda path: _read_csv(path, ","),
         ".tsv": lambda path: _read_csv(path, "\t"),
         ".jsonl": _read_jsonl,
@@ -102,6 +104,14 @@ def read_file(path: Path) -> Dataset:
         return readers[path.suffix](path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}); convert it first.") from None
+
+
+def _read_parquet(path: Path) -> Dataset:
+    try:
+        pq.read_schema(path)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} is not a Parquet file: {error}") from None
+    return Dataset.from_parquet(str(path))
 
 
 def _read_csv(path: Path, delimiter: str) -> Dataset:

@@ -7,7 +7,7 @@ from mtl.arguments import MTLTrainingArguments
 
 
 def frozen_modules(model: MTSBertModel, args: MTLTrainingArguments) -> dict[str, nn.Module]:
-    """The modules that the flags name, by their name in the model. Raises `ValueError` for a flag that fits nothing."""
+    """The modules that the flags name, by their name. Raises `ValueError` for a flag that fits nothing."""
     modules: dict[str, nn.Module] = {}
     if args.freeze_encoder:
         modules["encoder"] = model.encoder

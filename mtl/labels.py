@@ -14,7 +14,8 @@ def check_recipe_tasks(tasks: dict[str, dict]) -> None:
             raise ValueError(f"A task cannot be called {TEXT!r}: that is the role of the text in `columns`.")
         if not isinstance(task, dict) or not set(task) <= set(TASK_KEYS) or task.get("type") not in TASK_TYPES:
             raise ValueError(
-                f"Task {name!r} must be a mapping of {list(TASK_KEYS)} with a type of {list(TASK_TYPES)}; got {task!r}."
+                f"Task {name!r} must be a mapping of {list(TASK_KEYS)} with a type of {list(TASK_TYPES)}; "
+                f"got {task!r}."
             )
 
 

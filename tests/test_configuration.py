@@ -1,0 +1,69 @@
+"""What a config accepts, refuses and keeps."""
+
+import pytest
+
+from configuration_mtsbert import MTSBertConfig, default_tasks
+
+
+def sequence_task(**changes) -> dict:
+    return {"type": "sequence_classification", "labels": ["a", "b"], **changes}
+
+
+def test_the_default_tasks_are_news_topic_and_18_entity_types():
+    tasks = MTSBertConfig().tasks
+    assert list(tasks) == ["topic", "ner"]
+    assert tasks["topic"]["labels"] == ["World", "Sports", "Business", "Sci/Tech"]
+    assert len(tasks["ner"]["labels"]) == 1 + 2 * 18
+
+
+def test_save_and_load_keep_everything_and_the_order_of_tasks(tmp_path):
+    tasks = {"zebra": sequence_task(), "ner": default_tasks()["ner"], "alpha": sequence_task()}
+    config = MTSBertConfig(tasks=tasks, pooling="max", normalize=False, head_dropout=0.3)
+    config.save_pretrained(tmp_path)
+    loaded = MTSBertConfig.from_pretrained(tmp_path)
+    assert loaded.to_dict() == config.to_dict()
+    assert list(loaded.tasks) == ["zebra", "ner", "alpha"]
+
+
+def test_a_dict_becomes_the_config_class_of_the_encoder():
+    config = MTSBertConfig(encoder_config={"model_type": "distilbert", "dim": 48})
+    assert type(config.encoder_config).__name__ == "DistilBertConfig"
+    assert config.hidden_size == 48
+
+
+def test_a_fork_keeps_its_own_classes_in_the_auto_map():
+    config = MTSBertConfig(auto_map={"AutoModel": "someone/fork--modeling_fork.Forked"})
+    assert config.auto_map["AutoModel"] == "someone/fork--modeling_fork.Forked"
+    assert config.auto_map["AutoConfig"] == "configuration_mtsbert.MTSBertConfig"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ({}, "at least one task"),
+        ({"Topic": sequence_task()}, "Task name 'Topic' must be lower-case"),
+        ({"a.b": sequence_task()}, "Task name 'a.b'"),
+        ({"1st": sequence_task()}, "begin with a letter"),
+        ({"topic": ["a", "b"]}, "must be a mapping with a 'type'"),
+        ({"topic": {"labels": ["a", "b"]}}, "must be a mapping with a 'type'"),
+        ({"topic": sequence_task(type="regression")}, "has type 'regression'; allowed are"),
+        ({"topic": sequence_task(weight=2)}, r"unknown keys \['weight'\]"),
+        ({"topic": {"type": "sequence_classification"}}, "needs 'labels'"),
+        ({"topic": sequence_task(labels=["a", 3])}, "list of non-empty strings"),
+        ({"topic": sequence_task(labels=["a"])}, "at least two labels"),
+        ({"topic": sequence_task(labels=["a", "a"])}, "at least two labels, each once"),
+        ({"ner": {"type": "token_classification", "labels": ["B-X", "I-X"]}}, "Task 'ner': Labels of a token task"),
+    ],
+)
+def test_impossible_tasks_are_refused(tasks, message):
+    with pytest.raises(ValueError, match=message):
+        MTSBertConfig(tasks=tasks)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"pooling": "sum"}, "`pooling` is 'sum'"), ({"head_dropout": 1.0}, "`head_dropout` is 1.0")],
+)
+def test_impossible_fields_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        MTSBertConfig(**fields)

@@ -1,0 +1,114 @@
+"""A saved folder opens in a fresh interpreter, from another place, without this repository on `sys.path`."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from modeling_mtsbert import MTSBertForSequenceClassification, MTSBertForTokenClassification
+
+
+CODE_FILES = ["configuration_mtsbert.py", "entities_mtsbert.py", "modeling_mtsbert.py", "pipeline_mtsbert.py"]
+TEXT = "Ada Perez joins Nimbus Labs in Oslo"
+
+LOAD_EVERYTHING = """
+import sys
+assert not [path for path in sys.path if {root!r} == path], sys.path
+import json, logging, warnings
+import torch
+import transformers
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer
+
+said = []
+class Listener(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+logging.getLogger().addHandler(Listener(level=logging.WARNING))
+transformers.utils.logging.enable_propagation()
+warnings.simplefilter("error")
+
+inputs = AutoTokenizer.from_pretrained({folder!r}, trust_remote_code=True)({text!r}, return_tensors="pt")
+found = {{}}
+for auto_class in (AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification):
+    model, info = auto_class.from_pretrained({folder!r}, trust_remote_code=True, output_loading_info=True)
+    assert "transformers_modules" in type(model).__module__, type(model)
+    assert not any(info.values()), info
+    with torch.no_grad():
+        logits = model.eval()(**inputs).logits
+    logits = logits if isinstance(logits, dict) else {{"view": logits}}
+    found[auto_class.__name__] = {{name: value.numpy().tobytes().hex() for name, value in logits.items()}}
+pipeline = transformers.pipeline("multi-task", model={folder!r}, trust_remote_code=True)
+found["pipeline"] = pipeline({text!r})
+assert not said, said
+json.dump(found, open({answer!r}, "w"))
+"""
+
+
+@pytest.fixture
+def checkpoint(model, tokenizer, tmp_path):
+    folder = tmp_path / "checkpoint"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def in_fresh_interpreter(script: str, cwd, cache) -> None:
+    """Runs a script without the clone on `sys.path`, with an empty cache of remote code."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script],
+        cwd=cwd,
+        env={**environment, "HF_MODULES_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def bits(tensor: torch.Tensor) -> str:
+    return tensor.detach().numpy().tobytes().hex()
+
+
+def test_a_checkpoint_carries_its_code(checkpoint):
+    assert sorted(path.name for path in checkpoint.glob("*.py")) == CODE_FILES
+
+
+def test_model_views_and_pipeline_load_bit_equal_and_in_silence(checkpoint, model, tokenizer, root, tmp_path):
+    answer = tmp_path / "answer.json"
+    script = LOAD_EVERYTHING.format(root=str(root), folder=str(checkpoint), text=TEXT, answer=str(answer))
+    in_fresh_interpreter(script, tmp_path, tmp_path / "modules")
+    found = json.loads(answer.read_text())
+    inputs = tokenizer(TEXT, return_tensors="pt")
+    expected = model(**inputs).logits
+    assert found["AutoModel"] == {task: bits(logits) for task, logits in expected.items()}
+    for view in (MTSBertForSequenceClassification, MTSBertForTokenClassification):
+        logits = view.from_pretrained(checkpoint).eval()(**inputs).logits
+        assert found[f"AutoModel{view.__name__.removeprefix('MTSBert')}"]["view"] == bits(logits)
+    assert found["pipeline"] == model.as_pipeline(tokenizer)(TEXT)
+
+
+def test_a_model_loaded_from_a_folder_saves_its_code_again(checkpoint, tmp_path):
+    script = f"""
+from transformers import AutoModelForTokenClassification
+model = AutoModelForTokenClassification.from_pretrained({str(checkpoint)!r}, trust_remote_code=True)
+model.save_pretrained({str(tmp_path / "again")!r})
+"""
+    in_fresh_interpreter(script, tmp_path, tmp_path / "modules")
+    assert sorted(path.name for path in (tmp_path / "again").glob("*.py")) == CODE_FILES
+
+
+@pytest.mark.parametrize(
+    ("task", "check"),
+    [
+        ("text-classification", lambda answer: answer[0]["label"] in ("Business", "Sports")),
+        ("token-classification", lambda answer: isinstance(answer, list)),
+        ("feature-extraction", lambda answer: len(answer[0][0]) == 32),
+    ],
+)
+def test_standard_pipelines_work_in_the_clone_too(checkpoint, task, check):
+    from transformers import pipeline
+
+    assert check(pipeline(task, model=str(checkpoint), trust_remote_code=True)(TEXT))

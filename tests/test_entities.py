@@ -1,0 +1,220 @@
+"""Spans ↔ tags: by hand, and on random Unicode through a real fast tokenizer."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from entities_mtsbert import (
+    IGNORE_INDEX,
+    bio_labels,
+    check_bio_labels,
+    check_spans,
+    decode_tags,
+    entity_types,
+    join_words,
+    spans_to_tags,
+    tags_to_spans,
+)
+
+
+LABELS = bio_labels(["GPE", "ORG"])  # O, B-GPE, I-GPE, B-ORG, I-ORG
+LABEL2ID = {label: index for index, label in enumerate(LABELS)}
+
+
+def span(start: int, end: int, label: str = "GPE") -> dict:
+    return {"start": start, "end": end, "label": label}
+
+
+def plain(spans: list[dict]) -> list[dict]:
+    return [{key: found[key] for key in ("start", "end", "label")} for found in spans]
+
+
+def test_tags_of_types_and_back():
+    assert bio_labels(["GPE", "ORG"]) == ["O", "B-GPE", "I-GPE", "B-ORG", "I-ORG"]
+    assert entity_types(LABELS) == ["GPE", "ORG"]
+
+
+@pytest.mark.parametrize(
+    "labels", [[], ["B-X", "I-X"], ["O", "B-X"], ["O", "I-X"], ["O", "B-X", "I-X", "B-X"], ["O", "B-X", "I-X", "Y"]]
+)
+def test_labels_that_are_not_bio_are_refused(labels):
+    with pytest.raises(ValueError, match="'O' first, then 'B-X' and 'I-X'"):
+        check_bio_labels(labels)
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ([span(3, 9)], r"lies outside the text, which has 8 characters.*not bytes"),
+        ([span(-1, 2)], "lies outside the text"),
+        ([span(2, 2)], "is empty"),
+        ([span(3, 4)], "is empty"),
+        ([span(0, 3), span(2, 5)], "overlaps the one before it"),
+        ([span(4, 8), span(0, 3)], "not in order"),
+    ],
+)
+def test_impossible_spans_are_refused(spans, message):
+    with pytest.raises(ValueError, match=message):
+        check_spans(spans, "abc defg")
+
+
+def test_spans_become_tags_and_special_tokens_are_ignored():
+    #            [CLS]   New     York    and     IB      M       [SEP]
+    offsets = [(0, 0), (0, 3), (4, 8), (9, 12), (13, 15), (15, 16), (0, 0)]
+    tagged = spans_to_tags([span(0, 8), span(13, 16, "ORG")], offsets, LABEL2ID)
+    assert tagged == ([IGNORE_INDEX, 1, 2, 0, 3, 4, IGNORE_INDEX], 0, 0)
+
+
+def test_neighbouring_entities_of_one_type_stay_two():
+    tagged = spans_to_tags([span(0, 3), span(4, 8)], [(0, 3), (4, 8)], LABEL2ID)
+    assert tagged.tags == [1, 1]
+
+
+def test_an_entity_that_ends_inside_a_piece_is_counted_and_ignored():
+    tagged = spans_to_tags([span(0, 5)], [(0, 3), (4, 8), (9, 12)], LABEL2ID)
+    assert tagged == ([IGNORE_INDEX, IGNORE_INDEX, 0], 1, 0)
+
+
+def test_an_entity_that_begins_in_the_piece_of_an_unaligned_one_is_counted_too():
+    tagged = spans_to_tags([span(0, 2), span(2, 7)], [(0, 4), (4, 7)], LABEL2ID)
+    assert tagged == ([IGNORE_INDEX, IGNORE_INDEX], 2, 0)
+
+
+def test_an_entity_without_any_piece_is_counted():
+    assert spans_to_tags([span(2, 3)], [(0, 2), (4, 6)], LABEL2ID) == ([0, 0], 1, 0)
+
+
+def test_entities_that_a_truncated_text_cuts_or_loses_are_counted_apart():
+    tagged = spans_to_tags([span(0, 3), span(4, 12), span(13, 15)], [(0, 3), (4, 8)], LABEL2ID, truncated=True)
+    assert tagged == ([1, IGNORE_INDEX], 0, 2)
+
+
+def test_characters_that_the_tokenizer_drops_do_not_break_alignment():
+    tagged = spans_to_tags([span(0, 5)], [(0, 3), (5, 8)], LABEL2ID)  # the entity ends in a zero-width joiner, say
+    assert tagged == ([1, 0], 0, 0)
+
+
+def test_tags_become_spans():
+    tags = ["O", "B-ORG", "I-ORG", "B-ORG", "O", "B-GPE"]
+    offsets = [(0, 1), (2, 4), (4, 6), (7, 9), (10, 11), (12, 15)]
+    assert tags_to_spans(tags, offsets) == [
+        {"start": 2, "end": 6, "label": "ORG", "first": 1, "last": 2},
+        {"start": 7, "end": 9, "label": "ORG", "first": 3, "last": 3},
+        {"start": 12, "end": 15, "label": "GPE", "first": 5, "last": 5},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tags", "message"),
+    [
+        (["O", "I-ORG"], "'I-ORG' at position 1 follows 'O'"),
+        (["B-GPE", "I-ORG"], "follows 'B-GPE'"),
+        (["B-GPE", "X"], "is not BIO"),
+    ],
+)
+def test_wrong_bio_is_refused(tags, message):
+    with pytest.raises(ValueError, match=message):
+        tags_to_spans(tags, [(0, 1), (2, 3)])
+
+
+def test_words_are_joined_by_blanks():
+    assert join_words(["A", "bc", "d"]) == ("A bc d", [(0, 1), (2, 4), (5, 6)])
+
+
+# Whatever a user may paste: scripts, emoji, line ends, combining and zero-width characters, very long words.
+awkward = st.sampled_from(
+    ["\r\n", "\n", "\t", "  ", "\u200b", "\u200d", "\ufeff", "\u0301", "\u0308", "e\u0301", "é", "ß", "İ"]
+    + ["👩\u200d👩\u200d👧", "🇪🇺", "שלום", "مرحبا", "中文", "ﬁ"]
+)
+word = st.one_of(
+    st.text(alphabet="abcdefgXYZ0123456789", min_size=1, max_size=8),
+    st.text(min_size=1, max_size=6).filter(lambda text: text.isprintable()),
+    st.integers(90, 260).map(lambda length: "w" * length),
+    awkward,
+)
+texts = st.lists(st.one_of(word, st.sampled_from([" ", "-", ".", "'s "])), min_size=1, max_size=30).map("".join)
+
+
+def piece_aligned_spans(draw, offsets: list[tuple[int, int]]) -> list[dict]:
+    """Entities that begin and end at piece borders: what the property below is about."""
+    pieces = [piece for piece in offsets if piece[0] < piece[1]]
+    spans, end = [], 0
+    while pieces:
+        first = draw(st.integers(0, len(pieces) - 1))
+        last = draw(st.integers(first, min(first + 4, len(pieces) - 1)))
+        start, stop = pieces[first][0], max(piece[1] for piece in pieces[first : last + 1])
+        if start >= end and all(p[1] <= start or p[0] >= start for p in pieces):
+            spans.append(span(start, stop, draw(st.sampled_from(["GPE", "ORG"]))))
+            end = stop
+        pieces = [piece for piece in pieces[last + 1 :] if piece[0] >= end]
+        if draw(st.booleans()):
+            break
+    return spans
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), text=texts)
+def test_spans_to_pieces_to_spans_is_the_identity(tokenizer, data, text):
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    spans = piece_aligned_spans(data.draw, offsets)
+    tagged = spans_to_tags(spans, offsets, LABEL2ID)
+    assert (tagged.num_unaligned, tagged.num_truncated) == (0, 0)
+    tags = [LABELS[tag] if tag != IGNORE_INDEX else "O" for tag in tagged.tags]
+    assert plain(tags_to_spans(tags, offsets)) == spans
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), text=texts)
+def test_any_entity_is_learned_exactly_or_counted(tokenizer, data, text):
+    """No entity ever becomes the tags of another stretch of text."""
+    if len(text) < 2:
+        return
+    start = data.draw(st.integers(0, len(text) - 2))
+    end = data.draw(st.integers(start + 1, len(text)))
+    truncated_at = data.draw(st.integers(3, 12))
+    encoding = tokenizer(text, return_offsets_mapping=True, truncation=True, max_length=truncated_at).encodings[0]
+    tagged = spans_to_tags([span(start, end)], encoding.offsets, LABEL2ID, truncated=bool(encoding.overflowing))
+    found = tags_to_spans([LABELS[max(tag, 0)] for tag in tagged.tags], encoding.offsets)
+    assert len(found) + tagged.num_unaligned + tagged.num_truncated == 1
+    for entity in found:
+        assert start <= entity["start"] < entity["end"] <= end
+        covered = {i for a, b in encoding.offsets for i in range(a, b)}
+        assert not covered & (set(range(start, end)) - set(range(entity["start"], entity["end"])))
+
+
+def brute_force(scores: torch.Tensor, labels: list[str]) -> list[int]:
+    """The best legal sequence by trying all of them."""
+    best, best_score = None, -float("inf")
+    log_probs = scores.log_softmax(-1)
+    for tags in itertools.product(range(len(labels)), repeat=len(scores)):
+        names = ["O", *(labels[tag] for tag in tags)]
+        if any(tag[0] == "I" and previous[1:] != tag[1:] for previous, tag in itertools.pairwise(names)):
+            continue
+        score = sum(log_probs[position, tag].item() for position, tag in enumerate(tags))
+        if score > best_score:
+            best, best_score = list(tags), score
+    return best
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_decoding_finds_the_best_legal_sequence(seed):
+    scores = torch.randn(1, 4, len(LABELS), generator=torch.Generator().manual_seed(seed)) * 3
+    assert decode_tags(scores, torch.ones(1, 4), LABELS)[0].tolist() == brute_force(scores[0], LABELS)
+
+
+def test_decoding_keeps_special_tokens_and_padding_outside():
+    scores = torch.zeros(2, 4, len(LABELS))
+    scores[:, :, LABEL2ID["B-ORG"]] = 5.0
+    text_mask = torch.tensor([[0, 1, 1, 0], [0, 1, 0, 0]])
+    assert decode_tags(scores, text_mask, LABELS).tolist() == [[0, 3, 3, 0], [0, 3, 0, 0]]
+
+
+def test_an_entity_does_not_continue_across_a_position_outside_the_text():
+    scores = torch.zeros(1, 3, len(LABELS))
+    scores[0, 0, LABEL2ID["B-ORG"]] = scores[0, 2, LABEL2ID["I-ORG"]] = 9.0
+    tags = decode_tags(scores, torch.tensor([[1, 0, 1]]), LABELS)[0].tolist()
+    assert tags[:2] == [LABEL2ID["B-ORG"], 0]
+    assert tags[2] != LABEL2ID["I-ORG"]

@@ -1,0 +1,255 @@
+"""The model as a library model: shapes, losses, views, and what the Trainer relies on."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, DistilBertConfig, DistilBertModel
+
+from configuration_mtsbert import MTSBertConfig
+from modeling_mtsbert import (
+    MTSBertForSequenceClassification,
+    MTSBertForTokenClassification,
+    MTSBertModel,
+    MTSBertOutput,
+    pool,
+)
+
+
+@pytest.fixture
+def batch(tokenizer) -> dict[str, torch.Tensor]:
+    return dict(tokenizer(["Ada Perez joins Nimbus Labs in Oslo", "Lima"], padding=True, return_tensors="pt"))
+
+
+@pytest.fixture
+def labels(batch) -> dict[str, torch.Tensor]:
+    ner = torch.full(batch["input_ids"].shape, -100)
+    ner[0, 1:4] = torch.tensor([5, 6, 0])
+    ner[1, 1] = 1
+    return {"topic": torch.tensor([0, 1]), "ner": ner}
+
+
+def test_mean_max_and_cls_pooling_by_hand():
+    hidden = torch.tensor([[[1.0, -4.0], [3.0, -2.0], [100.0, 100.0]]])
+    mask = torch.tensor([[1, 1, 0]])
+    assert pool(hidden, mask, "mean").tolist() == [[2.0, -3.0]]
+    assert pool(hidden, mask, "max").tolist() == [[3.0, -2.0]]
+    assert pool(hidden, mask, "cls").tolist() == [[1.0, -4.0]]
+
+
+@pytest.mark.parametrize("pooling", ["mean", "max"])
+def test_a_text_with_nothing_attended_pools_to_zero(pooling):
+    assert pool(torch.full((1, 2, 3), torch.nan), torch.zeros(1, 2), pooling).tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_shapes_and_order_of_the_output(model, batch):
+    output = model(**batch)
+    num_pieces = batch["input_ids"].shape[1]
+    assert output.last_hidden_state.shape == (2, num_pieces, 32)
+    assert output.pooler_output.shape == (2, 32)
+    assert output.logits["topic"].shape == (2, 2)
+    assert output.logits["ner"].shape == (2, num_pieces, 7)
+    assert list(MTSBertOutput.__dataclass_fields__) == [
+        "loss",
+        "last_hidden_state",
+        "pooler_output",
+        "logits",
+        "losses",
+        "pair_pooler_output",
+        "hidden_states",
+        "attentions",
+    ]
+
+
+def test_the_embedding_has_length_one_and_heads_see_it_before_that(model, batch):
+    output = model(**batch)
+    assert torch.allclose(output.pooler_output.norm(dim=-1), torch.ones(2))
+    states = pool(output.last_hidden_state, batch["attention_mask"], "mean")
+    assert torch.equal(output.logits["topic"], model.heads["topic"](states))
+    model.config.normalize = False
+    assert torch.equal(model(**batch).pooler_output, states)
+
+
+def test_padding_changes_nothing(model, tokenizer, batch):
+    alone = model(**tokenizer(["Lima"], return_tensors="pt"))
+    padded = model(**batch)
+    assert torch.allclose(alone.logits["topic"][0], padded.logits["topic"][1], atol=1e-6)
+    assert torch.allclose(alone.pooler_output[0], padded.pooler_output[1], atol=1e-6)
+
+
+def test_losses_are_means_over_labelled_items(model, batch, labels):
+    output = model(**batch, labels=labels)
+    topic = F.cross_entropy(output.logits["topic"], labels["topic"])
+    ner = F.cross_entropy(output.logits["ner"].flatten(0, 1), labels["ner"].flatten())
+    assert torch.allclose(output.losses["topic"], topic)
+    assert torch.allclose(output.losses["ner"], ner)
+    assert torch.allclose(output.loss, topic + ner)
+
+
+@pytest.mark.parametrize("absent", ["unlabelled", "left out"])
+def test_a_task_without_labels_gives_zero_and_keeps_its_graph(model, batch, labels, absent):
+    if absent == "unlabelled":
+        labels["topic"] = torch.full((2,), -100)
+    else:
+        del labels["topic"]
+    output = model(**batch, labels=labels)
+    assert output.losses["topic"].item() == 0.0
+    output.loss.backward()
+    gradient = model.heads["topic"].classifier.weight.grad
+    assert gradient is not None
+    assert not gradient.any()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_losses_can_be_divided_by_the_items_of_a_whole_step(model, batch, labels):
+    ours = model(**batch, labels=labels).losses
+    shared = model(
+        **batch, labels=labels, num_items_in_batch={"topic": torch.tensor(8), "ner": torch.tensor(40)}
+    ).losses
+    assert torch.allclose(shared["topic"] * 8, ours["topic"] * 2)
+    assert torch.allclose(shared["ner"] * 40, ours["ner"] * 4)
+
+
+def test_losses_are_float32_in_a_bfloat16_model(model, batch, labels):
+    output = model.to(torch.bfloat16)(**batch, labels=labels)
+    assert output.logits["topic"].dtype == torch.bfloat16
+    assert {loss.dtype for loss in output.losses.values()} == {torch.float32}
+
+
+def test_labels_of_an_unknown_task_are_refused(model, batch):
+    with pytest.raises(ValueError, match=r"tasks that the model does not have: \['mood'\]"):
+        model(**batch, labels={"mood": torch.tensor([0, 1])})
+
+
+def test_either_ids_or_embeddings(model, batch):
+    embeds = model.get_input_embeddings()(batch["input_ids"])
+    given = model(inputs_embeds=embeds, attention_mask=batch["attention_mask"])
+    assert torch.allclose(given.pooler_output, model(**batch).pooler_output, atol=1e-6)
+    with pytest.raises(ValueError, match="either `input_ids` or `inputs_embeds`"):
+        model()
+    with pytest.raises(ValueError, match="either `input_ids` or `inputs_embeds`"):
+        model(input_ids=batch["input_ids"], inputs_embeds=embeds)
+
+
+def test_no_mask_means_that_everything_is_text(model, batch):
+    ids = batch["input_ids"]
+    assert torch.equal(model(ids).pooler_output, model(ids, torch.ones_like(ids)).pooler_output)
+
+
+def test_tuples_hidden_states_and_attentions_on_request(model, batch):
+    output = model(**batch, output_hidden_states=True)
+    assert len(output.hidden_states) == 3
+    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
+    assert output.attentions is None
+    model.set_attn_implementation("eager")
+    assert len(model(**batch, output_attentions=True).attentions) == 2
+    as_tuple = model(**batch, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    assert torch.equal(as_tuple[0], model(**batch).last_hidden_state)
+
+
+def test_eager_and_sdpa_attention_agree(model, batch):
+    assert model.encoder.config._attn_implementation == "sdpa"
+    sdpa = model(**batch).pooler_output
+    model.set_attn_implementation("eager")
+    assert torch.allclose(sdpa, model(**batch).pooler_output, atol=1e-5)
+
+
+def test_embeddings_can_be_resized_and_the_size_is_saved(model, batch, tmp_path):
+    before = model(**batch).pooler_output
+    model.resize_token_embeddings(700, mean_resizing=False)
+    assert torch.equal(model(**batch).pooler_output, before)
+    model.save_pretrained(tmp_path)
+    assert MTSBertModel.from_pretrained(tmp_path).get_input_embeddings().num_embeddings == 700
+
+
+def test_activation_checkpointing_gives_the_same_gradients(model, batch, labels):
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    model(**batch, labels=labels).loss.backward()
+    plain = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    model.activation_checkpointing_enable()
+    assert model.is_activation_checkpointing
+    model(**batch, labels=labels).loss.backward()
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter.grad, plain[name], atol=1e-6), name
+
+
+def test_from_encoder_takes_every_weight_of_the_encoder(encoder_folder, model):
+    encoder = AutoModel.from_pretrained(encoder_folder, add_pooling_layer=False).state_dict()
+    ours = model.encoder.state_dict()
+    assert set(ours) == set(encoder)
+    assert all(torch.equal(ours[name], encoder[name]) for name in encoder)
+    assert str(encoder_folder) not in model.config.to_json_string()
+
+
+def test_an_encoder_of_another_family_works(tokenizer, tmp_path, tasks, batch):
+    DistilBertModel(
+        DistilBertConfig(vocab_size=len(tokenizer), dim=24, n_layers=3, n_heads=2, hidden_dim=48)
+    ).save_pretrained(tmp_path)
+    model = MTSBertModel.from_encoder(str(tmp_path), tasks=tasks, pooling="cls").eval()
+    output = model(batch["input_ids"], batch["attention_mask"])
+    assert output.pooler_output.shape == (2, 24)
+    model.save_pretrained(tmp_path / "ours")
+    again = MTSBertModel.from_pretrained(tmp_path / "ours").eval()
+    assert torch.equal(again(batch["input_ids"], batch["attention_mask"]).logits["ner"], output.logits["ner"])
+
+
+def test_loading_never_initialises_again(model, tmp_path):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.25)
+    model.save_pretrained(tmp_path)
+    loaded, info = MTSBertModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert all((parameter == 0.25).all() for parameter in loaded.parameters())
+
+
+def test_views_answer_with_one_head_and_agree_with_the_model(model, batch, labels, tmp_path):
+    model.save_pretrained(tmp_path)
+    expected = model(**batch, labels=labels)
+    for view_class, task in [(MTSBertForSequenceClassification, "topic"), (MTSBertForTokenClassification, "ner")]:
+        view = view_class.from_pretrained(tmp_path).eval()
+        output = view(**batch, labels=labels[task])
+        assert torch.equal(output.logits, expected.logits[task])
+        assert torch.equal(output.loss, expected.losses[task])
+        assert view.config.id2label == dict(enumerate(model.config.tasks[task]["labels"]))
+        assert torch.equal(view(**batch, return_dict=False)[0], output.logits)
+
+
+def test_saving_a_view_loses_nothing(model, tmp_path):
+    model.save_pretrained(tmp_path / "a")
+    MTSBertForTokenClassification.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    again = MTSBertModel.from_pretrained(tmp_path / "b").state_dict()
+    assert all(torch.equal(again[name], weight) for name, weight in model.state_dict().items())
+    assert MTSBertConfig.from_pretrained(tmp_path / "b").auto_map == model.config.auto_map
+
+
+def test_a_view_can_choose_its_head(config, tasks):
+    config.tasks["mood"] = {"type": "sequence_classification", "labels": ["bad", "fine", "good"]}
+    assert MTSBertForSequenceClassification(config).head == "topic"
+    view = MTSBertForSequenceClassification(config, head="mood")
+    assert view.config.id2label == {0: "bad", 1: "fine", 2: "good"}
+    with pytest.raises(
+        ValueError, match=r"`head` is 'ner'; the sequence_classification tasks .* are \['topic', 'mood'\]"
+    ):
+        MTSBertForSequenceClassification(config, head="ner")
+
+
+def test_a_view_of_a_type_that_the_checkpoint_lacks_is_refused(config):
+    del config.tasks["topic"]
+    with pytest.raises(ValueError, match=r"no sequence_classification task; its tasks are .*'ner'"):
+        MTSBertForSequenceClassification(config)
+
+
+def test_the_encoder_is_built_from_the_config_alone(config, monkeypatch):
+    """Loading a checkpoint must not download a second one."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a model's constructor called from_pretrained")
+
+    monkeypatch.setattr(AutoModel, "from_pretrained", refuse)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    assert MTSBertModel(config).encoder.config.num_hidden_layers == 2

@@ -1,0 +1,121 @@
+"""Texts in, answers out: order, offsets, long texts, and one encoder pass per batch."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline_mtsbert import entities_of
+
+
+@pytest.fixture
+def pipeline(model, tokenizer):
+    return model.as_pipeline(tokenizer)
+
+
+@pytest.fixture
+def word_spotter(pipeline, tokenizer):
+    """The pipeline with a token head that calls the word 'oslo' a GPE wherever it stands, whatever is around it."""
+    (oslo,) = tokenizer("oslo", add_special_tokens=False)["input_ids"]
+    original = pipeline.model.forward
+
+    def forward(input_ids, **inputs):
+        output = original(input_ids=input_ids, **inputs)
+        scores = torch.zeros_like(output.logits["ner"])
+        scores[..., 0] = 5.0
+        scores[..., 1] = torch.where(input_ids == oslo, 9.0, 0.0)
+        output.logits["ner"] = scores
+        return output
+
+    pipeline.model.forward = forward
+    return pipeline
+
+
+def test_the_schema_of_an_answer(pipeline):
+    answer = pipeline("Ada Perez joins Nimbus Labs in Oslo")
+    assert list(answer) == ["embedding", "topic", "ner"]
+    assert len(answer["embedding"]) == 32
+    assert sum(x * x for x in answer["embedding"]) == pytest.approx(1.0, abs=1e-5)
+    assert set(answer["topic"]) == {"label", "score", "scores"}
+    assert answer["topic"]["score"] == max(answer["topic"]["scores"].values())
+    assert answer["topic"]["scores"][answer["topic"]["label"]] == answer["topic"]["score"]
+    assert sum(answer["topic"]["scores"].values()) == pytest.approx(1.0, abs=1e-5)
+    for entity in answer["ner"]:
+        assert list(entity) == ["label", "start", "end", "text", "score"]
+
+
+def test_answers_keep_the_order_of_the_texts_and_do_not_depend_on_the_batch(pipeline):
+    texts = ["Lima hosts the race", "Oslo", "Ada Perez sells her shares of Nimbus Labs in Lima", "", "The final"]
+    together = pipeline(texts, batch_size=3)
+    for text, answer in zip(texts, together, strict=True):
+        alone = pipeline(text)
+        assert alone["embedding"] == pytest.approx(answer["embedding"], abs=1e-5)
+        assert alone["topic"]["scores"] == pytest.approx(answer["topic"]["scores"], abs=1e-5)
+        assert [e["text"] for e in alone["ner"]] == [e["text"] for e in answer["ner"]]
+
+
+def test_no_text_gives_no_answer_and_other_things_are_refused(pipeline):
+    assert pipeline([]) == []
+    with pytest.raises(ValueError, match="Text 1 is 7; the pipeline takes strings"):
+        pipeline(["Oslo", 7])
+    with pytest.raises(TypeError, match=r"no parameters \['top_k'\]"):
+        pipeline._sanitize_parameters(top_k=3)
+
+
+def test_one_encoder_pass_per_batch(pipeline, monkeypatch):
+    sizes = []
+    forward = pipeline.model.encoder.forward
+
+    def count(*args, **kwargs):
+        sizes.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline.model.encoder, "forward", count)
+    pipeline(["Oslo"] * 10, batch_size=4)
+    assert sizes == [4, 4, 2]
+
+
+def test_entities_of_a_text_by_hand():
+    labels = ["O", "B-GPE", "I-GPE"]
+    probabilities = torch.tensor([[0.1, 0.8, 0.1], [0.3, 0.1, 0.6], [0.9, 0.05, 0.05]])
+    found = entities_of("New York won", [(0, 3), (4, 8), (9, 12)], probabilities.log(), labels)
+    assert found == [{"label": "GPE", "start": 0, "end": 8, "text": "New York", "score": pytest.approx(0.7)}]
+
+
+@pytest.mark.parametrize("position", [0, 1, 40, 41, 45, 46, 50, 61, 62, 63, 64, 100, 499])
+def test_a_long_text_is_read_to_its_end_and_every_entity_is_found_once(word_spotter, position):
+    words = ["final"] * 500
+    words[position] = "Oslo"
+    text = " ".join(words)
+    (found,) = word_spotter(text)["ner"]
+    assert text[found["start"] : found["end"]] == found["text"] == "Oslo"
+    assert found["start"] == len(" ".join(words[:position])) + bool(position)
+
+
+def test_windows_of_a_long_text_answer_for_every_piece_once_and_in_order(pipeline, tokenizer):
+    text = "The race in Lima ends without a goal " * 60
+    windows = pipeline.preprocess([text])
+    assert len(windows) > 5
+    own = [window["offsets"][position] for window in windows for position in window["own"]]
+    assert own == tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+
+
+unicode_texts = st.text(
+    alphabet=st.one_of(
+        st.sampled_from("Oslo Lima \r\n\t\u200b\u0301\u200dé👩🇪🇺שلا中.,-$%"), st.characters(codec="utf-8")
+    ),
+    max_size=200,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=unicode_texts)
+def test_entities_are_slices_of_the_text(pipeline, text):
+    with torch.no_grad():
+        pipeline.model.heads["ner"].classifier.bias[0] = -1.0  # fewer O: more entities to check
+    end = 0
+    for entity in pipeline(text)["ner"]:
+        assert text[entity["start"] : entity["end"]] == entity["text"]
+        assert entity["text"].strip()
+        assert end <= entity["start"] < entity["end"]
+        end = entity["end"]
