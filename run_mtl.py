@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 def build_missing_dataset(data_args: DataArguments, training_args: MTLTrainingArguments) -> None:
     """Runs `data_prep` as the recipe's `prepare` says, unless its output folder is there."""
-    if not data_args.prepare or Path(data_args.prepare.get("output", "")).exists():
+    if not data_args.prepare:
         return
     from data_prep.build import build_dataset, check_options
 

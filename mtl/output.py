@@ -27,10 +27,8 @@ def set_up_logging(args: MTLTrainingArguments) -> None:
     logger.info(f"Computing in {number_format} on {args.device.type}, {args.world_size} process(es).")
 
 
-def check_writable(output_dir: str | None) -> None:
+def check_writable(output_dir: str) -> None:
     """Raises `ValueError` unless files can be written to the output folder."""
-    if output_dir is None:
-        raise ValueError("Name an `output_dir`.")
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()

@@ -41,6 +41,8 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(resolve_name(asked), config=_load_config(model_args))
     except (OSError, KeyError) as error:
         raise ValueError(f"No tokenizer found for {asked!r}: {error}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers invents one where the files are missing
+        raise ValueError(f"No tokenizer found for {asked!r}: the folder has no vocabulary (tokenizer.json) in it.")
     if not tokenizer.is_fast:
         raise ValueError(
             f"The tokenizer of {asked!r} ({type(tokenizer).__name__}) is a slow one: it does not say where in the "

@@ -4,6 +4,8 @@ import math
 from typing import Any
 
 import torch
+from datasets import Dataset
+from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 
 from modeling_mtsbert import MTSBertModel, num_items
@@ -12,6 +14,7 @@ from mtl.collator import MultiTaskCollator
 from mtl.freezing import freeze, frozen_modules
 from mtl.metrics import compute_metrics, reduce_logits
 from mtl.optimization import set_head_learning_rate, step_decay_schedule
+from mtl.samplers import LengthGroupedSampler
 
 
 class MTSBertTrainer(Trainer):
@@ -35,8 +38,9 @@ class MTSBertTrainer(Trainer):
         self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in tasks}
         self.frozen_modules = frozen_modules(model, args)
         freeze(self.frozen_modules)
-        self._logged_losses: dict[str, torch.Tensor] = {}
+        self._logged_losses: dict[str, torch.Tensor] = {}  # summed since the last line of the log
         self._logged_from_step = 0
+        self._length_sampler: LengthGroupedSampler | None = None
         super().__init__(
             model=model,
             args=args,
@@ -84,6 +88,8 @@ class MTSBertTrainer(Trainer):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         loss = sum(weight * outputs.losses[task] for task, weight in self.task_weights.items())
         if model.training:
+            if not self._logged_losses:
+                self._logged_from_step = self.state.global_step
             for task, task_loss in outputs.losses.items():
                 self._logged_losses[task] = self._logged_losses.get(task, 0.0) + task_loss.detach()
             # DDP averages gradients over processes, but the counts are sums over them already.
@@ -93,15 +99,34 @@ class MTSBertTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each task's mean loss since the last line to the training loss."""
         if "loss" in logs and self._logged_losses:
-            steps = max(self.state.global_step - self._logged_from_step, 1)
+            steps = self.state.global_step - self._logged_from_step
             losses = torch.stack(list(self._logged_losses.values()))
             if self.args.world_size > 1:
                 losses = self.accelerator.reduce(losses, reduction="sum")
             for task, loss in zip(self._logged_losses, (losses / steps).tolist(), strict=True):
                 logs[f"{task}_loss"] = loss
             self._logged_losses = {}
-            self._logged_from_step = self.state.global_step
         super().log(logs, start_time)
+
+    # Order of the data
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if rows is None or self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        self._length_sampler = LengthGroupedSampler(
+            rows[self.args.length_column_name][:],
+            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        )
+        return self._length_sampler
+
+    def _run_epoch(self, *, epoch: int, **kwargs):
+        # The epoch does not reach a sampler through accelerate's wrappers when a run of several processes is resumed
+        # within an epoch.
+        if self._length_sampler is not None:
+            self._length_sampler.set_epoch(epoch)
+        return super()._run_epoch(epoch=epoch, **kwargs)
 
     # Learning rates
 

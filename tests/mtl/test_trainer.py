@@ -1,0 +1,247 @@
+"""The Trainer: exact gradients, what it logs, learning rates, freezing, resuming."""
+
+import copy
+
+import pytest
+import torch
+from transformers import set_seed
+
+from modeling_mtsbert import MTSBertModel
+from mtl.arguments import MTLTrainingArguments
+from mtl.features import build_features
+from mtl.trainer import MTSBertTrainer
+
+
+@pytest.fixture
+def features(examples, tasks, tokenizer):
+    examples[1]["topic"] = None  # unequal numbers of labels in the micro-batches
+    examples[2]["ner"] = None
+    return build_features(examples, tasks, tokenizer, max_length=32, split="train")
+
+
+@pytest.fixture
+def trainer_of(model, features, tokenizer, tmp_path):
+    """Builds a Trainer on the eight rows; keyword arguments are training arguments."""
+
+    def build(*, of: MTSBertModel = model, eval_dataset=None, **arguments) -> MTSBertTrainer:
+        settings = {
+            "output_dir": str(tmp_path / "run"),
+            "precision": "fp32",
+            "per_device_train_batch_size": 8,
+            "num_train_epochs": 1,
+            "learning_rate": 1e-2,
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "logging_steps": 1,
+            "train_sampling_strategy": "sequential",
+            **arguments,
+        }
+        set_seed(3)
+        return MTSBertTrainer(
+            of, MTLTrainingArguments(**settings), tokenizer, train_dataset=features, eval_dataset=eval_dataset
+        )
+
+    return build
+
+
+def without_dropout(model: MTSBertModel) -> MTSBertModel:
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def gradients(trainer: MTSBertTrainer) -> dict[str, torch.Tensor]:
+    """The gradients of the first optimizer step, as the optimizer gets them."""
+    found: dict[str, torch.Tensor] = {}
+
+    class Stop(Exception):
+        pass
+
+    def record(*args, **kwargs):
+        found.update({name: p.grad.clone() for name, p in trainer.model.named_parameters() if p.grad is not None})
+        raise Stop
+
+    trainer.create_optimizer().step = record
+    with pytest.raises(Stop):
+        trainer.train()
+    return found
+
+
+def test_accumulated_micro_batches_give_the_gradients_of_one_batch(trainer_of, model):
+    model = without_dropout(model)
+    settings = {"max_grad_norm": 0.0, "task_weights": {"ner": 3.0}}
+    whole = gradients(trainer_of(of=copy.deepcopy(model), **settings))
+    pieces = gradients(
+        trainer_of(
+            of=copy.deepcopy(model), per_device_train_batch_size=2, gradient_accumulation_steps=4, **settings
+        )
+    )
+    assert set(whole) == set(pieces) == {name for name, _ in model.named_parameters()}
+    for name in whole:
+        assert torch.allclose(whole[name], pieces[name], atol=1e-6), name
+
+
+def test_gradients_are_those_of_the_weighted_sum_of_mean_losses(trainer_of, model):
+    model = without_dropout(model)
+    trainer = trainer_of(of=copy.deepcopy(model), max_grad_norm=0.0, task_weights={"ner": 3.0})
+    found = gradients(trainer)
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
+    losses = model.train()(**batch).losses
+    (losses["topic"] + 3.0 * losses["ner"]).backward()
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(found[name], parameter.grad, atol=1e-6), name
+
+
+def test_each_task_is_logged_with_its_own_mean_loss(trainer_of, model):
+    trainer = trainer_of(of=without_dropout(model), task_weights={"ner": 3.0}, per_device_train_batch_size=4,
+                         gradient_accumulation_steps=2)  # fmt: skip
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in range(8)])
+    expected = model.train(False)(**batch).losses
+    trainer.train()
+    line = trainer.state.log_history[0]
+    assert line["topic_loss"] == pytest.approx(expected["topic"].item(), rel=1e-4)
+    assert line["ner_loss"] == pytest.approx(expected["ner"].item(), rel=1e-4)
+    assert line["loss"] == pytest.approx(line["topic_loss"] + 3.0 * line["ner_loss"], rel=1e-3)
+
+
+def test_logged_losses_are_means_over_the_steps_since_the_last_line(trainer_of, model):
+    arguments = {"per_device_train_batch_size": 4, "learning_rate": 0.0}
+    trainer_of(of=(one := without_dropout(model)), **arguments)
+    each = trainer_of(of=one, **arguments)
+    each.train()
+    both = trainer_of(of=one, logging_steps=2, **arguments)
+    both.train()
+    singles = [line["ner_loss"] for line in each.state.log_history if "ner_loss" in line]
+    (mean,) = [line["ner_loss"] for line in both.state.log_history if "ner_loss" in line]
+    assert len(singles) == 2
+    assert mean == pytest.approx(sum(singles) / 2, rel=1e-5)
+
+
+def test_evaluation_is_exact_whatever_the_batch_size(trainer_of, features):
+    by_size = [
+        trainer_of(eval_dataset=features, per_device_eval_batch_size=size, task_weights={"ner": 3.0}).evaluate()
+        for size in (1, 3, 8)
+    ]
+    for metrics in by_size[1:]:
+        for key, value in metrics.items():
+            if not key.endswith(("time", "per_second")):
+                assert value == pytest.approx(by_size[0][key], rel=1e-5), key
+    metrics = by_size[0]
+    assert {"eval_topic_accuracy", "eval_ner_f1", "eval_composite", "eval_topic_loss"} <= set(metrics)
+    assert metrics["eval_loss"] == pytest.approx(metrics["eval_topic_loss"] + 3.0 * metrics["eval_ner_loss"])
+
+
+def test_heads_can_have_their_own_learning_rate(trainer_of):
+    trainer = trainer_of(head_learning_rate=0.5, weight_decay=0.1)
+    optimizer = trainer.create_optimizer()
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups)
+    for name, parameter in trainer.model.named_parameters():
+        rate, decay = rates[id(parameter)]
+        assert rate == (0.5 if name.startswith("heads.") else 1e-2), name
+        assert decay == (0.0 if name.endswith("bias") or "LayerNorm" in name else 0.1), name
+
+
+def test_step_decay_multiplies_the_rate_every_so_many_epochs(trainer_of):
+    trainer = trainer_of(
+        num_train_epochs=4, per_device_train_batch_size=4, step_decay_every=1, step_decay_factor=0.5, warmup_steps=2
+    )
+    trainer.train()
+    rates = [line["learning_rate"] for line in trainer.state.log_history if "learning_rate" in line]
+    assert rates == pytest.approx([0.0, 0.5e-2, 1e-2, 1e-2, 0.5e-2, 0.5e-2, 0.25e-2, 0.25e-2])
+
+
+def test_step_decay_with_max_steps_is_refused(trainer_of):
+    with pytest.raises(ValueError, match="`step_decay_every` counts epochs"):
+        trainer_of(step_decay_every=1, max_steps=5).train()
+
+
+FROZEN = {
+    "freeze_encoder": ({"freeze_encoder": True}, ("encoder.",)),
+    "freeze_embeddings": ({"freeze_embeddings": True}, ("encoder.embeddings.",)),
+    "num_frozen_layers": ({"num_frozen_layers": 1}, ("encoder.encoder.layer.0.",)),
+    "freeze_heads": ({"freeze_heads": ["topic"]}, ("heads.topic.",)),
+    "all together": (
+        {"freeze_embeddings": True, "num_frozen_layers": 1, "freeze_heads": ["ner"]},
+        ("encoder.embeddings.", "encoder.encoder.layer.0.", "heads.ner."),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FROZEN)
+def test_frozen_parameters_stay_bit_identical_and_all_others_move(trainer_of, model, case):
+    arguments, prefixes = FROZEN[case]
+    before = copy.deepcopy(model.state_dict())
+    trainer_of(num_train_epochs=2, weight_decay=0.1, gradient_accumulation_steps=2, per_device_train_batch_size=2,
+               **arguments).train()  # fmt: skip
+    frozen = [name for name in before if name.startswith(prefixes)]
+    assert frozen
+    for name, weight in model.state_dict().items():
+        if name.endswith(("position_ids", "token_type_ids")):
+            continue
+        assert torch.equal(weight, before[name]) == (name in frozen), name
+
+
+def test_frozen_modules_run_in_eval_mode_while_the_rest_trains(trainer_of, model):
+    trainer = trainer_of(num_frozen_layers=1, freeze_heads=["topic"])
+    seen = []
+    model.encoder.encoder.layer[0].register_forward_pre_hook(
+        lambda module, _: seen.append((module.training, model.encoder.encoder.layer[1].training))
+    )
+    trainer.train()
+    assert set(seen) == {(False, True)}
+    assert not model.heads["topic"].training
+    assert model.heads["ner"].training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_frozen_layers": 3}, "`num_frozen_layers` is 3; the encoder has 2 layers"),
+        ({"freeze_heads": ["mood"]}, r"`freeze_heads` names 'mood'; the heads are \['topic', 'ner'\]"),
+        ({"task_weights": {"mood": 1.0}}, r"`task_weights` names unknown tasks \['mood'\]"),
+    ],
+)
+def test_flags_that_fit_nothing_are_refused(trainer_of, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        trainer_of(**arguments)
+
+
+def test_an_encoder_that_hides_its_layers_is_refused(trainer_of, model):
+    model.encoder.encoder.layer = torch.nn.Sequential(*model.encoder.encoder.layer)
+    with pytest.raises(ValueError, match="BertModel does not expose a list of its 2 layers"):
+        trainer_of(num_frozen_layers=1)
+
+
+def test_early_stopping_ends_a_run_that_does_not_improve(trainer_of, features):
+    trainer = trainer_of(
+        eval_dataset=features,
+        learning_rate=0.0,
+        num_train_epochs=9,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_composite",
+        early_stopping_patience=2,
+    )
+    trainer.train()
+    assert trainer.state.epoch == 3.0
+
+
+def test_a_resumed_run_ends_with_the_same_weights(trainer_of, model, tmp_path):
+    settings = {
+        "num_train_epochs": 4,
+        "per_device_train_batch_size": 4,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "head_learning_rate": 5e-2,
+        "train_sampling_strategy": "group_by_length",
+    }
+    straight = trainer_of(of=copy.deepcopy(model), **settings)
+    straight.train()
+    resumed = trainer_of(of=copy.deepcopy(model), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    for name, weight in straight.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name

@@ -1,0 +1,145 @@
+"""Whole runs of the program: from a recipe to a checkpoint, and every mistake before the first step."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from modeling_mtsbert import MTSBertModel
+from mtl.recipe import parse_arguments
+from run_mtl import main
+
+
+def run(recipe, *flags: str, **changes) -> dict[str, float]:
+    return main(["--config", str(recipe(**changes)), *flags])
+
+
+def test_a_run_trains_evaluates_predicts_and_saves(recipe, tmp_path, capsys):
+    metrics = run(recipe, do_eval=True, do_predict=True, num_train_epochs=30, learning_rate=3e-3)
+    folder = tmp_path / "run"
+    assert metrics["eval_topic_accuracy"] == 1.0
+    assert metrics["test_ner_f1"] > 0.9
+    assert json.loads((folder / "all_results.json").read_text()) == pytest.approx(metrics)
+    assert "| topic | accuracy" in capsys.readouterr().out
+    model = MTSBertModel.from_pretrained(folder)
+    assert list(model.config.tasks) == ["topic", "ner"]
+    assert {"model.safetensors", "tokenizer.json", "modeling_mtsbert.py", "pipeline_mtsbert.py"} <= {
+        path.name for path in folder.iterdir()
+    }
+    answers = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+    assert [answer["text"] for answer in answers][0] == "Ada Perez joins Nimbus Labs in Oslo"
+    assert [answer["topic"]["label"] for answer in answers] == ["Business", "Sports"] * 2 + ["Sports"] + [
+        "Business"
+    ] * 2 + ["Sports"]
+    assert all(set(answer) == {"text", "topic", "ner"} for answer in answers)
+
+
+def test_a_checkpoint_can_be_evaluated_alone(recipe, tmp_path):
+    trained = run(recipe, do_eval=True, num_train_epochs=3)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    flags = ["--model_name_or_path", str(tmp_path / "run"), "--do_train", "False", "--do_predict"]
+    alone = run(recipe, *flags, do_eval=True, output_dir=str(tmp_path / "alone"))
+    for name in ("eval_loss", "eval_topic_accuracy", "eval_ner_f1", "eval_composite"):
+        assert alone[name] == pytest.approx(trained[name], rel=1e-5)
+    assert sorted(path.name for path in (tmp_path / "alone").iterdir()) == ["all_results.json", "predictions.jsonl"]
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+
+def test_training_goes_on_from_a_checkpoint(recipe, tmp_path):
+    first = run(recipe, do_eval=True, num_train_epochs=4, learning_rate=1e-3)
+    flags = ["--model_name_or_path", str(tmp_path / "run"), "--output_dir", str(tmp_path / "more")]
+    more = run(recipe, *flags, do_eval=True, num_train_epochs=4, learning_rate=1e-3)
+    assert more["train_loss"] < first["train_loss"]
+
+
+def test_the_same_seed_gives_the_same_weights(recipe, tmp_path):
+    for name in ("one", "two"):
+        run(recipe, output_dir=str(tmp_path / name), seed=5)
+    one, two = (MTSBertModel.from_pretrained(tmp_path / name).state_dict() for name in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_everything_frozen_only_evaluates_and_says_so(recipe, tmp_path, caplog):
+    metrics = run(recipe, do_eval=True, freeze_encoder=True, freeze_heads=["topic", "ner"])
+    assert "Everything is frozen" in caplog.text
+    assert "eval_loss" in metrics
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_row_limits(recipe, caplog):
+    caplog.set_level("INFO")
+    run(recipe, "--max_train_samples", "5", "--max_eval_samples", "3", "--max_predict_samples", "2",
+        do_eval=True, do_predict=True)  # fmt: skip
+    assert [f"{n} texts" in caplog.text for n in (5, 3, 2)] == [True] * 3
+
+
+def test_a_run_resumes_from_its_last_checkpoint(recipe, tmp_path):
+    settings = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 4}
+    run(recipe, **settings)
+    straight = MTSBertModel.from_pretrained(tmp_path / "run").state_dict()
+    (tmp_path / "run" / "model.safetensors").unlink()
+    run(recipe, "--resume_from_checkpoint", "True", **settings)
+    resumed = MTSBertModel.from_pretrained(tmp_path / "run").state_dict()
+    assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"do_train": False}, "Nothing to do: set `do_train`, `do_eval` or `do_predict`"),
+        ({"output_dir": "/dev/null/run"}, "The output folder /dev/null/run cannot be written"),
+        ({"encoder_name_or_path": "/no/such/encoder"}, "Unknown encoder '/no/such/encoder'"),
+        ({"tasks": None}, "The recipe names no `tasks`"),
+        ({"tasks": {"topic": {"type": "sequence_classification"}}}, "maps column 'entities' to 'ner', which is neither"),
+        ({"num_frozen_layers": 3}, "`num_frozen_layers` is 3; the encoder has 2 layers"),
+        ({"prepare": {"outputs": "x"}}, r"`prepare` has unknown keys \['outputs'\]"),
+        ({"prepare": {"source": "sample"}}, "`prepare` needs an 'output' folder"),
+    ],
+)
+def test_mistakes_are_named_before_training(recipe, changes, message, monkeypatch):
+    monkeypatch.setattr("mtl.trainer.MTSBertTrainer.train", lambda *args, **kwargs: pytest.fail("training began"))
+    with pytest.raises(ValueError, match=message):
+        run(recipe, **changes)
+
+
+def test_a_split_that_no_dataset_has_is_named(recipe, news_file):
+    path = recipe(do_eval=True)
+    _, data_args, _ = parse_arguments(["--config", str(path)])
+    data_args.datasets["news"]["files"] = {"train": str(news_file)}
+    with pytest.raises(ValueError, match=r"needs a 'validation' split, and no dataset has one; they have \['train'\]"):
+        main(["--config", str(path), "--datasets", json.dumps(data_args.datasets)])
+
+
+def test_tasks_that_a_checkpoint_lacks_are_named(recipe, tmp_path):
+    run(recipe)
+    path = recipe(
+        model_name_or_path=str(tmp_path / "run"), tasks={"mood": {"type": "sequence_classification"}}, do_train=True
+    )
+    with pytest.raises(ValueError, match=r"tasks \['mood'\], which the checkpoint lacks; it has \['topic', 'ner'\]"):
+        main(["--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["-m", "accelerate.commands.launch", "--num_processes", "1"],
+        ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29511"],
+    ],
+    ids=["accelerate", "two processes"],
+)
+def test_the_program_runs_under_its_launchers(recipe, root, tmp_path, launcher):
+    path = recipe(do_eval=True, do_predict=True, use_cpu=True, per_device_train_batch_size=3)
+    done = subprocess.run(
+        [sys.executable, *launcher, str(root / "run_mtl.py"), "--config", str(path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("| task  | metric") == 1
+    metrics = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert metrics["eval_loss"] == pytest.approx(metrics["test_loss"], rel=1e-5)
+    assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 8
