@@ -13,7 +13,7 @@ _REFERENCE = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]
 # References without their ampersand. Plain numbers stay ("ranked #12; she ..."): only the codes of punctuation that
 # HTML escapes, and of characters beyond ASCII, are debris.
 _BARE_REFERENCE = re.compile(
-    r" ?(?<![&\w])(#0{0,2}(?:34|36|37|38|39|60|62|1[3-9]\d|2\d\d|8[012]\d\d)|#[xX]20[0-9a-fA-F]{2}"
+    r" ?(?<![&;\w])(#0{0,2}(?:34|36|37|38|39|60|62|1[3-9]\d|2\d\d|8[012]\d\d)|#[xX]20[0-9a-fA-F]{2}"
     r"|quot|amp|lt|gt|nbsp|apos|[lr][sd]quo|[mn]dash|hellip);"
 )
 _ATTRIBUTES = r"(?:\s+[\w:-]+\s*=\s*(?:\"[^\"<>]*\"|'[^'<>]*'|[^\s\"'<>]+))*"

@@ -19,7 +19,6 @@ class Provenance:
 
 
 def dataset_card(provenance: Provenance) -> str:
-    data_files = "\n".join(f"  - split: {split}\n    path: {split}.parquet" for split in provenance.num_rows)
     rows = "\n".join(f"| {split} | {count:,} |" for split, count in provenance.num_rows.items())
     types = "\n".join(f"| {name} | {count:,} |" for name, count in provenance.type_counts.most_common())
     total = sum(provenance.num_rows.values())
@@ -33,10 +32,6 @@ task_categories:
 tags:
 - mtsbert
 - silver-labels
-configs:
-- config_name: default
-  data_files:
-{data_files}
 ---
 
 # News with topics and entities

@@ -29,7 +29,7 @@ def test_a_run_trains_evaluates_predicts_and_saves(recipe, tmp_path, capsys):
         path.name for path in folder.iterdir()
     }
     answers = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-    assert [answer["text"] for answer in answers][0] == "Ada Perez joins Nimbus Labs in Oslo"
+    assert answers[0]["text"] == "Ada Perez joins Nimbus Labs in Oslo"
     assert [answer["topic"]["label"] for answer in answers] == ["Business", "Sports"] * 2 + ["Sports"] + [
         "Business"
     ] * 2 + ["Sports"]
@@ -92,7 +92,10 @@ def test_a_run_resumes_from_its_last_checkpoint(recipe, tmp_path):
         ({"output_dir": "/dev/null/run"}, "The output folder /dev/null/run cannot be written"),
         ({"encoder_name_or_path": "/no/such/encoder"}, "Unknown encoder '/no/such/encoder'"),
         ({"tasks": None}, "The recipe names no `tasks`"),
-        ({"tasks": {"topic": {"type": "sequence_classification"}}}, "maps column 'entities' to 'ner', which is neither"),
+        (
+            {"tasks": {"topic": {"type": "sequence_classification"}}},
+            "maps column 'entities' to 'ner', which is neither",
+        ),
         ({"num_frozen_layers": 3}, "`num_frozen_layers` is 3; the encoder has 2 layers"),
         ({"prepare": {"outputs": "x"}}, r"`prepare` has unknown keys \['outputs'\]"),
         ({"prepare": {"source": "sample"}}, "`prepare` needs an 'output' folder"),

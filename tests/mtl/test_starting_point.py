@@ -40,7 +40,7 @@ def test_an_unknown_encoder_is_named(name, tasks):
 
 @pytest.mark.parametrize("name", ["package:no_such_package/model", "package:"])
 def test_an_encoder_in_a_package_that_is_not_installed_is_named(name):
-    with pytest.raises(ValueError, match="no Python package '.*' is installed. `make weights`"):
+    with pytest.raises(ValueError, match=r"no Python package '.*' is installed. `make weights`"):
         resolve_name(name)
 
 
@@ -72,7 +72,7 @@ def test_an_encoder_without_a_tokenizer_is_named(encoder_folder, tmp_path):
 
 def test_a_bare_encoder_is_no_checkpoint(encoder_folder):
     arguments = ModelArguments(model_name_or_path=str(encoder_folder))
-    with pytest.raises(ValueError, match="is a 'bert' model, not an mtsbert checkpoint.*--encoder_name_or_path"):
+    with pytest.raises(ValueError, match=r"is a 'bert' model, not an mtsbert checkpoint.*--encoder_name_or_path"):
         load_tokenizer(arguments)
     with pytest.raises(ValueError, match="No checkpoint found under '/no/such/folder'"):
         tasks_of_checkpoint(ModelArguments(model_name_or_path="/no/such/folder"))

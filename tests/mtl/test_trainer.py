@@ -74,9 +74,7 @@ def test_accumulated_micro_batches_give_the_gradients_of_one_batch(trainer_of, m
     settings = {"max_grad_norm": 0.0, "task_weights": {"ner": 3.0}}
     whole = gradients(trainer_of(of=copy.deepcopy(model), **settings))
     pieces = gradients(
-        trainer_of(
-            of=copy.deepcopy(model), per_device_train_batch_size=2, gradient_accumulation_steps=4, **settings
-        )
+        trainer_of(of=copy.deepcopy(model), per_device_train_batch_size=2, gradient_accumulation_steps=4, **settings)
     )
     assert set(whole) == set(pieces) == {name for name, _ in model.named_parameters()}
     for name in whole:

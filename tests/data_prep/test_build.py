@@ -1,0 +1,198 @@
+"""Building a dataset: sources, labels, files, and what goes wrong."""
+
+import subprocess
+import sys
+
+import pytest
+from datasets import ClassLabel, load_dataset
+
+from data_prep.__main__ import main
+from data_prep.build import build_dataset
+from data_prep.labelling import EntityLabeller
+from data_prep.sources import open_source
+from entities_mtsbert import check_spans, tags_to_spans
+
+
+pytestmark = pytest.mark.spacy_model
+
+CSV = (
+    '"1","Talks in Geneva","Reuters - Kofi Annan met envoys\\of the United Nations in Geneva on Monday."\n'
+    '"3","Oil at \\$49","Exxon #39;s shares rose 4 percent in New York."\n'
+    '"2","",""\n'
+    '"4","Probe nears Mars","NASA said on Tuesday."\n'
+)
+
+
+@pytest.fixture
+def csv_file(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text(CSV, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def labeller() -> EntityLabeller:
+    return EntityLabeller("en_core_web_sm")
+
+
+def test_a_csv_becomes_a_dataset_that_load_dataset_reads(csv_file, tmp_path):
+    provenance = build_dataset(source=str(csv_file), output=tmp_path / "out")
+    dataset = load_dataset(str(tmp_path / "out"))
+    assert provenance.num_rows == {"train": 3}
+    assert provenance.num_empty == 1
+    rows = dataset["train"]
+    assert rows.column_names == ["text", "label", "entities", "tokens", "ner_tags"]
+    assert rows["text"][0] == (
+        "Talks in Geneva Reuters - Kofi Annan met envoys of the United Nations in Geneva on Monday."
+    )
+    assert rows["text"][1] == "Oil at $49 Exxon's shares rose 4 percent in New York."
+    assert rows.features["label"] == ClassLabel(names=["World", "Sports", "Business", "Sci/Tech"])
+    assert rows["label"][:] == [0, 2, 3]
+    found = {rows["text"][1][span["start"] : span["end"]]: span["label"] for span in rows["entities"][1]}
+    assert found["4 percent"] == "PERCENT"
+    assert found["New York"] == "GPE"
+
+
+def test_rows_hold_what_the_schema_promises(tmp_path, monkeypatch):
+    build_dataset(source="sample", output=tmp_path / "out", max_rows=40)
+    dataset = load_dataset(str(tmp_path / "out"))
+    assert {split: len(rows) for split, rows in dataset.items()} == {"train": 40, "validation": 40, "test": 40}
+    names = dataset["train"].features["ner_tags"].feature.names
+    assert names[0] == "O"
+    assert len(names) == 37
+    assert dataset["train"].features["sentiment"].names == ["negative", "neutral", "positive"]
+    for row in dataset["train"]:
+        check_spans(row["entities"], row["text"])
+        offsets, position = [], 0
+        for token in row["tokens"]:
+            start = row["text"].index(token, position)
+            position = start + len(token)
+            offsets.append((start, position))
+        spans = tags_to_spans([names[tag] for tag in row["ner_tags"]], offsets)
+        assert [{key: span[key] for key in ("start", "end", "label")} for span in spans] == row["entities"]
+
+
+def test_no_entity_crosses_the_seam_between_title_and_description(tmp_path, labeller):
+    path = tmp_path / "train.csv"
+    path.write_text(
+        '"1","Talks go on in New","York awaits the delegates, said Kofi"\n"1","Meeting of Kofi","Annan left."\n'
+    )
+    build_dataset(source=str(path), output=tmp_path / "out")
+    for row, seam in zip(load_dataset(str(tmp_path / "out"))["train"], (18, 15), strict=True):
+        assert row["text"][seam] == " "
+        assert not [span for span in row["entities"] if span["start"] < seam < span["end"]]
+
+
+def test_the_same_input_gives_the_same_bytes(csv_file, tmp_path):
+    for name, num_proc in (("one", 1), ("two", 2)):
+        build_dataset(source=str(csv_file), output=tmp_path / name, num_proc=num_proc)
+    one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
+    assert [path.name for path in one] == ["README.md", "train.parquet"]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+
+
+def test_a_folder_of_csv_files_gives_a_split_each(csv_file, tmp_path):
+    (tmp_path / "dev.csv").write_text(CSV)
+    (tmp_path / "test.csv").write_text(CSV)
+    assert list(open_source(str(tmp_path)).splits) == ["train", "validation", "test"]
+
+
+def test_a_share_of_the_training_rows_can_become_the_validation_split(tmp_path):
+    path = tmp_path / "news.csv"
+    path.write_text("".join(f'"1","Item {number}","Something happened."\n' for number in range(200)))
+    settings = {"source": str(path), "validation_share": 0.25}
+    num_rows = build_dataset(output=tmp_path / "out", **settings).num_rows
+    assert list(num_rows) == ["train", "validation"]
+    assert sum(num_rows.values()) == 200
+    assert 30 <= num_rows["validation"] <= 70
+    dataset = load_dataset(str(tmp_path / "out"))
+    assert not set(dataset["train"]["text"]) & set(dataset["validation"]["text"])
+
+
+def test_the_card_names_source_labeller_and_what_the_labels_are(csv_file, tmp_path):
+    build_dataset(source=str(csv_file), output=tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "en_core_web_sm 3.8.0" in card
+    assert "agreement with that pipeline,\nnot accuracy" in card
+    assert str(tmp_path) not in card
+
+
+def test_only_the_component_that_finds_entities_runs(labeller):
+    assert labeller.nlp.pipe_names == ["ner"]
+    assert labeller.name == "en_core_web_sm 3.8.0"
+    assert len(labeller.types) == 18
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('"1","a"\n', r"Row 1 of .*train.csv has 2 fields; it needs class, title and description"),
+        ('"1","a","b"\n"5","a","b"\n', r"Row 2 of .*train.csv has class '5'; classes are 1 World"),
+        ("class,title,description\n", r"has class 'class'.*there is no header line"),
+        (b'"1","\xff","b"\n', "is not UTF-8"),
+        ("", r"Split 'train' of source .* has no row with text in it"),
+        ('"1"," ",""\n', r"Split 'train' of source .* has no row with text in it"),
+    ],
+)
+def test_a_wrong_csv_is_named_and_leaves_nothing_behind(tmp_path, content, message):
+    path = tmp_path / "in" / "train.csv"
+    path.parent.mkdir()
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        build_dataset(source=str(path), output=tmp_path / "out")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "no/such/file.csv"}, "neither a file nor a folder"),
+        ({"source": "nobody/nothing-here"}, "could not be loaded as a Hub dataset"),
+        ({"spacy_model": "xx_no_model"}, r"'xx_no_model' is not installed. Install it with `python -m spacy download"),
+        ({"num_proc": 0}, "`num_proc` is 0"),
+        ({"max_rows": 0}, "`max_rows` is 0"),
+        ({"validation_share": 1.0}, "`validation_share` is 1.0"),
+        ({"output": "/dev/null/out"}, "cannot be written"),
+        ({"output": "/dev/null"}, "is a file; name a folder"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(csv_file, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_dataset(**{"source": str(csv_file), "output": tmp_path / "out", **options})
+
+
+def test_folders_without_usable_files_are_named(tmp_path):
+    with pytest.raises(ValueError, match="has no .csv file in it"):
+        open_source(str(tmp_path))
+    (tmp_path / "dev.csv").write_text(CSV)
+    (tmp_path / "validation.csv").write_text(CSV)
+    with pytest.raises(ValueError, match="dev.csv is the validation split already"):
+        open_source(str(tmp_path))
+    (tmp_path / "validation.csv").rename(tmp_path / "others.csv")
+    with pytest.raises(ValueError, match="a file of a CSV folder is called train.csv"):
+        open_source(str(tmp_path))
+
+
+def test_an_existing_folder_is_replaced_only_on_request(csv_file, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "precious.txt").write_text("x")
+    with pytest.raises(ValueError, match=r"Output folder .* is not empty. Pass --overwrite"):
+        build_dataset(source=str(csv_file), output=out)
+    assert (out / "precious.txt").exists()
+    build_dataset(source=str(csv_file), output=out, overwrite=True)
+    assert not (out / "precious.txt").exists()
+
+
+def test_the_command_says_what_it_wrote_and_what_went_wrong(csv_file, tmp_path, capsys):
+    main(["--source", str(csv_file), "--output", str(tmp_path / "out")])
+    assert "3 train; 1" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="data_prep: .* is not empty"):
+        main(["--source", str(csv_file), "--output", str(tmp_path / "out")])
+
+
+def test_the_module_runs_from_the_clone(root, csv_file, tmp_path):
+    command = [sys.executable, "-m", "data_prep", "--source", str(csv_file), "--output", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
