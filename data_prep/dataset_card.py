@@ -19,6 +19,8 @@ class Provenance:
 
 
 def dataset_card(provenance: Provenance) -> str:
+    # No `configs` section: the file names say which split they are, and with it `load_dataset` (datasets 5.2) goes on
+    # returning the old rows of a folder that was built again.
     rows = "\n".join(f"| {split} | {count:,} |" for split, count in provenance.num_rows.items())
     types = "\n".join(f"| {name} | {count:,} |" for name, count in provenance.type_counts.most_common())
     total = sum(provenance.num_rows.values())

@@ -69,18 +69,16 @@ def _read_splits(name: str, spec: dict) -> DatasetDict:
     path = Path(spec["path"])
     if path.is_file():
         return DatasetDict({"train": read_file(path)})
-    if path.is_dir() and not any(path.glob("**/*.parquet")):
-        raise ValueError(
-            f"Dataset {name!r}: folder {path} has no Parquet file in it. Name single files under 'files'."
-        )
-    if not path.is_dir() and (path.suffix or path.is_absolute() or len(path.parts) != 2):
+    if path.is_dir():
+        return _read_folder(name, path)
+    if path.suffix or path.is_absolute() or len(path.parts) != 2:
         raise ValueError(
             f"Dataset {name!r}: {path} is neither a file nor a folder. A folder of labelled news is made by "
             f"`python -m data_prep --output {path}`."
         )
     try:
         splits = load_dataset(str(path))
-    except Exception as error:  # the Hub's and the builders' errors share no base class
+    except Exception as error:  # the Hub's errors share no base class
         raise ValueError(f"Dataset {name!r}: {path} could not be loaded ({type(error).__name__}: {error}).") from error
     splits = DatasetDict({split: rows for split, rows in splits.items() if split in SPLITS})
     if not splits:
@@ -88,10 +86,32 @@ def _read_splits(name: str, spec: dict) -> DatasetDict:
     return splits
 
 
+def _read_folder(name: str, folder: Path) -> DatasetDict:
+    """A folder of Parquet files that are called after their splits, as `data_prep` and the Hub write them."""
+    files = {split: sorted(folder.glob(f"**/{split}*.parquet")) for split in SPLITS}
+    files = {split: [str(_check_parquet(path)) for path in paths] for split, paths in files.items() if paths}
+    if not files:
+        raise ValueError(
+            f"Dataset {name!r}: folder {folder} has no train*.parquet, validation*.parquet or test*.parquet in it. "
+            "Name single files under 'files'."
+        )
+    # Not `load_dataset(folder)`: where the folder's card has a `configs` section, datasets 5.2 caches under the
+    # folder's name and that section alone, and returns the old rows when the files have changed.
+    return load_dataset("parquet", data_files=files)
+
+
+def _check_parquet(path: Path) -> Path:
+    try:
+        pq.read_schema(path)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} is not a Parquet file: {error}") from None
+    return path
+
+
 def read_file(path: Path) -> Dataset:
     """Reads one `.parquet`, `.csv`, `.tsv` or `.jsonl` file. Cells of a CSV are text; an empty one is missing."""
     readers: dict[str, Callable[[Path], Dataset]] = {
-        ".parquet": _read_parquet,
+        ".parquet": lambda path: Dataset.from_parquet(str(_check_parquet(path))),
         ".csv": lambda path: _read_csv(path, ","),
         ".tsv": lambda path: _read_csv(path, "\t"),
         ".jsonl": _read_jsonl,
@@ -104,14 +124,6 @@ def read_file(path: Path) -> Dataset:
         return readers[path.suffix](path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}); convert it first.") from None
-
-
-def _read_parquet(path: Path) -> Dataset:
-    try:
-        pq.read_schema(path)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}") from None
-    return Dataset.from_parquet(str(path))
 
 
 def _read_csv(path: Path, delimiter: str) -> Dataset:

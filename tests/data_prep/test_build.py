@@ -162,14 +162,14 @@ def test_options_that_cannot_be_are_refused(csv_file, tmp_path, options, message
 
 
 def test_folders_without_usable_files_are_named(tmp_path):
-    with pytest.raises(ValueError, match="has no .csv file in it"):
+    with pytest.raises(ValueError, match=r"has no .csv file in it"):
         open_source(str(tmp_path))
     (tmp_path / "dev.csv").write_text(CSV)
     (tmp_path / "validation.csv").write_text(CSV)
-    with pytest.raises(ValueError, match="dev.csv is the validation split already"):
+    with pytest.raises(ValueError, match=r"dev.csv is the validation split already"):
         open_source(str(tmp_path))
     (tmp_path / "validation.csv").rename(tmp_path / "others.csv")
-    with pytest.raises(ValueError, match="a file of a CSV folder is called train.csv"):
+    with pytest.raises(ValueError, match=r"a file of a CSV folder is called train.csv"):
         open_source(str(tmp_path))
 
 
@@ -187,7 +187,7 @@ def test_an_existing_folder_is_replaced_only_on_request(csv_file, tmp_path):
 def test_the_command_says_what_it_wrote_and_what_went_wrong(csv_file, tmp_path, capsys):
     main(["--source", str(csv_file), "--output", str(tmp_path / "out")])
     assert "3 train; 1" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="data_prep: .* is not empty"):
+    with pytest.raises(SystemExit, match=r"data_prep: .* is not empty"):
         main(["--source", str(csv_file), "--output", str(tmp_path / "out")])
 
 

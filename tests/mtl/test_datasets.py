@@ -81,6 +81,17 @@ def test_a_folder_of_parquet_files_is_a_dataset(tmp_path, tasks):
     assert found == {"text": "Oslo wins", "topic": "Sports", "ner": SPANS}
 
 
+def test_a_folder_that_was_built_again_is_read_again(tmp_path, tasks):
+    """datasets' own cache returns the old rows here."""
+    folder = tmp_path / "data"
+    card = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train.parquet\n---\n"
+    for text in ("Oslo wins", "Lima wins"):
+        Dataset.from_dict({"text": [text], "topic": ["Sports"], "ner": [SPANS]}).to_parquet(folder / "train.parquet")
+        (folder / "README.md").write_text(card)
+        (found,) = examples_of({"path": str(folder)}, tasks)
+        assert found["text"] == text
+
+
 def test_a_row_limit(write, tasks):
     rows = [{"text": f"Text {number}", "topic": "Sports", "ner": []} for number in range(9)]
     assert len(examples_of(write("a.jsonl", rows), tasks, max_rows=4)) == 4
@@ -168,7 +179,7 @@ def test_a_dataset_that_cannot_be_found_is_named(tasks, spec, message):
 
 def test_a_folder_without_parquet_is_named(tmp_path, tasks):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ValueError, match="has no Parquet file in it"):
+    with pytest.raises(ValueError, match=r"has no train\*.parquet, validation\*.parquet or test\*.parquet in it"):
         open_datasets({"news": {"path": str(tmp_path)}}, tasks)
 
 
