@@ -1,0 +1,64 @@
+"""How good a recipe's model gets: runs it with several seeds and writes mean and standard deviation of every metric.
+
+python benchmarks/quality.py --config recipes/ag_news_minilm.yaml --seeds 42 43 44
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from machine import describe_machine
+
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    parser.add_argument("flags", nargs="*", help="Further flags of run_mtl.py, after '--'.")
+    args = parser.parse_args()
+    runs = {seed: run(args.config, seed, args.flags) for seed in args.seeds}
+    report = {
+        "command": f"python {' '.join(['benchmarks/quality.py', *sys.argv[1:]])}",
+        "machine": describe_machine(),
+        "runs": runs,
+        "summary": summarise(list(runs.values())),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"quality_{args.config.stem}.json"
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    sys.stdout.write(table(report["summary"]) + f"\n\nWritten to {path}\n")
+
+
+def run(config: Path, seed: int, flags: list[str]) -> dict[str, float]:
+    output = ROOT / "runs" / "benchmarks" / f"{config.stem}_seed{seed}"
+    command = [sys.executable, "run_mtl.py", "--config", str(config), "--seed", str(seed)]
+    subprocess.run([*command, "--output_dir", str(output), *flags], cwd=ROOT, check=True)
+    return json.loads((output / "all_results.json").read_text())
+
+
+def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Metric → mean and standard deviation over the seeds (0 for a single one)."""
+    metrics = [key for key in runs[0] if key.startswith("test_") or key == "train_runtime"]
+    return {
+        key: {
+            "mean": statistics.mean(run[key] for run in runs),
+            "sd": statistics.stdev(run[key] for run in runs) if len(runs) > 1 else 0.0,
+        }
+        for key in metrics
+    }
+
+
+def table(summary: dict[str, dict[str, float]]) -> str:
+    lines = [f"| {key} | {value['mean']:.4f} ± {value['sd']:.4f} |" for key, value in summary.items()]
+    return "\n".join(["| metric | mean ± sd |", "|---|---|", *lines])
+
+
+if __name__ == "__main__":
+    main()
