@@ -17,8 +17,17 @@ POOLINGS = ("mean", "cls", "max")
 
 SEQUENCE_CLASSIFICATION = "sequence_classification"
 TOKEN_CLASSIFICATION = "token_classification"
-TASK_TYPES = (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION)
-TASK_KEYS = ("type", "labels")
+PAIR_CLASSIFICATION = "pair_classification"
+PAIR_SIMILARITY = "pair_similarity"
+PAIR_TYPES = (PAIR_CLASSIFICATION, PAIR_SIMILARITY)
+_CLASSIFIER_KEYS = ("type", "labels", "hidden_size", "class_weights", "label_smoothing")
+TASK_KEYS = {  # type → the keys that a task of this type may have
+    SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label"),
+    TOKEN_CLASSIFICATION: _CLASSIFIER_KEYS,
+    PAIR_CLASSIFICATION: _CLASSIFIER_KEYS,
+    PAIR_SIMILARITY: ("type", "score_range"),
+}
+TASK_TYPES = tuple(TASK_KEYS)
 
 NEWS_TOPICS = ["World", "Sports", "Business", "Sci/Tech"]
 # fmt: off
@@ -52,28 +61,58 @@ def check_tasks(tasks: dict[str, dict]) -> None:
     if not tasks:
         raise ValueError("A model needs at least one task; `tasks` is empty.")
     for name, task in tasks.items():
-        if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-            raise ValueError(
-                f"Task name {name!r} must be lower-case letters, digits and '_', and begin with a letter."
-            )
-        if not isinstance(task, dict) or "type" not in task:
-            raise ValueError(
-                f"Task {name!r} must be a mapping with a 'type', one of {list(TASK_TYPES)}; got {task!r}."
-            )
-        if task["type"] not in TASK_TYPES:
-            raise ValueError(f"Task {name!r} has type {task['type']!r}; allowed are {list(TASK_TYPES)}.")
-        if unknown := sorted(set(task) - set(TASK_KEYS)):
-            raise ValueError(f"Task {name!r} has unknown keys {unknown}; allowed are {list(TASK_KEYS)}.")
-        labels = task.get("labels")
-        if not isinstance(labels, list | tuple) or not all(isinstance(label, str) and label for label in labels):
-            raise ValueError(f"Task {name!r} needs 'labels', a list of non-empty strings; got {labels!r}.")
-        if len(labels) < 2 or len(set(labels)) != len(labels):
-            raise ValueError(f"Task {name!r} needs at least two labels, each once; got {labels!r}.")
-        if task["type"] == TOKEN_CLASSIFICATION:
-            try:
-                check_bio_labels(labels)
-            except ValueError as error:
-                raise ValueError(f"Task {name!r}: {error}") from None
+        try:
+            check_task_settings(name, task)
+            if task["type"] != PAIR_SIMILARITY:
+                _check_labels(task)
+        except ValueError as error:
+            raise ValueError(f"Task {name!r}: {error}") from None
+
+
+def check_task_settings(name: str, task: dict) -> None:
+    """Raises `ValueError` for a wrong name, type, key or setting of a task, whatever its labels."""
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError("a task's name is lower-case letters, digits and '_', and begins with a letter.")
+    if not isinstance(task, dict) or task.get("type") not in TASK_TYPES:
+        raise ValueError(f"a task is a mapping with a 'type', one of {list(TASK_TYPES)}; got {task!r}.")
+    if unknown := sorted(set(task) - set(TASK_KEYS[task["type"]])):
+        raise ValueError(f"unknown keys {unknown}; a {task['type']} task may have {list(TASK_KEYS[task['type']])}.")
+    hidden_size = task.get("hidden_size")
+    if hidden_size is not None and (not isinstance(hidden_size, int) or hidden_size < 1):
+        raise ValueError(f"'hidden_size' is {hidden_size!r}; it must be a whole number of at least 1.")
+    smoothing = task.get("label_smoothing", 0.0)
+    if not isinstance(smoothing, int | float) or not 0.0 <= smoothing < 1.0:
+        raise ValueError(f"'label_smoothing' is {smoothing!r}; it must lie in [0, 1).")
+    if not isinstance(task.get("multi_label", False), bool):
+        raise ValueError(f"'multi_label' is {task['multi_label']!r}; it must be true or false.")
+    if task["type"] == PAIR_SIMILARITY:
+        scores = task.get("score_range")
+        if (
+            not isinstance(scores, list | tuple)
+            or len(scores) != 2
+            or not all(isinstance(score, int | float) for score in scores)
+            or not scores[0] < scores[1]
+        ):
+            raise ValueError(f"needs 'score_range', the lowest and the highest score, as [0, 5]; got {scores!r}.")
+
+
+def _check_labels(task: dict) -> None:
+    labels = task.get("labels")
+    if not isinstance(labels, list | tuple) or not all(isinstance(label, str) and label for label in labels):
+        raise ValueError(f"needs 'labels', a list of non-empty strings; got {labels!r}.")
+    if len(labels) < 2 or len(set(labels)) != len(labels):
+        raise ValueError(f"needs at least two labels, each once; got {labels!r}.")
+    if task["type"] == TOKEN_CLASSIFICATION:
+        check_bio_labels(labels)
+    weights = task.get("class_weights")
+    if weights is not None and (
+        not isinstance(weights, list | tuple)
+        or len(weights) != len(labels)
+        or not all(isinstance(weight, int | float) and weight >= 0 for weight in weights)
+    ):
+        raise ValueError(
+            f"'class_weights' needs a number of 0 or more for each of {len(labels)} labels; got {weights!r}."
+        )
 
 
 class MTSBertConfig(PreTrainedConfig):
@@ -89,8 +128,17 @@ class MTSBertConfig(PreTrainedConfig):
         normalize (`bool`, *optional*, defaults to `True`):
             Whether the returned sentence embedding has Euclidean length 1. Classification heads see it before that.
         tasks (`dict[str, dict]`, *optional*, defaults to news topic and named entities):
-            Task name → `{"type": ..., "labels": [...]}`, in order. Types are `"sequence_classification"` (one label a
-            text) and `"token_classification"` (labels `O`, `B-X`, `I-X`). Names are lower-case identifiers.
+            Task name → `{"type": ..., ...}`, in order. Names are lower-case identifiers. The types:
+
+            - `"sequence_classification"`: one label a text, or any number with `multi_label: true`;
+            - `"token_classification"`: `labels` are `O`, then `B-X` and `I-X` for every entity type;
+            - `"pair_classification"`: one label for two texts, from their embeddings u, v and |u - v|
+              (Sentence-BERT, arXiv 1908.10084);
+            - `"pair_similarity"`: a score for two texts, the cosine of their embeddings, trained by squared error
+              against the score scaled to [0, 1] by `score_range: [lowest, highest]`.
+
+            Classification tasks need `labels` and may have `hidden_size` (a hidden layer of that width in the head),
+            `class_weights` (one number a label) and `label_smoothing`.
         head_dropout (`float`, *optional*, defaults to 0.1):
             Dropout probability before every classification layer.
         initializer_range (`float`, *optional*, defaults to 0.02):

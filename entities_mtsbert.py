@@ -14,6 +14,7 @@ import torch
 
 IGNORE_INDEX = -100
 OUTSIDE = "O"
+TAG_SCHEMES = ("bio", "iob1", "bioes")
 
 
 def bio_labels(types: Sequence[str]) -> list[str]:
@@ -128,13 +129,43 @@ def tags_to_spans(tags: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
         elif tag.startswith("I-"):
             if previous[2:] != tag[2:]:
                 raise ValueError(
-                    f"tag {tag!r} at position {position} follows {previous!r}; 'I-X' continues 'B-X' or 'I-X'."
+                    f"tag {tag!r} at position {position} follows {previous!r}; in BIO, 'I-X' continues 'B-X' or 'I-X'."
                 )
             spans[-1].update(end=end, last=position)
         elif tag != OUTSIDE:
             raise ValueError(f"tag {tag!r} at position {position} is not BIO ('O', 'B-X' or 'I-X').")
         previous = tag
     return spans
+
+
+def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
+    """
+    Rewrites tags of another scheme as BIO. Raises `ValueError` for tags that are not of the scheme.
+
+    Args:
+        scheme (`str`): `"bio"` (returned as they are); `"iob1"`, where an entity begins with `I-X`, and with `B-X`
+            only right behind another of its type; `"bioes"`, where `E-X` is the last position of an entity and `S-X`
+            the only one.
+    """
+    converted: list[str] = []
+    previous = OUTSIDE
+    for position, tag in enumerate(tags):
+        prefix, _, entity_type = tag.partition("-")
+        continues = previous[:1] in ("B", "I") and previous[2:] == entity_type
+        if scheme == "iob1" and prefix == "I":
+            converted.append(f"{'I' if continues else 'B'}-{entity_type}")
+        elif scheme == "bioes" and prefix in ("E", "S"):
+            if continues != (prefix == "E"):
+                raise ValueError(f"tag {tag!r} at position {position} follows {previous!r}, which is not BIOES.")
+            converted.append(f"{'I' if prefix == 'E' else 'B'}-{entity_type}")
+        else:
+            if scheme == "bioes" and previous[:1] in ("B", "I") and not (continues and prefix == "I"):
+                raise ValueError(f"tag {tag!r} at position {position} leaves {previous!r} open, which is not BIOES.")
+            converted.append(tag)
+        previous = tag
+    if scheme == "bioes" and previous[:1] in ("B", "I"):
+        raise ValueError(f"the last tag {previous!r} leaves an entity open, which is not BIOES.")
+    return converted
 
 
 def join_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:

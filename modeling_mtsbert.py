@@ -14,10 +14,24 @@ from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput,
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
-    from .configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, MTSBertConfig
+    from .configuration_mtsbert import (
+        PAIR_CLASSIFICATION,
+        PAIR_SIMILARITY,
+        PAIR_TYPES,
+        SEQUENCE_CLASSIFICATION,
+        TOKEN_CLASSIFICATION,
+        MTSBertConfig,
+    )
     from .entities_mtsbert import IGNORE_INDEX
 except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, MTSBertConfig
+    from configuration_mtsbert import (
+        PAIR_CLASSIFICATION,
+        PAIR_SIMILARITY,
+        PAIR_TYPES,
+        SEQUENCE_CLASSIFICATION,
+        TOKEN_CLASSIFICATION,
+        MTSBertConfig,
+    )
     from entities_mtsbert import IGNORE_INDEX
 
 
@@ -63,29 +77,80 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
 
 
 class ClassificationHead(nn.Module):
-    """Dropout and one linear layer, on text states `(B, H)` or on token states `(B, T, H)`."""
+    """Dropout, an optional hidden layer, and a linear layer on states of any width."""
 
-    def __init__(self, config: MTSBertConfig, num_labels: int):
+    def __init__(self, config: MTSBertConfig, task: dict):
         super().__init__()
+        input_size = config.hidden_size * (3 if task["type"] == PAIR_CLASSIFICATION else 1)
         self.dropout = nn.Dropout(config.head_dropout)
-        self.classifier = nn.Linear(config.hidden_size, num_labels)
+        self.hidden = None
+        if (hidden_size := task.get("hidden_size")) is not None:
+            self.hidden = nn.Linear(input_size, hidden_size)
+            input_size = hidden_size
+        self.classifier = nn.Linear(input_size, len(task["labels"]))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.dropout(states))
+        states = self.dropout(states)
+        if self.hidden is not None:
+            states = self.dropout(F.gelu(self.hidden(states)))
+        return self.classifier(states)
 
 
-def item_losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of every item in float32, shaped like `labels`; exactly 0 where the label is `IGNORE_INDEX`."""
-    num_labels = logits.shape[-1]
-    losses = F.cross_entropy(
-        logits.float().reshape(-1, num_labels), labels.reshape(-1), ignore_index=IGNORE_INDEX, reduction="none"
-    )
-    return losses.view(labels.shape)
+class CosineHead(nn.Module):
+    """The cosine of two embeddings `(B, H)`, in float32; 0 where one of them is the zero vector."""
+
+    def forward(self, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return F.cosine_similarity(u.float(), v.float(), dim=-1)
+
+
+def is_labelled(labels: torch.Tensor) -> torch.Tensor:
+    """Where a tensor of labels has one: not `IGNORE_INDEX`, and for scores not NaN."""
+    return labels.isnan().logical_not() if labels.is_floating_point() else labels.ne(IGNORE_INDEX)
 
 
 def num_items(labels: torch.Tensor) -> torch.Tensor:
     """How many items of a batch are labelled, as a tensor without dimensions."""
-    return labels.ne(IGNORE_INDEX).sum()
+    return is_labelled(labels).sum()
+
+
+def unlabelled(task: dict, logits: torch.Tensor) -> torch.Tensor:
+    """Labels that say nothing, for these logits of the task."""
+    if task["type"] == PAIR_SIMILARITY:
+        return torch.full(logits.shape, torch.nan, device=logits.device)
+    shape = logits.shape if task.get("multi_label") else logits.shape[:-1]
+    return torch.full(shape, IGNORE_INDEX, device=logits.device)
+
+
+def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """
+    The loss of every item in float32, shaped like `labels`; exactly 0 where there is no label.
+
+    Cross-entropy; binary cross-entropy for each label of a multi-label task; for a similarity, the squared error
+    between the cosine and the score scaled to [0, 1]. Class weights multiply an item's loss; a mean is still taken
+    over the number of items.
+    """
+    logits = logits.float()
+    labelled = is_labelled(labels)
+    if task["type"] == PAIR_SIMILARITY:
+        lowest, highest = task["score_range"]
+        target = (labels.float() - lowest) / (highest - lowest)
+        return (logits - torch.where(labelled, target, logits.detach())).square()
+    weights = task.get("class_weights")
+    weights = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)
+    smoothing = task.get("label_smoothing", 0.0)
+    if task.get("multi_label"):
+        target = torch.where(labelled, labels, 0).float() * (1.0 - smoothing) + smoothing / 2
+        losses = F.binary_cross_entropy_with_logits(logits, target, weight=weights, reduction="none")
+        return losses * labelled
+    losses = F.cross_entropy(
+        logits.reshape(-1, logits.shape[-1]),
+        labels.reshape(-1),
+        weight=weights,
+        ignore_index=IGNORE_INDEX,
+        reduction="none",
+        label_smoothing=smoothing,
+    )
+    return losses.view(labels.shape)
 
 
 class MTSBertModel(PreTrainedModel):
@@ -113,7 +178,10 @@ class MTSBertModel(PreTrainedModel):
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None  # our pooling replaces it; unused weights would only break DDP and freezing
         self.heads = nn.ModuleDict(
-            {name: ClassificationHead(config, len(task["labels"])) for name, task in config.tasks.items()}
+            {
+                name: CosineHead() if task["type"] == PAIR_SIMILARITY else ClassificationHead(config, task)
+                for name, task in config.tasks.items()
+            }
         )
         self.post_init()
 
@@ -179,10 +247,68 @@ class MTSBertModel(PreTrainedModel):
         )
         return encoded, pool(encoded.last_hidden_state, attention_mask, self.config.pooling)
 
+    def encode_pairs(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        pair_input_ids: torch.Tensor,
+        pair_attention_mask: torch.Tensor | None,
+        **kwargs,
+    ) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """
+        Runs the encoder once over first and second texts together; rows whose second text is all padding cost nothing.
+
+        Returns:
+            The encoder's output for the first texts, their text states `(B, H)`, and the second texts' `(B, H)`, which
+            are 0 where there is none.
+        """
+        if input_ids is None or kwargs.get("position_ids") is not None:
+            raise ValueError("Pairs are given as `input_ids` and `pair_input_ids`, without `position_ids`.")
+        kwargs.pop("position_ids", None)
+        kwargs.pop("inputs_embeds", None)
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if pair_attention_mask is None:
+            pair_attention_mask = torch.ones_like(pair_input_ids)
+        rows = pair_attention_mask.any(dim=1).nonzero().squeeze(1)  # rows that have a second text
+        num_texts, length = input_ids.shape
+        longest = max(length, pair_input_ids.shape[1]) if len(rows) else length
+
+        def stack(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            if not len(rows):
+                return first
+            padded = [F.pad(part, (0, longest - part.shape[1])) for part in (first, second[rows])]
+            return torch.cat(padded)
+
+        if (token_type_ids := kwargs.pop("token_type_ids", None)) is not None:
+            kwargs["token_type_ids"] = stack(token_type_ids, torch.zeros_like(pair_input_ids))
+        encoded, states = self.encode(
+            stack(input_ids, pair_input_ids), stack(attention_mask, pair_attention_mask), **kwargs
+        )
+        encoded.last_hidden_state = encoded.last_hidden_state[:num_texts, :length]
+        if encoded.get("hidden_states") is not None:
+            encoded.hidden_states = tuple(state[:num_texts, :length] for state in encoded.hidden_states)
+        if encoded.get("attentions") is not None:
+            encoded.attentions = tuple(weights[:num_texts, :, :length, :length] for weights in encoded.attentions)
+        second_states = torch.zeros_like(states[:num_texts]).index_copy(0, rows, states[num_texts:])
+        return encoded, states[:num_texts], second_states
+
+    def embed(self, text_states: torch.Tensor) -> torch.Tensor:
+        """Text states → the sentence embedding, of length 1 if `config.normalize`."""
+        if not self.config.normalize:
+            return text_states
+        return F.normalize(text_states.float(), dim=-1).to(text_states.dtype)
+
     def head_logits(self, task: str, last_hidden_state: torch.Tensor, text_states: torch.Tensor) -> torch.Tensor:
-        """Logits of one task: `(B, C)` for a sequence task, `(B, T, K)` for a token task."""
+        """Logits of a task about single texts: `(B, C)` for a sequence task, `(B, T, K)` for a token task."""
         of_tokens = self.config.tasks[task]["type"] == TOKEN_CLASSIFICATION
         return self.heads[task](last_hidden_state if of_tokens else text_states)
+
+    def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """From two embeddings `(B, H)`: logits `(B, C)` of a pair classification, cosines `(B,)` of a similarity."""
+        if self.config.tasks[task]["type"] == PAIR_SIMILARITY:
+            return self.heads[task](u, v)
+        return self.heads[task](torch.cat([u, v, (u - v).abs()], dim=-1))
 
     def forward(
         self,
@@ -191,6 +317,8 @@ class MTSBertModel(PreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        pair_input_ids: torch.LongTensor | None = None,
+        pair_attention_mask: torch.Tensor | None = None,
         labels: dict[str, torch.Tensor] | None = None,
         num_items_in_batch: dict[str, torch.Tensor] | None = None,
         output_attentions: bool | None = None,
@@ -202,9 +330,14 @@ class MTSBertModel(PreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(B, T)`): Word pieces. Alternatively `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for text, 0 for padding.
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, H)`, *optional*): Embeddings instead of `input_ids`.
-            labels (`dict[str, torch.LongTensor]`, *optional*):
-                By task: `(B,)` class ids for a sequence task, `(B, T)` tag ids for a token task. -100 is unlabelled.
-                A task that is left out counts as unlabelled.
+            pair_input_ids (`torch.LongTensor` of shape `(B, T')`, *optional*):
+                Word pieces of second texts. Without them the pair tasks have no logits.
+            pair_attention_mask (`torch.Tensor` of shape `(B, T')`, *optional*):
+                1 for text, 0 for padding. A row of zeros has no second text.
+            labels (`dict[str, torch.Tensor]`, *optional*):
+                By task: `(B,)` class ids, `(B, C)` zeros and ones for a multi-label task, `(B, T)` tag ids for a token
+                task, `(B,)` scores for a similarity. -100, and NaN for a score, is unlabelled. A task that is left out
+                counts as unlabelled.
             num_items_in_batch (`dict[str, torch.Tensor]`, *optional*):
                 By task: what to divide the summed loss by, instead of the labelled items of this very batch. The
                 Trainer passes the count over the whole optimizer step.
@@ -213,21 +346,34 @@ class MTSBertModel(PreTrainedModel):
             [`MTSBertOutput`], or a tuple of its fields that are not None.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        encoded, text_states = self.encode(
-            input_ids,
-            attention_mask,
-            inputs_embeds=inputs_embeds,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
             **self._requested(output_attentions, output_hidden_states),
-        )
-        hidden = encoded.last_hidden_state
-        logits = {task: self.head_logits(task, hidden, text_states) for task in self.config.tasks}
-        embedding = F.normalize(text_states.float(), dim=-1).to(text_states.dtype)
+        }
+        second_states = None
+        if pair_input_ids is None:
+            encoded, text_states = self.encode(**inputs)
+        else:
+            encoded, text_states, second_states = self.encode_pairs(
+                **inputs, pair_input_ids=pair_input_ids, pair_attention_mask=pair_attention_mask
+            )
+        u = self.embed(text_states)
+        v = None if second_states is None else self.embed(second_states)
+        logits = {}
+        for task, settings in self.config.tasks.items():
+            if settings["type"] not in PAIR_TYPES:
+                logits[task] = self.head_logits(task, encoded.last_hidden_state, text_states)
+            elif v is not None:
+                logits[task] = self.pair_logits(task, u, v)
         output = MTSBertOutput(
-            last_hidden_state=hidden,
-            pooler_output=embedding if self.config.normalize else text_states,
+            last_hidden_state=encoded.last_hidden_state,
+            pooler_output=u,
             logits=logits,
+            pair_pooler_output=v,
             hidden_states=encoded.get("hidden_states"),
             attentions=encoded.get("attentions"),
         )
@@ -243,14 +389,24 @@ class MTSBertModel(PreTrainedModel):
         num_items_in_batch: dict[str, torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
         """Mean loss of every task over its labelled items; 0 with a complete graph where there is none."""
-        if unknown := sorted(set(labels) - set(logits)):
-            raise ValueError(f"`labels` names tasks that the model does not have: {unknown}; it has {list(logits)}.")
+        if unknown := sorted(set(labels) - set(self.config.tasks)):
+            raise ValueError(
+                f"`labels` names tasks that the model does not have: {unknown}; it has {list(self.config.tasks)}."
+            )
         losses = {}
-        for task, task_logits in logits.items():
-            if (task_labels := labels.get(task)) is None:
-                task_labels = torch.full(task_logits.shape[:-1], IGNORE_INDEX, device=task_logits.device)
+        for task, settings in self.config.tasks.items():
+            if task not in logits:  # a pair task in a batch without pairs: its head stays in the graph
+                if task in labels and num_items(labels[task]):
+                    raise ValueError(
+                        f"`labels` has {task!r}, which compares two texts, but there is no `pair_input_ids`."
+                    )
+                losses[task] = sum((weight.sum() * 0.0 for weight in self.heads[task].parameters()), torch.tensor(0.0))
+                continue
+            task_labels = labels.get(task)
+            if task_labels is None:
+                task_labels = unlabelled(settings, logits[task])
             count = num_items(task_labels) if num_items_in_batch is None else num_items_in_batch[task]
-            losses[task] = item_losses(task_logits, task_labels).sum() / count.clamp(min=1)
+            losses[task] = item_losses(settings, logits[task], task_labels).sum() / count.clamp(min=1)
         return losses
 
     def as_pipeline(self, tokenizer, **kwargs):
@@ -298,7 +454,10 @@ class _SingleTaskView(MTSBertModel):
         return_dict = self.config.return_dict if return_dict is None else return_dict
         encoded, text_states = self.encode(**encoder_inputs)
         logits = self.head_logits(self.head, encoded.last_hidden_state, text_states)
-        loss = None if labels is None else self.losses({self.head: logits}, {self.head: labels})[self.head]
+        loss = None
+        if labels is not None:
+            losses = item_losses(self.config.tasks[self.head], logits, labels)
+            loss = losses.sum() / num_items(labels).clamp(min=1)
         output = output_class(
             loss=loss,
             logits=logits,

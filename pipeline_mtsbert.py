@@ -7,10 +7,10 @@ from transformers import Pipeline
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
-    from .configuration_mtsbert import TOKEN_CLASSIFICATION
+    from .configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
     from .entities_mtsbert import decode_tags, tags_to_spans
 except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from configuration_mtsbert import TOKEN_CLASSIFICATION
+    from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
     from entities_mtsbert import decode_tags, tags_to_spans
 
 
@@ -22,13 +22,18 @@ class MTSBertPipeline(Pipeline):
     """
     `pipeline("multi-task", model=folder_or_id, trust_remote_code=True)`.
 
-    A call takes a text or an iterable of texts and returns a dictionary, or a list of them in the same order:
+    A call takes a text, or a tuple of two texts to compare, and returns a dictionary; or an iterable of them, and
+    returns a list in the same order:
 
         {
             "embedding": [0.01, ...],                                  # H floats
             "<sequence task>": {"label": "Sports", "score": 0.98, "scores": {"World": 0.01, ...}},
+            "<multi-label task>": {"labels": ["oil", "trade"], "scores": {"oil": 0.93, "trade": 0.71, ...}},
             "<token task>": [{"label": "GPE", "start": 0, "end": 5, "text": "Paris", "score": 0.97}, ...],
         }
+
+    Two texts have `"pair_embedding"` beside the `"embedding"` of the first one, and for every pair task
+    `{"label", "score", "scores"}`, or `{"score": cosine}` for a similarity; the other tasks are about the first text.
 
     `start` and `end` count characters, and `text[start:end] == entity["text"]`. An entity's score is the mean
     probability of its tags. Texts longer than the model are read in overlapping windows: tags are joined in the middle
@@ -41,17 +46,26 @@ class MTSBertPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = False
 
-    def __call__(self, inputs: str | Iterable[str], *, batch_size: int | None = None) -> dict | list[dict]:
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
-        for index, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise ValueError(f"Text {index} is {text!r}; the pipeline takes strings.")
-        if not texts:
+    def __call__(
+        self, inputs: str | tuple[str, str] | Iterable[str | tuple[str, str]], *, batch_size: int | None = None
+    ) -> dict | list[dict]:
+        is_single = isinstance(inputs, str | tuple)
+        rows = [inputs] if is_single else list(inputs)
+        for index, row in enumerate(rows):
+            is_pair = isinstance(row, tuple) and len(row) == 2
+            if not isinstance(row, str) and not (is_pair and all(isinstance(text, str) for text in row)):
+                raise ValueError(f"Text {index} is {row!r}; the pipeline takes strings, and tuples of two strings.")
+        if not rows:
             return []
+        firsts = [row if isinstance(row, str) else row[0] for row in rows]
+        paired = [index for index, row in enumerate(rows) if not isinstance(row, str)]
+        texts = [*firsts, *(rows[index][1] for index in paired)]
         windows = self.preprocess(texts)
         answers = self._forward(windows, batch_size or self._batch_size or DEFAULT_BATCH_SIZE)
         results = self.postprocess(texts, windows, answers)
-        return results[0] if isinstance(inputs, str) else results
+        for second, index in enumerate(paired, start=len(rows)):
+            results[index] |= self.compare(results[index]["embedding"], results[second]["embedding"])
+        return results[0] if is_single else results[: len(rows)]
 
     def _sanitize_parameters(self, **unknown):
         if unknown:
@@ -112,10 +126,12 @@ class MTSBertPipeline(Pipeline):
             for place, row in enumerate(rows):
                 answers[row]["embedding"] = embeddings[place]
             for task, logits in output.logits.items():
-                scores = logits.float().log_softmax(dim=-1).cpu()
+                settings = self.model.config.tasks[task]
+                is_token_task = settings["type"] == TOKEN_CLASSIFICATION
+                scores = logits.float().log_softmax(dim=-1) if is_token_task else probabilities_of(settings, logits)
+                scores = scores.cpu()
                 for place, row in enumerate(rows):
-                    is_token_task = self.model.config.tasks[task]["type"] == TOKEN_CLASSIFICATION
-                    answers[row][task] = scores[place, windows[row]["own"]] if is_token_task else scores[place].exp()
+                    answers[row][task] = scores[place, windows[row]["own"]] if is_token_task else scores[place]
         return answers
 
     def postprocess(self, texts: list[str], windows: list[dict], answers: list[dict]) -> list[dict]:
@@ -129,18 +145,48 @@ class MTSBertPipeline(Pipeline):
                 embedding = torch.nn.functional.normalize(embedding, dim=-1)
             result = {"embedding": embedding.tolist()}
             for task, settings in self.model.config.tasks.items():
+                if settings["type"] in PAIR_TYPES:
+                    continue
                 if settings["type"] == TOKEN_CLASSIFICATION:
                     offsets = [windows[row]["offsets"][position] for row in rows for position in windows[row]["own"]]
                     scores = torch.cat([answers[row][task] for row in rows])
                     result[task] = entities_of(text, offsets, scores, settings["labels"])
                 else:
-                    probabilities = torch.stack([answers[row][task] for row in rows]).mean(dim=0)
-                    best = int(probabilities.argmax())
-                    scores = dict(zip(settings["labels"], probabilities.tolist(), strict=True))
-                    label = settings["labels"][best]
-                    result[task] = {"label": label, "score": scores[label], "scores": scores}
+                    result[task] = labels_of(settings, torch.stack([answers[row][task] for row in rows]).mean(dim=0))
             results.append(result)
         return results
+
+    def compare(self, embedding: list[float], pair_embedding: list[float]) -> dict:
+        """What the pair tasks say of two embeddings."""
+        u, v = (
+            torch.tensor([values], dtype=self.model.dtype, device=self.device)
+            for values in (embedding, pair_embedding)
+        )
+        result: dict = {"pair_embedding": pair_embedding}
+        for task, settings in self.model.config.tasks.items():
+            if settings["type"] not in PAIR_TYPES:
+                continue
+            with torch.inference_mode():
+                logits = self.model.pair_logits(task, u, v)[0]
+            if settings["type"] == PAIR_SIMILARITY:
+                result[task] = {"score": logits.item()}
+            else:
+                result[task] = labels_of(settings, probabilities_of(settings, logits).cpu())
+        return result
+
+
+def probabilities_of(settings: dict, logits: torch.Tensor) -> torch.Tensor:
+    """Logits `(…, C)` of a task about whole texts → probabilities, which add up to 1 unless it is multi-label."""
+    return logits.float().sigmoid() if settings.get("multi_label") else logits.float().softmax(dim=-1)
+
+
+def labels_of(settings: dict, probabilities: torch.Tensor) -> dict:
+    """The answer of a task about whole texts, from its probabilities `(C,)`."""
+    scores = dict(zip(settings["labels"], probabilities.tolist(), strict=True))
+    if settings.get("multi_label"):
+        return {"labels": [label for label, score in scores.items() if score > 0.5], "scores": scores}
+    label = max(scores, key=scores.__getitem__)
+    return {"label": label, "score": scores[label], "scores": scores}
 
 
 def entities_of(text: str, offsets: list[tuple[int, int]], scores: torch.Tensor, labels: list[str]) -> list[dict]:

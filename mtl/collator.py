@@ -5,14 +5,17 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from configuration_mtsbert import TOKEN_CLASSIFICATION
+from configuration_mtsbert import PAIR_TYPES, TOKEN_CLASSIFICATION
 from entities_mtsbert import IGNORE_INDEX
 
 
 @dataclass
 class MultiTaskCollator:
     """
-    Pads texts to the longest of the batch, and gives every task its labels, missing ones as -100.
+    Pads texts to the longest of the batch, and gives every task its labels, missing ones as -100 (scores as NaN).
+
+    Where a task compares two texts, the batch has `pair_input_ids` and `pair_attention_mask` as well; a row without a
+    second text is all padding.
 
     With the tasks `topic` and `ner`, and a padding id of 0:
 
@@ -34,22 +37,25 @@ class MultiTaskCollator:
     tasks: dict[str, dict]
 
     def __call__(self, features: list[dict]) -> dict:
-        input_ids = [feature["input_ids"] for feature in features]
-        ones = [[1] * len(row) for row in input_ids]
-        labels = {}
+        batch = self._texts("", [feature["input_ids"] for feature in features])
+        if any(task["type"] in PAIR_TYPES for task in self.tasks.values()):
+            batch |= self._texts("pair_", [feature["pair_input_ids"] for feature in features])
+        batch["labels"] = {}
         for name, task in self.tasks.items():
             values = [feature[name] for feature in features]
             of_tokens = task["type"] == TOKEN_CLASSIFICATION
-            labels[name] = self._pad(values, IGNORE_INDEX) if of_tokens else torch.tensor(values)
+            batch["labels"][name] = self._pad(values, IGNORE_INDEX) if of_tokens else torch.tensor(values)
+        return batch
+
+    def _texts(self, prefix: str, rows: list[list[int]]) -> dict[str, torch.Tensor]:
         return {
-            "input_ids": self._pad(input_ids, self.tokenizer.pad_token_id),
-            "attention_mask": self._pad(ones, 0),
-            "labels": labels,
+            f"{prefix}input_ids": self._pad(rows, self.tokenizer.pad_token_id),
+            f"{prefix}attention_mask": self._pad([[1] * len(row) for row in rows], 0),
         }
 
     def _pad(self, rows: list[list[int]], value: int) -> torch.Tensor:
         return torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(row) for row in rows],
+            [torch.tensor(row, dtype=torch.long) for row in rows],
             batch_first=True,
             padding_value=value,
             padding_side=self.tokenizer.padding_side,

@@ -7,7 +7,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from mtl.arguments import DataArguments, MTLTrainingArguments
-from mtl.datasets import open_datasets, read_examples
+from mtl.datasets import TEXT, TEXT_PAIR, open_datasets
+from mtl.examples import read_examples
 from mtl.features import build_features
 from mtl.labels import check_recipe_tasks, complete_tasks
 
@@ -21,8 +22,8 @@ class TaskData:
     """Task name → `{"type", "labels"}`, labels complete."""
     features: dict[str, Dataset]
     """Split → what the model reads."""
-    texts: dict[str, list[str]]
-    """Split → the texts behind the features, in the same order."""
+    texts: dict[str, list[str | tuple[str, str]]]
+    """Split → the texts behind the features, in the same order; pairs as tuples."""
 
 
 def needed_splits(args: MTLTrainingArguments) -> list[str]:
@@ -81,4 +82,9 @@ def load_data(
     }
     for split, rows in features.items():
         logger.info(f"{split}: {len(rows):,} texts, {sum(rows['length']) / len(rows):.0f} word pieces on average.")
-    return TaskData(tasks, features, {split: [row["text"] for row in rows] for split, rows in merged.items()})
+    return TaskData(tasks, features, {split: [_texts(row) for row in rows] for split, rows in merged.items()})
+
+
+def _texts(example: dict) -> str | tuple[str, str]:
+    pair = example.get(TEXT_PAIR)
+    return example[TEXT] if pair is None else (example[TEXT], pair)

@@ -1,13 +1,15 @@
 """Examples → what the model reads: word pieces, and labels as ids."""
 
 import logging
+import math
 from dataclasses import dataclass
 
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from configuration_mtsbert import TOKEN_CLASSIFICATION
+from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION
 from entities_mtsbert import IGNORE_INDEX, spans_to_tags
+from mtl.datasets import TEXT, TEXT_PAIR
 
 
 logger = logging.getLogger(__name__)
@@ -45,51 +47,55 @@ def build_features(
     Tokenizes raw texts and turns labels into ids; says once what was cut or could not be aligned.
 
     Returns:
-        A dataset with `input_ids`, `length`, and a column per task: a class id for a sequence task, a list of tag ids
-        as long as `input_ids` for a token task. `IGNORE_INDEX` where a label is missing.
+        A dataset with `input_ids`, `pair_input_ids` (empty where there is no second text), `length`, and a column per
+        task: a class id, zeros and ones for each label of a multi-label task, a score, or for a token task a list of
+        tag ids as long as `input_ids`. `IGNORE_INDEX`, and NaN for a score, where a label is missing.
     """
-    label2id = {name: {label: i for i, label in enumerate(task["labels"])} for name, task in tasks.items()}
     losses = Losses()
-
-    def rows():
-        for first in range(0, len(examples), ROWS_PER_CALL):
-            batch = examples[first : first + ROWS_PER_CALL]
-            encoded = tokenizer(
-                [example["text"] for example in batch],
-                truncation=True,
-                max_length=max_length,
-                return_offsets_mapping=True,
-            )
-            for example, encoding in zip(batch, encoded.encodings, strict=True):
-                yield _row(example, encoding)
-
-    def _row(example: dict, encoding) -> dict:
-        truncated = bool(encoding.overflowing)
-        losses.num_texts += 1
-        losses.num_cut_texts += truncated
-        row = {"input_ids": encoding.ids, "length": len(encoding.ids)}
-        for name, task in tasks.items():
-            value = example.get(name)
-            if task["type"] != TOKEN_CLASSIFICATION:
-                row[name] = IGNORE_INDEX if value is None else label2id[name][value]
-            elif value is None:
-                row[name] = [IGNORE_INDEX] * len(encoding.ids)
-            else:
-                tagged = spans_to_tags(value, encoding.offsets, label2id[name], truncated=truncated)
-                losses.num_entities += len(value)
-                losses.num_unaligned += tagged.num_unaligned
-                losses.num_truncated += tagged.num_truncated
-                row[name] = tagged.tags
-        return row
-
-    columns: dict[str, list] = {"input_ids": [], "length": [], **{name: [] for name in tasks}}
-    for row in rows():
-        for name, value in row.items():
-            columns[name].append(value)
+    columns: dict[str, list] = {"input_ids": [], "pair_input_ids": [], "length": [], **{name: [] for name in tasks}}
+    label2id = {name: {label: i for i, label in enumerate(task.get("labels", []))} for name, task in tasks.items()}
+    for first in range(0, len(examples), ROWS_PER_CALL):
+        batch = examples[first : first + ROWS_PER_CALL]
+        encodings = _tokenize(tokenizer, [example[TEXT] for example in batch], max_length)
+        paired = [example[TEXT_PAIR] for example in batch if example.get(TEXT_PAIR) is not None]
+        pair_encodings = iter(_tokenize(tokenizer, paired, max_length) if paired else [])
+        for example, encoding in zip(batch, encodings, strict=True):
+            pair = next(pair_encodings) if example.get(TEXT_PAIR) is not None else None
+            losses.num_texts += 1 + (pair is not None)
+            losses.num_cut_texts += bool(encoding.overflowing) + bool(pair and pair.overflowing)
+            columns["input_ids"].append(encoding.ids)
+            columns["pair_input_ids"].append(pair.ids if pair else [])
+            columns["length"].append(len(encoding.ids) + (len(pair.ids) if pair else 0))
+            for name, task in tasks.items():
+                columns[name].append(_label(example.get(name), task, label2id[name], encoding, losses))
     losses.report(split)
-    labels = {
-        name: List(Value("int64")) if task["type"] == TOKEN_CLASSIFICATION else Value("int64")
-        for name, task in tasks.items()
-    }
-    features = Features({"input_ids": List(Value("int32")), "length": Value("int32"), **labels})
-    return Dataset.from_dict(columns, features=features)
+    features = {"input_ids": List(Value("int32")), "pair_input_ids": List(Value("int32")), "length": Value("int32")}
+    features |= {name: _label_feature(task) for name, task in tasks.items()}
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list:
+    return tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True).encodings
+
+
+def _label(value, task: dict, label2id: dict[str, int], encoding, losses: Losses):
+    """The label of one example as the model reads it."""
+    if task["type"] == PAIR_SIMILARITY:
+        return math.nan if value is None else value
+    if task["type"] == TOKEN_CLASSIFICATION:
+        if value is None:
+            return [IGNORE_INDEX] * len(encoding.ids)
+        tagged = spans_to_tags(value, encoding.offsets, label2id, truncated=bool(encoding.overflowing))
+        losses.num_entities += len(value)
+        losses.num_unaligned += tagged.num_unaligned
+        losses.num_truncated += tagged.num_truncated
+        return tagged.tags
+    if task.get("multi_label"):
+        return [IGNORE_INDEX if value is None else int(label in value) for label in label2id]
+    return IGNORE_INDEX if value is None else label2id[value]
+
+
+def _label_feature(task: dict) -> Value | List:
+    if task["type"] == PAIR_SIMILARITY:
+        return Value("float32")
+    return List(Value("int64")) if task["type"] == TOKEN_CLASSIFICATION or task.get("multi_label") else Value("int64")

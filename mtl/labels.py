@@ -2,21 +2,20 @@
 
 from datasets import ClassLabel
 
-from configuration_mtsbert import TASK_KEYS, TASK_TYPES, TOKEN_CLASSIFICATION, check_tasks
-from entities_mtsbert import OUTSIDE, bio_labels
-from mtl.datasets import TEXT, SourceDataset
+from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION, check_task_settings, check_tasks
+from entities_mtsbert import OUTSIDE, bio_labels, entity_types
+from mtl.datasets import TEXT, TEXT_PAIR, SourceDataset
 
 
 def check_recipe_tasks(tasks: dict[str, dict]) -> None:
     """Raises `ValueError` for a task of a recipe that is wrong whatever the data say. Labels may still be missing."""
     for name, task in tasks.items():
-        if name == TEXT:
-            raise ValueError(f"A task cannot be called {TEXT!r}: that is the role of the text in `columns`.")
-        if not isinstance(task, dict) or not set(task) <= set(TASK_KEYS) or task.get("type") not in TASK_TYPES:
-            raise ValueError(
-                f"Task {name!r} must be a mapping of {list(TASK_KEYS)} with a type of {list(TASK_TYPES)}; "
-                f"got {task!r}."
-            )
+        if name in (TEXT, TEXT_PAIR):
+            raise ValueError(f"A task cannot be called {name!r}: that is a role of its own in `columns`.")
+        try:
+            check_task_settings(name, task)
+        except ValueError as error:
+            raise ValueError(f"Task {name!r}: {error}") from None
 
 
 def complete_tasks(
@@ -35,26 +34,30 @@ def complete_tasks(
     """
     completed = {}
     for name, task in tasks.items():
-        of_tokens = task["type"] == TOKEN_CLASSIFICATION
-        labels = task.get("labels")
-        if not labels:
-            labels = _declared_labels(name, sources) or _found_labels(name, of_tokens, examples)
-        if of_tokens and OUTSIDE not in labels:
+        completed[name] = dict(task)
+        if task["type"] == PAIR_SIMILARITY:
+            continue
+        labels = task.get("labels") or _declared_labels(name, task, sources) or _found_labels(name, task, examples)
+        if task["type"] == TOKEN_CLASSIFICATION and OUTSIDE not in labels:
             labels = bio_labels(labels)
-        completed[name] = {"type": task["type"], "labels": list(labels)}
+        completed[name]["labels"] = list(labels)
     check_tasks(completed)
     for name, task in completed.items():
-        _check_rows(name, task, examples)
+        if task["type"] != PAIR_SIMILARITY:
+            _check_rows(name, task, examples)
     return completed
 
 
-def _declared_labels(task: str, sources: list[SourceDataset]) -> list[str] | None:
-    """The names of the ClassLabel columns that feed a sequence task; they must agree."""
+def _declared_labels(task: str, settings: dict, sources: list[SourceDataset]) -> list[str] | None:
+    """The names of the ClassLabel columns that feed a task about texts; they must agree."""
+    if settings["type"] == TOKEN_CLASSIFICATION:
+        return None  # of a ClassLabel of tags, the types that occur are taken
     declared: dict[str, list[str]] = {}
     for source in sources:
         if (column := source.columns.get(task)) is None:
             continue
         feature = next(iter(source.splits.values())).features[column]
+        feature = getattr(feature, "feature", feature)  # a list of labels, for a multi-label task
         if isinstance(feature, ClassLabel):
             declared[source.name] = list(feature.names)
     lists = list(declared.values())
@@ -65,19 +68,22 @@ def _declared_labels(task: str, sources: list[SourceDataset]) -> list[str] | Non
     return lists[0] if lists else None
 
 
-def _values(task: str, of_tokens: bool, example: dict) -> set[str]:
+def _values(task: str, settings: dict, example: dict) -> set[str]:
+    """The labels (entity types for a token task) that one example has for a task."""
     value = example.get(task)
     if value is None:
         return set()
-    return {span["label"] for span in value} if of_tokens else {value}
+    if settings["type"] == TOKEN_CLASSIFICATION:
+        return {span["label"] for span in value}
+    return set(value) if settings.get("multi_label") else {value}
 
 
-def _found_labels(task: str, of_tokens: bool, examples: dict[str, dict[str, list[dict]]]) -> list[str]:
+def _found_labels(task: str, settings: dict, examples: dict[str, dict[str, list[dict]]]) -> list[str]:
     found: set[str] = set()
     for splits in examples.values():
         for rows in splits.values():
             for example in rows:
-                found |= _values(task, of_tokens, example)
+                found |= _values(task, settings, example)
     if not found:
         raise ValueError(f"Task {task!r} has no label in any row, and the recipe names none.")
     return sorted(found)
@@ -85,11 +91,11 @@ def _found_labels(task: str, of_tokens: bool, examples: dict[str, dict[str, list
 
 def _check_rows(task: str, settings: dict, examples: dict[str, dict[str, list[dict]]]) -> None:
     of_tokens = settings["type"] == TOKEN_CLASSIFICATION
-    allowed = {label[2:] for label in settings["labels"][1:]} if of_tokens else set(settings["labels"])
+    allowed = set(entity_types(settings["labels"])) if of_tokens else set(settings["labels"])
     for dataset, splits in examples.items():
         for split, rows in splits.items():
             for row, example in enumerate(rows):
-                if unknown := _values(task, of_tokens, example) - allowed:
+                if unknown := _values(task, settings, example) - allowed:
                     raise ValueError(
                         f"Row {row} of dataset {dataset!r}, split {split!r}: label {sorted(unknown)[0]!r} is not one "
                         f"of task {task!r}, which has {sorted(allowed)}."

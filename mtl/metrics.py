@@ -8,13 +8,23 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
-from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from configuration_mtsbert import (
+    PAIR_CLASSIFICATION,
+    PAIR_SIMILARITY,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+)
 from entities_mtsbert import IGNORE_INDEX, decode_tags
-from modeling_mtsbert import item_losses
+from modeling_mtsbert import is_labelled, item_losses
 
 
 COMPOSITE = "composite"
-PRIMARY_METRIC = {SEQUENCE_CLASSIFICATION: "accuracy", TOKEN_CLASSIFICATION: "f1"}
+PRIMARY_METRIC = {
+    SEQUENCE_CLASSIFICATION: "accuracy",
+    TOKEN_CLASSIFICATION: "f1",
+    PAIR_CLASSIFICATION: "accuracy",
+    PAIR_SIMILARITY: "spearman",
+}
 
 
 class ClassificationMetric(evaluate.Metric):
@@ -36,6 +46,51 @@ class ClassificationMetric(evaluate.Metric):
         return {
             "accuracy": accuracy_score(references, predictions),
             "macro_f1": f1_score(references, predictions, average="macro"),
+        }
+
+
+class MultiLabelMetric(evaluate.Metric):
+    """Share of texts with exactly the right labels, and F1 averaged over the labels, from scikit-learn."""
+
+    def _info(self):
+        flags = datasets.List(datasets.Value("int64"))
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            inputs_description="Zeros and ones, one for each label.",
+            features=datasets.Features({"predictions": flags, "references": flags}),
+        )
+
+    def _compute(self, predictions, references):
+        from sklearn.metrics import accuracy_score, f1_score
+
+        return {
+            "accuracy": accuracy_score(references, predictions),
+            "macro_f1": f1_score(references, predictions, average="macro", zero_division=0),
+        }
+
+
+class SimilarityMetric(evaluate.Metric):
+    """Spearman's and Pearson's correlation of cosines with scores, from SciPy. 0 where all cosines are the same."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            inputs_description="Cosines and scores.",
+            features=datasets.Features(
+                {"predictions": datasets.Value("float32"), "references": datasets.Value("float32")}
+            ),
+        )
+
+    def _compute(self, predictions, references):
+        from scipy.stats import pearsonr, spearmanr
+
+        if len(set(predictions)) < 2 or len(set(references)) < 2:
+            return {"spearman": 0.0, "pearson": 0.0}
+        return {
+            "spearman": spearmanr(predictions, references).statistic,
+            "pearson": pearsonr(predictions, references).statistic,
         }
 
 
@@ -63,7 +118,13 @@ class EntityMetric(evaluate.Metric):
 METRICS: dict[str, type[evaluate.Metric]] = {
     SEQUENCE_CLASSIFICATION: ClassificationMetric,
     TOKEN_CLASSIFICATION: EntityMetric,
+    PAIR_CLASSIFICATION: ClassificationMetric,
+    PAIR_SIMILARITY: SimilarityMetric,
 }
+
+
+def metric_of(task: dict) -> evaluate.Metric:
+    return (MultiLabelMetric if task.get("multi_label") else METRICS[task["type"]])(keep_in_memory=True)
 
 
 def loss_key(task: str) -> str:
@@ -83,16 +144,21 @@ def reduce_logits(tasks: dict[str, dict]) -> Callable[[dict, dict], dict]:
     def reduce(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         reduced = {}
         for name, task in tasks.items():
-            losses = item_losses(logits[name], labels[name])
-            if task["type"] == TOKEN_CLASSIFICATION:
-                reduced[name] = decode_tags(logits[name], labels[name].ne(IGNORE_INDEX), task["labels"])
-                losses = losses.sum(dim=-1)
-            else:
-                reduced[name] = logits[name].argmax(dim=-1)
-            reduced[loss_key(name)] = losses
+            losses = item_losses(task, logits[name], labels[name])
+            reduced[loss_key(name)] = losses if losses.dim() == 1 else losses.sum(dim=-1)
+            reduced[name] = answers(task, logits[name], labels[name])
         return reduced
 
     return reduce
+
+
+def answers(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What the model says, from its logits: ids, zeros and ones for a multi-label task, cosines for a similarity."""
+    if task["type"] == PAIR_SIMILARITY:
+        return logits
+    if task["type"] == TOKEN_CLASSIFICATION:
+        return decode_tags(logits, is_labelled(labels), task["labels"])
+    return (logits > 0).long() if task.get("multi_label") else logits.argmax(dim=-1)
 
 
 def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[str, float]]:
@@ -108,12 +174,10 @@ def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[s
         results, primary = {}, []
         for name, task in tasks.items():
             labels, predictions = evaluation.label_ids[name], evaluation.predictions[name]
-            labelled = labels != IGNORE_INDEX
+            labelled = ~np.isnan(labels) if task["type"] == PAIR_SIMILARITY else labels != IGNORE_INDEX
             if not labelled.any():
                 continue
-            scores = METRICS[task["type"]](keep_in_memory=True).compute(
-                **_metric_inputs(task, predictions, labels, labelled)
-            )
+            scores = metric_of(task).compute(**_metric_inputs(task, predictions, labels, labelled))
             results.update({f"{name}_{metric}": float(score) for metric, score in scores.items()})
             results[f"{name}_loss"] = float(evaluation.predictions[loss_key(name)].sum() / labelled.sum())
             primary.append(scores[PRIMARY_METRIC[task["type"]]])
@@ -125,6 +189,9 @@ def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[s
 
 
 def _metric_inputs(task: dict, predictions: np.ndarray, labels: np.ndarray, labelled: np.ndarray) -> dict:
+    if task.get("multi_label"):
+        rows = labelled.all(axis=1)
+        return {"predictions": predictions[rows], "references": labels[rows]}
     if task["type"] != TOKEN_CLASSIFICATION:
         return {"predictions": predictions[labelled], "references": labels[labelled]}
     names = np.array(task["labels"], dtype=object)

@@ -44,8 +44,8 @@ def save_run(trainer: MTSBertTrainer, metrics: dict[str, float], *, trained: boo
     trainer.save_metrics("all", metrics, combined=False)
 
 
-def save_predictions(trainer: MTSBertTrainer, texts: list[str]) -> None:
-    """Writes what the model answers for the texts: one JSON object a line, in order, without the embedding."""
+def save_predictions(trainer: MTSBertTrainer, texts: list[str | tuple[str, str]]) -> None:
+    """Writes what the model answers for texts or pairs: one JSON object a line, in order, without embeddings."""
     if not trainer.is_world_process_zero():
         return
     path = Path(trainer.args.output_dir) / PREDICTIONS_FILE
@@ -55,6 +55,7 @@ def save_predictions(trainer: MTSBertTrainer, texts: list[str]) -> None:
         for first in tqdm(range(0, len(texts), TEXTS_PER_CALL), desc="Predicting", unit_scale=TEXTS_PER_CALL):
             batch = texts[first : first + TEXTS_PER_CALL]
             for text, answer in zip(batch, pipeline(batch), strict=True):
-                answer.pop("embedding")
-                lines.write(json.dumps({"text": text, **answer}, ensure_ascii=False) + "\n")
+                asked = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+                answer = {name: value for name, value in answer.items() if not name.endswith("embedding")}
+                lines.write(json.dumps({**asked, **answer}, ensure_ascii=False) + "\n")
     partial.rename(path)

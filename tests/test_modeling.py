@@ -253,3 +253,183 @@ def test_the_encoder_is_built_from_the_config_alone(config, monkeypatch):
     monkeypatch.setattr(AutoModel, "from_pretrained", refuse)
     monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
     assert MTSBertModel(config).encoder.config.num_hidden_layers == 2
+
+
+@pytest.fixture
+def all_tasks(tasks) -> dict[str, dict]:
+    return {
+        **tasks,
+        "tags": {"type": "sequence_classification", "multi_label": True, "labels": ["x", "y", "z"], "hidden_size": 12},
+        "nli": {"type": "pair_classification", "labels": ["no", "maybe", "yes"]},
+        "sts": {"type": "pair_similarity", "score_range": [0, 5]},
+    }
+
+
+@pytest.fixture
+def full_model(encoder_folder, all_tasks) -> MTSBertModel:
+    """A model with every type of task, in evaluation mode."""
+    torch.manual_seed(0)
+    return MTSBertModel.from_encoder(str(encoder_folder), tasks=all_tasks).eval()
+
+
+@pytest.fixture
+def mixed(tokenizer) -> dict:
+    """Four rows: a text, a pair, a text, a pair; second texts longer and shorter than the first."""
+    first = tokenizer(["Lima hosts the race", "Oslo", "The final", "Ada Perez"], padding=True, return_tensors="pt")
+    second = tokenizer(["", "Ada Perez wins the race in Lima", "", "Lima"], padding=True, return_tensors="pt")
+    mask = second["attention_mask"] * torch.tensor([[0], [1], [0], [1]])
+    return {
+        "input_ids": first["input_ids"],
+        "attention_mask": first["attention_mask"],
+        "pair_input_ids": second["input_ids"],
+        "pair_attention_mask": mask,
+    }
+
+
+@pytest.fixture
+def mixed_labels(mixed) -> dict[str, torch.Tensor]:
+    ner = torch.full(mixed["input_ids"].shape, -100)
+    ner[0, 1:3] = torch.tensor([1, 0])
+    nan = float("nan")
+    return {
+        "topic": torch.tensor([0, -100, 1, -100]),
+        "ner": ner,
+        "tags": torch.tensor([[1, 0, 1], [-100] * 3, [0, 0, 0], [-100] * 3]),
+        "nli": torch.tensor([-100, 2, -100, -100]),
+        "sts": torch.tensor([nan, 4.0, nan, 1.0]),
+    }
+
+
+def test_both_texts_of_a_pair_go_through_the_encoder_in_one_pass(full_model, mixed, monkeypatch):
+    sizes = []
+    forward = full_model.encoder.forward
+    monkeypatch.setattr(
+        full_model.encoder, "forward", lambda **inputs: (sizes.append(len(inputs["input_ids"])), forward(**inputs))[1]
+    )
+    full_model(**mixed)
+    assert sizes == [4 + 2]  # four texts, and the two second texts that there are
+
+
+def test_pairs_do_not_change_what_single_texts_give(full_model, mixed):
+    alone = full_model(mixed["input_ids"], mixed["attention_mask"])
+    paired = full_model(**mixed)
+    assert set(alone.logits) == {"topic", "ner", "tags"}
+    assert alone.pair_pooler_output is None
+    assert paired.last_hidden_state.shape == alone.last_hidden_state.shape
+    for task in alone.logits:
+        assert torch.allclose(alone.logits[task], paired.logits[task], atol=1e-5)
+
+
+def test_pair_logits_by_hand(full_model, mixed):
+    output = full_model(**mixed)
+    second = full_model(mixed["pair_input_ids"][1:2], mixed["pair_attention_mask"][1:2]).pooler_output[0]
+    u, v = output.pooler_output[1], output.pair_pooler_output[1]
+    assert torch.allclose(v, second, atol=1e-5)
+    assert not output.pair_pooler_output[0].any()
+    expected = full_model.heads["nli"](torch.cat([u, v, (u - v).abs()]))
+    assert torch.allclose(output.logits["nli"][1], expected, atol=1e-6)
+    assert torch.allclose(output.logits["sts"][1], u @ v, atol=1e-6)
+    swapped = full_model(
+        mixed["pair_input_ids"][1:2],
+        mixed["pair_attention_mask"][1:2],
+        pair_input_ids=mixed["input_ids"][1:2],
+        pair_attention_mask=mixed["attention_mask"][1:2],
+    )
+    assert torch.allclose(swapped.pair_pooler_output[0], u, atol=1e-5)
+
+
+def test_hidden_states_and_attentions_are_those_of_the_first_texts(full_model, mixed):
+    full_model.set_attn_implementation("eager")
+    output = full_model(**mixed, output_hidden_states=True, output_attentions=True)
+    length = mixed["input_ids"].shape[1]
+    assert {tuple(state.shape) for state in output.hidden_states} == {(4, length, 32)}
+    assert {tuple(weights.shape) for weights in output.attentions} == {(4, 2, length, length)}
+
+
+def test_token_types_are_taken_with_pairs(full_model, mixed):
+    zeros = torch.zeros_like(mixed["input_ids"])
+    given = full_model(**mixed, token_type_ids=zeros)
+    assert torch.allclose(given.logits["nli"], full_model(**mixed).logits["nli"], atol=1e-6)
+    with pytest.raises(ValueError, match="without `position_ids`"):
+        full_model(**mixed, position_ids=zeros)
+
+
+def test_a_mixed_batch_equals_the_weighted_sum_over_the_tasks_own_batches(full_model, mixed, mixed_labels):
+    """Loss and gradients of one partly labelled batch, against each task alone on the rows that have its labels."""
+    weights = {"topic": 1.0, "ner": 0.5, "tags": 2.0, "nli": 1.5, "sts": 3.0}
+    output = full_model(**mixed, labels=mixed_labels)
+    total = sum(weight * output.losses[task] for task, weight in weights.items())
+    total.backward()
+    together = {name: parameter.grad.clone() for name, parameter in full_model.named_parameters()}
+    full_model.zero_grad()
+    rows = {"topic": [0, 2], "ner": [0], "tags": [0, 2], "nli": [1], "sts": [1, 3]}
+    summed = torch.tensor(0.0)
+    for task, chosen in rows.items():
+        batch = {name: value[chosen] for name, value in mixed.items()}
+        alone = full_model(**batch, labels={task: mixed_labels[task][chosen]})
+        summed = summed + weights[task] * alone.losses[task]
+    summed.backward()
+    assert torch.allclose(total, summed, atol=1e-6)
+    for name, parameter in full_model.named_parameters():
+        assert torch.allclose(together[name], parameter.grad, atol=1e-6), name
+
+
+def test_losses_of_every_type_by_hand(full_model, mixed, mixed_labels):
+    output = full_model(**mixed, labels=mixed_labels)
+    logits = output.logits
+    tags = F.binary_cross_entropy_with_logits(logits["tags"][[0, 2]], mixed_labels["tags"][[0, 2]].float())
+    assert torch.allclose(output.losses["tags"], tags)
+    assert torch.allclose(output.losses["nli"], F.cross_entropy(logits["nli"][[1]], torch.tensor([2])))
+    assert torch.allclose(output.losses["sts"], F.mse_loss(logits["sts"][[1, 3]], torch.tensor([0.8, 0.2])))
+
+
+def test_class_weights_and_label_smoothing(config, batch, labels):
+    config.tasks["topic"] |= {"class_weights": [3.0, 1.0], "label_smoothing": 0.2}
+    model = MTSBertModel(config).eval()
+    output = model(**batch, labels=labels)
+    losses = F.cross_entropy(
+        output.logits["topic"],
+        labels["topic"],
+        weight=torch.tensor([3.0, 1.0]),
+        label_smoothing=0.2,
+        reduction="none",
+    )
+    assert torch.allclose(output.losses["topic"], losses.mean())
+
+
+@pytest.mark.parametrize("pairs", ["none given", "all padding"])
+def test_pair_tasks_without_pairs_give_zero_and_keep_their_graph(full_model, mixed, mixed_labels, pairs):
+    if pairs == "none given":
+        mixed = {name: value for name, value in mixed.items() if not name.startswith("pair")}
+    else:
+        mixed["pair_attention_mask"] = torch.zeros_like(mixed["pair_attention_mask"])
+    labels = {task: mixed_labels[task] for task in ("topic", "ner", "tags")}
+    output = full_model(**mixed, labels=labels)
+    assert output.losses["nli"].item() == output.losses["sts"].item() == 0.0
+    output.loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in full_model.parameters())
+    assert not full_model.heads["nli"].classifier.weight.grad.any()
+
+
+def test_labels_of_a_pair_task_without_second_texts_are_refused(full_model, mixed, mixed_labels):
+    with pytest.raises(ValueError, match="'nli', which compares two texts, but there is no `pair_input_ids`"):
+        full_model(mixed["input_ids"], mixed["attention_mask"], labels=mixed_labels)
+
+
+def test_zero_vectors_and_rows_of_padding_never_give_nan(full_model, mixed, mixed_labels):
+    mixed["attention_mask"] = mixed["attention_mask"].clone()
+    mixed["attention_mask"][3] = 0  # the first text of a labelled pair has nothing in it: its embedding is 0
+    output = full_model(**mixed, labels=mixed_labels)
+    assert not output.pooler_output[3].any()
+    assert output.loss.isfinite()
+    output.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in full_model.parameters())
+
+
+def test_every_task_type_survives_saving(full_model, mixed, tmp_path):
+    full_model.save_pretrained(tmp_path)
+    loaded, info = MTSBertModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    expected, found = full_model(**mixed).logits, loaded.eval()(**mixed).logits
+    assert list(found) == ["topic", "ner", "tags", "nli", "sts"]
+    assert all(torch.equal(found[task], expected[task]) for task in expected)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from modeling_mtsbert import MTSBertModel
 from pipeline_mtsbert import entities_of
 
 
@@ -56,7 +57,7 @@ def test_answers_keep_the_order_of_the_texts_and_do_not_depend_on_the_batch(pipe
 
 def test_no_text_gives_no_answer_and_other_things_are_refused(pipeline):
     assert pipeline([]) == []
-    with pytest.raises(ValueError, match="Text 1 is 7; the pipeline takes strings"):
+    with pytest.raises(ValueError, match="Text 1 is 7; the pipeline takes strings, and tuples of two strings"):
         pipeline(["Oslo", 7])
     with pytest.raises(TypeError, match=r"no parameters \['top_k'\]"):
         pipeline._sanitize_parameters(top_k=3)
@@ -119,3 +120,47 @@ def test_entities_are_slices_of_the_text(pipeline, text):
         assert entity["text"].strip()
         assert end <= entity["start"] < entity["end"]
         end = entity["end"]
+
+
+@pytest.fixture
+def pair_pipeline(encoder_folder, tokenizer):
+    tasks = {
+        "tags": {"type": "sequence_classification", "multi_label": True, "labels": ["x", "y"]},
+        "nli": {"type": "pair_classification", "labels": ["no", "yes"]},
+        "sts": {"type": "pair_similarity", "score_range": [0, 5]},
+    }
+    return MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks).eval().as_pipeline(tokenizer)
+
+
+def test_two_texts_are_compared_as_the_model_compares_them(pair_pipeline, tokenizer):
+    answer = pair_pipeline(("Oslo wins", "Lima hosts the race"))
+    first, second = (tokenizer(text, return_tensors="pt") for text in ("Oslo wins", "Lima hosts the race"))
+    with torch.no_grad():
+        output = pair_pipeline.model(
+            first["input_ids"],
+            first["attention_mask"],
+            pair_input_ids=second["input_ids"],
+            pair_attention_mask=second["attention_mask"],
+        )
+    assert list(answer) == ["embedding", "tags", "pair_embedding", "nli", "sts"]
+    assert answer["pair_embedding"] == pytest.approx(output.pair_pooler_output[0].tolist(), abs=1e-5)
+    probabilities = output.logits["nli"][0].softmax(-1).tolist()
+    assert list(answer["nli"]["scores"].values()) == pytest.approx(probabilities, abs=1e-5)
+    assert answer["sts"]["score"] == pytest.approx(output.logits["sts"][0].item(), abs=1e-5)
+
+
+def test_texts_and_pairs_can_be_mixed(pair_pipeline):
+    answers = pair_pipeline(["Oslo", ("Oslo", "Oslo"), "Lima"])
+    assert [("sts" in answer) for answer in answers] == [False, True, False]
+    assert answers[1]["sts"]["score"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_several_labels_at_once(pair_pipeline):
+    with torch.no_grad():
+        pair_pipeline.model.heads["tags"].classifier.weight.zero_()
+        pair_pipeline.model.heads["tags"].classifier.bias.copy_(torch.tensor([2.0, -2.0]))
+    scores = torch.tensor([2.0, -2.0]).sigmoid().tolist()
+    assert pair_pipeline("Oslo")["tags"] == {
+        "labels": ["x"],
+        "scores": pytest.approx(dict(zip("xy", scores, strict=True))),
+    }

@@ -5,7 +5,8 @@ import json
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from mtl.datasets import open_datasets, read_examples
+from mtl.datasets import open_datasets
+from mtl.examples import read_examples
 
 
 SPANS = [{"start": 0, "end": 4, "label": "GPE"}]
@@ -52,6 +53,93 @@ def test_words_and_tags_become_text_and_spans(write, tasks):
     assert examples_of(write("a.jsonl", rows, columns={"tokens": "text", "tags": "ner"}), tasks) == [
         {"text": "In New York now", "ner": [{"start": 3, "end": 11, "label": "GPE"}]}
     ]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "tags"),
+    [
+        ("bio", ["B-GPE", "I-GPE", "B-GPE", "O", "B-ORG"]),
+        ("iob1", ["I-GPE", "I-GPE", "B-GPE", "O", "I-ORG"]),
+        ("bioes", ["B-GPE", "E-GPE", "S-GPE", "O", "S-ORG"]),
+    ],
+)
+def test_bio_files_in_every_scheme(write, tasks, scheme, tags):
+    words = ["New", "York", "Oslo", "#and", "IBM"]
+    content = "-DOCSTART-\tO\n\n" + "".join(f"{w}\t{t}\n" for w, t in zip(words, tags, strict=True)) + "\n\nNo one O\n"
+    spec = write("a.bio", content.replace("No one O", "None\tO"), columns={"tokens": "text", "tags": "ner"})
+    del tasks["topic"]
+    assert examples_of({**spec, "tag_scheme": scheme}, tasks) == [
+        {
+            "text": "New York Oslo #and IBM",
+            "ner": [
+                {"start": 0, "end": 8, "label": "GPE"},
+                {"start": 9, "end": 13, "label": "GPE"},
+                {"start": 19, "end": 22, "label": "ORG"},
+            ],
+        },
+        {"text": "None", "ner": []},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "tags", "message"),
+    [
+        ("bioes", ["B-GPE", "O"], "leaves 'B-GPE' open, which is not BIOES"),
+        ("bioes", ["O", "B-GPE"], "the last tag 'B-GPE' leaves an entity open"),
+        ("bioes", ["O", "E-GPE"], "'E-GPE' at position 1 follows 'O'"),
+        ("bio", ["O", "S-GPE"], "is not BIO .*'tag_scheme' is bio; .*'bioes'"),
+    ],
+)
+def test_tags_that_are_not_of_their_scheme_are_named(write, tasks, scheme, tags, message):
+    del tasks["topic"]
+    spec = write("a.jsonl", [{"text": ["In", "Oslo"], "ner": tags}], tag_scheme=scheme)
+    with pytest.raises(ValueError, match=message):
+        examples_of(spec, tasks)
+
+
+PAIRS = {
+    "nli": {"type": "pair_classification", "labels": ["no", "yes"]},
+    "sts": {"type": "pair_similarity", "score_range": [0, 5]},
+}
+
+
+def test_pairs_with_labels_and_scores(write):
+    content = "text,text_pair,nli,sts\na,b,yes,2.5\nc,d,,\n"
+    assert examples_of(write("a.csv", content), PAIRS) == [
+        {"text": "a", "text_pair": "b", "nli": "yes", "sts": 2.5},
+        {"text": "c", "text_pair": "d", "nli": None, "sts": None},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "text,nli,sts\na,yes,1\n",
+            r"feeds \['nli', 'sts'\], which compare two texts, but maps no column to 'text_pair'",
+        ),
+        ("text,text_pair,nli,sts\na,,yes,1\n", "column 'nli' compares two texts, but 'text_pair' is empty"),
+        ("text,text_pair,nli,sts\na,b,yes,5.5\n", r"column 'sts': score 5.5 lies outside 'score_range' \[0, 5\]"),
+        ("text,text_pair,nli,sts\na,b,yes,high\n", "column 'sts': 'high' is not a score"),
+    ],
+)
+def test_wrong_pairs_are_named(write, content, message):
+    with pytest.raises(ValueError, match=message):
+        examples_of(write("a.csv", content), PAIRS)
+
+
+def test_lists_of_labels(write):
+    tasks = {"tags": {"type": "sequence_classification", "multi_label": True}}
+    rows = [{"text": "a", "tags": ["x", "y"]}, {"text": "b", "tags": []}, {"text": "c", "tags": None}]
+    assert [row["tags"] for row in examples_of(write("a.jsonl", rows), tasks)] == [["x", "y"], [], None]
+    with pytest.raises(ValueError, match="'x' is not a list of labels, which a multi-label task needs"):
+        examples_of(write("b.jsonl", [{"text": "a", "tags": "x"}]), tasks)
+
+
+def test_splits_may_be_called_otherwise(tmp_path, tasks):
+    Dataset.from_dict({"text": ["Oslo"], "topic": ["Sports"], "ner": [[]]}).to_parquet(tmp_path / "d" / "dev.parquet")
+    spec = {"path": str(tmp_path / "d"), "splits": {"validation": "dev"}}
+    assert examples_of(spec, tasks, "validation")[0]["text"] == "Oslo"
 
 
 def test_parquet_with_class_labels_and_files_per_split(tmp_path, tasks):
@@ -151,8 +239,9 @@ def test_wrong_bio_is_named(write, tasks, row, message):
         ("a.jsonl", '{"text": 1}\nno\n', "Line 2 of .*a.jsonl is not JSON"),
         ("a.jsonl", "[1]\n", "Line 1 of .*a.jsonl is not an object of columns"),
         ("a.jsonl", '{"text": "a"}\n{"text": ["a"]}\n', "mixes kinds of values in a column"),
-        ("a.xlsx", "", "files are read as .parquet, .csv, .tsv, .jsonl; not '.xlsx'"),
+        ("a.xlsx", "", "files are read as .*; not '.xlsx'"),
         ("a.parquet", "nonsense", "is not a Parquet file"),
+        ("a.bio", "Oslo\tB-GPE\nwins\n", "Line 2 of .*a.bio has no tag: 'wins'"),
     ],
 )
 def test_a_broken_file_is_named(write, tasks, name, content, message):
@@ -168,6 +257,8 @@ def test_a_broken_file_is_named(write, tasks, name, content, message):
         ({"files": {"dev": "a.jsonl"}}, r"'files' maps some of \['train', 'validation', 'test'\]"),
         ({"path": "a", "files": {}}, "needs either 'path' or 'files'"),
         ({}, "needs either 'path' or 'files'"),
+        ({"path": "a/b", "splits": {"dev": "x"}}, r"'splits' maps some of \['train', 'validation', 'test'\]"),
+        ({"path": "a", "tag_scheme": "bilou"}, r"'tag_scheme' 'bilou'; allowed are \['bio', 'iob1', 'bioes'\]"),
         ({"path": "a", "column": {}}, r"unknown keys \['column'\]"),
         ({"path": "nobody/nothing-here"}, "nobody/nothing-here could not be loaded"),
     ],
@@ -179,7 +270,7 @@ def test_a_dataset_that_cannot_be_found_is_named(tasks, spec, message):
 
 def test_a_folder_without_parquet_is_named(tmp_path, tasks):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"has no train\*.parquet, validation\*.parquet or test\*.parquet in it"):
+    with pytest.raises(ValueError, match=r"has no train\*.parquet or validation\*.parquet or test\*.parquet in it"):
         open_datasets({"news": {"path": str(tmp_path)}}, tasks)
 
 

@@ -71,3 +71,29 @@ def test_a_batch_is_padded_and_has_labels_for_every_task(tokenizer, tasks, side,
     assert batch["labels"]["topic"].tolist() == [1, X]
     assert batch["labels"]["ner"].tolist() == [row([X, 1, X], X), [X, 0, 0, X]]
     assert batch["labels"]["ner"].dtype == torch.int64
+
+
+def test_pairs_scores_and_several_labels(tokenizer):
+    tasks = {
+        "tags": {"type": "sequence_classification", "multi_label": True, "labels": ["x", "y", "z"]},
+        "nli": {"type": "pair_classification", "labels": ["no", "yes"]},
+        "sts": {"type": "pair_similarity", "score_range": [0, 5]},
+    }
+    rows = [
+        {"text": "Oslo", "text_pair": "Lima hosts", "nli": "yes", "sts": None, "tags": ["x", "z"]},
+        {"text": "Lima"},
+        {"text": "Lima", "text_pair": "Oslo", "sts": 2.5, "tags": []},
+    ]
+    features = build_features(rows, tasks, tokenizer, max_length=16, split="train")
+    oslo, lima, hosts = (tokenizer(text)["input_ids"] for text in ("Oslo", "Lima", "Lima hosts"))
+    assert features["pair_input_ids"][:] == [hosts, [], oslo]
+    assert features["length"][:] == [3 + len(hosts), 3, 6]
+    batch = MultiTaskCollator(tokenizer, tasks)([features[row] for row in range(3)])
+    pad = tokenizer.pad_token_id
+    assert batch["input_ids"].tolist() == [oslo, lima, lima]
+    assert batch["pair_input_ids"].tolist() == [row + [pad] * (len(hosts) - len(row)) for row in (hosts, [], oslo)]
+    assert batch["pair_attention_mask"].sum(dim=1).tolist() == [len(hosts), 0, 3]
+    assert batch["labels"]["tags"].tolist() == [[1, 0, 1], [X, X, X], [0, 0, 0]]
+    assert batch["labels"]["nli"].tolist() == [1, X, X]
+    assert batch["labels"]["sts"].isnan().tolist() == [True, True, False]
+    assert batch["labels"]["sts"][2] == 2.5

@@ -70,10 +70,10 @@ def test_a_task_without_any_label_is_named():
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"text": SEQUENCE["topic"]}, "cannot be called 'text'"),
-        ({"topic": "sequence_classification"}, "Task 'topic' must be a mapping"),
-        ({"topic": {"type": "regression"}}, "with a type of"),
-        ({"topic": {"type": "sequence_classification", "label": []}}, "must be a mapping of"),
+        ({"text": SEQUENCE["topic"]}, "cannot be called 'text': that is a role of its own"),
+        ({"topic": "sequence_classification"}, "Task 'topic': a task is a mapping with a 'type'"),
+        ({"topic": {"type": "regression"}}, "with a 'type', one of"),
+        ({"topic": {"type": "sequence_classification", "label": []}}, r"Task 'topic': unknown keys \['label'\]"),
     ],
 )
 def test_a_wrong_task_of_a_recipe_is_named(task, message):

@@ -5,11 +5,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 from seqeval.metrics import f1_score as entity_f1
 from sklearn.metrics import f1_score
 from transformers import EvalPrediction
 
-from mtl.metrics import compute_metrics, loss_key, reduce_logits
+from mtl.metrics import SimilarityMetric, compute_metrics, loss_key, reduce_logits
 
 
 X = -100
@@ -99,3 +100,39 @@ def test_predicted_tags_are_legal(tasks, random_batch):
     for row in decoded.tolist():
         tags = ["O", *(names[tag] for tag in row)]
         assert all(previous[1:] == tag[1:] for previous, tag in pairwise(tags) if tag[0] == "I")
+
+
+def test_pair_and_multi_label_metrics():
+    tasks = {
+        "tags": {"type": "sequence_classification", "multi_label": True, "labels": ["x", "y"]},
+        "nli": {"type": "pair_classification", "labels": ["no", "yes"]},
+        "sts": {"type": "pair_similarity", "score_range": [0, 5]},
+    }
+    nan = float("nan")
+    logits = {
+        "tags": torch.tensor([[2.0, -1.0], [1.0, 1.0], [-1.0, -1.0], [5.0, 5.0]]),
+        "nli": torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]]),
+        "sts": torch.tensor([0.9, 0.1, 0.4, 0.7]),
+    }
+    labels = {
+        "tags": torch.tensor([[1, 0], [1, 0], [0, 0], [X, X]]),
+        "nli": torch.tensor([1, 0, X, 0]),
+        "sts": torch.tensor([5.0, 0.0, nan, 1.0]),
+    }
+    results = evaluated(tasks, logits, labels)
+    assert results["tags_accuracy"] == pytest.approx(2 / 3)
+    assert results["tags_macro_f1"] == pytest.approx((1.0 + 0.0) / 2)
+    assert results["nli_accuracy"] == pytest.approx(2 / 3)
+    assert results["sts_spearman"] == pytest.approx(spearmanr([0.9, 0.1, 0.7], [5.0, 0.0, 1.0]).statistic)
+    assert results["sts_loss"] == pytest.approx(((0.9 - 1) ** 2 + 0.1**2 + (0.7 - 0.2) ** 2) / 3)
+    assert results["composite"] == pytest.approx((2 / 3 + 2 / 3 + results["sts_spearman"]) / 3)
+
+
+def test_similarity_metrics_equal_scipy_and_sentence_transformers_definition():
+    generator = np.random.default_rng(0)
+    cosines, scores = generator.random(200).astype("float32"), generator.integers(0, 6, 200).astype("float32")
+    found = SimilarityMetric(keep_in_memory=True).compute(predictions=cosines, references=scores)
+    assert found["spearman"] == pytest.approx(spearmanr(cosines, scores).statistic, abs=1e-6)
+    assert found["pearson"] == pytest.approx(np.corrcoef(cosines, scores)[0, 1], abs=1e-6)
+    same = SimilarityMetric(keep_in_memory=True).compute(predictions=[0.5] * 3, references=[1.0, 2.0, 3.0])
+    assert same == {"spearman": 0.0, "pearson": 0.0}

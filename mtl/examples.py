@@ -1,0 +1,123 @@
+"""Rows of a dataset → examples: what a row says in the words of the recipe's tasks, whatever its columns were called.
+
+An example is `{"text": str, "text_pair": str or None, <task>: …}` with, by the type of the task, the name of a label
+(a list of names for a multi-label task), a list of spans, or a score. None is unlabelled.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from datasets import ClassLabel
+
+from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
+from entities_mtsbert import TAG_SCHEMES, check_spans, join_words, tags_to_spans, to_bio
+from mtl.datasets import TEXT, TEXT_PAIR, SourceDataset
+
+
+def read_examples(
+    source: SourceDataset, split: str, tasks: dict[str, dict], max_rows: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of one split as examples, each checked. Raises `ValueError` naming dataset, split, row and column."""
+    rows = source.splits[split]
+    if max_rows is not None:
+        rows = rows.select(range(min(max_rows, len(rows))))
+    table = rows.with_format("arrow")
+    columns = {role: table[column].to_pylist() for role, column in source.columns.items()}
+    for row in range(len(rows)):
+        values = {role: column[row] for role, column in columns.items()}
+        try:
+            yield _read_example(values, source, rows.features, tasks)
+        except ValueError as error:
+            raise ValueError(f"{source.where(split, row)}: {error}") from None
+
+
+def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tasks: dict[str, dict]) -> dict[str, Any]:
+    text, words = row[TEXT], None
+    if isinstance(text, list):
+        if not all(isinstance(word, str) for word in text):
+            raise ValueError(f"column {source.columns[TEXT]!r} holds {text!r}; it needs a text or a list of words.")
+        text, words = join_words(text)
+    example: dict[str, Any] = {TEXT: _check_text(text, source.columns[TEXT])}
+    if (pair := row.get(TEXT_PAIR)) is not None:
+        example[TEXT_PAIR] = _check_text(pair, source.columns[TEXT_PAIR])
+    for role, value in row.items():
+        if role in (TEXT, TEXT_PAIR):
+            continue
+        column = source.columns[role]
+        try:
+            example[role] = _read_value(value, tasks[role], features[column], text, words, source.tag_scheme)
+        except ValueError as error:
+            raise ValueError(f"column {column!r}: {error}") from None
+        if example[role] is not None and tasks[role]["type"] in PAIR_TYPES and pair is None:
+            raise ValueError(f"column {column!r} compares two texts, but {source.columns[TEXT_PAIR]!r} is empty.")
+    return example
+
+
+def _check_text(text: Any, column: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"column {column!r} has no text in it: {text!r}.")
+    return text
+
+
+def _read_value(
+    value: Any, task: dict, feature: Any, text: str, words: list[tuple[int, int]] | None, tag_scheme: str
+) -> Any:
+    if value is None:
+        return None
+    if task["type"] == TOKEN_CLASSIFICATION:
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r} is neither a list of {{start, end, label}} nor a list of tags.")
+        return _read_spans(value, text) if words is None else _read_tags(value, words, feature, tag_scheme)
+    if task["type"] == PAIR_SIMILARITY:
+        return _read_score(value, task["score_range"])
+    if task.get("multi_label"):
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r} is not a list of labels, which a multi-label task needs.")
+        return [_read_label(label, getattr(feature, "feature", None)) for label in value]
+    return _read_label(value, feature)
+
+
+def _read_label(value: Any, feature: Any) -> str | None:
+    if isinstance(feature, ClassLabel):
+        return None if value < 0 else feature.int2str(value)
+    if isinstance(value, list | dict):
+        raise ValueError(f"{value!r} is not a label.")
+    return str(value)
+
+
+def _read_score(value: Any, score_range: tuple[float, float]) -> float | None:
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is not a score.") from None
+    if math.isnan(score):
+        return None
+    lowest, highest = score_range
+    if not lowest <= score <= highest:
+        raise ValueError(f"score {score} lies outside 'score_range' [{lowest}, {highest}].")
+    return score
+
+
+def _read_spans(value: list, text: str) -> list[dict[str, Any]]:
+    for span in value:
+        if not isinstance(span, dict) or not {"start", "end", "label"} <= set(span):
+            raise ValueError(f"entity {span!r} needs 'start', 'end' and 'label'; tags need a 'text' of words.")
+    check_spans(value, text)
+    return [{"start": span["start"], "end": span["end"], "label": str(span["label"])} for span in value]
+
+
+def _read_tags(value: list, words: list[tuple[int, int]], feature: Any, tag_scheme: str) -> list[dict[str, Any]]:
+    if len(value) != len(words):
+        raise ValueError(f"{len(value)} tags for {len(words)} words.")
+    names = getattr(feature, "feature", None)
+    tags = [names.int2str(tag) if isinstance(names, ClassLabel) else tag for tag in value]
+    if not all(isinstance(tag, str) for tag in tags):
+        raise ValueError(f"tags are strings, or a list of a ClassLabel; got {value!r}.")
+    try:
+        spans = tags_to_spans(to_bio(tags, tag_scheme), words)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} The dataset's 'tag_scheme' is {tag_scheme}; {list(TAG_SCHEMES)} are known."
+        ) from None
+    return [{key: span[key] for key in ("start", "end", "label")} for span in spans]
