@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         load_model(model_args, data.tasks),
         training_args,
         tokenizer,
+        dataset_names=data.dataset_names,
         train_dataset=data.features.get("train"),
         eval_dataset=data.features.get("validation"),
     )

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from mtl.precision import has_native_bf16
+from mtl.samplers import DATASET_SAMPLING, WEIGHTS
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -23,6 +24,15 @@ def parse_mapping(value: dict | str | None, name: str) -> dict[str, Any]:
     if value is not None and not isinstance(value, dict):
         raise ValueError(f"`{name}` must be a mapping; got {value!r}.")
     return value or {}
+
+
+def parse_weights(value: dict | str | None, name: str) -> dict[str, float]:
+    """A mapping of names to numbers of 0 or more."""
+    weights = parse_mapping(value, name)
+    for key, weight in weights.items():
+        if not isinstance(weight, int | float) or weight < 0:
+            raise ValueError(f"`{name}` gives {key!r} the weight {weight!r}; it must be a number, 0 or more.")
+    return weights
 
 
 @dataclass
@@ -132,7 +142,7 @@ class MTLTrainingArguments(TrainingArguments):
     """transformers' `TrainingArguments`, and what joint training adds."""
 
     _argument_group_name = "training"
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "task_weights"]  # noqa: RUF012
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "task_weights", "sampling_weights"]  # noqa: RUF012
 
     # Other defaults than transformers', because of what a multi-task batch looks like.
     remove_unused_columns: bool = field(
@@ -146,6 +156,22 @@ class MTLTrainingArguments(TrainingArguments):
         metadata={"help": "'group_by_length' puts texts of like length in a batch (less padding); or 'random'."},
     )
 
+    dataset_sampling: str = field(
+        default="proportional",
+        metadata={
+            "help": "Which dataset the next training batch comes from: proportional (every row once an epoch), "
+            "temperature (by size ** (1 / sampling_temperature)), round_robin (in turn), or weights (by "
+            "sampling_weights). A batch is of one dataset; an epoch has as many batches as all datasets together."
+        },
+    )
+    sampling_temperature: float = field(
+        default=2.0,
+        metadata={"help": "For dataset_sampling temperature: 1 keeps the sizes, large values make datasets equal."},
+    )
+    sampling_weights: dict | str | None = field(
+        default=None,
+        metadata={"help": "For dataset_sampling weights: mapping of dataset to its share, in any unit."},
+    )
     precision: str = field(
         default="auto",
         metadata={
@@ -213,12 +239,14 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError(f"`early_stopping_patience` is {self.early_stopping_patience}; it must be at least 1.")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("`early_stopping_patience` needs `load_best_model_at_end: true`.")
-        self.task_weights = parse_mapping(self.task_weights, "task_weights")
-        for task, weight in self.task_weights.items():
-            if not isinstance(weight, int | float) or weight < 0:
-                raise ValueError(
-                    f"`task_weights` gives {task!r} the weight {weight!r}; it must be a number, 0 or more."
-                )
+        self.task_weights = parse_weights(self.task_weights, "task_weights")
+        self.sampling_weights = parse_weights(self.sampling_weights, "sampling_weights")
+        if self.dataset_sampling not in DATASET_SAMPLING:
+            raise ValueError(f"`dataset_sampling` is {self.dataset_sampling!r}; allowed are {list(DATASET_SAMPLING)}.")
+        if self.sampling_temperature < 1.0:
+            raise ValueError(f"`sampling_temperature` is {self.sampling_temperature}; it must be at least 1.")
+        if (self.dataset_sampling == WEIGHTS) != any(self.sampling_weights.values()):
+            raise ValueError("`dataset_sampling: weights` and `sampling_weights`, not all 0, go together.")
 
     def _choose_precision(self) -> None:
         """Turns `precision` into transformers' `bf16` and `fp16`."""

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from mtl.arguments import DataArguments, MTLTrainingArguments
 from mtl.datasets import TEXT, TEXT_PAIR, open_datasets
 from mtl.examples import read_examples
-from mtl.features import build_features
+from mtl.features import DATASET, build_features
 from mtl.labels import check_recipe_tasks, complete_tasks
 
 
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 class TaskData:
     tasks: dict[str, dict]
     """Task name → `{"type", "labels"}`, labels complete."""
+    dataset_names: list[str]
+    """The datasets that have training rows, in the order of their numbers in the features."""
     features: dict[str, Dataset]
     """Split → what the model reads."""
     texts: dict[str, list[str | tuple[str, str]]]
@@ -75,14 +77,19 @@ def load_data(
             rows = read_examples(source, split, tasks, data_args.max_samples[split])
             examples.setdefault(source.name, {})[split] = list(rows)
     tasks = complete_tasks(tasks, sources, examples)
-    merged = {split: [row for by_split in examples.values() for row in by_split.get(split, [])] for split in splits}
+    names = list(examples)  # those with training rows first, because "train" is the first split
+    merged = {
+        split: [row | {DATASET: number} for number, name in enumerate(names) for row in examples[name].get(split, [])]
+        for split in splits
+    }
     features = {
         split: build_features(rows, tasks, tokenizer, max_length=data_args.max_length, split=split)
         for split, rows in merged.items()
     }
     for split, rows in features.items():
         logger.info(f"{split}: {len(rows):,} texts, {sum(rows['length']) / len(rows):.0f} word pieces on average.")
-    return TaskData(tasks, features, {split: [_texts(row) for row in rows] for split, rows in merged.items()})
+    texts = {split: [_texts(row) for row in rows] for split, rows in merged.items()}
+    return TaskData(tasks, [name for name in names if "train" in examples[name]], features, texts)
 
 
 def _texts(example: dict) -> str | tuple[str, str]:

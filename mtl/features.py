@@ -14,6 +14,7 @@ from mtl.datasets import TEXT, TEXT_PAIR
 
 logger = logging.getLogger(__name__)
 
+DATASET = "dataset"  # the column that says which dataset of the recipe a row is from
 ROWS_PER_CALL = 1_000  # texts tokenized at once
 
 
@@ -47,12 +48,14 @@ def build_features(
     Tokenizes raw texts and turns labels into ids; says once what was cut or could not be aligned.
 
     Returns:
-        A dataset with `input_ids`, `pair_input_ids` (empty where there is no second text), `length`, and a column per
-        task: a class id, zeros and ones for each label of a multi-label task, a score, or for a token task a list of
-        tag ids as long as `input_ids`. `IGNORE_INDEX`, and NaN for a score, where a label is missing.
+        A dataset with `input_ids`, `pair_input_ids` (empty where there is no second text), `length`, `dataset` (the
+        number of the dataset that the example names, 0 without), and a column per task: a class id, zeros and
+        ones for each label of a multi-label task, a score, or for a token task a list of tag ids as long as
+        `input_ids`. `IGNORE_INDEX`, and NaN for a score, where a label is missing.
     """
     losses = Losses()
-    columns: dict[str, list] = {"input_ids": [], "pair_input_ids": [], "length": [], **{name: [] for name in tasks}}
+    columns: dict[str, list] = {"input_ids": [], "pair_input_ids": [], "length": [], DATASET: []}
+    columns |= {name: [] for name in tasks}
     label2id = {name: {label: i for i, label in enumerate(task.get("labels", []))} for name, task in tasks.items()}
     for first in range(0, len(examples), ROWS_PER_CALL):
         batch = examples[first : first + ROWS_PER_CALL]
@@ -66,10 +69,12 @@ def build_features(
             columns["input_ids"].append(encoding.ids)
             columns["pair_input_ids"].append(pair.ids if pair else [])
             columns["length"].append(len(encoding.ids) + (len(pair.ids) if pair else 0))
+            columns[DATASET].append(example.get(DATASET, 0))
             for name, task in tasks.items():
                 columns[name].append(_label(example.get(name), task, label2id[name], encoding, losses))
     losses.report(split)
     features = {"input_ids": List(Value("int32")), "pair_input_ids": List(Value("int32")), "length": Value("int32")}
+    features[DATASET] = Value("int32")
     features |= {name: _label_feature(task) for name, task in tasks.items()}
     return Dataset.from_dict(columns, features=Features(features))
 

@@ -45,11 +45,11 @@ class ClassificationMetric(evaluate.Metric):
 
         return {
             "accuracy": accuracy_score(references, predictions),
-            "macro_f1": f1_score(references, predictions, average="macro"),
+            "macro_f1": f1_score(references, predictions, average="macro", zero_division=0),
         }
 
 
-class MultiLabelMetric(evaluate.Metric):
+class MultiLabelMetric(ClassificationMetric):
     """Share of texts with exactly the right labels, and F1 averaged over the labels, from scikit-learn."""
 
     def _info(self):
@@ -60,14 +60,6 @@ class MultiLabelMetric(evaluate.Metric):
             inputs_description="Zeros and ones, one for each label.",
             features=datasets.Features({"predictions": flags, "references": flags}),
         )
-
-    def _compute(self, predictions, references):
-        from sklearn.metrics import accuracy_score, f1_score
-
-        return {
-            "accuracy": accuracy_score(references, predictions),
-            "macro_f1": f1_score(references, predictions, average="macro", zero_division=0),
-        }
 
 
 class SimilarityMetric(evaluate.Metric):

@@ -1,6 +1,8 @@
 """transformers' Trainer for several tasks: one loss from many, exact means, and a report of each."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,15 +13,17 @@ from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from modeling_mtsbert import MTSBertModel, num_items
 from mtl.arguments import MTLTrainingArguments
 from mtl.collator import MultiTaskCollator
+from mtl.features import DATASET
 from mtl.freezing import freeze, frozen_modules
 from mtl.metrics import compute_metrics, reduce_logits
 from mtl.optimization import set_head_learning_rate, step_decay_schedule
-from mtl.samplers import LengthGroupedSampler
+from mtl.samplers import TEMPERATURE, WEIGHTS, DatasetSampler, dataset_weights
 
 
 class MTSBertTrainer(Trainer):
     """
-    Trains an [`MTSBertModel`] on features (see `mtl/features.py`).
+    Trains an [`MTSBertModel`] on features (see `mtl/features.py`); `dataset_names` says which dataset each number in
+    their `dataset` column is.
 
     The loss is the weighted sum of the tasks' losses, and each of them is its mean over the labelled items of the
     whole optimizer step: the same for one batch of 32, for 4 accumulated ones of 8, and for 2 processes with 16.
@@ -30,17 +34,29 @@ class MTSBertTrainer(Trainer):
     loss_is_scaled_for_ga = True  # `num_items_in_batch` counts the whole optimizer step
 
     def __init__(
-        self, model: MTSBertModel, args: MTLTrainingArguments, processing_class: PreTrainedTokenizerBase, **kwargs
+        self,
+        model: MTSBertModel,
+        args: MTLTrainingArguments,
+        processing_class: PreTrainedTokenizerBase,
+        *,
+        dataset_names: Sequence[str] = ("train",),
+        **kwargs,
     ):
         tasks = model.config.tasks
         if unknown := sorted(set(args.task_weights) - set(tasks)):
             raise ValueError(f"`task_weights` names unknown tasks {unknown}; the tasks are {list(tasks)}.")
+        if args.sampling_weights and set(args.sampling_weights) != set(dataset_names):
+            raise ValueError(
+                f"`sampling_weights` names {list(args.sampling_weights)}; the training datasets are "
+                f"{list(dataset_names)}."
+            )
+        self.dataset_names = list(dataset_names)
         self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in tasks}
         self.frozen_modules = frozen_modules(model, args)
         freeze(self.frozen_modules)
         self._logged_losses: dict[str, torch.Tensor] = {}  # summed since the last line of the log
         self._logged_from_step = 0
-        self._length_sampler: LengthGroupedSampler | None = None
+        self._sampler: DatasetSampler | None = None
         super().__init__(
             model=model,
             args=args,
@@ -112,20 +128,34 @@ class MTSBertTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        if rows is None or self.args.train_sampling_strategy != "group_by_length":
+        if rows is None or self.args.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(train_dataset)
-        self._length_sampler = LengthGroupedSampler(
-            rows[self.args.length_column_name][:],
-            batch_size=self.args.train_batch_size * self.args.gradient_accumulation_steps,
+        dataset_ids = rows[DATASET][:]
+        by_length = self.args.train_sampling_strategy == "group_by_length"
+        self._sampler = DatasetSampler(
+            dataset_ids,
+            batch_size=self.args.train_batch_size,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            lengths=rows[self.args.length_column_name][:] if by_length else None,
+            sampling=self.args.dataset_sampling,
+            weights=self._sampling_weights(dataset_ids),
         )
-        return self._length_sampler
+        return self._sampler
+
+    def _sampling_weights(self, dataset_ids: list[int]) -> list[float] | None:
+        if self.args.dataset_sampling == TEMPERATURE:
+            counts = Counter(dataset_ids)
+            sizes = [counts[dataset] for dataset in range(len(self.dataset_names))]
+            return dataset_weights(sizes, self.args.sampling_temperature)
+        if self.args.dataset_sampling == WEIGHTS:
+            return [self.args.sampling_weights[name] for name in self.dataset_names]
+        return None
 
     def _run_epoch(self, *, epoch: int, **kwargs):
         # The epoch does not reach a sampler through accelerate's wrappers when a run of several processes is resumed
         # within an epoch.
-        if self._length_sampler is not None:
-            self._length_sampler.set_epoch(epoch)
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
         return super()._run_epoch(epoch=epoch, **kwargs)
 
     # Learning rates

@@ -146,3 +146,74 @@ def test_the_program_runs_under_its_launchers(recipe, root, tmp_path, launcher):
     metrics = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert metrics["eval_loss"] == pytest.approx(metrics["test_loss"], rel=1e-5)
     assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 8
+
+
+PARTLY_LABELLED = {
+    "topics": [
+        {"text": "Oslo beat Lima in the final", "topic": "Sports"},
+        {"text": "Shares rise", "topic": "Business"},
+    ],
+    "entities": [
+        {"text": "Ada Perez joins", "ner": [{"start": 0, "end": 9, "label": "PERSON"}]},
+        {"text": "No one", "ner": []},
+    ],
+    "pairs": [
+        {"text": "Lima wins", "text_pair": "Lima won", "nli": "yes", "sts": 5},
+        {"text": "Lima wins", "text_pair": "Shares rise", "nli": "no", "sts": 0},
+    ],
+}
+FOUR_TASKS = {
+    "topic": {"type": "sequence_classification"},
+    "ner": {"type": "token_classification"},
+    "nli": {"type": "pair_classification"},
+    "sts": {"type": "pair_similarity", "score_range": [0, 5]},
+}
+
+
+@pytest.fixture
+def partly_labelled(recipe, tmp_path):
+    """A recipe of three datasets that share no task."""
+    datasets = {}
+    for name, rows in PARTLY_LABELLED.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("\n".join(map(json.dumps, rows * 3)))
+        datasets[name] = {"files": dict.fromkeys(("train", "validation", "test"), str(path))}
+
+    def write(**changes):
+        return recipe(**{"datasets": datasets, "tasks": FOUR_TASKS, "do_eval": True, **changes})
+
+    return write
+
+
+@pytest.mark.parametrize("sampling", ["proportional", "temperature", "round_robin", "weights"])
+def test_partly_labelled_datasets_train_one_model(partly_labelled, tmp_path, sampling):
+    weights = {"topics": 1, "entities": 1, "pairs": 2} if sampling == "weights" else None
+    metrics = run(
+        partly_labelled, dataset_sampling=sampling, sampling_weights=weights, num_train_epochs=20, learning_rate=3e-3,
+        do_predict=True,
+    )  # fmt: skip
+    keys = ["topic_accuracy", "ner_f1", "nli_accuracy", "sts_spearman"]
+    assert metrics["eval_composite"] == pytest.approx(sum(metrics[f"eval_{key}"] for key in keys) / 4)
+    assert metrics["eval_composite"] > 0.8
+    answers = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    assert set(answers[0]) == {"text", "topic", "ner"}
+    assert set(answers[-1]) == {"text", "text_pair", "topic", "ner", "nli", "sts"}
+
+
+def test_the_composite_picks_the_checkpoint_and_not_the_last_dataset(partly_labelled, tmp_path):
+    """After the first epoch one task is best, later another: the mean of all decides."""
+    run(
+        partly_labelled, num_train_epochs=6, learning_rate=3e-3, eval_strategy="epoch", save_strategy="epoch",
+        load_best_model_at_end=True, metric_for_best_model="eval_composite",
+    )  # fmt: skip
+    states = sorted((tmp_path / "run").glob("checkpoint-*/trainer_state.json"), key=lambda path: path.stat().st_mtime)
+    state = json.loads(states[-1].read_text())
+    by_step = {line["step"]: line["eval_composite"] for line in state["log_history"] if "eval_composite" in line}
+    assert state["best_metric"] == max(by_step.values())
+
+
+def test_sampling_weights_must_name_the_datasets(partly_labelled):
+    with pytest.raises(
+        ValueError, match=r"`sampling_weights` names \['topics'\]; the training datasets are \['topics', "
+    ):
+        run(partly_labelled, dataset_sampling="weights", sampling_weights={"topics": 1})

@@ -55,6 +55,14 @@ def test_an_empty_value_means_the_default(recipe, tmp_path):
         ({"early_stopping_patience": 0}, "`early_stopping_patience` is 0"),
         ({"early_stopping_patience": 2}, "needs `load_best_model_at_end: true`"),
         ({"task_weights": {"ner": -1}}, "gives 'ner' the weight -1"),
+        ({"dataset_sampling": "random"}, "`dataset_sampling` is 'random'; allowed are"),
+        ({"sampling_temperature": 0.5}, "`sampling_temperature` is 0.5; it must be at least 1"),
+        (
+            {"dataset_sampling": "weights"},
+            "`dataset_sampling: weights` and `sampling_weights`, not all 0, go together",
+        ),
+        ({"sampling_weights": {"news": 1}}, "`dataset_sampling: weights` and `sampling_weights`"),
+        ({"dataset_sampling": "weights", "sampling_weights": {"news": -1}}, "gives 'news' the weight -1"),
         ({"task_weights": {"ner": "much"}}, "gives 'ner' the weight 'much'"),
     ],
 )
