@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from mtl.balancing import LOSS_BALANCING
 from mtl.precision import has_native_bf16
 from mtl.samplers import DATASET_SAMPLING, WEIGHTS
 
@@ -183,6 +184,29 @@ class MTLTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Weight of each task's loss in the sum, e.g. '{\"ner\": 2.0}'. 1 for tasks not named."},
     )
+    loss_balancing: str = field(
+        default="static",
+        metadata={
+            "help": "How task losses become one: static (task_weights), uncertainty (learned, Kendall 2018), dwa "
+            "(dynamic weight average, Liu 2019) or first_step (each loss divided by its first value). task_weights "
+            "multiply all of them."
+        },
+    )
+    gradient_aggregator: str | None = field(
+        default=None,
+        metadata={
+            "help": "Join the tasks' gradients on the encoder by this aggregator of torchjd (UPGrad, MGDA, PCGrad "
+            "...) instead of adding them. Needs `pip install 'torchjd[quadprog_projector]'`, one process and no "
+            "gradient accumulation."
+        },
+    )
+    gradient_statistics_steps: int = field(
+        default=50,
+        metadata={
+            "help": "Every so many steps, look at the norm of each task's gradient on the last shared layer and at "
+            "their pairwise cosines, and log them; 0 for never."
+        },
+    )
     head_learning_rate: float | None = field(
         default=None,
         metadata={"help": "Peak learning rate of the heads, which start from nothing. Default: learning_rate."},
@@ -239,6 +263,12 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError(f"`early_stopping_patience` is {self.early_stopping_patience}; it must be at least 1.")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("`early_stopping_patience` needs `load_best_model_at_end: true`.")
+        if self.loss_balancing not in LOSS_BALANCING:
+            raise ValueError(f"`loss_balancing` is {self.loss_balancing!r}; allowed are {list(LOSS_BALANCING)}.")
+        if self.gradient_statistics_steps < 0:
+            raise ValueError(f"`gradient_statistics_steps` is {self.gradient_statistics_steps}; it must be 0 or more.")
+        if self.gradient_aggregator and (self.gradient_accumulation_steps > 1 or self.world_size > 1):
+            raise ValueError("`gradient_aggregator` needs one process and `gradient_accumulation_steps: 1`.")
         self.task_weights = parse_weights(self.task_weights, "task_weights")
         self.sampling_weights = parse_weights(self.sampling_weights, "sampling_weights")
         if self.dataset_sampling not in DATASET_SAMPLING:

@@ -35,7 +35,7 @@ class DatasetSampler(Sampler[int]):
         batch_size: Rows of one batch.
         seed: With the epoch, decides the order.
         lengths (*optional*): Word pieces of every row, to put like lengths together.
-        sampling (`str`): How the dataset of a batch is chosen: `"proportional"`, `"round_robin"` (one after the other),
+        sampling (`str`): How the dataset of a batch is chosen: `"proportional"`, `"round_robin"` (in turn),
             or `"temperature"` and `"weights"`, which draw it by `weights`.
         weights (*optional*): Share of each dataset, in any unit.
     """

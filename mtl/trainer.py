@@ -8,16 +8,19 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-from modeling_mtsbert import MTSBertModel, num_items
+from modeling_mtsbert import MTSBertModel, is_labelled, num_items
 from mtl.arguments import MTLTrainingArguments
+from mtl.balancing import LOSS_BALANCING
 from mtl.collator import MultiTaskCollator
 from mtl.features import DATASET
 from mtl.freezing import freeze, frozen_modules
+from mtl.gradients import GradientAggregation, GradientStatistics
 from mtl.metrics import compute_metrics, reduce_logits
 from mtl.optimization import set_head_learning_rate, step_decay_schedule
 from mtl.samplers import TEMPERATURE, WEIGHTS, DatasetSampler, dataset_weights
+from mtl.task_log import TaskLog
 
 
 class MTSBertTrainer(Trainer):
@@ -54,8 +57,13 @@ class MTSBertTrainer(Trainer):
         self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in tasks}
         self.frozen_modules = frozen_modules(model, args)
         freeze(self.frozen_modules)
-        self._logged_losses: dict[str, torch.Tensor] = {}  # summed since the last line of the log
-        self._logged_from_step = 0
+        self.balancing = LOSS_BALANCING[args.loss_balancing](tasks, self.task_weights)
+        self.gradient_statistics = GradientStatistics(model)
+        self.gradient_aggregation = (
+            GradientAggregation(args.gradient_aggregator, model) if args.gradient_aggregator else None
+        )
+        self._log_since_line, self._log_of_step = TaskLog(list(tasks)), TaskLog(list(tasks))
+        self._is_measuring = False
         self._sampler: DatasetSampler | None = None
         super().__init__(
             model=model,
@@ -66,6 +74,7 @@ class MTSBertTrainer(Trainer):
             preprocess_logits_for_metrics=reduce_logits(tasks),
             **kwargs,
         )
+        self.add_callback(_BalancingCallback(self))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
@@ -98,31 +107,74 @@ class MTSBertTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: dict[str, torch.Tensor] | None = None,
     ):
-        if model.training:
-            for module in self.frozen_modules.values():
-                module.eval()  # `training_step` has just put the whole model in training mode
+        if not model.training:
+            outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+            loss = sum(weight * outputs.losses[task] for task, weight in self.task_weights.items())
+            return (loss, outputs) if return_outputs else loss
+        for module in self.frozen_modules.values():
+            module.eval()  # `training_step` has just put the whole model in training mode
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
-        loss = sum(weight * outputs.losses[task] for task, weight in self.task_weights.items())
-        if model.training:
-            if not self._logged_losses:
-                self._logged_from_step = self.state.global_step
-            for task, task_loss in outputs.losses.items():
-                self._logged_losses[task] = self._logged_losses.get(task, 0.0) + task_loss.detach()
-            # DDP averages gradients over processes, but the counts are sums over them already.
-            loss = loss * self.accelerator.num_processes
+        labels = inputs["labels"]
+        shares = {task: num_items(labels[task]) / num_items_in_batch[task].clamp(min=1) for task in self.task_weights}
+        examples = {task: num_examples(labels[task]) for task in self.task_weights}
+        for log in (self._log_since_line, self._log_of_step):
+            log.add(outputs.losses, shares, examples)
+        loss = self.balancing.combine(outputs.losses, shares)
+        if self._is_measuring:
+            self.gradient_statistics.measure(_of_present_tasks(outputs.losses, shares))
+        if self.gradient_aggregation is not None:
+            weighted = {task: self.balancing.task_weights[task] * self.balancing.factor(task) * task_loss
+                        for task, task_loss in outputs.losses.items()}  # fmt: skip
+            self._task_losses = list(_of_present_tasks(weighted, shares).values())
+        # DDP averages gradients over processes, but the counts are sums over them already.
+        loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
+        every = self.args.gradient_statistics_steps
+        self._is_measuring = (
+            bool(every) and self.gradient_statistics.parameters and self.state.global_step % every == 0
+        )
+        if self.gradient_aggregation is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+        self.gradient_aggregation.backward(self._task_losses)
+        return loss.detach()
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds each task's mean loss since the last line to the training loss."""
-        if "loss" in logs and self._logged_losses:
-            steps = self.state.global_step - self._logged_from_step
-            losses = torch.stack(list(self._logged_losses.values()))
-            if self.args.world_size > 1:
-                losses = self.accelerator.reduce(losses, reduction="sum")
-            for task, loss in zip(self._logged_losses, (losses / steps).tolist(), strict=True):
-                logs[f"{task}_loss"] = loss
-            self._logged_losses = {}
+        """Adds to the training loss what each task did since the last line: loss, weight, examples, gradients."""
+        if "loss" in logs:
+            losses, examples = self._log_since_line.take(self._sum_over_processes)
+            weights = self.balancing.weights()
+            logs |= {f"{task}_loss": loss for task, loss in losses.items()}
+            logs |= {f"{task}_weight": weight for task, weight in weights.items()}
+            logs |= {f"{task}_examples": number for task, number in examples.items()}
+            logs |= self.gradient_statistics.report()
         super().log(logs, start_time)
+
+    def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(tensor, reduction="sum") if self.args.world_size > 1 else tensor
+
+    def end_step(self) -> None:
+        """After an optimizer step: lets the balancing know how the tasks fared in it."""
+        for parameter in self.balancing.parameters():
+            parameter.grad = None  # the Trainer clears the gradients of the model's parameters only
+        losses, _ = self._log_of_step.take(
+            self._sum_over_processes if self.balancing.learns_from_losses else _as_it_is
+        )
+        if self.balancing.learns_from_losses:
+            self.balancing.end_step(losses)
+
+    # What a checkpoint keeps of the balancing
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        self.balancing.save(self.args.output_dir if output_dir is None else output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.balancing.load(resume_from_checkpoint)
 
     # Order of the data
 
@@ -163,8 +215,13 @@ class MTSBertTrainer(Trainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         created_before = self.optimizer is not None
         optimizer = super().create_optimizer(model)
-        if not created_before and self.args.head_learning_rate is not None:
-            set_head_learning_rate(optimizer, self.model.heads.parameters(), self.args.head_learning_rate)
+        if not created_before:
+            head_rate = self.args.head_learning_rate
+            if head_rate is not None:
+                set_head_learning_rate(optimizer, self.model.heads.parameters(), head_rate)
+            if learned := self.balancing.parameters():
+                rate = self.args.learning_rate if head_rate is None else head_rate
+                optimizer.add_param_group({"params": learned, "lr": rate, "weight_decay": 0.0})
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
@@ -191,3 +248,35 @@ class MTSBertTrainer(Trainer):
             self.task_weights[task] * loss for task, loss in losses.items() if loss is not None
         )
         return output
+
+
+class _BalancingCallback(TrainerCallback):
+    """Tells the Trainer's balancing of steps and epochs."""
+
+    def __init__(self, trainer: MTSBertTrainer):
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if args.world_size > 1:  # DDP knows the model's parameters only
+            for parameter in self.trainer.balancing.parameters():
+                parameter.grad = self.trainer.accelerator.reduce(parameter.grad, reduction="mean")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.end_step()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.trainer.balancing.end_epoch()
+
+
+def num_examples(labels: torch.Tensor) -> torch.Tensor:
+    """How many rows of a batch have a label, as a tensor without dimensions."""
+    labelled = is_labelled(labels)
+    return (labelled if labelled.dim() == 1 else labelled.any(dim=1)).sum()
+
+
+def _of_present_tasks(losses: dict[str, torch.Tensor], shares: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {task: loss for task, loss in losses.items() if shares[task] > 0}
+
+
+def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor

@@ -243,3 +243,98 @@ def test_a_resumed_run_ends_with_the_same_weights(trainer_of, model, tmp_path):
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     for name, weight in straight.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
+def test_the_log_has_weights_examples_and_gradients_of_every_task(trainer_of):
+    trainer = trainer_of(task_weights={"ner": 3.0}, gradient_statistics_steps=1)
+    trainer.train()
+    line = trainer.state.log_history[0]
+    assert (line["topic_weight"], line["ner_weight"]) == (1.0, 3.0)
+    assert (line["topic_examples"], line["ner_examples"]) == (7, 7)
+    assert -1.0 <= line["grad_cosine_topic_ner"] <= 1.0
+
+
+def test_gradient_statistics_by_hand(trainer_of, model):
+    model = without_dropout(model)
+    trainer = trainer_of(of=copy.deepcopy(model), gradient_statistics_steps=1)
+    trainer.train()
+    line = trainer.state.log_history[0]
+    losses = model.train()(**trainer.data_collator([trainer.train_dataset[row] for row in range(8)])).losses
+    gradients = {}
+    for task, loss in losses.items():
+        model.zero_grad()
+        loss.backward(retain_graph=True)
+        gradients[task] = torch.cat([p.grad.flatten() for p in model.encoder.encoder.layer[-1].parameters()])
+    for task, gradient in gradients.items():
+        assert line[f"{task}_grad_norm"] == pytest.approx(gradient.norm().item(), rel=1e-4)
+    cosine = torch.nn.functional.cosine_similarity(gradients["topic"], gradients["ner"], dim=0)
+    assert line["grad_cosine_topic_ner"] == pytest.approx(cosine.item(), abs=1e-4)
+
+
+def test_gradient_statistics_do_not_change_training_and_can_be_left_out(trainer_of, model):
+    runs = []
+    for every in (0, 1):
+        trainer = trainer_of(of=copy.deepcopy(model), gradient_statistics_steps=every, num_train_epochs=2)
+        trainer.train()
+        runs.append(trainer)
+    assert not [key for key in runs[0].state.log_history[0] if "grad_cosine" in key]
+    for name, weight in runs[0].model.state_dict().items():
+        assert torch.equal(weight, runs[1].model.state_dict()[name]), name
+
+
+def test_adding_gradients_by_torchjd_is_adding_losses(trainer_of, model):
+    model = without_dropout(model)
+    settings = {"max_grad_norm": 0.0, "task_weights": {"ner": 3.0}}
+    plain = gradients(trainer_of(of=copy.deepcopy(model), **settings))
+    added = gradients(trainer_of(of=copy.deepcopy(model), gradient_aggregator="Sum", **settings))
+    for name in plain:
+        assert torch.allclose(plain[name], added[name], atol=1e-6), name
+    other = gradients(trainer_of(of=copy.deepcopy(model), gradient_aggregator="MGDA", **settings))
+    assert any(not torch.allclose(plain[name], other[name], atol=1e-4) for name in plain if "encoder" in name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"gradient_aggregator": "Nothing"}, "`gradient_aggregator` is 'Nothing'; torchjd has .*UPGrad"),
+        ({"gradient_aggregator": "Constant"}, "'Constant' cannot be used"),
+        ({"gradient_aggregator": "Sum", "gradient_accumulation_steps": 2}, "needs one process and"),
+        ({"gradient_aggregator": "Sum", "freeze_encoder": True}, "the encoder is frozen"),
+        ({"loss_balancing": "magic"}, "`loss_balancing` is 'magic'; allowed are"),
+        ({"gradient_statistics_steps": -1}, "`gradient_statistics_steps` is -1"),
+    ],
+)
+def test_balancing_that_cannot_be_is_refused(trainer_of, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        trainer_of(**arguments)
+
+
+@pytest.mark.parametrize("scheme", ["uncertainty", "dwa", "first_step"])
+def test_balancing_changes_weights_and_survives_a_resume(trainer_of, model, tmp_path, scheme):
+    settings = {
+        "loss_balancing": scheme,
+        "num_train_epochs": 4,
+        "per_device_train_batch_size": 4,
+        "save_strategy": "steps",
+        "save_steps": 5,
+        "head_learning_rate": 5e-2,
+    }
+    straight = trainer_of(of=copy.deepcopy(model), **settings)
+    straight.train()
+    weights = [line["ner_weight"] for line in straight.state.log_history if "ner_weight" in line]
+    assert weights[-1] != 1.0
+    resumed = trainer_of(of=copy.deepcopy(model), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-5"))
+    assert resumed.balancing.state() == straight.balancing.state()
+    for name, weight in straight.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
+def test_the_uncertainty_of_a_task_is_learned(trainer_of):
+    trainer = trainer_of(loss_balancing="uncertainty", head_learning_rate=0.1, weight_decay=0.5)
+    trainer.train()
+    learned = trainer.balancing.log_variances["ner"]
+    (group,) = [group for group in trainer.optimizer.param_groups if any(p is learned for p in group["params"])]
+    assert group["weight_decay"] == 0.0
+    # Adam's first step is the learning rate against the sign of the gradient 1/2 - L, where L > 1/2 at the start.
+    assert learned.item() == pytest.approx(0.1, rel=1e-3)
