@@ -9,6 +9,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from mtl.arguments import DataArguments, MTLTrainingArguments
 from mtl.data import load_data, needed_splits
+from mtl.data_report import describe_data
 from mtl.output import check_writable, save_predictions, save_run, set_up_logging
 from mtl.recipe import parse_arguments
 from mtl.report import results_table
@@ -30,6 +31,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     build_missing_dataset(data_args, training_args)
     tokenizer = load_tokenizer(model_args)
     data = load_data(data_args, tokenizer, splits, tasks_of_checkpoint(model_args))
+    if data_args.check_data:
+        sys.stdout.write(describe_data(data))
+        return {}
     trainer = MTSBertTrainer(
         load_model(model_args, data.tasks),
         training_args,

@@ -108,6 +108,13 @@ class DataArguments:
             "number of cut texts is reported."
         },
     )
+    check_data: bool = field(
+        default=False,
+        metadata={
+            "help": "Only read the data, and print for every task: rows, labels, lengths, what is cut or does not "
+            "align, and three samples."
+        },
+    )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on the first so many rows, for a quick try."}
     )

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from mtl.arguments import DataArguments, MTLTrainingArguments
 from mtl.datasets import TEXT, TEXT_PAIR, open_datasets
 from mtl.examples import read_examples
-from mtl.features import DATASET, build_features
+from mtl.features import DATASET, TokenizationReport, build_features
 from mtl.labels import check_recipe_tasks, complete_tasks
 
 
@@ -22,10 +22,14 @@ class TaskData:
     """Task name → `{"type", "labels"}`, labels complete."""
     dataset_names: list[str]
     """The datasets that have training rows, in the order of their numbers in the features."""
+    examples: dict[str, list[dict]]
+    """Split → what the rows say (see `mtl/examples.py`)."""
     features: dict[str, Dataset]
     """Split → what the model reads."""
     texts: dict[str, list[str | tuple[str, str]]]
     """Split → the texts behind the features, in the same order; pairs as tuples."""
+    tokenization: dict[str, TokenizationReport]
+    """Split → what was cut or could not be aligned."""
 
 
 def needed_splits(args: MTLTrainingArguments) -> list[str]:
@@ -82,14 +86,16 @@ def load_data(
         split: [row | {DATASET: number} for number, name in enumerate(names) for row in examples[name].get(split, [])]
         for split in splits
     }
-    features = {
-        split: build_features(rows, tasks, tokenizer, max_length=data_args.max_length, split=split)
-        for split, rows in merged.items()
-    }
-    for split, rows in features.items():
-        logger.info(f"{split}: {len(rows):,} texts, {sum(rows['length']) / len(rows):.0f} word pieces on average.")
+    features, tokenization = {}, {}
+    for split, rows in merged.items():
+        features[split], tokenization[split] = build_features(
+            rows, tasks, tokenizer, max_length=data_args.max_length, split=split
+        )
+        mean_length = sum(features[split]["length"]) / len(rows)
+        logger.info(f"{split}: {len(rows):,} texts, {mean_length:.0f} word pieces on average.")
     texts = {split: [_texts(row) for row in rows] for split, rows in merged.items()}
-    return TaskData(tasks, [name for name in names if "train" in examples[name]], features, texts)
+    trained = [name for name in names if "train" in examples[name]]
+    return TaskData(tasks, trained, merged, features, texts, tokenization)
 
 
 def _texts(example: dict) -> str | tuple[str, str]:

@@ -19,7 +19,7 @@ ROWS_PER_CALL = 1_000  # texts tokenized at once
 
 
 @dataclass
-class Losses:
+class TokenizationReport:
     """What did not survive tokenization, over one split."""
 
     num_texts: int = 0
@@ -28,7 +28,7 @@ class Losses:
     num_unaligned: int = 0
     num_truncated: int = 0
 
-    def report(self, split: str) -> None:
+    def log(self, split: str) -> None:
         if self.num_cut_texts:
             logger.warning(
                 f"{split}: {self.num_cut_texts:,} of {self.num_texts:,} texts are longer than `max_length` and were "
@@ -43,7 +43,7 @@ class Losses:
 
 def build_features(
     examples: list[dict], tasks: dict[str, dict], tokenizer: PreTrainedTokenizerBase, *, max_length: int, split: str
-) -> Dataset:
+) -> tuple[Dataset, TokenizationReport]:
     """
     Tokenizes raw texts and turns labels into ids; says once what was cut or could not be aligned.
 
@@ -51,9 +51,9 @@ def build_features(
         A dataset with `input_ids`, `pair_input_ids` (empty where there is no second text), `length`, `dataset` (the
         number of the dataset that the example names, 0 without), and a column per task: a class id, zeros and
         ones for each label of a multi-label task, a score, or for a token task a list of tag ids as long as
-        `input_ids`. `IGNORE_INDEX`, and NaN for a score, where a label is missing.
+        `input_ids`. `IGNORE_INDEX`, and NaN for a score, where a label is missing. Beside it, what was cut.
     """
-    losses = Losses()
+    report = TokenizationReport()
     columns: dict[str, list] = {"input_ids": [], "pair_input_ids": [], "length": [], DATASET: []}
     columns |= {name: [] for name in tasks}
     label2id = {name: {label: i for i, label in enumerate(task.get("labels", []))} for name, task in tasks.items()}
@@ -64,26 +64,26 @@ def build_features(
         pair_encodings = iter(_tokenize(tokenizer, paired, max_length) if paired else [])
         for example, encoding in zip(batch, encodings, strict=True):
             pair = next(pair_encodings) if example.get(TEXT_PAIR) is not None else None
-            losses.num_texts += 1 + (pair is not None)
-            losses.num_cut_texts += bool(encoding.overflowing) + bool(pair and pair.overflowing)
+            report.num_texts += 1 + (pair is not None)
+            report.num_cut_texts += bool(encoding.overflowing) + bool(pair and pair.overflowing)
             columns["input_ids"].append(encoding.ids)
             columns["pair_input_ids"].append(pair.ids if pair else [])
             columns["length"].append(len(encoding.ids) + (len(pair.ids) if pair else 0))
             columns[DATASET].append(example.get(DATASET, 0))
             for name, task in tasks.items():
-                columns[name].append(_label(example.get(name), task, label2id[name], encoding, losses))
-    losses.report(split)
+                columns[name].append(_label(example.get(name), task, label2id[name], encoding, report))
+    report.log(split)
     features = {"input_ids": List(Value("int32")), "pair_input_ids": List(Value("int32")), "length": Value("int32")}
     features[DATASET] = Value("int32")
     features |= {name: _label_feature(task) for name, task in tasks.items()}
-    return Dataset.from_dict(columns, features=Features(features))
+    return Dataset.from_dict(columns, features=Features(features)), report
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list:
     return tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True).encodings
 
 
-def _label(value, task: dict, label2id: dict[str, int], encoding, losses: Losses):
+def _label(value, task: dict, label2id: dict[str, int], encoding, report: TokenizationReport):
     """The label of one example as the model reads it."""
     if task["type"] == PAIR_SIMILARITY:
         return math.nan if value is None else value
@@ -91,9 +91,9 @@ def _label(value, task: dict, label2id: dict[str, int], encoding, losses: Losses
         if value is None:
             return [IGNORE_INDEX] * len(encoding.ids)
         tagged = spans_to_tags(value, encoding.offsets, label2id, truncated=bool(encoding.overflowing))
-        losses.num_entities += len(value)
-        losses.num_unaligned += tagged.num_unaligned
-        losses.num_truncated += tagged.num_truncated
+        report.num_entities += len(value)
+        report.num_unaligned += tagged.num_unaligned
+        report.num_truncated += tagged.num_truncated
         return tagged.tags
     if task.get("multi_label"):
         return [IGNORE_INDEX if value is None else int(label in value) for label in label2id]

@@ -19,7 +19,7 @@ def test_rows_become_ids_and_labels(tokenizer, tasks):
         {"text": "Oslo", "topic": None, "ner": None},
         {"text": "Lima"},
     ]
-    features = build_features(rows, tasks, tokenizer, max_length=16, split="train")
+    features = build_features(rows, tasks, tokenizer, max_length=16, split="train")[0]
     pieces = tokenizer.tokenize("Nimbus Labs in Oslo")
     inside = len(tokenizer.tokenize("Nimbus Labs"))
     org = tasks["ner"]["labels"].index("B-ORG")
@@ -37,7 +37,7 @@ def test_what_is_cut_or_does_not_align_is_reported_once(tokenizer, tasks, caplog
         "ner": [{"start": 0, "end": 4, "label": "GPE"}, {"start": 95, "end": 99, "label": "GPE"}],
     }
     crooked = {"text": "Oslo", "ner": [{"start": 0, "end": 1, "label": "GPE"}]}
-    features = build_features([cut, crooked], tasks, tokenizer, max_length=8, split="train")
+    features = build_features([cut, crooked], tasks, tokenizer, max_length=8, split="train")[0]
     assert [record.getMessage() for record in caplog.records] == [
         "train: 1 of 2 texts are longer than `max_length` and were cut, 1 of 3 entities with them.",
         "train: 1 of 3 entities begin or end inside a word piece; their pieces are not learned from.",
@@ -48,7 +48,7 @@ def test_what_is_cut_or_does_not_align_is_reported_once(tokenizer, tasks, caplog
 
 def test_clean_rows_are_silent(tokenizer, tasks, examples, caplog):
     caplog.set_level(logging.WARNING)
-    build_features(examples, tasks, tokenizer, max_length=32, split="train")
+    build_features(examples, tasks, tokenizer, max_length=32, split="train")[0]
     assert not caplog.records
 
 
@@ -84,7 +84,7 @@ def test_pairs_scores_and_several_labels(tokenizer):
         {"text": "Lima"},
         {"text": "Lima", "text_pair": "Oslo", "sts": 2.5, "tags": []},
     ]
-    features = build_features(rows, tasks, tokenizer, max_length=16, split="train")
+    features = build_features(rows, tasks, tokenizer, max_length=16, split="train")[0]
     oslo, lima, hosts = (tokenizer(text)["input_ids"] for text in ("Oslo", "Lima", "Lima hosts"))
     assert features["pair_input_ids"][:] == [hosts, [], oslo]
     assert features["length"][:] == [3 + len(hosts), 3, 6]

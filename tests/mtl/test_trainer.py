@@ -16,7 +16,7 @@ from mtl.trainer import MTSBertTrainer
 def features(examples, tasks, tokenizer):
     examples[1]["topic"] = None  # unequal numbers of labels in the micro-batches
     examples[2]["ner"] = None
-    return build_features(examples, tasks, tokenizer, max_length=32, split="train")
+    return build_features(examples, tasks, tokenizer, max_length=32, split="train")[0]
 
 
 @pytest.fixture

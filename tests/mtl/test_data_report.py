@@ -1,0 +1,19 @@
+"""What `--check_data` says."""
+
+import pytest
+
+from run_mtl import main
+
+
+def test_check_data_describes_every_task_and_stops(recipe, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("mtl.trainer.MTSBertTrainer.train", lambda *args, **kwargs: pytest.fail("training began"))
+    assert main(["--config", str(recipe(max_length=8)), "--check_data"]) == {}
+    said = capsys.readouterr().out
+    assert "# train: 8 rows" in said
+    assert "## train / topic (sequence_classification): 8 labelled rows" in said
+    assert "Labels: Business 4, Sports 4" in said
+    assert "Labels: GPE 6, PERSON 3, ORG 3" in said
+    assert "- 'Oslo beat Lima in the final' → ['GPE: Oslo', 'GPE: Lima']" in said
+    assert "Longer than `max_length`: " in said
+    assert "Longer than `max_length`: 0 of" not in said
+    assert not (tmp_path / "run" / "model.safetensors").exists()
