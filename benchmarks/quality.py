@@ -5,6 +5,7 @@ python benchmarks/quality.py --config recipes/ag_news_minilm.yaml --seeds 42 43 
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = {seed: run(args.config, seed, args.flags) for seed in args.seeds}
     report = {
-        "command": f"python {' '.join(['benchmarks/quality.py', *sys.argv[1:]])}",
+        "command": describe_command("benchmarks/quality.py"),
         "machine": describe_machine(),
         "runs": runs,
         "summary": summarise(list(runs.values())),
@@ -36,8 +37,13 @@ def main() -> None:
     sys.stdout.write(table(report["summary"]) + f"\n\nWritten to {path}\n")
 
 
-def run(config: Path, seed: int, flags: list[str]) -> dict[str, float]:
-    output = ROOT / "runs" / "benchmarks" / f"{config.stem}_seed{seed}"
+def describe_command(script: str) -> str:
+    return f"python {shlex.join([script, *sys.argv[1:]])}"
+
+
+def run(config: Path, seed: int, flags: list[str], *, name: str = "run") -> dict[str, float]:
+    """Trains by a recipe and returns all metrics."""
+    output = ROOT / "runs" / "benchmarks" / config.stem / f"{name}_seed{seed}"
     command = [sys.executable, "run_mtl.py", "--config", str(config), "--seed", str(seed)]
     subprocess.run([*command, "--output_dir", str(output), *flags], cwd=ROOT, check=True)
     return json.loads((output / "all_results.json").read_text())

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from mtl.datasets import SPEC_KEYS
+from mtl.labels import check_recipe_tasks
 from mtl.recipe import build_parser
 
 
@@ -78,7 +79,8 @@ def test_the_recipe_in_the_readme_has_only_keys_that_exist(root):
     assert set(recipe) <= known
     for spec in recipe["datasets"].values():
         assert set(spec) <= set(SPEC_KEYS)
-        assert set(spec["columns"].values()) <= {"text", *recipe["tasks"]}
+        assert set(spec["columns"].values()) <= {"text", "text_pair", *recipe["tasks"]}
+    check_recipe_tasks(recipe["tasks"])
 
 
 def test_every_flag_in_the_readme_exists(root):

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from mtl.labels import check_recipe_tasks
 from mtl.recipe import build_parser, parse_arguments
 
 
@@ -111,10 +112,25 @@ def test_help_reads_as_a_manual(root):
     assert "package:NAME/FOLDER" in " ".join(done.stdout.split())
 
 
-@pytest.mark.parametrize("name", ["quickstart.yaml", "ag_news_minilm.yaml", "ag_news.yaml"])
+RECIPES = {
+    "quickstart": ["topic", "ner"],
+    "ag_news_minilm": ["topic", "ner"],
+    "ag_news": ["topic", "ner"],
+    "sbert": ["similarity"],
+    "nli": ["entailment"],
+    "topic_sentiment": ["topic", "sentiment"],
+    "all_tasks": ["topic", "ner", "sentiment", "entailment", "similarity"],
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_of_the_repository_can_be_parsed(root, name, tmp_path):
-    _, data_args, training_args = parse_arguments(
-        ["--config", str(root / "recipes" / name), "--output_dir", str(tmp_path)]
-    )
-    assert list(data_args.tasks) == ["topic", "ner"]
+    path = root / "recipes" / f"{name}.yaml"
+    _, data_args, training_args = parse_arguments(["--config", str(path), "--output_dir", str(tmp_path)])
+    check_recipe_tasks(data_args.tasks)
+    assert list(data_args.tasks) == RECIPES[name]
     assert training_args.metric_for_best_model == "eval_composite"
+
+
+def test_no_recipe_is_left_out(root):
+    assert {path.stem for path in (root / "recipes").glob("*.yaml")} == set(RECIPES)
