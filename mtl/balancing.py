@@ -36,13 +36,16 @@ class StaticBalancing:
         """What multiplies w_k at present."""
         return 1.0
 
+    def weighted(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {task: self.task_weights[task] * self.factor(task) * loss for task, loss in losses.items()}
+
     def combine(self, losses: dict[str, torch.Tensor], shares: dict[str, torch.Tensor]) -> torch.Tensor:
         """
         Args:
             losses: By task, this micro-batch's part of L_k: the parts of an optimizer step add up to L_k.
             shares: By task, this micro-batch's part of the step's labelled items, between 0 and 1.
         """
-        return sum(self.task_weights[task] * self.factor(task) * loss for task, loss in losses.items())
+        return sum(self.weighted(losses).values())
 
     def weights(self) -> dict[str, float]:
         """Each task's present weight, for the log."""

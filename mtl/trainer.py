@@ -117,24 +117,22 @@ class MTSBertTrainer(Trainer):
         labels = inputs["labels"]
         shares = {task: num_items(labels[task]) / num_items_in_batch[task].clamp(min=1) for task in self.task_weights}
         examples = {task: num_examples(labels[task]) for task in self.task_weights}
-        for log in (self._log_since_line, self._log_of_step):
-            log.add(outputs.losses, shares, examples)
+        self._log_since_line.add(outputs.losses, shares, examples)
+        if self.balancing.learns_from_losses:
+            self._log_of_step.add(outputs.losses, shares, examples)
         loss = self.balancing.combine(outputs.losses, shares)
         if self._is_measuring:
             self.gradient_statistics.measure(_of_present_tasks(outputs.losses, shares))
         if self.gradient_aggregation is not None:
-            weighted = {task: self.balancing.task_weights[task] * self.balancing.factor(task) * task_loss
-                        for task, task_loss in outputs.losses.items()}  # fmt: skip
-            self._task_losses = list(_of_present_tasks(weighted, shares).values())
+            self._task_losses = list(_of_present_tasks(self.balancing.weighted(outputs.losses), shares).values())
         # DDP averages gradients over processes, but the counts are sums over them already.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         every = self.args.gradient_statistics_steps
-        self._is_measuring = (
-            bool(every) and self.gradient_statistics.parameters and self.state.global_step % every == 0
-        )
+        is_due = every > 0 and self.state.global_step % every == 0
+        self._is_measuring = is_due and bool(self.gradient_statistics.parameters)
         if self.gradient_aggregation is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
@@ -160,10 +158,8 @@ class MTSBertTrainer(Trainer):
         """After an optimizer step: lets the balancing know how the tasks fared in it."""
         for parameter in self.balancing.parameters():
             parameter.grad = None  # the Trainer clears the gradients of the model's parameters only
-        losses, _ = self._log_of_step.take(
-            self._sum_over_processes if self.balancing.learns_from_losses else _as_it_is
-        )
         if self.balancing.learns_from_losses:
+            losses, _ = self._log_of_step.take(self._sum_over_processes)
             self.balancing.end_step(losses)
 
     # What a checkpoint keeps of the balancing
@@ -276,7 +272,3 @@ def num_examples(labels: torch.Tensor) -> torch.Tensor:
 
 def _of_present_tasks(losses: dict[str, torch.Tensor], shares: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {task: loss for task, loss in losses.items() if shares[task] > 0}
-
-
-def _as_it_is(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor
