@@ -42,11 +42,14 @@ def describe_command(script: str) -> str:
 
 
 def run(config: Path, seed: int, flags: list[str], *, name: str = "run") -> dict[str, float]:
-    """Trains by a recipe and returns all metrics."""
+    """Trains by a recipe and returns all metrics. A finished run is not run again; remove its folder for that."""
     output = ROOT / "runs" / "benchmarks" / config.stem / f"{name}_seed{seed}"
+    results = output / "all_results.json"
+    if results.exists():
+        return json.loads(results.read_text())
     command = [sys.executable, "run_mtl.py", "--config", str(config), "--seed", str(seed)]
     subprocess.run([*command, "--output_dir", str(output), *flags], cwd=ROOT, check=True)
-    return json.loads((output / "all_results.json").read_text())
+    return json.loads(results.read_text())
 
 
 def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
