@@ -3,6 +3,7 @@
 import json
 import re
 
+from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
@@ -20,6 +21,10 @@ TOKEN_CLASSIFICATION = "token_classification"
 PAIR_CLASSIFICATION = "pair_classification"
 PAIR_SIMILARITY = "pair_similarity"
 PAIR_TYPES = (PAIR_CLASSIFICATION, PAIR_SIMILARITY)
+RESERVED_NAMES = (  # columns, results and parts of answers that stand beside those of the tasks
+    *("text", "text_pair", "embedding", "pair_embedding", "input_ids", "pair_input_ids", "length", "dataset"),
+    *("loss", "composite", "all", "type", "training"),
+)
 _CLASSIFIER_KEYS = ("type", "labels", "hidden_size", "class_weights", "label_smoothing")
 TASK_KEYS = {  # type → the keys that a task of this type may have
     SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label"),
@@ -73,6 +78,8 @@ def check_task_settings(name: str, task: dict) -> None:
     """Raises `ValueError` for a wrong name, type, key or setting of a task, whatever its labels."""
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError("a task's name is lower-case letters, digits and '_', and begins with a letter.")
+    if name in RESERVED_NAMES or hasattr(nn.ModuleDict, name):
+        raise ValueError("this name has a meaning of its own; choose another for the task.")
     if not isinstance(task, dict) or task.get("type") not in TASK_TYPES:
         raise ValueError(f"a task is a mapping with a 'type', one of {list(TASK_TYPES)}; got {task!r}.")
     if unknown := sorted(set(task) - set(TASK_KEYS[task["type"]])):

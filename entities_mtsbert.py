@@ -56,6 +56,19 @@ def check_spans(spans: Sequence[dict], text: str) -> None:
         previous_end = end
 
 
+def visible_offsets(offsets: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:
+    """
+    Offsets without the blanks at their ends: some tokenizers (byte-level BPE, SentencePiece) count the blank before a
+    word to its first piece. A piece of nothing but blanks becomes empty, like a special token.
+    """
+    trimmed = []
+    for start, end in offsets:
+        piece = text[start:end]
+        start += len(piece) - len(piece.lstrip())
+        trimmed.append((start, max(start, start + len(piece.strip()))))
+    return trimmed
+
+
 class TaggedSpans(NamedTuple):
     """What `spans_to_tags` returns."""
 

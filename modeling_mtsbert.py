@@ -41,18 +41,14 @@ class MTSBertOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
             Sum of `losses`.
-        last_hidden_state (`torch.FloatTensor` of shape `(B, T, H)`):
-            Token states of the encoder.
-        pooler_output (`torch.FloatTensor` of shape `(B, H)`):
-            The sentence embedding, of length 1 if `config.normalize`.
+        last_hidden_state (`torch.FloatTensor` of shape `(B, T, H)`): Token states of the encoder.
+        pooler_output (`torch.FloatTensor` of shape `(B, H)`): Sentence embedding, of length 1 if `config.normalize`.
         logits (`dict[str, torch.FloatTensor]`):
-            By task: `(B, C)` for a sequence task, `(B, T, K)` for a token task.
+            By task: `(B, C)` for a sequence or pair task, `(B, T, K)` for a token task, cosines `(B,)` for a similarity.
         losses (`dict[str, torch.FloatTensor]`, *optional*, returned when `labels` is given):
             By task: its mean loss over labelled items; 0 where no item is labelled.
-        pair_pooler_output (`torch.FloatTensor` of shape `(B, H)`, *optional*):
-            The sentence embedding of the second text of a pair.
-        hidden_states (`tuple[torch.FloatTensor]`, *optional*): As transformers' encoders return them.
-        attentions (`tuple[torch.FloatTensor]`, *optional*): As transformers' encoders return them.
+        pair_pooler_output (`torch.FloatTensor` of shape `(B, H)`, *optional*): Embedding of the pair's second text.
+        hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As transformers' encoders return them.
     """
 
     loss: torch.FloatTensor | None = None
@@ -216,13 +212,13 @@ class MTSBertModel(PreTrainedModel):
         """
         encoder_kwargs = encoder_kwargs or {}
         encoder_config = AutoConfig.from_pretrained(encoder_name_or_path, **encoder_kwargs)
+        encoder_config.dtype = None  # weights that are stored in half precision are trained in float32
         model = cls(cls.config_class(encoder_config=encoder_config, tasks=tasks, **config))
         encoder = AutoModel.from_pretrained(
-            encoder_name_or_path, config=encoder_config, use_safetensors=True, **encoder_kwargs
+            encoder_name_or_path, config=encoder_config, use_safetensors=True, dtype=model.dtype, **encoder_kwargs
         )
-        if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None
-        model.encoder.load_state_dict(encoder.state_dict())
+        weights = encoder.state_dict()
+        model.encoder.load_state_dict({name: weights[name] for name in weights if not name.startswith("pooler.")})
         model.config.encoder_config._name_or_path = ""  # a path of this machine means nothing in a checkpoint
         return model
 
@@ -448,23 +444,9 @@ class _SingleTaskView(MTSBertModel):
         labels = config.tasks[self.head]["labels"]
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
+        is_multi_label = config.tasks[self.head].get("multi_label", False)
+        config.problem_type = "multi_label_classification" if is_multi_label else "single_label_classification"
         self.num_labels = len(labels)
-
-    def answer(self, output_class: type, encoder_inputs: dict, labels: torch.Tensor | None, return_dict: bool | None):
-        return_dict = self.config.return_dict if return_dict is None else return_dict
-        encoded, text_states = self.encode(**encoder_inputs)
-        logits = self.head_logits(self.head, encoded.last_hidden_state, text_states)
-        loss = None
-        if labels is not None:
-            losses = item_losses(self.config.tasks[self.head], logits, labels)
-            loss = losses.sum() / num_items(labels).clamp(min=1)
-        output = output_class(
-            loss=loss,
-            logits=logits,
-            hidden_states=encoded.get("hidden_states"),
-            attentions=encoded.get("attentions"),
-        )
-        return output if return_dict else output.to_tuple()
 
     def forward(
         self,
@@ -474,20 +456,33 @@ class _SingleTaskView(MTSBertModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ):
-        """As [`MTSBertModel.forward`], with `labels` a tensor of the one task that answers."""
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
+        """As [`MTSBertModel.forward`], with `labels` and `num_items_in_batch` of the one task that answers."""
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        encoded, text_states = self.encode(
+            input_ids,
+            attention_mask,
+            inputs_embeds=inputs_embeds,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
             **self._requested(output_attentions, output_hidden_states),
-        }
-        return self.answer(self.output_class, inputs, labels, return_dict)
+        )
+        logits = self.head_logits(self.head, encoded.last_hidden_state, text_states)
+        loss = None
+        if labels is not None:
+            count = num_items(labels).clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+            loss = item_losses(self.config.tasks[self.head], logits, labels).sum() / count
+        output = self.output_class(
+            loss=loss,
+            logits=logits,
+            hidden_states=encoded.get("hidden_states"),
+            attentions=encoded.get("attentions"),
+        )
+        return output if return_dict else output.to_tuple()
 
 
 class MTSBertForSequenceClassification(_SingleTaskView):

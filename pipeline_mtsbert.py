@@ -8,10 +8,10 @@ from transformers import Pipeline
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
     from .configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
-    from .entities_mtsbert import decode_tags, tags_to_spans
+    from .entities_mtsbert import decode_tags, tags_to_spans, visible_offsets
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
-    from entities_mtsbert import decode_tags, tags_to_spans
+    from entities_mtsbert import decode_tags, tags_to_spans, visible_offsets
 
 
 DEFAULT_BATCH_SIZE = 32
@@ -81,7 +81,7 @@ class MTSBertPipeline(Pipeline):
         return min(limits)
 
     def preprocess(self, texts: list[str]) -> list[dict]:
-        """Windows of all texts: `{"text": index, "input_ids", …, "offsets", "mask"}`, in order."""
+        """Windows of all texts, in order: `{"text": index, "inputs", "offsets", "own": positions it answers for}`."""
         max_length = self.max_length
         content = max_length - self.tokenizer.num_special_tokens_to_add()
         overlap = min(MAX_OVERLAP, content // 4)
@@ -92,25 +92,23 @@ class MTSBertPipeline(Pipeline):
             stride=overlap,
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
+            return_special_tokens_mask=True,
         )
         text_of = encoded.pop("overflow_to_sample_mapping")
         offsets = encoded.pop("offset_mapping")
-        windows = [
-            {
-                "text": text_of[row],
-                "offsets": offsets[row],
-                "inputs": {name: values[row] for name, values in encoded.items()},
-            }
-            for row in range(len(text_of))
-        ]
-        for row, window in enumerate(windows):
-            in_text = [position for position, (start, end) in enumerate(window["offsets"]) if start < end]
-            window["in_text"] = in_text
-            continues = row > 0 and text_of[row - 1] == text_of[row]
-            continued = row + 1 < len(windows) and text_of[row + 1] == text_of[row]
+        special = encoded.pop("special_tokens_mask")
+        windows = []
+        for row, text in enumerate(text_of):
+            content = [position for position, is_special in enumerate(special[row]) if not is_special]
+            continues = row > 0 and text_of[row - 1] == text
+            continued = row + 1 < len(text_of) and text_of[row + 1] == text
             first = overlap // 2 if continues else 0
-            last = len(in_text) - (overlap - overlap // 2) if continued else len(in_text)
-            window["own"] = in_text[first:last]  # the positions that this window, not its neighbour, answers for
+            last = len(content) - (overlap - overlap // 2) if continued else len(content)
+            visible = visible_offsets(offsets[row], texts[text])
+            # The positions that this window, not its neighbour, answers for.
+            own = [position for position in content[first:last] if visible[position][0] < visible[position][1]]
+            inputs = {name: values[row] for name, values in encoded.items()}
+            windows.append({"text": text, "offsets": visible, "own": own, "inputs": inputs})
         return windows
 
     def _forward(self, windows: list[dict], batch_size: int) -> list[dict]:
@@ -119,7 +117,8 @@ class MTSBertPipeline(Pipeline):
         answers: list[dict] = [{} for _ in windows]
         for first in range(0, len(by_length), batch_size):
             rows = by_length[first : first + batch_size]
-            batch = self.tokenizer.pad([windows[row]["inputs"] for row in rows], return_tensors="pt").to(self.device)
+            inputs = [windows[row]["inputs"] for row in rows]
+            batch = self.tokenizer.pad(inputs, padding_side="right", return_tensors="pt").to(self.device)
             with torch.inference_mode():
                 output = self.model(**batch)
             embeddings = output.pooler_output.float().cpu()

@@ -13,7 +13,7 @@ from mtl.data_report import describe_data
 from mtl.output import check_writable, save_predictions, save_run, set_up_logging
 from mtl.recipe import parse_arguments
 from mtl.report import results_table
-from mtl.starting_point import load_model, load_tokenizer, tasks_of_checkpoint
+from mtl.starting_point import check_max_length, load_model, load_tokenizer, tasks_of_checkpoint
 from mtl.trainer import MTSBertTrainer
 
 
@@ -30,9 +30,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     build_missing_dataset(data_args, training_args)
     tokenizer = load_tokenizer(model_args)
+    check_max_length(data_args.max_length, tokenizer, model_args)
     data = load_data(data_args, tokenizer, splits, tasks_of_checkpoint(model_args))
     if data_args.check_data:
-        sys.stdout.write(describe_data(data))
+        if training_args.process_index == 0:
+            sys.stdout.write(describe_data(data))
         return {}
     trainer = MTSBertTrainer(
         load_model(model_args, data.tasks),
@@ -46,10 +48,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     metrics: dict[str, float] = {}
     trains = training_args.do_train and not trainer.everything_frozen
     if trains:
-        checkpoint = training_args.resume_from_checkpoint
-        if checkpoint in ("True", "true"):
-            checkpoint = get_last_checkpoint(training_args.output_dir)
-        metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
+        metrics |= trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args)).metrics
     elif training_args.do_train:
         logger.warning("Everything is frozen, so there is nothing to train: this run only evaluates.")
     if training_args.do_eval:
@@ -63,6 +62,19 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if trainer.is_world_process_zero():
         sys.stdout.write(f"\n{results_table(metrics, list(data.tasks))}\n\nSaved in {training_args.output_dir}\n")
     return metrics
+
+
+def checkpoint_to_resume(args: MTLTrainingArguments) -> str | None:
+    """`resume_from_checkpoint` is a checkpoint folder, or true for the last one in the output folder."""
+    asked = args.resume_from_checkpoint
+    if asked is None or asked.lower() == "false":
+        return None
+    if asked.lower() != "true":
+        return asked
+    found = get_last_checkpoint(args.output_dir)
+    if found is None:
+        raise ValueError(f"`resume_from_checkpoint` is true, but {args.output_dir} has no checkpoint in it.")
+    return found
 
 
 def build_missing_dataset(data_args: DataArguments, training_args: MTLTrainingArguments) -> None:

@@ -22,6 +22,10 @@ PRIMARY = {
 }
 
 
+# No choosing among epochs: what is reported is the model at the end, so no task needs validation rows.
+LAST_EPOCH = ["--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False", "--do_eval=False"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
@@ -29,8 +33,10 @@ def main() -> None:
     parser.add_argument("--max_train_samples", type=int, help="Rows of each dataset, where all do not fit the time.")
     args = parser.parse_args()
     recipe = yaml.safe_load((ROOT / args.config).read_text())
-    limit = [f"--max_train_samples={args.max_train_samples}"] if args.max_train_samples else []
-    settings = {"together": limit} | {task: [*alone(recipe, task), *limit] for task in recipe["tasks"]}
+    common = list(LAST_EPOCH)
+    if args.max_train_samples:
+        common.append(f"--max_train_samples={args.max_train_samples}")
+    settings = {"together": common} | {task: [*alone(recipe, task), *common] for task in recipe["tasks"]}
     runs = {
         name: {seed: run(args.config, seed, flags, name=name) for seed in args.seeds}
         for name, flags in settings.items()

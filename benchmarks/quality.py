@@ -4,6 +4,7 @@ python benchmarks/quality.py --config recipes/ag_news_minilm.yaml --seeds 42 43 
 """
 
 import argparse
+import hashlib
 import json
 import shlex
 import statistics
@@ -42,8 +43,10 @@ def describe_command(script: str) -> str:
 
 
 def run(config: Path, seed: int, flags: list[str], *, name: str = "run") -> dict[str, float]:
-    """Trains by a recipe and returns all metrics. A finished run is not run again; remove its folder for that."""
-    output = ROOT / "runs" / "benchmarks" / config.stem / f"{name}_seed{seed}"
+    """Trains by a recipe and returns all metrics. A finished run of the same code, recipe and flags is reused."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    digest = hashlib.sha256("\n".join([commit, (ROOT / config).read_text(), *flags]).encode()).hexdigest()[:8]
+    output = ROOT / "runs" / "benchmarks" / config.stem / f"{name}_seed{seed}_{digest}"
     results = output / "all_results.json"
     if results.exists():
         return json.loads(results.read_text())

@@ -7,19 +7,28 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from mtl.balancing import LOSS_BALANCING
+from mtl.balancing import LOSS_BALANCING, UNCERTAINTY
 from mtl.precision import has_native_bf16
-from mtl.samplers import DATASET_SAMPLING, WEIGHTS
+from mtl.samplers import DATASET_SAMPLING, PROPORTIONAL, WEIGHTS
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping from its pairs. Raises `ValueError` where a key stands twice: one of the two would be lost."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        names = [key for key, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one mapping.")
+    return mapping
 
 
 def parse_mapping(value: dict | str | None, name: str) -> dict[str, Any]:
     """A mapping given in a recipe, or as JSON on the command line."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value, object_pairs_hook=unique_keys)
         except json.JSONDecodeError as error:
             raise ValueError(f"--{name} is not JSON ({error}): {value!r}.") from None
     if value is not None and not isinstance(value, dict):
@@ -56,20 +65,32 @@ class ModelArguments:
             "from it, and --encoder_name_or_path is not used."
         },
     )
-    pooling: str = field(
-        default="mean",
-        metadata={"help": "How token states become the sentence embedding: mean, cls or max. For a new model."},
+    pooling: str | None = field(
+        default=None,
+        metadata={"help": "How token states become the embedding: mean (default), cls or max. For a new model."},
     )
-    normalize: bool = field(
-        default=True, metadata={"help": "Scale the sentence embedding to length 1. For a new model."}
+    normalize: bool | None = field(
+        default=None, metadata={"help": "Scale the sentence embedding to length 1 (default: True). For a new model."}
     )
-    head_dropout: float = field(
-        default=0.1, metadata={"help": "Dropout probability before every classification layer. For a new model."}
+    head_dropout: float | None = field(
+        default=None,
+        metadata={"help": "Dropout probability before every classification layer (default: 0.1). For a new model."},
     )
 
     def __post_init__(self):
         if self.encoder_name_or_path is None and self.model_name_or_path is None:
             raise ValueError("Name what to start from: `encoder_name_or_path` (new heads) or `model_name_or_path`.")
+        if self.model_name_or_path is not None and self.new_model_settings:
+            raise ValueError(
+                f"{sorted(self.new_model_settings)} are settings of a new model; the checkpoint given by "
+                "`model_name_or_path` has its own."
+            )
+
+    @property
+    def new_model_settings(self) -> dict[str, Any]:
+        """The settings of a new model that were given; the others have the defaults of the config."""
+        settings = {"pooling": self.pooling, "normalize": self.normalize, "head_dropout": self.head_dropout}
+        return {name: value for name, value in settings.items() if value is not None}
 
 
 @dataclass
@@ -81,17 +102,19 @@ class DataArguments:
     tasks: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Mapping of task name to {type, labels}; types are sequence_classification and "
-            "token_classification. Without labels, those of the data are used: the names of a ClassLabel column, or "
-            "all values found, sorted. A token task names its entity types. On the command line: JSON."
+            "help": "Mapping of task name to {type, ...}; types are sequence_classification, token_classification, "
+            "pair_classification and pair_similarity (with score_range). Without labels, those of the data are used: "
+            "the names of a ClassLabel column, or all values found, sorted. A token task names its entity types. "
+            "Optional: hidden_size, class_weights, label_smoothing, multi_label. On the command line: JSON."
         },
     )
     datasets: dict | str | None = field(
         default=None,
         metadata={
             "help": "Mapping of a name of your choice to {path, columns} or {files, columns}. path: a prepared "
-            "folder, a Hub id, or one file (train). files: split -> .parquet, .csv, .tsv or .jsonl file. columns: "
-            "column -> 'text' or a task. Several datasets are put together. On the command line: JSON."
+            "folder, a Hub id, or one file (train). files: split -> .parquet, .csv, .tsv, .jsonl, .bio or .conll. "
+            "columns: column -> 'text', 'text_pair' or a task. Also splits (our name -> its name) and tag_scheme "
+            "(bio, iob1, bioes). On the command line: JSON."
         },
     )
     prepare: dict | str | None = field(
@@ -116,13 +139,16 @@ class DataArguments:
         },
     )
     max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on the first so many rows, for a quick try."}
+        default=None,
+        metadata={
+            "help": "Train on so many rows of each dataset, always the same, drawn from all of it; for a quick try."
+        },
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on the first so many rows of the validation split."}
+        default=None, metadata={"help": "Evaluate on so many rows of each validation split."}
     )
     max_predict_samples: int | None = field(
-        default=None, metadata={"help": "Predict the first so many rows of the test split."}
+        default=None, metadata={"help": "Predict so many rows of each test split."}
     )
 
     def __post_init__(self):
@@ -276,6 +302,21 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError(f"`gradient_statistics_steps` is {self.gradient_statistics_steps}; it must be 0 or more.")
         if self.gradient_aggregator and (self.gradient_accumulation_steps > 1 or self.world_size > 1):
             raise ValueError("`gradient_aggregator` needs one process and `gradient_accumulation_steps: 1`.")
+        if self.gradient_aggregator and (self.loss_balancing == UNCERTAINTY or self.fp16):
+            raise ValueError("`gradient_aggregator` cannot be used with `loss_balancing: uncertainty`, nor with fp16.")
+        if self.train_sampling_strategy not in ("group_by_length", "random", "sequential"):
+            raise ValueError(
+                f"`train_sampling_strategy` is {self.train_sampling_strategy!r}; allowed are group_by_length, random "
+                "and sequential."
+            )
+        if self.train_sampling_strategy == "sequential" and self.dataset_sampling != PROPORTIONAL:
+            raise ValueError("`train_sampling_strategy: sequential` leaves nothing for `dataset_sampling` to choose.")
+        if self.label_smoothing_factor:
+            raise ValueError("`label_smoothing_factor` is not used here; give a task its own `label_smoothing`.")
+        if self.n_gpu > 1:
+            raise ValueError(
+                f"Several GPUs ({self.n_gpu}) need one process each: start with `accelerate launch run_mtl.py …`."
+            )
         self.task_weights = parse_weights(self.task_weights, "task_weights")
         self.sampling_weights = parse_weights(self.sampling_weights, "sampling_weights")
         if self.dataset_sampling not in DATASET_SAMPLING:

@@ -26,7 +26,7 @@ class StaticBalancing:
         task_weights: Task name → w_k.
     """
 
-    learns_from_losses = False  # whether `end_step` and `end_epoch` must be called
+    learns_from_losses = False  # whether `end_step` and `begin_epoch` must be called
 
     def __init__(self, tasks: dict[str, dict], task_weights: dict[str, float]):
         self.tasks = tasks
@@ -56,11 +56,11 @@ class StaticBalancing:
         """What the optimizer learns along with the model."""
         return []
 
-    def end_step(self, losses: dict[str, float]) -> None:
-        """Learns of L_k for the tasks that took part in an optimizer step."""
+    def end_step(self, losses: dict[str, float], epoch: int) -> None:
+        """Learns of L_k for the tasks that took part in an optimizer step of this epoch, counted from 0."""
 
-    def end_epoch(self) -> None:
-        """Learns that an epoch is over."""
+    def begin_epoch(self, epoch: int) -> None:
+        """Learns that an epoch begins."""
 
     def state(self) -> dict:
         """What a resumed run must know, as JSON."""
@@ -129,16 +129,20 @@ class DynamicWeightAverage(StaticBalancing):
         self.epochs: list[dict[str, float]] = []  # mean losses of the last two epochs
         self.sums = dict.fromkeys(tasks, 0.0)
         self.steps = dict.fromkeys(tasks, 0)
+        self.epoch = 0  # the one that sums and steps are about
 
     def factor(self, task: str) -> float:
         return self.factors[task]
 
-    def end_step(self, losses: dict[str, float]) -> None:
+    def end_step(self, losses: dict[str, float], epoch: int) -> None:
         for task, loss in losses.items():
             self.sums[task] += loss
             self.steps[task] += 1
 
-    def end_epoch(self) -> None:
+    def begin_epoch(self, epoch: int) -> None:
+        if epoch <= self.epoch:  # the first one, or resumed within it
+            return
+        self.epoch = epoch
         means = {task: self.sums[task] / steps if steps else math.nan for task, steps in self.steps.items()}
         self.epochs = [*self.epochs, means][-2:]
         self.sums, self.steps = dict.fromkeys(self.tasks, 0.0), dict.fromkeys(self.tasks, 0)
@@ -147,15 +151,17 @@ class DynamicWeightAverage(StaticBalancing):
         before, last = self.epochs
         ratios = {task: last[task] / before[task] if before[task] else 1.0 for task in self.tasks}
         ratios = {task: 1.0 if math.isnan(ratio) else ratio for task, ratio in ratios.items()}  # a task that paused
-        powers = {task: math.exp(ratio / DWA_TEMPERATURE) for task, ratio in ratios.items()}
+        largest = max(ratios.values())  # taken out of all, which changes nothing but keeps exp() from overflowing
+        powers = {task: math.exp((ratio - largest) / DWA_TEMPERATURE) for task, ratio in ratios.items()}
         self.factors = {task: len(powers) * power / sum(powers.values()) for task, power in powers.items()}
 
     def state(self) -> dict:
-        return {"factors": self.factors, "epochs": self.epochs, "sums": self.sums, "steps": self.steps}
+        names = ("factors", "epochs", "sums", "steps", "epoch")
+        return {name: getattr(self, name) for name in names}
 
     def load_state(self, state: dict) -> None:
-        self.factors, self.epochs = state["factors"], state["epochs"]
-        self.sums, self.steps = state["sums"], state["steps"]
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 class FirstStepBalancing(StaticBalancing):
@@ -174,7 +180,7 @@ class FirstStepBalancing(StaticBalancing):
         first = self.first_losses.get(task)
         return 1.0 / first if first else 1.0
 
-    def end_step(self, losses: dict[str, float]) -> None:
+    def end_step(self, losses: dict[str, float], epoch: int) -> None:
         for task, loss in losses.items():
             self.first_losses.setdefault(task, loss)
 

@@ -10,7 +10,7 @@ from mtl.arguments import DataArguments, MTLTrainingArguments
 from mtl.datasets import TEXT, TEXT_PAIR, open_datasets
 from mtl.examples import read_examples
 from mtl.features import DATASET, TokenizationReport, build_features
-from mtl.labels import check_recipe_tasks, complete_tasks
+from mtl.labels import check_recipe_tasks, complete_tasks, merge_tasks
 
 
 logger = logging.getLogger(__name__)
@@ -55,22 +55,17 @@ def load_data(
 
     Args:
         splits: The splits to read; each must exist in some dataset.
-        checkpoint_tasks: The tasks of the checkpoint that the run goes on from; they win over the recipe's.
+        checkpoint_tasks: The tasks of the checkpoint that the run goes on from, see `merge_tasks`. One that no dataset
+            feeds stays as it is.
 
     Raises:
         `ValueError`: naming dataset, split, row and column of whatever is wrong.
     """
-    tasks = data_args.tasks
-    if checkpoint_tasks is not None:
-        if unknown := sorted(set(tasks) - set(checkpoint_tasks)):
-            raise ValueError(
-                f"The recipe has tasks {unknown}, which the checkpoint lacks; it has {list(checkpoint_tasks)}."
-            )
-        tasks = checkpoint_tasks
+    check_recipe_tasks(data_args.tasks)
+    tasks = merge_tasks(data_args.tasks, checkpoint_tasks or {})
     if not tasks:
         raise ValueError("The recipe names no `tasks`.")
-    check_recipe_tasks(tasks)
-    sources = open_datasets(data_args.datasets, tasks)
+    sources = open_datasets(data_args.datasets, tasks, must_be_fed=list(data_args.tasks))
     examples: dict[str, dict[str, list[dict]]] = {}
     for split in splits:
         present = [source for source in sources if split in source.splits]
@@ -86,6 +81,7 @@ def load_data(
         split: [row | {DATASET: number} for number, name in enumerate(names) for row in examples[name].get(split, [])]
         for split in splits
     }
+    _check_labelled(tasks if checkpoint_tasks is None else data_args.tasks, merged)
     features, tokenization = {}, {}
     for split, rows in merged.items():
         features[split], tokenization[split] = build_features(
@@ -96,6 +92,16 @@ def load_data(
     texts = {split: [_texts(row) for row in rows] for split, rows in merged.items()}
     trained = [name for name in names if "train" in examples[name]]
     return TaskData(tasks, trained, merged, features, texts, tokenization)
+
+
+def _check_labelled(tasks: dict[str, dict], examples: dict[str, list[dict]]) -> None:
+    """Raises `ValueError` for a task that cannot be learned because no training row has its label."""
+    for task in tasks:
+        if "train" in examples and not any(example.get(task) is not None for example in examples["train"]):
+            raise ValueError(f"No training row has a label for task {task!r}. Give it some, or drop the task.")
+    for split, rows in examples.items():
+        if not any(example.get(task) is not None for example in rows for task in tasks):
+            raise ValueError(f"No row of split {split!r} has a label for any task of {list(tasks)}.")
 
 
 def _texts(example: dict) -> str | tuple[str, str]:

@@ -29,11 +29,18 @@ class SourceDataset:
         return f"Row {row} of dataset {self.name!r}, split {split!r}"
 
 
-def open_datasets(specs: dict[str, dict], tasks: dict[str, dict]) -> list[SourceDataset]:
-    """Opens every dataset of a recipe. Raises `ValueError` for what cannot be found, or does not fit the tasks."""
+def open_datasets(
+    specs: dict[str, dict], tasks: dict[str, dict], *, must_be_fed: list[str] | None = None
+) -> list[SourceDataset]:
+    """
+    Opens every dataset of a recipe. Raises `ValueError` for what cannot be found, or does not fit the tasks.
+
+    Args:
+        must_be_fed (*optional*, defaults to all tasks): The tasks that some dataset must have a column for.
+    """
     opened = [_open_dataset(name, spec, tasks) for name, spec in specs.items()]
     fed = {role for source in opened for role in source.columns}
-    if unfed := [task for task in tasks if task not in fed]:
+    if unfed := [task for task in (tasks if must_be_fed is None else must_be_fed) if task not in fed]:
         raise ValueError(
             f"No dataset feeds the tasks {unfed}. Map a column to each in `columns` of a dataset, or drop the task."
         )

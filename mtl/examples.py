@@ -5,6 +5,7 @@ An example is `{"text": str, "text_pair": str or None, <task>: …}` with, by th
 """
 
 import math
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,14 +19,18 @@ from mtl.datasets import TEXT, TEXT_PAIR, SourceDataset
 def read_examples(
     source: SourceDataset, split: str, tasks: dict[str, dict], max_rows: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows of one split as examples, each checked. Raises `ValueError` naming dataset, split, row and column."""
+    """
+    The rows of one split as examples, each checked; at most `max_rows` of them, drawn from all of it. Raises
+    `ValueError` naming dataset, split, row (counted from 0) and column.
+    """
     rows = source.splits[split]
-    if max_rows is not None:
-        rows = rows.select(range(min(max_rows, len(rows))))
-    table = rows.with_format("arrow")
+    chosen = range(len(rows))
+    if max_rows is not None and max_rows < len(rows):
+        chosen = sorted(random.Random(0).sample(chosen, max_rows))  # files are often in some order
+    table = rows.select(chosen).with_format("arrow")
     columns = {role: table[column].to_pylist() for role, column in source.columns.items()}
-    for row in range(len(rows)):
-        values = {role: column[row] for role, column in columns.items()}
+    for place, row in enumerate(chosen):
+        values = {role: column[place] for role, column in columns.items()}
         try:
             yield _read_example(values, source, rows.features, tasks)
         except ValueError as error:
@@ -74,13 +79,18 @@ def _read_value(
     if task.get("multi_label"):
         if not isinstance(value, list):
             raise ValueError(f"{value!r} is not a list of labels, which a multi-label task needs.")
-        return [_read_label(label, getattr(feature, "feature", None)) for label in value]
+        labels = [None if label is None else _read_label(label, getattr(feature, "feature", None)) for label in value]
+        if None in labels:
+            raise ValueError(f"{value!r} has a missing label in it; None instead of the list is an unlabelled text.")
+        return labels
     return _read_label(value, feature)
 
 
 def _read_label(value: Any, feature: Any) -> str | None:
     if isinstance(feature, ClassLabel):
         return None if value < 0 else feature.int2str(value)
+    if isinstance(value, float) and math.isnan(value):
+        return None
     if isinstance(value, list | dict):
         raise ValueError(f"{value!r} is not a label.")
     return str(value)
@@ -101,7 +111,7 @@ def _read_score(value: Any, score_range: tuple[float, float]) -> float | None:
 
 def _read_spans(value: list, text: str) -> list[dict[str, Any]]:
     for span in value:
-        if not isinstance(span, dict) or not {"start", "end", "label"} <= set(span):
+        if not isinstance(span, dict) or any(span.get(key) is None for key in ("start", "end", "label")):
             raise ValueError(f"entity {span!r} needs 'start', 'end' and 'label'; tags need a 'text' of words.")
     check_spans(value, text)
     return [{"start": span["start"], "end": span["end"], "label": str(span["label"])} for span in value]

@@ -8,7 +8,7 @@ from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION
-from entities_mtsbert import IGNORE_INDEX, spans_to_tags
+from entities_mtsbert import IGNORE_INDEX, spans_to_tags, visible_offsets
 from mtl.datasets import TEXT, TEXT_PAIR
 
 
@@ -71,7 +71,7 @@ def build_features(
             columns["length"].append(len(encoding.ids) + (len(pair.ids) if pair else 0))
             columns[DATASET].append(example.get(DATASET, 0))
             for name, task in tasks.items():
-                columns[name].append(_label(example.get(name), task, label2id[name], encoding, report))
+                columns[name].append(_label(example.get(name), task, label2id[name], example[TEXT], encoding, report))
     report.log(split)
     features = {"input_ids": List(Value("int32")), "pair_input_ids": List(Value("int32")), "length": Value("int32")}
     features[DATASET] = Value("int32")
@@ -83,14 +83,15 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: 
     return tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True).encodings
 
 
-def _label(value, task: dict, label2id: dict[str, int], encoding, report: TokenizationReport):
+def _label(value, task: dict, label2id: dict[str, int], text: str, encoding, report: TokenizationReport):
     """The label of one example as the model reads it."""
     if task["type"] == PAIR_SIMILARITY:
         return math.nan if value is None else value
     if task["type"] == TOKEN_CLASSIFICATION:
         if value is None:
             return [IGNORE_INDEX] * len(encoding.ids)
-        tagged = spans_to_tags(value, encoding.offsets, label2id, truncated=bool(encoding.overflowing))
+        offsets = visible_offsets(encoding.offsets, text)
+        tagged = spans_to_tags(value, offsets, label2id, truncated=bool(encoding.overflowing))
         report.num_entities += len(value)
         report.num_unaligned += tagged.num_unaligned
         report.num_truncated += tagged.num_truncated

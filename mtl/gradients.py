@@ -84,6 +84,8 @@ class GradientAggregation:
         """Writes the gradients of the weighted losses of the tasks that have labels in this step."""
         from torchjd.autojac import backward, jac_to_grad
 
+        if not losses:  # a batch without any label
+            return
         if self.of_heads:
             gradients = torch.autograd.grad(sum(losses), self.of_heads, retain_graph=True, allow_unused=True)
             for weight, gradient in zip(self.of_heads, gradients, strict=True):

@@ -4,18 +4,48 @@ from datasets import ClassLabel
 
 from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION, check_task_settings, check_tasks
 from entities_mtsbert import OUTSIDE, bio_labels, entity_types
-from mtl.datasets import TEXT, TEXT_PAIR, SourceDataset
+from mtl.datasets import SourceDataset
 
 
 def check_recipe_tasks(tasks: dict[str, dict]) -> None:
     """Raises `ValueError` for a task of a recipe that is wrong whatever the data say. Labels may still be missing."""
     for name, task in tasks.items():
-        if name in (TEXT, TEXT_PAIR):
-            raise ValueError(f"A task cannot be called {name!r}: that is a role of its own in `columns`.")
         try:
             check_task_settings(name, task)
         except ValueError as error:
             raise ValueError(f"Task {name!r}: {error}") from None
+
+
+def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[str, dict]:
+    """
+    The tasks of a run that goes on from a checkpoint: the checkpoint's, then those that only the recipe has. A task of
+    both keeps its type, labels, score range and head; the recipe decides about `class_weights` and `label_smoothing`.
+
+    Raises:
+        `ValueError`: where the two contradict each other.
+    """
+    merged = {name: dict(task) for name, task in checkpoint.items()}
+    for name, task in recipe.items():
+        if name not in checkpoint:
+            merged[name] = task
+            continue
+        for key in ("type", "labels", "score_range", "hidden_size", "multi_label"):
+            given, kept = task.get(key), checkpoint[name].get(key)
+            if key == "labels" and given and task["type"] == TOKEN_CLASSIFICATION and OUTSIDE not in given:
+                given = bio_labels(given)
+            if given is not None and list_or_value(given) != list_or_value(kept):
+                raise ValueError(
+                    f"Task {name!r}: the recipe says {key}: {given}, and the checkpoint was trained with {kept}."
+                )
+        for key in ("class_weights", "label_smoothing"):
+            merged[name].pop(key, None)
+            if key in task:
+                merged[name][key] = task[key]
+    return merged
+
+
+def list_or_value(setting):
+    return list(setting) if isinstance(setting, tuple) else setting
 
 
 def complete_tasks(

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
-from mtl.arguments import DataArguments, ModelArguments, MTLTrainingArguments
+from mtl.arguments import DataArguments, ModelArguments, MTLTrainingArguments, unique_keys
 
 
 DESCRIPTION = """Trains one encoder on several tasks, evaluates it, and saves a checkpoint that opens anywhere.
@@ -54,10 +54,17 @@ def parse_arguments(
     return model_args, data_args, training_args
 
 
+class _RecipeLoader(yaml.SafeLoader):
+    """YAML without code, and without a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        return unique_keys(self.construct_pairs(node, deep=True))
+
+
 def recipe_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
     """The recipe as command-line flags, so that both are converted and checked by the same code."""
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        recipe = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"Recipe {path} cannot be read: {error}.") from None
     except yaml.YAMLError as error:

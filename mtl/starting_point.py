@@ -1,6 +1,7 @@
 """The model and the tokenizer that a run starts from."""
 
 import importlib.util
+import logging
 from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
@@ -11,6 +12,8 @@ from mtl.arguments import ModelArguments
 
 
 PACKAGE_PREFIX = "package:"
+
+logger = logging.getLogger(__name__)
 
 
 def resolve_name(name_or_path: str) -> str:
@@ -86,14 +89,29 @@ def tasks_of_checkpoint(model_args: ModelArguments) -> dict[str, dict] | None:
 
 
 def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertModel:
-    """The model to train: a checkpoint as it is, or a pretrained encoder under fresh heads for `tasks`."""
+    """
+    The model to train: a pretrained encoder under fresh heads for `tasks`, or a checkpoint. A checkpoint keeps its
+    heads, and gets fresh ones for the tasks that it lacks.
+    """
     if model_args.model_name_or_path is not None:
-        return MTSBertModel.from_pretrained(model_args.model_name_or_path)
+        config = load_checkpoint_config(model_args.model_name_or_path)
+        if new := [task for task in tasks if task not in config.tasks]:
+            logger.info(f"The tasks {new} are new to the checkpoint: their heads start from nothing.")
+        config.tasks = tasks
+        return MTSBertModel.from_pretrained(model_args.model_name_or_path, config=config, use_safetensors=True)
     _load_config(model_args)  # raises for an unknown encoder
     return MTSBertModel.from_encoder(
-        resolve_name(model_args.encoder_name_or_path),
-        tasks=tasks,
-        pooling=model_args.pooling,
-        normalize=model_args.normalize,
-        head_dropout=model_args.head_dropout,
+        resolve_name(model_args.encoder_name_or_path), tasks=tasks, **model_args.new_model_settings
     )
+
+
+def check_max_length(max_length: int, tokenizer: PreTrainedTokenizerBase, model_args: ModelArguments) -> None:
+    """Raises `ValueError` for a `max_length` that the encoder cannot read, or that leaves no room for text."""
+    positions = getattr(_load_config(model_args), "max_position_embeddings", None)
+    longest = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    special = tokenizer.num_special_tokens_to_add()
+    if not special < max_length <= longest:
+        raise ValueError(
+            f"`max_length` is {max_length}; this encoder reads from {special + 1} to {longest} word pieces, of which "
+            f"{special} are special."
+        )

@@ -48,7 +48,7 @@ class MTSBertTrainer(Trainer):
         tasks = model.config.tasks
         if unknown := sorted(set(args.task_weights) - set(tasks)):
             raise ValueError(f"`task_weights` names unknown tasks {unknown}; the tasks are {list(tasks)}.")
-        if args.sampling_weights and set(args.sampling_weights) != set(dataset_names):
+        if args.do_train and args.sampling_weights and set(args.sampling_weights) != set(dataset_names):
             raise ValueError(
                 f"`sampling_weights` names {list(args.sampling_weights)}; the training datasets are "
                 f"{list(dataset_names)}."
@@ -64,6 +64,7 @@ class MTSBertTrainer(Trainer):
         )
         self._log_since_line, self._log_of_step = TaskLog(list(tasks)), TaskLog(list(tasks))
         self._is_measuring = False
+        self._epoch = 0
         self._sampler: DatasetSampler | None = None
         super().__init__(
             model=model,
@@ -160,7 +161,7 @@ class MTSBertTrainer(Trainer):
             parameter.grad = None  # the Trainer clears the gradients of the model's parameters only
         if self.balancing.learns_from_losses:
             losses, _ = self._log_of_step.take(self._sum_over_processes)
-            self.balancing.end_step(losses)
+            self.balancing.end_step(losses, self._epoch)
 
     # What a checkpoint keeps of the balancing
 
@@ -204,6 +205,8 @@ class MTSBertTrainer(Trainer):
         # within an epoch.
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
+        self._epoch = epoch
+        self.balancing.begin_epoch(epoch)
         return super()._run_epoch(epoch=epoch, **kwargs)
 
     # Learning rates
@@ -259,9 +262,6 @@ class _BalancingCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.end_step()
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self.trainer.balancing.end_epoch()
 
 
 def num_examples(labels: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,14 @@ import sys
 import transformers
 
 
+def labels_of(found: dict | list) -> list[tuple[str, float]]:
+    """What one task found, as pairs of a text and a probability: entities, several labels, or one."""
+    if isinstance(found, list):
+        return [(f"{entity['label']} {entity['text']}", entity["score"]) for entity in found]
+    labels = found["labels"] if "labels" in found else [found["label"]]
+    return [(label, found["scores"][label]) for label in labels]
+
+
 def main(model: str, texts: list[str]) -> None:
     transformers.utils.logging.disable_progress_bar()
     ask = transformers.pipeline("multi-task", model=model, trust_remote_code=True)
@@ -13,10 +21,7 @@ def main(model: str, texts: list[str]) -> None:
         for task, found in answer.items():
             if task == "embedding":
                 continue
-            labels = found if isinstance(found, list) else [found]
-            shown = [
-                f"{label['label']} {label.get('text', '')}".strip() + f" ({label['score']:.2f})" for label in labels
-            ]
+            shown = [f"{label} ({score:.2f})" for label, score in labels_of(found)]
             sys.stdout.write(f"  {task}: {', '.join(shown) or 'none'}\n")
 
 

@@ -43,6 +43,8 @@ def test_a_fork_keeps_its_own_classes_in_the_auto_map():
         ({}, "at least one task"),
         ({"Topic": sequence_task()}, "Task 'Topic': a task's name is lower-case letters"),
         ({"a.b": sequence_task()}, "Task 'a.b': a task's name"),
+        ({"items": sequence_task()}, "Task 'items': this name has a meaning of its own"),
+        ({"dataset": sequence_task()}, "this name has a meaning of its own"),
         ({"1st": sequence_task()}, "begins with a letter"),
         ({"topic": ["a", "b"]}, "Task 'topic': a task is a mapping with a 'type'"),
         ({"topic": {"labels": ["a", "b"]}}, "a task is a mapping with a 'type'"),

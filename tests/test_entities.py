@@ -17,6 +17,7 @@ from entities_mtsbert import (
     join_words,
     spans_to_tags,
     tags_to_spans,
+    visible_offsets,
 )
 
 
@@ -185,6 +186,33 @@ def test_any_entity_is_learned_exactly_or_counted(tokenizer, data, text):
         assert start <= entity["start"] < entity["end"] <= end
         covered = {i for a, b in encoding.offsets for i in range(a, b)}
         assert not covered & (set(range(start, end)) - set(range(entity["start"], entity["end"])))
+
+
+@pytest.fixture(scope="session")
+def byte_level_tokenizer():
+    """A tokenizer whose offsets count the blank before a word to its first piece, as RoBERTa's kind may."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False)
+    trainer = trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["[CLS]"])
+    tokenizer.train_from_iterator(["Oslo beat Lima in the final"] * 3, trainer)
+    return tokenizer
+
+
+def test_blanks_before_a_word_do_not_break_its_alignment(byte_level_tokenizer):
+    text = "Oslo beat Lima  today"
+    offsets = byte_level_tokenizer.encode(text).offsets
+    assert any(text[start].isspace() for start, end in offsets)
+    spans = [span(0, 4), span(10, 14, "ORG")]
+    tagged = spans_to_tags(spans, visible_offsets(offsets, text), LABEL2ID)
+    assert (tagged.num_unaligned, tagged.num_truncated) == (0, 0)
+    tags = [LABELS[max(tag, 0)] for tag in tagged.tags]
+    assert plain(tags_to_spans(tags, visible_offsets(offsets, text))) == spans
+
+
+def test_visible_offsets_by_hand():
+    assert visible_offsets([(0, 0), (0, 2), (2, 5), (5, 7)], "ab  c \n") == [(0, 0), (0, 2), (4, 5), (7, 7)]
 
 
 def brute_force(scores: torch.Tensor, labels: list[str]) -> list[int]:

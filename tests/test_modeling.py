@@ -433,3 +433,16 @@ def test_every_task_type_survives_saving(full_model, mixed, tmp_path):
     expected, found = full_model(**mixed).logits, loaded.eval()(**mixed).logits
     assert list(found) == ["topic", "ner", "tags", "nli", "sts"]
     assert all(torch.equal(found[task], expected[task]) for task in expected)
+
+
+def test_a_view_on_several_labels_says_so_to_the_pipelines(full_model):
+    assert MTSBertForSequenceClassification(full_model.config).config.problem_type == "single_label_classification"
+    view = MTSBertForSequenceClassification(full_model.config, head="tags")
+    assert view.config.problem_type == "multi_label_classification"
+
+
+def test_a_view_divides_by_the_items_of_a_whole_step_as_the_stock_trainer_asks(model, batch, labels, tmp_path):
+    model.save_pretrained(tmp_path)
+    view = MTSBertForSequenceClassification.from_pretrained(tmp_path).eval()
+    ours = view(**batch, labels=labels["topic"]).loss
+    assert torch.allclose(view(**batch, labels=labels["topic"], num_items_in_batch=torch.tensor(8)).loss, ours * 2 / 8)

@@ -164,3 +164,11 @@ def test_several_labels_at_once(pair_pipeline):
         "labels": ["x"],
         "scores": pytest.approx(dict(zip("xy", scores, strict=True))),
     }
+
+
+def test_a_tokenizer_that_pads_on_the_left_changes_nothing(word_spotter, tokenizer, monkeypatch):
+    texts = ["The final in Oslo ends without a goal", "Oslo"]
+    expected = [answer["ner"] for answer in word_spotter(texts)]
+    monkeypatch.setattr(tokenizer, "padding_side", "left")
+    assert [answer["ner"] for answer in word_spotter(texts)] == expected
+    assert [[entity["text"] for entity in found] for found in expected] == [["Oslo"], ["Oslo"]]

@@ -83,6 +83,15 @@ def test_a_run_resumes_from_its_last_checkpoint(recipe, tmp_path):
     run(recipe, "--resume_from_checkpoint", "True", **settings)
     resumed = MTSBertModel.from_pretrained(tmp_path / "run").state_dict()
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+    # A fresh run would give the same weights: what is resumed must come from the checkpoint.
+    last = max((tmp_path / "run").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    changed = MTSBertModel.from_pretrained(last)
+    with torch.no_grad():
+        changed.heads["topic"].classifier.bias.add_(7.0)
+    changed.save_pretrained(last)
+    run(recipe, "--resume_from_checkpoint", "True", **settings)
+    bias = MTSBertModel.from_pretrained(tmp_path / "run").heads["topic"].classifier.bias
+    assert (bias - straight["heads.topic.classifier.bias"] > 6.0).all()
 
 
 @pytest.mark.parametrize(
@@ -97,6 +106,7 @@ def test_a_run_resumes_from_its_last_checkpoint(recipe, tmp_path):
             "maps column 'entities' to 'ner', which is neither",
         ),
         ({"num_frozen_layers": 3}, "`num_frozen_layers` is 3; the encoder has 2 layers"),
+        ({"max_length": 65}, "`max_length` is 65; this encoder reads from 3 to 64 word pieces"),
         ({"prepare": {"outputs": "x"}}, r"`prepare` has unknown keys \['outputs'\]"),
         ({"prepare": {"source": "sample"}}, "`prepare` needs an 'output' folder"),
     ],
@@ -115,13 +125,41 @@ def test_a_split_that_no_dataset_has_is_named(recipe, news_file):
         main(["--config", str(path), "--datasets", json.dumps(data_args.datasets)])
 
 
-def test_tasks_that_a_checkpoint_lacks_are_named(recipe, tmp_path):
+def test_a_run_can_go_on_with_new_tasks_and_leave_old_ones_alone(recipe, tmp_path):
+    """Sentence-BERT's order: learn one task, then another on the same encoder."""
     run(recipe)
-    path = recipe(
-        model_name_or_path=str(tmp_path / "run"), tasks={"mood": {"type": "sequence_classification"}}, do_train=True
-    )
-    with pytest.raises(ValueError, match=r"tasks \['mood'\], which the checkpoint lacks; it has \['topic', 'ner'\]"):
-        main(["--config", str(path)])
+    rows = [
+        {"text": "Lima wins", "text_pair": "Lima won", "sts": 1.0},
+        {"text": "Oslo", "text_pair": "No", "sts": 0.0},
+    ]
+    (tmp_path / "sts.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    flags = ["--model_name_or_path", str(tmp_path / "run"), "--output_dir", str(tmp_path / "more")]
+    metrics = run(
+        recipe, *flags, tasks={"sts": {"type": "pair_similarity", "score_range": [0, 1]}}, do_eval=True,
+        datasets={"sts": {"files": dict.fromkeys(("train", "validation"), str(tmp_path / "sts.jsonl"))}},
+    )  # fmt: skip
+    assert "eval_sts_spearman" in metrics
+    first, more = (MTSBertModel.from_pretrained(tmp_path / name) for name in ("run", "more"))
+    assert list(more.config.tasks) == ["topic", "ner", "sts"]
+    assert torch.equal(first.heads["topic"].classifier.bias, more.heads["topic"].classifier.bias)
+    weights = [model.encoder.get_input_embeddings().weight for model in (first, more)]
+    assert not torch.equal(*weights)
+
+
+def test_a_task_that_no_training_row_labels_is_named(recipe, tmp_path):
+    rows = [{"text": "Oslo", "label": None, "entities": []}, {"text": "Lima", "label": None, "entities": []}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    path = recipe(tasks={"topic": {"type": "sequence_classification", "labels": ["a", "b"]}, "ner": {
+        "type": "token_classification", "labels": ["GPE"]}})  # fmt: skip
+    _, data_args, _ = parse_arguments(["--config", str(path)])
+    data_args.datasets["news"]["files"] = {"train": str(tmp_path / "train.jsonl")}
+    with pytest.raises(ValueError, match="No training row has a label for task 'topic'"):
+        main(["--config", str(path), "--datasets", json.dumps(data_args.datasets)])
+
+
+def test_resuming_where_there_is_no_checkpoint_is_refused(recipe):
+    with pytest.raises(ValueError, match=r"`resume_from_checkpoint` is true, but .* has no checkpoint in it"):
+        run(recipe, "--resume_from_checkpoint", "true")
 
 
 @pytest.mark.parametrize(

@@ -132,8 +132,16 @@ def test_lists_of_labels(write):
     tasks = {"tags": {"type": "sequence_classification", "multi_label": True}}
     rows = [{"text": "a", "tags": ["x", "y"]}, {"text": "b", "tags": []}, {"text": "c", "tags": None}]
     assert [row["tags"] for row in examples_of(write("a.jsonl", rows), tasks)] == [["x", "y"], [], None]
+    with pytest.raises(ValueError, match="has a missing label in it"):
+        examples_of(write("c.jsonl", [{"text": "a", "tags": ["x", None]}]), tasks)
     with pytest.raises(ValueError, match="'x' is not a list of labels, which a multi-label task needs"):
         examples_of(write("b.jsonl", [{"text": "a", "tags": "x"}]), tasks)
+
+
+def test_a_number_that_is_not_one_is_no_label(write, tasks):
+    del tasks["ner"]
+    rows = [{"text": "a", "topic": 1.5}, {"text": "b", "topic": float("nan")}]
+    assert [row["topic"] for row in examples_of(write("a.jsonl", rows), tasks)] == ["1.5", None]
 
 
 def test_splits_may_be_called_otherwise(tmp_path, tasks):
@@ -182,7 +190,10 @@ def test_a_folder_that_was_built_again_is_read_again(tmp_path, tasks):
 
 def test_a_row_limit(write, tasks):
     rows = [{"text": f"Text {number}", "topic": "Sports", "ner": []} for number in range(9)]
-    assert len(examples_of(write("a.jsonl", rows), tasks, max_rows=4)) == 4
+    some = [row["text"] for row in examples_of(write("a.jsonl", rows), tasks, max_rows=4)]
+    assert len(some) == 4
+    assert some == sorted(some) != [f"Text {number}" for number in range(4)]  # drawn from all of it, in order
+    assert some == [row["text"] for row in examples_of(write("a.jsonl", rows), tasks, max_rows=4)]
     assert len(examples_of(write("a.jsonl", rows), tasks, max_rows=40)) == 9
 
 
@@ -197,8 +208,10 @@ GOOD = {"text": "Oslo wins", "topic": "Sports", "ner": SPANS}
         ({"ner": [{"start": 0, "end": 99, "label": "GPE"}]}, "column 'ner': entity .* lies outside the text"),
         ({"ner": [{"start": 2, "end": 2, "label": "GPE"}]}, "is empty"),
         ({"ner": [*SPANS, {"start": 3, "end": 6, "label": "GPE"}]}, "overlaps"),
-        ({"ner": [{"start": 0, "end": None, "label": "GPE"}]}, "'start' and 'end' are whole numbers"),
+        ({"ner": [{"start": 0, "end": None, "label": "GPE"}]}, "needs 'start', 'end' and 'label'"),
+        ({"ner": [{"start": 0, "end": 2.5, "label": "GPE"}]}, "'start' and 'end' are whole numbers"),
         ({"topic": ["Sports"]}, r"\['Sports'\] is not a label"),
+        ({"ner": [*SPANS, {"start": 5, "end": 9, "label": None}]}, "needs 'start', 'end' and 'label'"),
     ],
 )
 def test_a_wrong_row_is_named_with_dataset_split_row_and_column(write, tasks, change, message):

@@ -4,7 +4,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from mtl.datasets import SourceDataset
-from mtl.labels import check_recipe_tasks, complete_tasks
+from mtl.labels import check_recipe_tasks, complete_tasks, merge_tasks
 
 
 SEQUENCE = {"topic": {"type": "sequence_classification"}}
@@ -70,7 +70,7 @@ def test_a_task_without_any_label_is_named():
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"text": SEQUENCE["topic"]}, "cannot be called 'text': that is a role of its own"),
+        ({"text": SEQUENCE["topic"]}, "Task 'text': this name has a meaning of its own"),
         ({"topic": "sequence_classification"}, "Task 'topic': a task is a mapping with a 'type'"),
         ({"topic": {"type": "regression"}}, "with a 'type', one of"),
         ({"topic": {"type": "sequence_classification", "label": []}}, r"Task 'topic': unknown keys \['label'\]"),
@@ -79,3 +79,45 @@ def test_a_task_without_any_label_is_named():
 def test_a_wrong_task_of_a_recipe_is_named(task, message):
     with pytest.raises(ValueError, match=message):
         check_recipe_tasks(task)
+
+
+CHECKPOINT = {
+    "topic": {"type": "sequence_classification", "labels": ["a", "b"], "label_smoothing": 0.1},
+    "ner": {"type": "token_classification", "labels": ["O", "B-GPE", "I-GPE"]},
+    "sts": {"type": "pair_similarity", "score_range": [0, 5]},
+}
+
+
+def test_a_recipe_adds_tasks_to_those_of_a_checkpoint_and_decides_about_smoothing():
+    new = {"mood": {"type": "sequence_classification"}}
+    recipe = {
+        "topic": {"type": "sequence_classification", "class_weights": [1, 2]},
+        "ner": {"type": "token_classification"},
+    }
+    merged = merge_tasks(recipe | new, CHECKPOINT)
+    assert list(merged) == ["topic", "ner", "sts", "mood"]
+    assert merged["topic"] == {"type": "sequence_classification", "labels": ["a", "b"], "class_weights": [1, 2]}
+    assert merged["ner"] == CHECKPOINT["ner"]
+    assert merge_tasks(recipe, {}) == recipe
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (
+            {"topic": {"type": "token_classification"}},
+            "says type: token_classification, and the checkpoint was trained with",
+        ),
+        ({"topic": {"type": "sequence_classification", "labels": ["b", "a"]}}, r"says labels: \['b', 'a'\]"),
+        ({"ner": {"type": "token_classification", "labels": ["ORG"]}}, "Task 'ner': the recipe says labels"),
+        ({"sts": {"type": "pair_similarity", "score_range": [0, 1]}}, r"score_range: \[0, 1\], .* with \[0, 5\]"),
+    ],
+)
+def test_a_recipe_that_contradicts_its_checkpoint_is_refused(task, message):
+    with pytest.raises(ValueError, match=message):
+        merge_tasks(task, CHECKPOINT)
+
+
+def test_entity_types_may_stand_for_the_tags_of_a_checkpoint():
+    task = {"ner": {"type": "token_classification", "labels": ["GPE"]}}
+    assert merge_tasks(task, CHECKPOINT)["ner"] == CHECKPOINT["ner"]

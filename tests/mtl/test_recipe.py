@@ -18,7 +18,7 @@ def test_a_recipe_fills_the_arguments_with_the_right_types(recipe):
     assert training_args.task_weights == {"ner": 2}
     assert training_args.do_train is True
     assert list(data_args.tasks) == ["topic", "ner"]
-    assert model_args.pooling == "mean"
+    assert model_args.new_model_settings == {}
 
 
 def test_flags_win_over_the_recipe(recipe):
@@ -64,12 +64,36 @@ def test_an_empty_value_means_the_default(recipe, tmp_path):
         ),
         ({"sampling_weights": {"news": 1}}, "`dataset_sampling: weights` and `sampling_weights`"),
         ({"dataset_sampling": "weights", "sampling_weights": {"news": -1}}, "gives 'news' the weight -1"),
+        (
+            {"train_sampling_strategy": "batch_rebalance"},
+            "`train_sampling_strategy` is 'batch_rebalance'; allowed are",
+        ),
+        ({"train_sampling_strategy": "sequential", "dataset_sampling": "round_robin"}, "leaves nothing for"),
+        ({"label_smoothing_factor": 0.1}, "give a task its own `label_smoothing`"),
+        ({"model_name_or_path": "x", "pooling": "max"}, r"\['pooling'\] are settings of a new model"),
+        (
+            {"gradient_aggregator": "Sum", "loss_balancing": "uncertainty"},
+            "cannot be used with `loss_balancing: uncertainty`",
+        ),
         ({"task_weights": {"ner": "much"}}, "gives 'ner' the weight 'much'"),
     ],
 )
 def test_what_cannot_be_is_refused(recipe, changes, message):
     with pytest.raises(ValueError, match=message):
         parse_arguments(["--config", str(recipe(**changes))])
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["seed: 1\nseed: 2\n", "tasks:\n  topic: {type: a}\n  topic: {type: b}\n", "tasks: {topic: 1, topic: 2}\n"],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, content):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"'(seed|topic)' stands twice in one mapping"):
+        parse_arguments(["--config", str(path)])
+    with pytest.raises(ValueError, match="'topic' stands twice"):
+        parse_arguments(["--encoder_name_or_path", "x", "--tasks", '{"topic": {}, "topic": {}}'])
 
 
 @pytest.mark.parametrize(

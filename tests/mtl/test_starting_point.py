@@ -5,7 +5,7 @@ import torch
 from transformers import BertModel, CanineConfig, CanineModel, CanineTokenizer
 
 from mtl.arguments import ModelArguments
-from mtl.starting_point import load_model, load_tokenizer, resolve_name, tasks_of_checkpoint
+from mtl.starting_point import check_max_length, load_model, load_tokenizer, resolve_name, tasks_of_checkpoint
 
 
 def test_a_new_model_takes_its_shape_from_the_arguments(encoder_folder, tasks):
@@ -24,7 +24,7 @@ def test_a_checkpoint_is_gone_on_from_as_it_is(model, tokenizer, tmp_path, tasks
     tokenizer.save_pretrained(tmp_path)
     arguments = ModelArguments(encoder_name_or_path="not/used", model_name_or_path=str(tmp_path))
     assert tasks_of_checkpoint(arguments) == tasks
-    loaded = load_model(arguments, {})
+    loaded = load_model(arguments, tasks)
     assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
     assert load_tokenizer(arguments)("Oslo")["input_ids"] == tokenizer("Oslo")["input_ids"]
 
@@ -76,3 +76,28 @@ def test_a_bare_encoder_is_no_checkpoint(encoder_folder):
         load_tokenizer(arguments)
     with pytest.raises(ValueError, match="No checkpoint found under '/no/such/folder'"):
         tasks_of_checkpoint(ModelArguments(model_name_or_path="/no/such/folder"))
+
+
+def test_a_checkpoint_gets_fresh_heads_for_new_tasks_and_keeps_the_others(model, tmp_path, tasks):
+    model.save_pretrained(tmp_path)
+    new = {"sts": {"type": "pair_similarity", "score_range": [0, 1]}}
+    new["mood"] = {"type": "sequence_classification", "labels": ["bad", "good"]}
+    loaded = load_model(ModelArguments(model_name_or_path=str(tmp_path)), {**tasks, **new})
+    assert list(loaded.config.tasks) == ["topic", "ner", "sts", "mood"]
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
+    assert loaded.heads["mood"].classifier.weight.std() > 0
+
+
+def test_an_encoder_stored_in_half_precision_is_trained_in_float32(encoder_folder, tmp_path, tokenizer):
+    BertModel.from_pretrained(encoder_folder).half().save_pretrained(tmp_path)
+    model = load_model(ModelArguments(encoder_name_or_path=str(tmp_path)), None)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    model(**tokenizer("Oslo", return_tensors="pt"))
+
+
+@pytest.mark.parametrize("max_length", [2, 65])
+def test_a_length_that_the_encoder_cannot_read_is_named(encoder_folder, tokenizer, max_length):
+    arguments = ModelArguments(encoder_name_or_path=str(encoder_folder))
+    with pytest.raises(ValueError, match=f"`max_length` is {max_length}; this encoder reads from 3 to 64 word pieces"):
+        check_max_length(max_length, tokenizer, arguments)
+    check_max_length(64, tokenizer, arguments)

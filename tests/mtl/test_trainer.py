@@ -241,6 +241,8 @@ def test_a_resumed_run_ends_with_the_same_weights(trainer_of, model, tmp_path):
     straight.train()
     resumed = trainer_of(of=copy.deepcopy(model), **settings)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert [line["step"] for line in resumed.state.log_history if "loss" in line] == list(range(1, 9))
+    assert resumed.state.log_history[:3] == straight.state.log_history[:3]
     for name, weight in straight.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
@@ -316,7 +318,7 @@ def test_balancing_changes_weights_and_survives_a_resume(trainer_of, model, tmp_
         "num_train_epochs": 4,
         "per_device_train_batch_size": 4,
         "save_strategy": "steps",
-        "save_steps": 5,
+        "save_steps": 4,  # the end of an epoch, where a resumed run begins with the next
         "head_learning_rate": 5e-2,
     }
     straight = trainer_of(of=copy.deepcopy(model), **settings)
@@ -324,7 +326,7 @@ def test_balancing_changes_weights_and_survives_a_resume(trainer_of, model, tmp_
     weights = [line["ner_weight"] for line in straight.state.log_history if "ner_weight" in line]
     assert weights[-1] != 1.0
     resumed = trainer_of(of=copy.deepcopy(model), **settings)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-5"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     assert resumed.balancing.state() == straight.balancing.state()
     for name, weight in straight.model.state_dict().items():
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
