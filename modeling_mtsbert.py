@@ -44,7 +44,7 @@ class MTSBertOutput(ModelOutput):
         last_hidden_state (`torch.FloatTensor` of shape `(B, T, H)`): Token states of the encoder.
         pooler_output (`torch.FloatTensor` of shape `(B, H)`): Sentence embedding, of length 1 if `config.normalize`.
         logits (`dict[str, torch.FloatTensor]`):
-            By task: `(B, C)` for a sequence or pair task, `(B, T, K)` for a token task, cosines `(B,)` for a similarity.
+            By task: `(B, C)` for a sequence or pair task, `(B, T, K)` for a token task, cosines `(B,)`.
         losses (`dict[str, torch.FloatTensor]`, *optional*, returned when `labels` is given):
             By task: its mean loss over labelled items; 0 where no item is labelled.
         pair_pooler_output (`torch.FloatTensor` of shape `(B, H)`, *optional*): Embedding of the pair's second text.
@@ -107,14 +107,6 @@ def is_labelled(labels: torch.Tensor) -> torch.Tensor:
 def num_items(labels: torch.Tensor) -> torch.Tensor:
     """How many items of a batch are labelled, as a tensor without dimensions."""
     return is_labelled(labels).sum()
-
-
-def unlabelled(task: dict, logits: torch.Tensor) -> torch.Tensor:
-    """Labels that say nothing, for these logits of the task."""
-    if task["type"] == PAIR_SIMILARITY:
-        return torch.full(logits.shape, torch.nan, device=logits.device)
-    shape = logits.shape if task.get("multi_label") else logits.shape[:-1]
-    return torch.full(shape, IGNORE_INDEX, device=logits.device)
 
 
 def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -391,18 +383,14 @@ class MTSBertModel(PreTrainedModel):
             )
         losses = {}
         for task, settings in self.config.tasks.items():
-            if task not in logits:  # a pair task in a batch without pairs: its head stays in the graph
-                if task in labels and num_items(labels[task]):
-                    raise ValueError(
-                        f"`labels` has {task!r}, which compares two texts, but there is no `pair_input_ids`."
-                    )
-                losses[task] = sum((weight.sum() * 0.0 for weight in self.heads[task].parameters()), torch.tensor(0.0))
+            if task in logits and labels.get(task) is not None:
+                count = num_items(labels[task]) if num_items_in_batch is None else num_items_in_batch[task]
+                losses[task] = item_losses(settings, logits[task], labels[task]).sum() / count.clamp(min=1)
                 continue
-            task_labels = labels.get(task)
-            if task_labels is None:
-                task_labels = unlabelled(settings, logits[task])
-            count = num_items(task_labels) if num_items_in_batch is None else num_items_in_batch[task]
-            losses[task] = item_losses(settings, logits[task], task_labels).sum() / count.clamp(min=1)
+            if labels.get(task) is not None and num_items(labels[task]):
+                raise ValueError(f"`labels` has {task!r}, which compares two texts, but there is no `pair_input_ids`.")
+            in_graph = [logits[task]] if task in logits else self.heads[task].parameters()
+            losses[task] = sum((part.float().sum() * 0.0 for part in in_graph), torch.zeros((), device=self.device))
         return losses
 
     def as_pipeline(self, tokenizer, **kwargs):
