@@ -1,6 +1,6 @@
 """What joint training costs or gains: every task of a recipe alone, and all together, with several seeds.
 
-python benchmarks/joint.py --config recipes/all_tasks.yaml --seeds 42 43 44 --max_train_samples 3000
+python benchmarks/joint.py --config recipes/all_tasks.yaml --seeds 42 43 44 -- --max_train_samples=2000 --max_predict_samples=2000
 """
 
 import argparse
@@ -30,12 +30,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
-    parser.add_argument("--max_train_samples", type=int, help="Rows of each dataset, where all do not fit the time.")
+    parser.add_argument("flags", nargs="*", help="Further flags of run_mtl.py, after '--'.")
     args = parser.parse_args()
     recipe = yaml.safe_load((ROOT / args.config).read_text())
-    common = list(LAST_EPOCH)
-    if args.max_train_samples:
-        common.append(f"--max_train_samples={args.max_train_samples}")
+    common = [*LAST_EPOCH, *args.flags]
     settings = {"together": common} | {task: [*alone(recipe, task), *common] for task in recipe["tasks"]}
     runs = {
         name: {seed: run(args.config, seed, flags, name=name) for seed in args.seeds}

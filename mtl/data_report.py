@@ -18,33 +18,38 @@ def describe_data(data: TaskData) -> str:
     """Markdown: one section per split, in it one per task."""
     parts = ["No row was skipped: one that cannot be used is an error."]
     for split, examples in data.examples.items():
-        report = data.tokenization[split]
-        lengths = np.percentile(data.features[split]["length"][:], PERCENTILES).astype(int)
-        parts += [
-            f"\n# {split}: {len(examples):,} rows\n",
-            "Word pieces: "
-            + ", ".join(f"{length} at {share} %" for share, length in zip(PERCENTILES, lengths, strict=True)),
-            f"Longer than `max_length`: {report.num_cut_texts:,} of {report.num_texts:,} texts "
-            f"({report.num_cut_texts / report.num_texts:.2%})",
-        ]
+        parts.append(f"\n# {split}: {len(examples):,} rows")
         for task, settings in data.tasks.items():
-            labelled = [example for example in examples if example.get(task) is not None]
-            parts.append(f"\n## {split} / {task} ({settings['type']}): {len(labelled):,} labelled rows\n")
-            parts.append(_label_line(task, settings, labelled))
-            if settings["type"] == TOKEN_CLASSIFICATION:
-                parts.append(
-                    f"Entities over all token tasks: {report.num_entities:,}, of them {report.num_truncated:,} cut "
-                    f"off and {report.num_unaligned:,} not at the borders of word pieces"
-                )
-            parts += [_sample(task, settings, example) for example in labelled[:NUM_SAMPLES]]
+            rows = [row for row, example in enumerate(examples) if example.get(task) is not None]
+            parts.append(f"\n## {split} / {task} ({settings['type']}): {len(rows):,} labelled rows\n")
+            if rows:
+                parts += _describe_task(task, settings, rows, split, data)
     return "\n".join(parts) + "\n"
+
+
+def _describe_task(task: str, settings: dict, rows: list[int], split: str, data: TaskData) -> list[str]:
+    labelled = [data.examples[split][row] for row in rows]
+    report = data.tokenization[split]
+    lengths = np.array(data.features[split]["length"][:])[rows]
+    percentiles = zip(PERCENTILES, np.percentile(lengths, PERCENTILES).astype(int), strict=True)
+    num_cut = sum(report.cut[row] for row in rows)
+    lines = [
+        _label_line(task, settings, labelled),
+        "Word pieces: " + ", ".join(f"{length} at {share} %" for share, length in percentiles),
+        f"Longer than `max_length`: {num_cut:,} rows ({num_cut / len(rows):.2%})",
+    ]
+    if settings["type"] == TOKEN_CLASSIFICATION:
+        counts = report.entities[task]
+        lines.append(
+            f"Entities: {counts.total:,}, of them {counts.truncated:,} cut off and {counts.unaligned:,} not at the "
+            "borders of word pieces"
+        )
+    return lines + [_sample(task, settings, example) for example in labelled[:NUM_SAMPLES]]
 
 
 def _label_line(task: str, settings: dict, labelled: list[dict]) -> str:
     values = [example[task] for example in labelled]
     if settings["type"] == PAIR_SIMILARITY:
-        if not values:
-            return "No score"
         return f"Scores: {min(values):g} to {max(values):g}, mean {sum(values) / len(values):.3g}"
     if settings["type"] == TOKEN_CLASSIFICATION:
         counts = Counter(span["label"] for value in values for span in value)

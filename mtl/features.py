@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
@@ -19,26 +19,32 @@ ROWS_PER_CALL = 1_000  # texts tokenized at once
 
 
 @dataclass
+class EntityCounts:
+    """What became of the entities of one token task."""
+
+    total: int = 0
+    unaligned: int = 0
+    truncated: int = 0
+
+
+@dataclass
 class TokenizationReport:
     """What did not survive tokenization, over one split."""
 
-    num_texts: int = 0
-    num_cut_texts: int = 0
-    num_entities: int = 0
-    num_unaligned: int = 0
-    num_truncated: int = 0
+    cut: list[bool] = field(default_factory=list)
+    """For every row, whether a text of it was longer than `max_length`."""
+    entities: dict[str, EntityCounts] = field(default_factory=dict)
+    """By token task."""
 
     def log(self, split: str) -> None:
-        if self.num_cut_texts:
-            logger.warning(
-                f"{split}: {self.num_cut_texts:,} of {self.num_texts:,} texts are longer than `max_length` and were "
-                f"cut, {self.num_truncated:,} of {self.num_entities:,} entities with them."
-            )
-        if self.num_unaligned:
-            logger.warning(
-                f"{split}: {self.num_unaligned:,} of {self.num_entities:,} entities begin or end inside a word piece; "
-                "their pieces are not learned from."
-            )
+        if any(self.cut):
+            logger.warning(f"{split}: {sum(self.cut):,} of {len(self.cut):,} rows are longer than `max_length`: cut.")
+        for task, counts in self.entities.items():
+            if counts.truncated or counts.unaligned:
+                logger.warning(
+                    f"{split}: of {counts.total:,} {task} entities, {counts.truncated:,} were cut off and "
+                    f"{counts.unaligned:,} begin or end inside a word piece; they are neither learned nor scored."
+                )
 
 
 def build_features(
@@ -54,6 +60,7 @@ def build_features(
         `input_ids`. `IGNORE_INDEX`, and NaN for a score, where a label is missing. Beside it, what was cut.
     """
     report = TokenizationReport()
+    report.entities = {name: EntityCounts() for name, task in tasks.items() if task["type"] == TOKEN_CLASSIFICATION}
     columns: dict[str, list] = {"input_ids": [], "pair_input_ids": [], "length": [], DATASET: []}
     columns |= {name: [] for name in tasks}
     label2id = {name: {label: i for i, label in enumerate(task.get("labels", []))} for name, task in tasks.items()}
@@ -64,14 +71,18 @@ def build_features(
         pair_encodings = iter(_tokenize(tokenizer, paired, max_length) if paired else [])
         for example, encoding in zip(batch, encodings, strict=True):
             pair = next(pair_encodings) if example.get(TEXT_PAIR) is not None else None
-            report.num_texts += 1 + (pair is not None)
-            report.num_cut_texts += bool(encoding.overflowing) + bool(pair and pair.overflowing)
+            report.cut.append(bool(encoding.overflowing or (pair and pair.overflowing)))
             columns["input_ids"].append(encoding.ids)
             columns["pair_input_ids"].append(pair.ids if pair else [])
             columns["length"].append(len(encoding.ids) + (len(pair.ids) if pair else 0))
             columns[DATASET].append(example.get(DATASET, 0))
             for name, task in tasks.items():
-                columns[name].append(_label(example.get(name), task, label2id[name], example[TEXT], encoding, report))
+                value = example.get(name)
+                if task["type"] == TOKEN_CLASSIFICATION:
+                    label = _tags(value, label2id[name], example[TEXT], encoding, report.entities[name])
+                else:
+                    label = _label(value, task, label2id[name])
+                columns[name].append(label)
     report.log(split)
     features = {"input_ids": List(Value("int32")), "pair_input_ids": List(Value("int32")), "length": Value("int32")}
     features[DATASET] = Value("int32")
@@ -83,19 +94,22 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: 
     return tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True).encodings
 
 
-def _label(value, task: dict, label2id: dict[str, int], text: str, encoding, report: TokenizationReport):
-    """The label of one example as the model reads it."""
+def _tags(value: list[dict] | None, label2id: dict[str, int], text: str, encoding, counts: EntityCounts) -> list[int]:
+    """The tag ids of one text, one a word piece."""
+    if value is None:
+        return [IGNORE_INDEX] * len(encoding.ids)
+    offsets = visible_offsets(encoding.offsets, text)
+    tagged = spans_to_tags(value, offsets, label2id, truncated=bool(encoding.overflowing))
+    counts.total += len(value)
+    counts.unaligned += tagged.num_unaligned
+    counts.truncated += tagged.num_truncated
+    return tagged.tags
+
+
+def _label(value: str | list[str] | float | None, task: dict, label2id: dict[str, int]) -> int | list[int] | float:
+    """The label of a whole text, or of a pair, as the model reads it."""
     if task["type"] == PAIR_SIMILARITY:
         return math.nan if value is None else value
-    if task["type"] == TOKEN_CLASSIFICATION:
-        if value is None:
-            return [IGNORE_INDEX] * len(encoding.ids)
-        offsets = visible_offsets(encoding.offsets, text)
-        tagged = spans_to_tags(value, offsets, label2id, truncated=bool(encoding.overflowing))
-        report.num_entities += len(value)
-        report.num_unaligned += tagged.num_unaligned
-        report.num_truncated += tagged.num_truncated
-        return tagged.tags
     if task.get("multi_label"):
         return [IGNORE_INDEX if value is None else int(label in value) for label in label2id]
     return IGNORE_INDEX if value is None else label2id[value]

@@ -39,8 +39,9 @@ def test_what_is_cut_or_does_not_align_is_reported_once(tokenizer, tasks, caplog
     crooked = {"text": "Oslo", "ner": [{"start": 0, "end": 1, "label": "GPE"}]}
     features = build_features([cut, crooked], tasks, tokenizer, max_length=8, split="train")[0]
     assert [record.getMessage() for record in caplog.records] == [
-        "train: 1 of 2 texts are longer than `max_length` and were cut, 1 of 3 entities with them.",
-        "train: 1 of 3 entities begin or end inside a word piece; their pieces are not learned from.",
+        "train: 1 of 2 rows are longer than `max_length`: cut.",
+        "train: of 3 ner entities, 1 were cut off and 1 begin or end inside a word piece; "
+        "they are neither learned nor scored.",
     ]
     assert features[1]["ner"] == [X, X, X]
     assert len(features[0]["input_ids"]) == 8
