@@ -1,6 +1,6 @@
 """What joint training costs or gains: every task of a recipe alone, and all together, with several seeds.
 
-python benchmarks/joint.py --config recipes/all_tasks.yaml --seeds 42 43 44 -- --max_train_samples=2000 --max_predict_samples=2000
+python benchmarks/joint.py --config recipes/all_tasks.yaml --seeds 42 43 44 -- --max_train_samples=2000
 """
 
 import argparse
