@@ -83,8 +83,7 @@ class MTSBertPipeline(Pipeline):
     def preprocess(self, texts: list[str]) -> list[dict]:
         """Windows of all texts, in order: `{"text": index, "inputs", "offsets", "own": positions it answers for}`."""
         max_length = self.max_length
-        content = max_length - self.tokenizer.num_special_tokens_to_add()
-        overlap = min(MAX_OVERLAP, content // 4)
+        overlap = min(MAX_OVERLAP, (max_length - self.tokenizer.num_special_tokens_to_add()) // 4)
         encoded = self.tokenizer(
             texts,
             truncation=True,

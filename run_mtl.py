@@ -54,7 +54,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if training_args.do_eval:
         metrics |= trainer.evaluate()
     if training_args.do_predict:
-        metrics |= trainer.evaluate(data.features["test"], metric_key_prefix="test")
+        if data.has_labels("test"):
+            metrics |= trainer.evaluate(data.features["test"], metric_key_prefix="test")
         save_predictions(trainer, data.texts["test"])
     save_run(trainer, metrics, trained=trains)
     if training_args.push_to_hub:

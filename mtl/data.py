@@ -31,6 +31,9 @@ class TaskData:
     tokenization: dict[str, TokenizationReport]
     """Split → what was cut or could not be aligned."""
 
+    def has_labels(self, split: str) -> bool:
+        return _any_label(self.examples[split], list(self.tasks))
+
 
 def needed_splits(args: MTLTrainingArguments) -> list[str]:
     """The splits that a run with these flags reads."""
@@ -81,7 +84,7 @@ def load_data(
         split: [row | {DATASET: number} for number, name in enumerate(names) for row in examples[name].get(split, [])]
         for split in splits
     }
-    _check_labelled(tasks if checkpoint_tasks is None else data_args.tasks, merged)
+    _check_labelled(list(data_args.tasks) or list(tasks), merged)
     features, tokenization = {}, {}
     for split, rows in merged.items():
         features[split], tokenization[split] = build_features(
@@ -94,14 +97,17 @@ def load_data(
     return TaskData(tasks, trained, merged, features, texts, tokenization)
 
 
-def _check_labelled(tasks: dict[str, dict], examples: dict[str, list[dict]]) -> None:
-    """Raises `ValueError` for a task that cannot be learned because no training row has its label."""
+def _check_labelled(tasks: list[str], examples: dict[str, list[dict]]) -> None:
+    """Raises `ValueError` for a task without a training label, and for validation rows that say nothing."""
     for task in tasks:
-        if "train" in examples and not any(example.get(task) is not None for example in examples["train"]):
+        if "train" in examples and not _any_label(examples["train"], [task]):
             raise ValueError(f"No training row has a label for task {task!r}. Give it some, or drop the task.")
-    for split, rows in examples.items():
-        if not any(example.get(task) is not None for example in rows for task in tasks):
-            raise ValueError(f"No row of split {split!r} has a label for any task of {list(tasks)}.")
+    if "validation" in examples and not _any_label(examples["validation"], tasks):
+        raise ValueError(f"No row of split 'validation' has a label for any task of {tasks}.")
+
+
+def _any_label(examples: list[dict], tasks: list[str]) -> bool:
+    return any(example.get(task) is not None for example in examples for task in tasks)
 
 
 def _texts(example: dict) -> str | tuple[str, str]:

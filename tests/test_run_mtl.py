@@ -47,6 +47,26 @@ def test_a_checkpoint_can_be_evaluated_alone(recipe, tmp_path):
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
 
 
+def test_texts_without_labels_are_predicted_by_a_checkpoint_and_its_own_tasks(recipe, tmp_path):
+    run(recipe)
+    (tmp_path / "texts.csv").write_text("text\nLima hosts the race\nShares rise\n")
+    metrics = run(
+        recipe, "--model_name_or_path", str(tmp_path / "run"), "--do_train", "False", "--do_predict", tasks=None,
+        output_dir=str(tmp_path / "answers"), datasets={"new": {"files": {"test": str(tmp_path / "texts.csv")}}},
+    )  # fmt: skip
+    assert metrics == {}
+    answers = [json.loads(line) for line in (tmp_path / "answers" / "predictions.jsonl").read_text().splitlines()]
+    assert [answer["text"] for answer in answers] == ["Lima hosts the race", "Shares rise"]
+    assert all(set(answer) == {"text", "topic", "ner"} for answer in answers)
+
+
+def test_a_checkpoint_is_evaluated_without_naming_its_tasks_again(recipe, tmp_path):
+    trained = run(recipe, do_eval=True)
+    flags = ["--model_name_or_path", str(tmp_path / "run"), "--do_train", "False"]
+    alone = run(recipe, *flags, tasks=None, do_eval=True, output_dir=str(tmp_path / "alone"))
+    assert alone["eval_composite"] == pytest.approx(trained["eval_composite"], rel=1e-5)
+
+
 def test_training_goes_on_from_a_checkpoint(recipe, tmp_path):
     first = run(recipe, do_eval=True, num_train_epochs=4, learning_rate=1e-3)
     flags = ["--model_name_or_path", str(tmp_path / "run"), "--output_dir", str(tmp_path / "more")]
