@@ -112,3 +112,15 @@ def test_standard_pipelines_work_in_the_clone_too(checkpoint, task, check):
     from transformers import pipeline
 
     assert check(pipeline(task, model=str(checkpoint), trust_remote_code=True)(TEXT))
+
+
+def test_the_script_that_asks_a_checkpoint_needs_no_clone(checkpoint, root, tmp_path):
+    command = [sys.executable, "-I", str(root / "recipes" / "ask.py"), str(checkpoint), TEXT, "Lima hosts the race"]
+    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.split("\n")
+    assert lines[1] == TEXT
+    assert lines[2].startswith(("  topic: Business (", "  topic: Sports ("))
+    assert lines[3].startswith("  ner: ")
+    assert "Lima hosts the race" in lines
