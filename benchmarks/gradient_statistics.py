@@ -3,15 +3,13 @@
 python benchmarks/gradient_statistics.py
 """
 
-import json
 import statistics
 import sys
 import tempfile
 import time
 
 import torch
-from machine import describe_machine
-from quality import RESULTS, ROOT, describe_command
+from quality import ROOT, write_report
 
 
 sys.path.insert(0, str(ROOT))
@@ -43,17 +41,11 @@ def main() -> None:
                 optimizer.zero_grad()
                 taken.append(time.perf_counter() - start)
     plain, measured = (statistics.median(taken[2:]) for taken in seconds.values())
-    report = {
-        "command": describe_command("benchmarks/gradient_statistics.py"),
-        "machine": describe_machine(),
-        "seconds_without": plain,
-        "seconds_with": measured,
-        "cost_when_every_50_steps": (measured / plain - 1.0) / EVERY,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "gradient_statistics.json").write_text(json.dumps(report, indent=2) + "\n")
+    cost = (measured / plain - 1.0) / EVERY
+    figures = {"seconds_without": plain, "seconds_with": measured, "cost_when_every_50_steps": cost}
+    write_report("gradient_statistics", None, figures)
     sys.stdout.write(f"{plain:.3f} s without, {measured:.3f} s with: ")
-    sys.stdout.write(f"{report['cost_when_every_50_steps']:.2%} of the time when every {EVERY} steps\n")
+    sys.stdout.write(f"{cost:.2%} of the time when every {EVERY} steps\n")
 
 
 def random_batch() -> dict:

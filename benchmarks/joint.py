@@ -3,23 +3,16 @@
 python benchmarks/joint.py --config recipes/all_tasks.yaml --seeds 42 43 44 -- --max_train_samples=2000
 """
 
-import argparse
 import json
-import statistics
 import sys
-from pathlib import Path
 
 import yaml
-from machine import describe_machine
-from quality import RESULTS, ROOT, describe_command, run
+from quality import ROOT, mean_and_sd, parse_arguments, run, write_report
 
 
-PRIMARY = {
-    "sequence_classification": "accuracy",
-    "token_classification": "f1",
-    "pair_classification": "accuracy",
-    "pair_similarity": "spearman",
-}
+sys.path.insert(0, str(ROOT))
+
+from mtl.metrics import PRIMARY_METRIC
 
 
 # No choosing among epochs: what is reported is the model at the end, so no task needs validation rows.
@@ -27,11 +20,7 @@ LAST_EPOCH = ["--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
-    parser.add_argument("flags", nargs="*", help="Further flags of run_mtl.py, after '--'.")
-    args = parser.parse_args()
+    args = parse_arguments(__doc__)
     recipe = yaml.safe_load((ROOT / args.config).read_text())
     common = [*LAST_EPOCH, *args.flags]
     settings = {"together": common} | {task: [*alone(recipe, task), *common] for task in recipe["tasks"]}
@@ -41,20 +30,14 @@ def main() -> None:
     }
     table = {
         task: {
-            how: summary([metrics[f"test_{task}_{PRIMARY[task_settings['type']]}"] for metrics in runs[name].values()])
+            how: mean_and_sd(
+                [metrics[f"test_{task}_{PRIMARY_METRIC[task_settings['type']]}"] for metrics in runs[name].values()]
+            )
             for how, name in (("alone", task), ("together", "together"))
         }
         for task, task_settings in recipe["tasks"].items()
     }
-    report = {
-        "command": describe_command("benchmarks/joint.py"),
-        "machine": describe_machine(),
-        "table": table,
-        "runs": runs,
-    }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"joint_{args.config.stem}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    path = write_report("joint", args.config.stem, {"table": table, "runs": runs})
     sys.stdout.write(markdown(recipe["tasks"], table) + f"\n\nWritten to {path}\n")
 
 
@@ -68,17 +51,13 @@ def alone(recipe: dict, task: str) -> list[str]:
     return [f"--tasks={json.dumps({task: recipe['tasks'][task]})}", f"--datasets={json.dumps(datasets)}"]
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0.0}
-
-
 def markdown(tasks: dict[str, dict], table: dict[str, dict]) -> str:
     lines = ["| task | metric | alone | together | difference |", "|---|---|---|---|---|"]
     for task, results in table.items():
         one, all_ = results["alone"], results["together"]
         cells = [f"{100 * value['mean']:.1f} ± {100 * value['sd']:.1f}" for value in (one, all_)]
         difference = f"{100 * (all_['mean'] - one['mean']):+.1f}"
-        lines.append(f"| {task} | {PRIMARY[tasks[task]['type']]} | {cells[0]} | {cells[1]} | {difference} |")
+        lines.append(f"| {task} | {PRIMARY_METRIC[tasks[task]['type']]} | {cells[0]} | {cells[1]} | {difference} |")
     return "\n".join(lines)
 
 

@@ -20,26 +20,28 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args = parse_arguments(__doc__)
+    runs = {seed: run(args.config, seed, args.flags) for seed in args.seeds}
+    summary = summarise(list(runs.values()))
+    path = write_report("quality", args.config.stem, {"runs": runs, "summary": summary})
+    sys.stdout.write(table(summary) + f"\n\nWritten to {path}\n")
+
+
+def parse_arguments(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("flags", nargs="*", help="Further flags of run_mtl.py, after '--'.")
-    args = parser.parse_args()
-    runs = {seed: run(args.config, seed, args.flags) for seed in args.seeds}
-    report = {
-        "command": describe_command("benchmarks/quality.py"),
-        "machine": describe_machine(),
-        "runs": runs,
-        "summary": summarise(list(runs.values())),
-    }
+    return parser.parse_args()
+
+
+def write_report(script: str, subject: str | None, figures: dict) -> Path:
+    """Writes figures with the command and the machine they are from."""
+    command = f"python {shlex.join([f'benchmarks/{script}.py', *sys.argv[1:]])}"
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"quality_{args.config.stem}.json"
-    path.write_text(json.dumps(report, indent=2) + "\n")
-    sys.stdout.write(table(report["summary"]) + f"\n\nWritten to {path}\n")
-
-
-def describe_command(script: str) -> str:
-    return f"python {shlex.join([script, *sys.argv[1:]])}"
+    path = RESULTS / f"{'_'.join(filter(None, [script, subject]))}.json"
+    path.write_text(json.dumps({"command": command, "machine": describe_machine(), **figures}, indent=2) + "\n")
+    return path
 
 
 def run(config: Path, seed: int, flags: list[str], *, name: str = "run") -> dict[str, float]:
@@ -58,13 +60,11 @@ def run(config: Path, seed: int, flags: list[str], *, name: str = "run") -> dict
 def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Metric → mean and standard deviation over the seeds (0 for a single one)."""
     metrics = [key for key in runs[0] if key.startswith("test_") or key == "train_runtime"]
-    return {
-        key: {
-            "mean": statistics.mean(run[key] for run in runs),
-            "sd": statistics.stdev(run[key] for run in runs) if len(runs) > 1 else 0.0,
-        }
-        for key in metrics
-    }
+    return {key: mean_and_sd([run[key] for run in runs]) for key in metrics}
+
+
+def mean_and_sd(values: list[float]) -> dict[str, float]:
+    return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
 def table(summary: dict[str, dict[str, float]]) -> str:

@@ -56,11 +56,11 @@ class StaticBalancing:
         """What the optimizer learns along with the model."""
         return []
 
-    def end_step(self, losses: dict[str, float], epoch: int) -> None:
-        """Learns of L_k for the tasks that took part in an optimizer step of this epoch, counted from 0."""
+    def end_step(self, losses: dict[str, float]) -> None:
+        """Learns of L_k for the tasks that took part in an optimizer step."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Learns that an epoch begins."""
+        """Learns that an epoch begins, or goes on in a resumed run; they are counted from 0."""
 
     def state(self) -> dict:
         """What a resumed run must know, as JSON."""
@@ -134,7 +134,7 @@ class DynamicWeightAverage(StaticBalancing):
     def factor(self, task: str) -> float:
         return self.factors[task]
 
-    def end_step(self, losses: dict[str, float], epoch: int) -> None:
+    def end_step(self, losses: dict[str, float]) -> None:
         for task, loss in losses.items():
             self.sums[task] += loss
             self.steps[task] += 1
@@ -180,7 +180,7 @@ class FirstStepBalancing(StaticBalancing):
         first = self.first_losses.get(task)
         return 1.0 / first if first else 1.0
 
-    def end_step(self, losses: dict[str, float], epoch: int) -> None:
+    def end_step(self, losses: dict[str, float]) -> None:
         for task, loss in losses.items():
             self.first_losses.setdefault(task, loss)
 

@@ -1,6 +1,7 @@
 """What is measured per task, as `evaluate.Metric`s that need no Hub, and their composite."""
 
 from collections.abc import Callable
+from typing import Any
 
 import datasets
 import evaluate
@@ -14,7 +15,7 @@ from configuration_mtsbert import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from entities_mtsbert import IGNORE_INDEX, decode_tags
+from entities_mtsbert import decode_tags
 from modeling_mtsbert import is_labelled, item_losses
 
 
@@ -27,18 +28,27 @@ PRIMARY_METRIC = {
 }
 
 
-class ClassificationMetric(evaluate.Metric):
-    """Accuracy, and F1 averaged over the classes that occur, from scikit-learn."""
+class _Metric(evaluate.Metric):
+    """A metric that is built without the Hub: a subclass says what it takes, and computes."""
+
+    inputs: str
+    feature: Any
+    """Type of one prediction, and of one reference."""
 
     def _info(self):
         return evaluate.MetricInfo(
             description=self.__doc__,
             citation="",
-            inputs_description="Class ids.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
-            ),
+            inputs_description=self.inputs,
+            features=datasets.Features({"predictions": self.feature, "references": self.feature}),
         )
+
+
+class ClassificationMetric(_Metric):
+    """Accuracy, and F1 averaged over the classes that occur, from scikit-learn."""
+
+    inputs = "Class ids."
+    feature = datasets.Value("int64")
 
     def _compute(self, predictions, references):
         from sklearn.metrics import accuracy_score, f1_score
@@ -52,28 +62,15 @@ class ClassificationMetric(evaluate.Metric):
 class MultiLabelMetric(ClassificationMetric):
     """Share of texts with exactly the right labels, and F1 averaged over the labels, from scikit-learn."""
 
-    def _info(self):
-        flags = datasets.List(datasets.Value("int64"))
-        return evaluate.MetricInfo(
-            description=self.__doc__,
-            citation="",
-            inputs_description="Zeros and ones, one for each label.",
-            features=datasets.Features({"predictions": flags, "references": flags}),
-        )
+    inputs = "Zeros and ones, one for each label."
+    feature = datasets.List(datasets.Value("int64"))
 
 
-class SimilarityMetric(evaluate.Metric):
+class SimilarityMetric(_Metric):
     """Spearman's and Pearson's correlation of cosines with scores, from SciPy. 0 where all cosines are the same."""
 
-    def _info(self):
-        return evaluate.MetricInfo(
-            description=self.__doc__,
-            citation="",
-            inputs_description="Cosines and scores.",
-            features=datasets.Features(
-                {"predictions": datasets.Value("float32"), "references": datasets.Value("float32")}
-            ),
-        )
+    inputs = "Cosines and scores."
+    feature = datasets.Value("float32")
 
     def _compute(self, predictions, references):
         from scipy.stats import pearsonr, spearmanr
@@ -86,17 +83,11 @@ class SimilarityMetric(evaluate.Metric):
         }
 
 
-class EntityMetric(evaluate.Metric):
+class EntityMetric(_Metric):
     """Precision, recall and F1 of exact entities (span and type), from seqeval."""
 
-    def _info(self):
-        tags = datasets.List(datasets.Value("string"))
-        return evaluate.MetricInfo(
-            description=self.__doc__,
-            citation="",
-            inputs_description="BIO tags of every text.",
-            features=datasets.Features({"predictions": tags, "references": tags}),
-        )
+    inputs = "BIO tags of every text."
+    feature = datasets.List(datasets.Value("string"))
 
     def _compute(self, predictions, references):
         from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
@@ -166,7 +157,7 @@ def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[s
         results, primary = {}, []
         for name, task in tasks.items():
             labels, predictions = evaluation.label_ids[name], evaluation.predictions[name]
-            labelled = ~np.isnan(labels) if task["type"] == PAIR_SIMILARITY else labels != IGNORE_INDEX
+            labelled = is_labelled(torch.from_numpy(labels)).numpy()
             if not labelled.any():
                 continue
             scores = metric_of(task).compute(**_metric_inputs(task, predictions, labels, labelled))

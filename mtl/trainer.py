@@ -64,7 +64,6 @@ class MTSBertTrainer(Trainer):
         )
         self._log_since_line, self._log_of_step = TaskLog(list(tasks)), TaskLog(list(tasks))
         self._is_measuring = False
-        self._epoch = 0
         self._sampler: DatasetSampler | None = None
         super().__init__(
             model=model,
@@ -161,7 +160,7 @@ class MTSBertTrainer(Trainer):
             parameter.grad = None  # the Trainer clears the gradients of the model's parameters only
         if self.balancing.learns_from_losses:
             losses, _ = self._log_of_step.take(self._sum_over_processes)
-            self.balancing.end_step(losses, self._epoch)
+            self.balancing.end_step(losses)
 
     # What a checkpoint keeps of the balancing
 
@@ -205,7 +204,6 @@ class MTSBertTrainer(Trainer):
         # within an epoch.
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
-        self._epoch = epoch
         self.balancing.begin_epoch(epoch)
         return super()._run_epoch(epoch=epoch, **kwargs)
 

@@ -61,10 +61,10 @@ def test_the_parts_of_a_step_add_up():
 def test_dynamic_weight_average_by_hand():
     scheme = balancing("dwa")
     for topic, sts in ((1.0, 4.0), (3.0, 2.0)):  # means 2 and 3
-        scheme.end_step({"topic": topic, "sts": sts}, 0)
+        scheme.end_step({"topic": topic, "sts": sts})
     scheme.begin_epoch(1)
     assert scheme.weights() == WEIGHTS
-    scheme.end_step({"topic": 1.0, "sts": 2.7}, 1)
+    scheme.end_step({"topic": 1.0, "sts": 2.7})
     scheme.begin_epoch(1)
     assert scheme.weights() == WEIGHTS
     scheme.begin_epoch(2)
@@ -79,7 +79,7 @@ def test_dynamic_weight_average_by_hand():
 def test_dynamic_weight_average_takes_a_task_that_paused_as_unchanged():
     scheme = balancing("dwa")
     for epoch in range(3):
-        scheme.end_step({"topic": 1.0} if epoch == 1 else {"topic": 1.0, "sts": 2.0}, epoch)
+        scheme.end_step({"topic": 1.0} if epoch == 1 else {"topic": 1.0, "sts": 2.0})
         scheme.begin_epoch(epoch + 1)
     assert scheme.weights() == pytest.approx(WEIGHTS)
 
@@ -87,7 +87,7 @@ def test_dynamic_weight_average_takes_a_task_that_paused_as_unchanged():
 def test_dynamic_weight_average_survives_a_loss_that_jumps():
     scheme = balancing("dwa")
     for epoch, topic in enumerate((1e-9, 5.0)):
-        scheme.end_step({"topic": topic, "sts": 1.0}, epoch)
+        scheme.end_step({"topic": topic, "sts": 1.0})
         scheme.begin_epoch(epoch + 1)
     assert scheme.weights() == pytest.approx({"topic": 4.0, "sts": 0.0})
 
@@ -95,8 +95,8 @@ def test_dynamic_weight_average_survives_a_loss_that_jumps():
 def test_losses_are_divided_by_those_of_the_first_step():
     scheme = balancing("first_step")
     assert scheme.combine(losses(0.5, 3.0), ALL).item() == 2 * 0.5 + 3.0
-    scheme.end_step({"topic": 0.5}, 0)
-    scheme.end_step({"topic": 0.1, "sts": 4.0}, 0)
+    scheme.end_step({"topic": 0.5})
+    scheme.end_step({"topic": 0.1, "sts": 4.0})
     assert scheme.combine(losses(0.5, 3.0), ALL).item() == pytest.approx(2 * 1.0 + 3.0 / 4.0)
 
 
@@ -105,9 +105,9 @@ def test_the_state_of_a_scheme_is_saved_and_loaded(name, tmp_path):
     one, other = balancing(name), balancing(name)
     for epoch in range(2):
         one.combine(losses(0.5, 3.0), ALL)
-        one.end_step({"topic": 0.3, "sts": 1.7}, epoch)
+        one.end_step({"topic": 0.3, "sts": 1.7})
         one.begin_epoch(epoch + 1)
-    one.end_step({"topic": 0.1, "sts": 1.1}, 2)
+    one.end_step({"topic": 0.1, "sts": 1.1})
     if name == "uncertainty":
         one.load_state({"log_variances": {"topic": 0.123456789, "sts": -1.5}})
     one.save(tmp_path)
