@@ -17,7 +17,7 @@ class GradientStatistics:
     Norms and pairwise cosines of the tasks' gradients on the encoder's last layer, the last one they share (where
     GradNorm, arXiv 1711.02257, looks as well). Only the heads and that layer are gone through, which costs little.
 
-    A batch has the labels of some tasks; the cosine of two tasks that do not meet is that of their latest gradients.
+    Often a batch has the labels of one task alone: the cosine of two tasks is that of their latest gradients.
     """
 
     def __init__(self, model: MTSBertModel):

@@ -63,7 +63,7 @@ class MTSBertTrainer(Trainer):
             GradientAggregation(args.gradient_aggregator, model) if args.gradient_aggregator else None
         )
         self._log_since_line, self._log_of_step = TaskLog(list(tasks)), TaskLog(list(tasks))
-        self._is_measuring = False
+        self._tasks_to_measure: set[str] = set()
         self._sampler: DatasetSampler | None = None
         super().__init__(
             model=model,
@@ -74,7 +74,7 @@ class MTSBertTrainer(Trainer):
             preprocess_logits_for_metrics=reduce_logits(tasks),
             **kwargs,
         )
-        self.add_callback(_BalancingCallback(self))
+        self.add_callback(_StepCallback(self))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
@@ -121,8 +121,12 @@ class MTSBertTrainer(Trainer):
         if self.balancing.learns_from_losses:
             self._log_of_step.add(outputs.losses, shares, examples)
         loss = self.balancing.combine(outputs.losses, shares)
-        if self._is_measuring:
-            self.gradient_statistics.measure(_of_present_tasks(outputs.losses, shares))
+        if self._tasks_to_measure:
+            present = _of_present_tasks(outputs.losses, shares)
+            self.gradient_statistics.measure(
+                {task: loss for task, loss in present.items() if task in self._tasks_to_measure}
+            )
+            self._tasks_to_measure -= present.keys()
         if self.gradient_aggregation is not None:
             self._task_losses = list(_of_present_tasks(self.balancing.weighted(outputs.losses), shares).values())
         # DDP averages gradients over processes, but the counts are sums over them already.
@@ -130,9 +134,6 @@ class MTSBertTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
-        every = self.args.gradient_statistics_steps
-        is_due = every > 0 and self.state.global_step % every == 0
-        self._is_measuring = is_due and bool(self.gradient_statistics.parameters)
         if self.gradient_aggregation is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
@@ -153,6 +154,12 @@ class MTSBertTrainer(Trainer):
 
     def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(tensor, reduction="sum") if self.args.world_size > 1 else tensor
+
+    def begin_step(self) -> None:
+        """Before an optimizer step."""
+        every = self.args.gradient_statistics_steps
+        if every > 0 and self.state.global_step % every == 0 and self.gradient_statistics.parameters:
+            self._tasks_to_measure = set(self.task_weights)  # each in the next batch that has labels of it
 
     def end_step(self) -> None:
         """After an optimizer step: lets the balancing know how the tasks fared in it."""
@@ -247,11 +254,14 @@ class MTSBertTrainer(Trainer):
         return output
 
 
-class _BalancingCallback(TrainerCallback):
-    """Tells the Trainer's balancing of steps and epochs."""
+class _StepCallback(TrainerCallback):
+    """Lets the Trainer act before and after an optimizer step."""
 
     def __init__(self, trainer: MTSBertTrainer):
         self.trainer = trainer
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.trainer.begin_step()
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
         if args.world_size > 1:  # DDP knows the model's parameters only

@@ -273,6 +273,15 @@ def test_gradient_statistics_by_hand(trainer_of, model):
     assert line["grad_cosine_topic_ner"] == pytest.approx(cosine.item(), abs=1e-4)
 
 
+def test_every_task_is_measured_though_the_step_that_is_due_has_labels_of_one(trainer_of, examples, tasks, tokenizer):
+    for row, example in enumerate(examples):  # the first batch has topics, the second entities
+        example["ner" if row < 4 else "topic"] = None
+    trainer = trainer_of(gradient_statistics_steps=2, logging_steps=2, per_device_train_batch_size=4)
+    trainer.train_dataset = build_features(examples, tasks, tokenizer, max_length=32, split="train")[0]
+    trainer.train()
+    assert {"topic_grad_norm", "ner_grad_norm", "grad_cosine_topic_ner"} <= set(trainer.state.log_history[0])
+
+
 def test_gradient_statistics_do_not_change_training_and_can_be_left_out(trainer_of, model):
     runs = []
     for every in (0, 1):
