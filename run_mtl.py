@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     )
 
     metrics: dict[str, float] = {}
-    trains = training_args.do_train and not trainer.everything_frozen
+    trains = training_args.do_train and not trainer.freezing.is_total
     if trains:
         metrics |= trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args)).metrics
     elif training_args.do_train:

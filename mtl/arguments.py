@@ -275,6 +275,23 @@ class MTLTrainingArguments(TrainingArguments):
     freeze_heads: list[str] | None = field(
         default=None, metadata={"help": "Tasks whose heads stay as they are, e.g. --freeze_heads topic."}
     )
+    gradual_unfreezing: bool = field(
+        default=False,
+        metadata={
+            "help": "Train the heads alone at first, and thaw the encoder from the top: its last layer after one "
+            "epoch, one layer more after each, the embeddings last. What other flags freeze stays frozen."
+        },
+    )
+    unfreeze_every: int | None = field(
+        default=None, metadata={"help": "For gradual_unfreezing: thaw every so many steps instead of every epoch."}
+    )
+    layer_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "Multiply the learning rate by this for every layer down: once for the encoder's last layer, "
+            "number of layers + 1 times for the embeddings. 0.9 is common; heads keep theirs."
+        },
+    )
 
     def __post_init__(self):
         self._choose_precision()
@@ -284,14 +301,15 @@ class MTLTrainingArguments(TrainingArguments):
                 "Set the environment variable HF_TOKEN, or use `hf auth login`."
             )
         super().__post_init__()
+        if self.gradual_unfreezing:
+            self.ddp_find_unused_parameters = True  # frozen ones are unused, and DDP must know them from the start
         if self.step_decay_every is not None and self.step_decay_every <= 0:
             raise ValueError(f"`step_decay_every` is {self.step_decay_every}; it must be more than 0 epochs.")
         if not 0.0 < self.step_decay_factor <= 1.0:
             raise ValueError(f"`step_decay_factor` is {self.step_decay_factor}; it must lie in (0, 1].")
         if self.head_learning_rate is not None and self.head_learning_rate < 0:
             raise ValueError(f"`head_learning_rate` is {self.head_learning_rate}; it must not be negative.")
-        if self.num_frozen_layers < 0:
-            raise ValueError(f"`num_frozen_layers` is {self.num_frozen_layers}; it must not be negative.")
+        self._check_freezing()
         if self.early_stopping_patience is not None and self.early_stopping_patience < 1:
             raise ValueError(f"`early_stopping_patience` is {self.early_stopping_patience}; it must be at least 1.")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
@@ -325,6 +343,27 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError(f"`sampling_temperature` is {self.sampling_temperature}; it must be at least 1.")
         if (self.dataset_sampling == WEIGHTS) != any(self.sampling_weights.values()):
             raise ValueError("`dataset_sampling: weights` and `sampling_weights`, not all 0, go together.")
+
+    def _check_freezing(self) -> None:
+        if self.num_frozen_layers < 0:
+            raise ValueError(f"`num_frozen_layers` is {self.num_frozen_layers}; it must not be negative.")
+        if self.gradual_unfreezing and self.freeze_encoder:
+            raise ValueError("`gradual_unfreezing` thaws the encoder that `freeze_encoder` keeps frozen; drop one.")
+        if self.unfreeze_every is not None and not self.gradual_unfreezing:
+            raise ValueError("`unfreeze_every` says when `gradual_unfreezing` thaws; set that as well.")
+        if self.unfreeze_every is not None and self.unfreeze_every < 1:
+            raise ValueError(f"`unfreeze_every` is {self.unfreeze_every}; it must be at least 1 step.")
+        if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
+            raise ValueError(f"`layer_decay` is {self.layer_decay}; it must lie in (0, 1].")
+        if self.layer_decay is not None and self.freeze_encoder:
+            raise ValueError(
+                "`layer_decay` sets the rates of the encoder that `freeze_encoder` keeps frozen; drop one."
+            )
+        if self.gradient_aggregator and (self.freeze_encoder or self.gradual_unfreezing):
+            raise ValueError(
+                "`gradient_aggregator` joins gradients on the encoder; with `freeze_encoder` or `gradual_unfreezing` "
+                "there are steps without any."
+            )
 
     def _choose_precision(self) -> None:
         """Turns `precision` into transformers' `bf16` and `fp16`."""

@@ -1,47 +1,106 @@
-"""What is left as it is during training, decided once, before the optimizer exists."""
+"""What stays as it is during training, or until its turn comes. Decided once, before the optimizer exists."""
 
-from torch import nn
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from modeling_mtsbert import MTSBertModel
 from mtl.arguments import MTLTrainingArguments
+from mtl.parts import EMBEDDINGS, OTHER, encoder_layers, encoder_parts, head_name, layer_name, model_parts
 
 
-def frozen_modules(model: MTSBertModel, args: MTLTrainingArguments) -> dict[str, nn.Module]:
-    """The modules that the flags name, by their name. Raises `ValueError` for a flag that fits nothing."""
-    modules: dict[str, nn.Module] = {}
-    if args.freeze_encoder:
-        modules["encoder"] = model.encoder
+class Freezing:
+    """
+    Which parts of a model (see `mtl/parts.py`) are frozen, and until which optimizer step.
+
+    A frozen part has no gradients and is in evaluation mode (no dropout). Autograd records nothing below the lowest
+    trained parameter, so a frozen lower end of the network costs its forward pass and no more.
+
+    Args:
+        args: `freeze_encoder`, `freeze_embeddings`, `num_frozen_layers` and `freeze_heads` freeze for good.
+            `gradual_unfreezing` (arXiv 1801.06146) starts with the heads alone and thaws the encoder from the top:
+            the last layer after the first period, one more part after each, the embeddings at the end. A period is
+            an epoch, or `unfreeze_every` optimizer steps.
+
+    Raises:
+        `ValueError`: for a flag that fits nothing in the model.
+    """
+
+    def __init__(self, model: MTSBertModel, args: MTLTrainingArguments):
+        self.model = model
+        self.parts = model_parts(model)
+        self.forever = _frozen_forever(model, args)
+        self.unfreeze_every = args.unfreeze_every
+        self.periods = _thawing_periods(model, self.forever) if args.gradual_unfreezing else {}
+        # What thaws is frozen by the first `move_to` only: DDP must have seen it as trainable when it wraps the model.
+        self.frozen = self.forever
+        self._apply()
+
+    @property
+    def is_total(self) -> bool:
+        """Whether nothing is ever trained."""
+        return all(name in self.forever for name, part in self.parts.items() if part.parameters)
+
+    def move_to(self, *, step: int, epoch: float) -> None:
+        """Thaws what is due at the beginning of an optimizer step; `step` and `epoch` count what is done."""
+        period = int(epoch) if self.unfreeze_every is None else step // self.unfreeze_every
+        frozen = self.forever | {name for name, thaws in self.periods.items() if period < thaws}
+        if frozen != self.frozen:
+            self.frozen = frozen
+            self._apply()
+
+    def set_modes(self) -> None:
+        """Puts the frozen parts in evaluation mode; to be called after `model.train()`."""
+        for name in self.frozen:
+            for module in self.parts[name].modules:
+                module.training = False
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Everything may be trained inside: for what has to know all parameters from the start."""
+        self.model.requires_grad_(True)
+        try:
+            yield
+        finally:
+            self._apply()
+
+    def state_of(self, name: str) -> str:
+        """What a reader wants to know of a part: trained, frozen, or frozen until when."""
+        if name in self.forever:
+            return "frozen"
+        if name in self.periods:
+            thaws, unit = (
+                self.periods[name] * (self.unfreeze_every or 1),
+                "epoch" if self.unfreeze_every is None else "step",
+            )
+            return f"frozen until {unit} {thaws}"
+        return "trained"
+
+    def _apply(self) -> None:
+        for name, part in self.parts.items():
+            for parameter in part.parameters:
+                parameter.requires_grad_(name not in self.frozen)
+
+
+def _frozen_forever(model: MTSBertModel, args: MTLTrainingArguments) -> set[str]:
+    names = set(encoder_parts(model)) if args.freeze_encoder else set()
     if args.freeze_embeddings:
-        modules["encoder.embeddings"] = encoder_embeddings(model)
+        names.add(EMBEDDINGS)
     if args.num_frozen_layers:
-        layers = encoder_layers(model)
-        if args.num_frozen_layers > len(layers):
-            raise ValueError(f"`num_frozen_layers` is {args.num_frozen_layers}; the encoder has {len(layers)} layers.")
-        modules.update({f"encoder layer {index}": layers[index] for index in range(args.num_frozen_layers)})
+        num_layers = len(encoder_layers(model))
+        if args.num_frozen_layers > num_layers:
+            raise ValueError(f"`num_frozen_layers` is {args.num_frozen_layers}; the encoder has {num_layers} layers.")
+        names |= {layer_name(index) for index in range(args.num_frozen_layers)}
     for task in args.freeze_heads or []:
         if task not in model.heads:
             raise ValueError(f"`freeze_heads` names {task!r}; the heads are {list(model.heads)}.")
-        modules[f"heads.{task}"] = model.heads[task]
-    return modules
+        names.add(head_name(task))
+    return names
 
 
-def freeze(modules: dict[str, nn.Module]) -> None:
-    for module in modules.values():
-        module.requires_grad_(False)
-
-
-def encoder_layers(model: MTSBertModel) -> nn.ModuleList:
-    """The encoder's layers from the lowest up. Raises `ValueError` where the encoder does not expose them."""
-    num_layers = model.config.get_text_config().num_hidden_layers
-    for module in model.encoder.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
-            return module
-    raise ValueError(
-        f"The encoder {type(model.encoder).__name__} does not expose a list of its {num_layers} layers; "
-        "`num_frozen_layers` cannot be used with it."
-    )
-
-
-def encoder_embeddings(model: MTSBertModel) -> nn.Module:
-    """Everything below the first layer: the encoder's `embeddings`, or its word embeddings alone."""
-    return getattr(model.encoder, "embeddings", None) or model.encoder.get_input_embeddings()
+def _thawing_periods(model: MTSBertModel, forever: set[str]) -> dict[str, int]:
+    """Part → for how many periods it is frozen. What is neither embeddings nor layer thaws with the last layer."""
+    layers = [layer_name(index) for index in range(len(encoder_layers(model)))]
+    order = [name for name in [*reversed(layers), EMBEDDINGS] if name not in forever]
+    if not order:
+        raise ValueError("`gradual_unfreezing` has nothing to thaw: other flags freeze all layers and the embeddings.")
+    return {OTHER: 1} | {name: period for period, name in enumerate(order, start=1)}

@@ -6,7 +6,7 @@ from itertools import combinations
 import torch
 
 from modeling_mtsbert import MTSBertModel
-from mtl.freezing import encoder_layers
+from mtl.parts import encoder_layers
 
 
 logger = logging.getLogger(__name__)
@@ -22,17 +22,22 @@ class GradientStatistics:
 
     def __init__(self, model: MTSBertModel):
         try:
-            last_layer = encoder_layers(model)[-1]
+            self.layer = encoder_layers(model)[-1]
         except ValueError as error:
             logger.info(f"No gradient statistics: {error}")
-            last_layer = torch.nn.Identity()
-        self.parameters = [weight for weight in last_layer.parameters() if weight.requires_grad]
+            self.layer = torch.nn.Identity()
         self.gradients: dict[str, torch.Tensor] = {}
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Those that are trained at present."""
+        return [weight for weight in self.layer.parameters() if weight.requires_grad]
 
     def measure(self, losses: dict[str, torch.Tensor]) -> None:
         """Looks at the losses of one batch, before its backward pass; keeps the graph."""
+        parameters = self.parameters
         for task, loss in losses.items():
-            parts = torch.autograd.grad(loss, self.parameters, retain_graph=True)
+            parts = torch.autograd.grad(loss, parameters, retain_graph=True)
             self.gradients[task] = torch.cat([part.detach().float().flatten() for part in parts])
 
     def report(self) -> dict[str, float]:

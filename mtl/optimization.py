@@ -1,21 +1,43 @@
-"""Learning rates: one for the heads, and steps over time."""
-
-from collections.abc import Iterable
+"""Learning rates: one for every part of the model, and steps over time."""
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from modeling_mtsbert import MTSBertModel
+from mtl.arguments import MTLTrainingArguments
+from mtl.parts import EMBEDDINGS, OTHER, encoder_layers, encoder_parts, layer_name, model_parts
 
-def set_head_learning_rate(
-    optimizer: torch.optim.Optimizer, head_parameters: Iterable[torch.nn.Parameter], learning_rate: float
-) -> None:
-    """Moves the heads' parameters into groups of their own, with another learning rate and all else the same."""
-    of_heads = {id(parameter) for parameter in head_parameters}
-    for group in list(optimizer.param_groups):
-        mine = [parameter for parameter in group["params"] if id(parameter) in of_heads]
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in of_heads]
-        if mine:
-            optimizer.add_param_group({**group, "params": mine, "lr": learning_rate})
+
+def peak_learning_rates(model: MTSBertModel, args: MTLTrainingArguments) -> dict[str, float]:
+    """
+    Part of the model (see `mtl/parts.py`) → its learning rate after the warm-up.
+
+    Heads have `head_learning_rate`. With `layer_decay` ξ and L layers the encoder has ξ · `learning_rate` in its last
+    layer, one factor ξ more for each layer below, and ξ^(L + 1) in the embeddings (as ELECTRA describes it, arXiv
+    2003.10555; its code decays once more).
+    """
+    head_rate = args.learning_rate if args.head_learning_rate is None else args.head_learning_rate
+    rates = dict.fromkeys(model_parts(model), head_rate) | dict.fromkeys(encoder_parts(model), args.learning_rate)
+    if args.layer_decay is not None:
+        num_layers = len(encoder_layers(model))
+        steps_down = {layer_name(index): num_layers - index for index in range(num_layers)}
+        steps_down |= {OTHER: 1, EMBEDDINGS: num_layers + 1}
+        rates |= {name: args.learning_rate * args.layer_decay**steps for name, steps in steps_down.items()}
+    return rates
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, model: MTSBertModel, rates: dict[str, float]) -> None:
+    """Splits the optimizer's groups by the rates of the model's parts; all else in a group stays the same."""
+    rate_of = {
+        id(parameter): rates[name] for name, part in model_parts(model).items() for parameter in part.parameters
+    }
+    groups = []
+    for group in optimizer.param_groups:
+        by_rate: dict[float, list[torch.nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_rate.setdefault(rate_of[id(parameter)], []).append(parameter)
+        groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+    optimizer.param_groups[:] = groups
 
 
 def step_decay_schedule(

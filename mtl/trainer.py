@@ -1,5 +1,6 @@
 """transformers' Trainer for several tasks: one loss from many, exact means, and a report of each."""
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -15,12 +16,16 @@ from mtl.arguments import MTLTrainingArguments
 from mtl.balancing import LOSS_BALANCING
 from mtl.collator import MultiTaskCollator
 from mtl.features import DATASET
-from mtl.freezing import freeze, frozen_modules
+from mtl.freezing import Freezing
 from mtl.gradients import GradientAggregation, GradientStatistics
 from mtl.metrics import compute_metrics, reduce_logits
-from mtl.optimization import set_head_learning_rate, step_decay_schedule
+from mtl.optimization import peak_learning_rates, set_learning_rates, step_decay_schedule
+from mtl.report import parameter_table
 from mtl.samplers import TEMPERATURE, WEIGHTS, DatasetSampler, dataset_weights
 from mtl.task_log import TaskLog
+
+
+logger = logging.getLogger(__name__)
 
 
 class MTSBertTrainer(Trainer):
@@ -55,8 +60,8 @@ class MTSBertTrainer(Trainer):
             )
         self.dataset_names = list(dataset_names)
         self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in tasks}
-        self.frozen_modules = frozen_modules(model, args)
-        freeze(self.frozen_modules)
+        self.freezing = Freezing(model, args)
+        self.learning_rates = peak_learning_rates(model, args)
         self.balancing = LOSS_BALANCING[args.loss_balancing](tasks, self.task_weights)
         self.gradient_statistics = GradientStatistics(model)
         self.gradient_aggregation = (
@@ -77,10 +82,6 @@ class MTSBertTrainer(Trainer):
         self.add_callback(_StepCallback(self))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
-
-    @property
-    def everything_frozen(self) -> bool:
-        return not any(parameter.requires_grad for parameter in self.model.parameters())
 
     # Loss
 
@@ -111,8 +112,7 @@ class MTSBertTrainer(Trainer):
             outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
             loss = sum(weight * outputs.losses[task] for task, weight in self.task_weights.items())
             return (loss, outputs) if return_outputs else loss
-        for module in self.frozen_modules.values():
-            module.eval()  # `training_step` has just put the whole model in training mode
+        self.freezing.set_modes()  # `training_step` has just put the whole model in training mode
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         labels = inputs["labels"]
         shares = {task: num_items(labels[task]) / num_items_in_batch[task].clamp(min=1) for task in self.task_weights}
@@ -155,8 +155,12 @@ class MTSBertTrainer(Trainer):
     def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(tensor, reduction="sum") if self.args.world_size > 1 else tensor
 
+    def begin_training(self) -> None:
+        logger.info(f"What is trained:\n{parameter_table(self.freezing, self.learning_rates)}")
+
     def begin_step(self) -> None:
-        """Before an optimizer step."""
+        """Before an optimizer step: thaws what is due, and says which tasks' gradients are to be measured."""
+        self.freezing.move_to(step=self.state.global_step, epoch=self.state.epoch)
         every = self.args.gradient_statistics_steps
         if every > 0 and self.state.global_step % every == 0 and self.gradient_statistics.parameters:
             self._tasks_to_measure = set(self.task_weights)  # each in the next batch that has labels of it
@@ -218,13 +222,14 @@ class MTSBertTrainer(Trainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         created_before = self.optimizer is not None
-        optimizer = super().create_optimizer(model)
+        with self.freezing.lifted():  # frozen parameters are in a group as well: some of them thaw
+            optimizer = super().create_optimizer(model)
         if not created_before:
-            head_rate = self.args.head_learning_rate
-            if head_rate is not None:
-                set_head_learning_rate(optimizer, self.model.heads.parameters(), head_rate)
+            set_learning_rates(optimizer, self.model, self.learning_rates)
             if learned := self.balancing.parameters():
-                rate = self.args.learning_rate if head_rate is None else head_rate
+                rate = (
+                    self.args.learning_rate if self.args.head_learning_rate is None else self.args.head_learning_rate
+                )
                 optimizer.add_param_group({"params": learned, "lr": rate, "weight_decay": 0.0})
         return optimizer
 
@@ -255,10 +260,13 @@ class MTSBertTrainer(Trainer):
 
 
 class _StepCallback(TrainerCallback):
-    """Lets the Trainer act before and after an optimizer step."""
+    """Lets the Trainer act when training and optimizer steps begin and end."""
 
     def __init__(self, trainer: MTSBertTrainer):
         self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.begin_training()
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.trainer.begin_step()

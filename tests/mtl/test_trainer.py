@@ -1,47 +1,13 @@
-"""The Trainer: exact gradients, what it logs, learning rates, freezing, resuming."""
+"""The Trainer: exact gradients, what it logs, learning rates over time, resuming."""
 
 import copy
 
 import pytest
 import torch
-from transformers import set_seed
 
 from modeling_mtsbert import MTSBertModel
-from mtl.arguments import MTLTrainingArguments
 from mtl.features import build_features
 from mtl.trainer import MTSBertTrainer
-
-
-@pytest.fixture
-def features(examples, tasks, tokenizer):
-    examples[1]["topic"] = None  # unequal numbers of labels in the micro-batches
-    examples[2]["ner"] = None
-    return build_features(examples, tasks, tokenizer, max_length=32, split="train")[0]
-
-
-@pytest.fixture
-def trainer_of(model, features, tokenizer, tmp_path):
-    """Builds a Trainer on the eight rows; keyword arguments are training arguments."""
-
-    def build(*, of: MTSBertModel = model, eval_dataset=None, **arguments) -> MTSBertTrainer:
-        settings = {
-            "output_dir": str(tmp_path / "run"),
-            "precision": "fp32",
-            "per_device_train_batch_size": 8,
-            "num_train_epochs": 1,
-            "learning_rate": 1e-2,
-            "save_strategy": "no",
-            "disable_tqdm": True,
-            "logging_steps": 1,
-            "train_sampling_strategy": "sequential",
-            **arguments,
-        }
-        set_seed(3)
-        return MTSBertTrainer(
-            of, MTLTrainingArguments(**settings), tokenizer, train_dataset=features, eval_dataset=eval_dataset
-        )
-
-    return build
 
 
 def without_dropout(model: MTSBertModel) -> MTSBertModel:
@@ -156,63 +122,6 @@ def test_step_decay_with_max_steps_is_refused(trainer_of):
         trainer_of(step_decay_every=1, max_steps=5).train()
 
 
-FROZEN = {
-    "freeze_encoder": ({"freeze_encoder": True}, ("encoder.",)),
-    "freeze_embeddings": ({"freeze_embeddings": True}, ("encoder.embeddings.",)),
-    "num_frozen_layers": ({"num_frozen_layers": 1}, ("encoder.encoder.layer.0.",)),
-    "freeze_heads": ({"freeze_heads": ["topic"]}, ("heads.topic.",)),
-    "all together": (
-        {"freeze_embeddings": True, "num_frozen_layers": 1, "freeze_heads": ["ner"]},
-        ("encoder.embeddings.", "encoder.encoder.layer.0.", "heads.ner."),
-    ),
-}
-
-
-@pytest.mark.parametrize("case", FROZEN)
-def test_frozen_parameters_stay_bit_identical_and_all_others_move(trainer_of, model, case):
-    arguments, prefixes = FROZEN[case]
-    before = copy.deepcopy(model.state_dict())
-    trainer_of(num_train_epochs=2, weight_decay=0.1, gradient_accumulation_steps=2, per_device_train_batch_size=2,
-               **arguments).train()  # fmt: skip
-    frozen = [name for name in before if name.startswith(prefixes)]
-    assert frozen
-    for name, weight in model.state_dict().items():
-        if name.endswith(("position_ids", "token_type_ids")):
-            continue
-        assert torch.equal(weight, before[name]) == (name in frozen), name
-
-
-def test_frozen_modules_run_in_eval_mode_while_the_rest_trains(trainer_of, model):
-    trainer = trainer_of(num_frozen_layers=1, freeze_heads=["topic"])
-    seen = []
-    model.encoder.encoder.layer[0].register_forward_pre_hook(
-        lambda module, _: seen.append((module.training, model.encoder.encoder.layer[1].training))
-    )
-    trainer.train()
-    assert set(seen) == {(False, True)}
-    assert not model.heads["topic"].training
-    assert model.heads["ner"].training
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"num_frozen_layers": 3}, "`num_frozen_layers` is 3; the encoder has 2 layers"),
-        ({"freeze_heads": ["mood"]}, r"`freeze_heads` names 'mood'; the heads are \['topic', 'ner'\]"),
-        ({"task_weights": {"mood": 1.0}}, r"`task_weights` names unknown tasks \['mood'\]"),
-    ],
-)
-def test_flags_that_fit_nothing_are_refused(trainer_of, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        trainer_of(**arguments)
-
-
-def test_an_encoder_that_hides_its_layers_is_refused(trainer_of, model):
-    model.encoder.encoder.layer = torch.nn.Sequential(*model.encoder.encoder.layer)
-    with pytest.raises(ValueError, match="BertModel does not expose a list of its 2 layers"):
-        trainer_of(num_frozen_layers=1)
-
-
 def test_early_stopping_ends_a_run_that_does_not_improve(trainer_of, features):
     trainer = trainer_of(
         eval_dataset=features,
@@ -310,7 +219,7 @@ def test_adding_gradients_by_torchjd_is_adding_losses(trainer_of, model):
         ({"gradient_aggregator": "Nothing"}, "`gradient_aggregator` is 'Nothing'; torchjd has .*UPGrad"),
         ({"gradient_aggregator": "Constant"}, "'Constant' cannot be used"),
         ({"gradient_aggregator": "Sum", "gradient_accumulation_steps": 2}, "needs one process and"),
-        ({"gradient_aggregator": "Sum", "freeze_encoder": True}, "the encoder is frozen"),
+        ({"gradient_aggregator": "Sum", "freeze_encoder": True}, "there are steps without any"),
         ({"loss_balancing": "magic"}, "`loss_balancing` is 'magic'; allowed are"),
         ({"gradient_statistics_steps": -1}, "`gradient_statistics_steps` is -1"),
     ],
@@ -349,3 +258,8 @@ def test_the_uncertainty_of_a_task_is_learned(trainer_of):
     assert group["weight_decay"] == 0.0
     # Adam's first step is the learning rate against the sign of the gradient 1/2 - L, where L > 1/2 at the start.
     assert learned.item() == pytest.approx(0.1, rel=1e-3)
+
+
+def test_weights_of_unknown_tasks_are_refused(trainer_of):
+    with pytest.raises(ValueError, match=r"`task_weights` names unknown tasks \['mood'\]"):
+        trainer_of(task_weights={"mood": 1.0})
