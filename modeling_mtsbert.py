@@ -237,42 +237,40 @@ class MTSBertModel(PreTrainedModel):
 
     def encode_pairs(
         self,
-        input_ids: torch.Tensor,
+        texts: torch.Tensor,
         attention_mask: torch.Tensor | None,
-        pair_input_ids: torch.Tensor,
+        pair_texts: torch.Tensor,
         pair_attention_mask: torch.Tensor | None,
+        *,
+        token_type_ids: torch.Tensor | None = None,
         **kwargs,
     ) -> tuple[Any, torch.Tensor, torch.Tensor]:
         """
         Runs the encoder once over first and second texts together; rows whose second text is all padding cost nothing.
 
+        Args:
+            texts, pair_texts: Word pieces `(B, T)` and `(B, T')`, or embeddings `(B, T, H)` and `(B, T', H)`.
+
         Returns:
             The encoder's output for the first texts, their text states `(B, H)`, and the second texts' `(B, H)`, which
             are 0 where there is none.
         """
-        if input_ids is None or kwargs.get("position_ids") is not None:
-            raise ValueError("Pairs are given as `input_ids` and `pair_input_ids`, without `position_ids`.")
-        kwargs.pop("position_ids", None)
-        kwargs.pop("inputs_embeds", None)
+        num_texts, length = texts.shape[:2]
         if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
+            attention_mask = torch.ones(texts.shape[:2], dtype=torch.long, device=texts.device)
         if pair_attention_mask is None:
-            pair_attention_mask = torch.ones_like(pair_input_ids)
+            pair_attention_mask = torch.ones(pair_texts.shape[:2], dtype=torch.long, device=texts.device)
         rows = pair_attention_mask.any(dim=1).nonzero().squeeze(1)  # rows that have a second text
-        num_texts, length = input_ids.shape
-        longest = max(length, pair_input_ids.shape[1]) if len(rows) else length
+        longest = max(length, pair_texts.shape[1]) if len(rows) else length
 
         def stack(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-            if not len(rows):
-                return first
-            padded = [F.pad(part, (0, longest - part.shape[1])) for part in (first, second[rows])]
-            return torch.cat(padded)
+            after_length = (0, 0) * (first.dim() - 2)  # what `F.pad` wants to hear first: nothing around a state
+            return torch.cat([F.pad(x, (*after_length, 0, longest - x.shape[1])) for x in (first, second[rows])])
 
-        if (token_type_ids := kwargs.pop("token_type_ids", None)) is not None:
-            kwargs["token_type_ids"] = stack(token_type_ids, torch.zeros_like(pair_input_ids))
-        encoded, states = self.encode(
-            stack(input_ids, pair_input_ids), stack(attention_mask, pair_attention_mask), **kwargs
-        )
+        if token_type_ids is not None:
+            kwargs["token_type_ids"] = stack(token_type_ids, torch.zeros_like(pair_attention_mask))
+        kwargs["inputs_embeds" if texts.is_floating_point() else "input_ids"] = stack(texts, pair_texts)
+        encoded, states = self.encode(attention_mask=stack(attention_mask, pair_attention_mask), **kwargs)
         encoded.last_hidden_state = encoded.last_hidden_state[:num_texts, :length]
         if encoded.get("hidden_states") is not None:
             encoded.hidden_states = tuple(state[:num_texts, :length] for state in encoded.hidden_states)
@@ -307,6 +305,7 @@ class MTSBertModel(PreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         pair_input_ids: torch.LongTensor | None = None,
         pair_attention_mask: torch.Tensor | None = None,
+        pair_inputs_embeds: torch.FloatTensor | None = None,
         labels: dict[str, torch.Tensor] | None = None,
         num_items_in_batch: dict[str, torch.Tensor] | None = None,
         output_attentions: bool | None = None,
@@ -322,6 +321,8 @@ class MTSBertModel(PreTrainedModel):
                 Word pieces of second texts. Without them the pair tasks have no logits.
             pair_attention_mask (`torch.Tensor` of shape `(B, T')`, *optional*):
                 1 for text, 0 for padding. A row of zeros has no second text.
+            pair_inputs_embeds (`torch.FloatTensor` of shape `(B, T', H)`, *optional*):
+                Embeddings instead of `pair_input_ids`, beside `inputs_embeds`.
             labels (`dict[str, torch.Tensor]`, *optional*):
                 By task: `(B,)` class ids, `(B, C)` zeros and ones for a multi-label task, `(B, T)` tag ids for a token
                 task, `(B,)` scores for a similarity. -100, and NaN for a score, is unlabelled. A task that is left out
@@ -334,20 +335,26 @@ class MTSBertModel(PreTrainedModel):
             [`MTSBertOutput`], or a tuple of its fields that are not None.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-            **self._requested(output_attentions, output_hidden_states),
-        }
-        second_states = None
-        if pair_input_ids is None:
-            encoded, text_states = self.encode(**inputs)
+        requested = self._requested(output_attentions, output_hidden_states)
+        texts, pair_texts, second_states = input_ids, pair_input_ids, None
+        if pair_inputs_embeds is not None:
+            texts, pair_texts = inputs_embeds, pair_inputs_embeds
+        if pair_texts is None:
+            encoded, text_states = self.encode(
+                input_ids,
+                attention_mask,
+                inputs_embeds=inputs_embeds,
+                token_type_ids=token_type_ids,
+                position_ids=position_ids,
+                **requested,
+            )
+        elif (input_ids is None) == (inputs_embeds is None) or texts is None or position_ids is not None:
+            raise ValueError(
+                "Give both texts of a pair as word pieces, or both as embeddings, without `position_ids`."
+            )
         else:
             encoded, text_states, second_states = self.encode_pairs(
-                **inputs, pair_input_ids=pair_input_ids, pair_attention_mask=pair_attention_mask
+                texts, attention_mask, pair_texts, pair_attention_mask, token_type_ids=token_type_ids, **requested
             )
         u = self.embed(text_states)
         v = None if second_states is None else self.embed(second_states)

@@ -13,6 +13,7 @@ from mtl.samplers import DATASET_SAMPLING, PROPORTIONAL, WEIGHTS
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+FEATURE_CACHE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -292,6 +293,30 @@ class MTLTrainingArguments(TrainingArguments):
             "number of layers + 1 times for the embeddings. 0.9 is common; heads keep theirs."
         },
     )
+    feature_cache: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Compute what the frozen lower end of the encoder makes of the training texts once, and read it "
+            "from disk in every epoch. Default: where the whole encoder is frozen and there is more than one epoch. "
+            "True: also for frozen embeddings with frozen lowest layers."
+        },
+    )
+    feature_cache_dir: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where feature caches lie, for all runs. Default: mtsbert/feature_cache in the HF_HOME folder."
+        },
+    )
+    feature_cache_dtype: str = field(
+        default="fp16", metadata={"help": "Number format in the feature cache: fp16, bf16 or fp32."}
+    )
+    feature_cache_gb: float = field(
+        default=10.0,
+        metadata={
+            "help": "The most that all feature caches together may take, in 10^9 bytes. Those not used for longest "
+            "are removed; what does not fit is not cached."
+        },
+    )
 
     def __post_init__(self):
         self._choose_precision()
@@ -359,6 +384,12 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError(
                 "`layer_decay` sets the rates of the encoder that `freeze_encoder` keeps frozen; drop one."
             )
+        if self.feature_cache_dtype not in FEATURE_CACHE_DTYPES:
+            raise ValueError(
+                f"`feature_cache_dtype` is {self.feature_cache_dtype!r}; allowed are {list(FEATURE_CACHE_DTYPES)}."
+            )
+        if self.feature_cache_gb <= 0:
+            raise ValueError(f"`feature_cache_gb` is {self.feature_cache_gb}; it must be more than 0.")
         if self.gradient_aggregator and (self.freeze_encoder or self.gradual_unfreezing):
             raise ValueError(
                 "`gradient_aggregator` joins gradients on the encoder; with `freeze_encoder` or `gradual_unfreezing` "

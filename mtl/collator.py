@@ -37,9 +37,9 @@ class MultiTaskCollator:
     tasks: dict[str, dict]
 
     def __call__(self, features: list[dict]) -> dict:
-        batch = self._texts("", [feature["input_ids"] for feature in features])
+        batch = self.texts(features, "")
         if any(task["type"] in PAIR_TYPES for task in self.tasks.values()):
-            batch |= self._texts("pair_", [feature["pair_input_ids"] for feature in features])
+            batch |= self.texts(features, "pair_")
         batch["labels"] = {}
         for name, task in self.tasks.items():
             values = [feature[name] for feature in features]
@@ -47,7 +47,9 @@ class MultiTaskCollator:
             batch["labels"][name] = self._pad(values, IGNORE_INDEX) if of_tokens else torch.tensor(values)
         return batch
 
-    def _texts(self, prefix: str, rows: list[list[int]]) -> dict[str, torch.Tensor]:
+    def texts(self, features: list[dict], prefix: str) -> dict[str, torch.Tensor]:
+        """What the model reads of the first texts, or with the prefix "pair_" of the second ones."""
+        rows = [feature[f"{prefix}input_ids"] for feature in features]
         return {
             f"{prefix}input_ids": self._pad(rows, self.tokenizer.pad_token_id),
             f"{prefix}attention_mask": self._pad([[1] * len(row) for row in rows], 0),

@@ -4,19 +4,24 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from torch.utils.data import Sampler
+from huggingface_hub.constants import HF_HOME
+from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 from modeling_mtsbert import MTSBertModel, is_labelled, num_items
-from mtl.arguments import MTLTrainingArguments
+from mtl.arguments import FEATURE_CACHE_DTYPES, MTLTrainingArguments
 from mtl.balancing import LOSS_BALANCING
 from mtl.collator import MultiTaskCollator
+from mtl.feature_cache import CachedCollator, FeatureCache, open_feature_cache, rows_for_cache
 from mtl.features import DATASET
 from mtl.freezing import Freezing
+from mtl.frozen_prefix import FrozenPrefix
 from mtl.gradients import GradientAggregation, GradientStatistics
 from mtl.metrics import compute_metrics, reduce_logits
 from mtl.optimization import peak_learning_rates, set_learning_rates, step_decay_schedule
@@ -70,6 +75,7 @@ class MTSBertTrainer(Trainer):
         self._log_since_line, self._log_of_step = TaskLog(list(tasks)), TaskLog(list(tasks))
         self._tasks_to_measure: set[str] = set()
         self._sampler: DatasetSampler | None = None
+        self.feature_cache: FeatureCache | None = None
         super().__init__(
             model=model,
             args=args,
@@ -82,6 +88,50 @@ class MTSBertTrainer(Trainer):
         self.add_callback(_StepCallback(self))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+
+    # The frozen lower end of the encoder, computed once
+
+    def train(self, *args, **kwargs):
+        prefix = self._prefix_to_cache()
+        if prefix is None:
+            return super().train(*args, **kwargs)
+        self.feature_cache = open_feature_cache(
+            prefix,
+            self.train_dataset,
+            folder=Path(self.args.feature_cache_dir or Path(HF_HOME) / "mtsbert" / "feature_cache"),
+            dtype=FEATURE_CACHE_DTYPES[self.args.feature_cache_dtype],
+            limit_gb=self.args.feature_cache_gb,
+            batch_size=self.args.per_device_eval_batch_size,
+            autocast=self.accelerator.autocast,
+        )
+        with prefix.skipped() if self.feature_cache is not None else nullcontext():
+            return super().train(*args, **kwargs)
+
+    def _prefix_to_cache(self) -> FrozenPrefix | None:
+        prefix, asked = FrozenPrefix.of(self.freezing), self.args.feature_cache
+        if asked and prefix is None:
+            raise ValueError(
+                "`feature_cache` needs a frozen lower end of the encoder: `freeze_encoder`, or `freeze_embeddings` "
+                "with `num_frozen_layers`."
+            )
+        if asked is None and prefix is not None:
+            sees_texts_again = self.args.max_steps > 0 or self.args.num_train_epochs > 1
+            asked = prefix.is_whole_encoder and sees_texts_again
+        return prefix if asked else None
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.feature_cache is None:
+            return super().get_train_dataloader()
+        plain = self.train_dataset, self.data_collator
+        self.train_dataset = rows_for_cache(self.train_dataset)
+        self.data_collator = CachedCollator(self.processing_class, self.model.config.tasks, self.feature_cache)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset, self.data_collator = plain
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return super().floating_point_ops(inputs) if "input_ids" in inputs else 0  # cached states: hardly any
 
     # Loss
 

@@ -346,6 +346,28 @@ def test_hidden_states_and_attentions_are_those_of_the_first_texts(full_model, m
     assert {tuple(weights.shape) for weights in output.attentions} == {(4, 2, length, length)}
 
 
+def test_pairs_can_be_given_as_embeddings(full_model, mixed):
+    expected = full_model(**mixed)
+    embeddings = full_model.get_input_embeddings()
+    given = full_model(
+        inputs_embeds=embeddings(mixed["input_ids"]),
+        attention_mask=mixed["attention_mask"],
+        pair_inputs_embeds=embeddings(mixed["pair_input_ids"]),
+        pair_attention_mask=mixed["pair_attention_mask"],
+    )
+    for task, logits in expected.logits.items():
+        assert torch.allclose(given.logits[task], logits, atol=1e-5), task
+
+
+@pytest.mark.parametrize("given", [("input_ids", "pair_inputs_embeds"), ("inputs_embeds", "pair_input_ids")])
+def test_a_pair_of_word_pieces_and_embeddings_is_refused(full_model, mixed, given):
+    ids = {"input_ids": mixed["input_ids"], "pair_input_ids": mixed["pair_input_ids"]}
+    embeddings = full_model.get_input_embeddings()
+    both = ids | {name.replace("input_ids", "inputs_embeds"): embeddings(value) for name, value in ids.items()}
+    with pytest.raises(ValueError, match="both texts of a pair as word pieces, or both as embeddings"):
+        full_model(**{name: both[name] for name in given})
+
+
 def test_token_types_are_taken_with_pairs(full_model, mixed):
     zeros = torch.zeros_like(mixed["input_ids"])
     given = full_model(**mixed, token_type_ids=zeros)

@@ -20,7 +20,7 @@ def features(examples, tasks, tokenizer):
 def trainer_of(model, features, tokenizer, tmp_path):
     """Builds a Trainer on the eight rows; keyword arguments are training arguments."""
 
-    def build(*, of: MTSBertModel = model, eval_dataset=None, **arguments) -> MTSBertTrainer:
+    def build(*, of: MTSBertModel = model, eval_dataset=None, dataset_names=("train",), **arguments) -> MTSBertTrainer:
         settings = {
             "output_dir": str(tmp_path / "run"),
             "precision": "fp32",
@@ -35,7 +35,12 @@ def trainer_of(model, features, tokenizer, tmp_path):
         }
         set_seed(3)
         return MTSBertTrainer(
-            of, MTLTrainingArguments(**settings), tokenizer, train_dataset=features, eval_dataset=eval_dataset
+            of,
+            MTLTrainingArguments(**settings),
+            tokenizer,
+            dataset_names=dataset_names,
+            train_dataset=features,
+            eval_dataset=eval_dataset,
         )
 
     return build
