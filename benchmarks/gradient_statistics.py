@@ -28,12 +28,14 @@ def main() -> None:
     model = load_model(arguments, None)
     with tempfile.TemporaryDirectory() as folder:
         trainer = MTSBertTrainer(model, MTLTrainingArguments(output_dir=folder), load_tokenizer(arguments))
+        trainer.state.epoch = 0.0
         optimizer = trainer.create_optimizer()
         wrapped = trainer.accelerator.prepare(model)
         seconds: dict[int, list[float]] = {0: [], 1: []}  # by gradient_statistics_steps: never, and in every step
         for _ in range(NUM_ROUNDS):
             for every, taken in seconds.items():
                 trainer.args.gradient_statistics_steps = every
+                trainer.begin_step()
                 batch = random_batch()
                 start = time.perf_counter()
                 trainer.training_step(wrapped, batch, trainer._get_num_items_in_batch([batch], torch.device("cpu")))

@@ -18,6 +18,7 @@ from modeling_mtsbert import MTSBertModel, is_labelled, num_items
 from mtl.arguments import FEATURE_CACHE_DTYPES, MTLTrainingArguments
 from mtl.balancing import LOSS_BALANCING
 from mtl.collator import MultiTaskCollator
+from mtl.dropout import use_fast_dropout
 from mtl.feature_cache import CachedCollator, FeatureCache, open_feature_cache, rows_for_cache
 from mtl.features import DATASET
 from mtl.freezing import Freezing
@@ -65,6 +66,7 @@ class MTSBertTrainer(Trainer):
             )
         self.dataset_names = list(dataset_names)
         self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in tasks}
+        use_fast_dropout(model)
         self.freezing = Freezing(model, args)
         self.learning_rates = peak_learning_rates(model, args)
         self.balancing = LOSS_BALANCING[args.loss_balancing](tasks, self.task_weights)

@@ -98,3 +98,13 @@ def test_freezing_and_thawing_are_the_same_in_two_processes(train, model: MTSBer
     for name, before in model.state_dict().items():
         assert torch.equal(two[name], before) == name.startswith(frozen), name
         assert torch.allclose(one[name], two[name], atol=1e-6), name
+
+
+def test_a_feature_cache_serves_two_processes(train, tmp_path):
+    settings = {"max_steps": 3, "learning_rate": 0.1, "optim": "sgd", "freeze_encoder": True}
+    cache = {"feature_cache_dir": str(tmp_path / "cache"), "feature_cache_dtype": "fp32"}
+    one = train(1, 8, 1, **settings, feature_cache=False)["weights"]
+    two = train(2, 4, 1, **settings, **cache)["weights"]
+    assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
+    for name, weight in one.items():
+        assert torch.allclose(weight, two[name], atol=1e-6), name

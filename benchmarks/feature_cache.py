@@ -1,0 +1,84 @@
+"""What the feature cache saves: seconds of the second epoch with and without it, the same rows in the same order.
+
+python benchmarks/feature_cache.py --config recipes/ag_news_minilm.yaml -- --max_train_samples=4000
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from quality import ROOT, write_report
+from transformers import TrainerCallback
+
+
+sys.path.insert(0, str(ROOT))
+
+from mtl.data import load_data
+from mtl.recipe import parse_arguments
+from mtl.starting_point import load_model, load_tokenizer
+from mtl.trainer import MTSBertTrainer
+
+
+FROZEN = {
+    "whole encoder": ["--freeze_encoder"],
+    "lower half": ["--freeze_embeddings", "--num_frozen_layers=3"],
+}
+
+
+class EpochTimes(TrainerCallback):
+    def __init__(self):
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.began = time.perf_counter()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.seconds.append(time.perf_counter() - self.began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("flags", nargs="*", help="Further flags of run_mtl.py, after '--'.")
+    args = parser.parse_args()
+    figures = {}
+    for name, frozen in FROZEN.items():
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = {"cached": [], "uncached": []}
+            for _ in range(args.repeats):
+                for how, values in seconds.items():
+                    cache = [f"--feature_cache={how == 'cached'}", f"--feature_cache_dir={folder}"]
+                    values.append(second_epoch(args.config, [*frozen, *cache, *args.flags]))
+        medians = {how: statistics.median(values) for how, values in seconds.items()}
+        figures[name] = {"seconds": seconds, "times_faster": medians["uncached"] / medians["cached"]}
+        sys.stdout.write(f"{name} frozen: {figures[name]['times_faster']:.1f} times faster ({medians})\n")
+    path = write_report("feature_cache", args.config.stem, figures)
+    sys.stdout.write(f"Written to {path}\n")
+
+
+def second_epoch(config: Path, flags: list[str]) -> float:
+    """Trains for two epochs without evaluation, and returns the seconds that the second one took."""
+    always = ["--num_train_epochs=2", "--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False"]
+    with tempfile.TemporaryDirectory() as output:
+        arguments = ["--config", str(ROOT / config), "--output_dir", output, "--disable_tqdm=True", *always, *flags]
+        model_args, data_args, training_args = parse_arguments(arguments)
+        tokenizer = load_tokenizer(model_args)
+        data = load_data(data_args, tokenizer, ["train"])
+        trainer = MTSBertTrainer(
+            load_model(model_args, data.tasks),
+            training_args,
+            tokenizer,
+            dataset_names=data.dataset_names,
+            train_dataset=data.features["train"],
+            callbacks=[times := EpochTimes()],
+        )
+        trainer.train()
+    return times.seconds[1]
+
+
+if __name__ == "__main__":
+    main()
