@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
     metrics: dict[str, float] = {}
     trains = training_args.do_train and not trainer.freezing.is_total
+    if training_args.do_train:
+        metrics["num_trained_parameters"] = trainer.freezing.num_trained_parameters
     if trains:
         metrics |= trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args)).metrics
     elif training_args.do_train:

@@ -7,12 +7,10 @@ import json
 import sys
 
 import yaml
-from quality import ROOT, mean_and_sd, parse_arguments, run, write_report
-
-
-sys.path.insert(0, str(ROOT))
+from quality import ROOT, parse_arguments, run, write_report
 
 from mtl.metrics import PRIMARY_METRIC
+from mtl.runs import mean_and_sd
 
 
 # No choosing among epochs: what is reported is the model at the end, so no task needs validation rows.

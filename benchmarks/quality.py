@@ -4,15 +4,18 @@ python benchmarks/quality.py --config recipes/ag_news_minilm.yaml --seeds 42 43 
 """
 
 import argparse
-import hashlib
 import json
 import shlex
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 from machine import describe_machine
+
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from mtl.runs import mean_and_sd, run_once
 
 
 ROOT = Path(__file__).parent.parent
@@ -45,26 +48,18 @@ def write_report(script: str, subject: str | None, figures: dict) -> Path:
 
 
 def run(config: Path, seed: int, flags: list[str], *, name: str = "run") -> dict[str, float]:
-    """Trains by a recipe and returns all metrics. A finished run of the same code, recipe and flags is reused."""
+    """Trains by a recipe and returns all metrics. A finished run of the same commit, recipe and flags is reused."""
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    digest = hashlib.sha256("\n".join([commit, (ROOT / config).read_text(), *flags]).encode()).hexdigest()[:8]
-    output = ROOT / "runs" / "benchmarks" / config.stem / f"{name}_seed{seed}_{digest}"
-    results = output / "all_results.json"
-    if results.exists():
-        return json.loads(results.read_text())
-    command = [sys.executable, "run_mtl.py", "--config", str(config), "--seed", str(seed)]
-    subprocess.run([*command, "--output_dir", str(output), *flags], cwd=ROOT, check=True)
-    return json.loads(results.read_text())
+    folder = ROOT / "runs" / "benchmarks" / config.stem
+    return run_once(
+        ROOT / config, [f"--seed={seed}", *flags], folder=folder, name=f"{name}_seed{seed}", version=commit
+    )
 
 
 def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Metric → mean and standard deviation over the seeds (0 for a single one)."""
     metrics = [key for key in runs[0] if key.startswith("test_") or key == "train_runtime"]
     return {key: mean_and_sd([run[key] for run in runs]) for key in metrics}
-
-
-def mean_and_sd(values: list[float]) -> dict[str, float]:
-    return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0.0}
 
 
 def table(summary: dict[str, dict[str, float]]) -> str:

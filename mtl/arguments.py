@@ -283,8 +283,12 @@ class MTLTrainingArguments(TrainingArguments):
             "epoch, one layer more after each, the embeddings last. What other flags freeze stays frozen."
         },
     )
-    unfreeze_every: int | None = field(
-        default=None, metadata={"help": "For gradual_unfreezing: thaw every so many steps instead of every epoch."}
+    unfreeze_every: float | None = field(
+        default=None,
+        metadata={
+            "help": "For gradual_unfreezing: thaw every so many steps instead of every epoch; below 1, the share of "
+            "all steps."
+        },
     )
     layer_decay: float | None = field(
         default=None,
@@ -376,8 +380,8 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError("`gradual_unfreezing` thaws the encoder that `freeze_encoder` keeps frozen; drop one.")
         if self.unfreeze_every is not None and not self.gradual_unfreezing:
             raise ValueError("`unfreeze_every` says when `gradual_unfreezing` thaws; set that as well.")
-        if self.unfreeze_every is not None and self.unfreeze_every < 1:
-            raise ValueError(f"`unfreeze_every` is {self.unfreeze_every}; it must be at least 1 step.")
+        if self.unfreeze_every is not None and self.unfreeze_every <= 0:
+            raise ValueError(f"`unfreeze_every` is {self.unfreeze_every}; it must be more than 0.")
         if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"`layer_decay` is {self.layer_decay}; it must lie in (0, 1].")
         if self.layer_decay is not None and self.freeze_encoder:

@@ -1,5 +1,6 @@
 """What stays as it is during training, or until its turn comes. Decided once, before the optimizer exists."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,7 +20,7 @@ class Freezing:
         args: `freeze_encoder`, `freeze_embeddings`, `num_frozen_layers` and `freeze_heads` freeze for good.
             `gradual_unfreezing` (arXiv 1801.06146) starts with the heads alone and thaws the encoder from the top:
             the last layer after the first period, one more part after each, the embeddings at the end. A period is
-            an epoch, or `unfreeze_every` optimizer steps.
+            an epoch, or `unfreeze_every` optimizer steps; a value below 1 is that share of all steps.
 
     Raises:
         `ValueError`: for a flag that fits nothing in the model.
@@ -35,14 +36,24 @@ class Freezing:
         self.frozen = self.forever
         self._apply()
 
+    def begin(self, num_steps: int) -> None:
+        """Learns how many optimizer steps the run has."""
+        if self.unfreeze_every is not None and self.unfreeze_every < 1:
+            self.unfreeze_every = math.ceil(self.unfreeze_every * num_steps)
+
+    @property
+    def num_trained_parameters(self) -> int:
+        """Of all parts that are trained at some time."""
+        return sum(part.num_parameters for name, part in self.parts.items() if name not in self.forever)
+
     @property
     def is_total(self) -> bool:
         """Whether nothing is ever trained."""
-        return all(name in self.forever for name, part in self.parts.items() if part.parameters)
+        return self.num_trained_parameters == 0
 
     def move_to(self, *, step: int, epoch: float) -> None:
         """Thaws what is due at the beginning of an optimizer step; `step` and `epoch` count what is done."""
-        period = int(epoch) if self.unfreeze_every is None else step // self.unfreeze_every
+        period = int(epoch) if self.unfreeze_every is None else int(step // self.unfreeze_every)
         frozen = self.forever | {name for name, thaws in self.periods.items() if period < thaws}
         if frozen != self.frozen:
             self.frozen = frozen
@@ -67,12 +78,10 @@ class Freezing:
         """What a reader wants to know of a part: trained, frozen, or frozen until when."""
         if name in self.forever:
             return "frozen"
+        if name in self.periods and self.unfreeze_every is None:
+            return f"frozen until epoch {self.periods[name]}"
         if name in self.periods:
-            thaws, unit = (
-                self.periods[name] * (self.unfreeze_every or 1),
-                "epoch" if self.unfreeze_every is None else "step",
-            )
-            return f"frozen until {unit} {thaws}"
+            return f"frozen until step {self.periods[name] * self.unfreeze_every:.0f}"
         return "trained"
 
     def _apply(self) -> None:

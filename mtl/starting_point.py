@@ -4,7 +4,7 @@ import importlib.util
 import logging
 from pathlib import Path
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
 from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
@@ -41,7 +41,7 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     asked = model_args.model_name_or_path or model_args.encoder_name_or_path
     try:
         # The config is ours or the encoder's own class: no code of the checkpoint runs here.
-        tokenizer = AutoTokenizer.from_pretrained(resolve_name(asked), config=_load_config(model_args))
+        tokenizer = AutoTokenizer.from_pretrained(resolve_name(asked), config=load_encoder_config(model_args))
     except (OSError, KeyError) as error:
         raise ValueError(f"No tokenizer found for {asked!r}: {error}") from error
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers invents one where the files are missing
@@ -54,7 +54,8 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_config(model_args: ModelArguments):
+def load_encoder_config(model_args: ModelArguments) -> PreTrainedConfig:
+    """The config of the encoder that a run starts from."""
     if model_args.model_name_or_path is not None:
         return load_checkpoint_config(model_args.model_name_or_path).encoder_config
     asked = model_args.encoder_name_or_path
@@ -99,7 +100,7 @@ def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertMod
             logger.info(f"The tasks {new} are new to the checkpoint: their heads start from nothing.")
         config.tasks = tasks
         return MTSBertModel.from_pretrained(model_args.model_name_or_path, config=config, use_safetensors=True)
-    _load_config(model_args)  # raises for an unknown encoder
+    load_encoder_config(model_args)  # raises for an unknown encoder
     return MTSBertModel.from_encoder(
         resolve_name(model_args.encoder_name_or_path), tasks=tasks, **model_args.new_model_settings
     )
@@ -107,7 +108,7 @@ def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertMod
 
 def check_max_length(max_length: int, tokenizer: PreTrainedTokenizerBase, model_args: ModelArguments) -> None:
     """Raises `ValueError` for a `max_length` that the encoder cannot read, or that leaves no room for text."""
-    positions = getattr(_load_config(model_args), "max_position_embeddings", None)
+    positions = getattr(load_encoder_config(model_args), "max_position_embeddings", None)
     longest = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
     special = tokenizer.num_special_tokens_to_add()
     if not special < max_length <= longest:

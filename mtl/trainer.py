@@ -3,8 +3,8 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mtl.features import DATASET
 from mtl.freezing import Freezing
 from mtl.frozen_prefix import FrozenPrefix
 from mtl.gradients import GradientAggregation, GradientStatistics
+from mtl.memory import peak_memory_gb, reset_peak_memory
 from mtl.metrics import compute_metrics, reduce_logits
 from mtl.optimization import peak_learning_rates, set_learning_rates, step_decay_schedule
 from mtl.report import parameter_table
@@ -94,9 +95,16 @@ class MTSBertTrainer(Trainer):
     # The frozen lower end of the encoder, computed once
 
     def train(self, *args, **kwargs):
+        """Adds the peak of memory to the metrics."""
         prefix = self._prefix_to_cache()
-        if prefix is None:
-            return super().train(*args, **kwargs)
+        reset_peak_memory()
+        with self._cached(prefix) if prefix is not None else nullcontext():
+            output = super().train(*args, **kwargs)
+        output.metrics["train_peak_memory_gb"] = peak_memory_gb()
+        return output
+
+    @contextmanager
+    def _cached(self, prefix: FrozenPrefix) -> Iterator[None]:
         self.feature_cache = open_feature_cache(
             prefix,
             self.train_dataset,
@@ -107,7 +115,7 @@ class MTSBertTrainer(Trainer):
             autocast=self.accelerator.autocast,
         )
         with prefix.skipped() if self.feature_cache is not None else nullcontext():
-            return super().train(*args, **kwargs)
+            yield
 
     def _prefix_to_cache(self) -> FrozenPrefix | None:
         prefix, asked = FrozenPrefix.of(self.freezing), self.args.feature_cache
@@ -208,6 +216,7 @@ class MTSBertTrainer(Trainer):
         return self.accelerator.reduce(tensor, reduction="sum") if self.args.world_size > 1 else tensor
 
     def begin_training(self) -> None:
+        self.freezing.begin(self.state.max_steps)
         logger.info(f"What is trained:\n{parameter_table(self.freezing, self.learning_rates)}")
 
     def begin_step(self) -> None:

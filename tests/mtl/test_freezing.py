@@ -108,6 +108,7 @@ PARTS = [*HEADS, *FROM_THE_TOP]
     [
         ({}, [0, 0, 1, 1, 2, 2, 3, 3, 3, 3]),
         ({"unfreeze_every": 3}, [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]),
+        ({"unfreeze_every": 0.15}, [0, 0, 1, 1, 2, 2, 3, 3, 3, 3]),  # of 10 steps: every 2
         ({"freeze_embeddings": True}, [0, 0, 1, 1, 2, 2, 2, 2, 2, 2]),
     ],
 )

@@ -1,0 +1,197 @@
+"""What freezing costs and saves on your data: one recipe by several strategies, several seeds, one table.
+
+    python -m mtl.study --config recipes/ag_news_minilm.yaml --seeds 3
+
+Every run is one of `run_mtl.py`; what comes after `--` is passed on to all of them. An interrupted study goes on where
+it was. Figures are those of the validation split after the last epoch.
+"""
+
+import argparse
+import json
+import logging
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mtl.metrics import COMPOSITE, PRIMARY_METRIC
+from mtl.recipe import parse_arguments
+from mtl.report import markdown_table
+from mtl.runs import mean_and_sd, run_once
+from mtl.starting_point import load_encoder_config, tasks_of_checkpoint
+
+
+# The model at the end is what counts: no choosing among epochs, no predictions, no checkpoints in between.
+LAST_EPOCH = [
+    "--do_train=True",
+    "--do_eval=True",
+    "--do_predict=False",
+    "--eval_strategy=no",
+    "--save_strategy=no",
+    "--load_best_model_at_end=False",
+]
+
+logger = logging.getLogger(__name__)
+
+
+def strategies(num_layers: int, tasks: list[str]) -> dict[str, list[str]]:
+    """Name → flags of `run_mtl.py`, for an encoder of so many layers and these heads."""
+    half = num_layers // 2
+    return {
+        "full": [],
+        "encoder_frozen": ["--freeze_encoder"],
+        **{f"{task}_head_frozen": ["--freeze_heads", task] for task in tasks},
+        "lower_half_frozen": ["--freeze_embeddings", f"--num_frozen_layers={half}", "--feature_cache=True"],
+        "embeddings_frozen": ["--freeze_embeddings"],
+        "gradual": ["--gradual_unfreezing", f"--unfreeze_every={1 / (num_layers + 2):.4f}"],
+        "top_layer": ["--freeze_embeddings", f"--num_frozen_layers={num_layers - 1}", "--feature_cache=True"],
+        "nothing_trained": ["--freeze_encoder", "--freeze_heads", *tasks],
+    }
+
+
+@dataclass
+class Outcome:
+    """What a strategy came to over all seeds."""
+
+    metrics: dict[str, dict[str, float]]
+    """Task, or `composite` → `mean` and `sd` of the main metric."""
+    num_trained_parameters: int
+    seconds: float
+    """Of training in all, building a feature cache included; mean over the seeds."""
+    seconds_per_epoch: float
+    peak_memory_gb: float | None
+    num_seeds: int
+
+    @classmethod
+    def of(cls, runs: list[dict[str, float]], keys: dict[str, str]) -> "Outcome":
+        seconds = [run.get("train_runtime", 0.0) for run in runs]
+        peaks = [run["train_peak_memory_gb"] for run in runs if "train_peak_memory_gb" in run]
+        return cls(
+            metrics={name: mean_and_sd([run[key] for run in runs]) for name, key in keys.items()},
+            num_trained_parameters=int(runs[0]["num_trained_parameters"]),
+            seconds=mean_and_sd(seconds)["mean"],
+            seconds_per_epoch=mean_and_sd(
+                [taken / (run.get("epoch") or 1.0) for taken, run in zip(seconds, runs, strict=True)]
+            )["mean"],
+            peak_memory_gb=max(peaks, default=None),
+            num_seeds=len(runs),
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    logging.getLogger("mtl").setLevel(logging.INFO)
+    args = _parse(argv)
+    model_args, data_args, training_args = parse_arguments(["--config", str(args.config), *LAST_EPOCH, *args.flags])
+    tasks = (tasks_of_checkpoint(model_args) or {}) | data_args.tasks
+    known = strategies(load_encoder_config(model_args).get_text_config().num_hidden_layers, list(tasks))
+    if unknown := [name for name in args.strategies or [] if name not in known]:
+        raise ValueError(f"Unknown strategies {unknown}; for this recipe there are {list(known)}.")
+    chosen = {name: known[name] for name in args.strategies or known}
+    keys = {task: f"eval_{task}_{PRIMARY_METRIC[settings['type']]}" for task, settings in tasks.items()}
+    keys[COMPOSITE] = f"eval_{COMPOSITE}"
+    folder = args.output_dir or Path("runs") / "study" / args.config.stem
+    outcomes = {}
+    for name, flags in chosen.items():
+        runs = [
+            run_once(
+                args.config,
+                [f"--seed={seed}", *LAST_EPOCH, *flags, *args.flags],
+                folder=folder,
+                name=f"{name}_seed{seed}",
+            )
+            for seed in range(training_args.seed, training_args.seed + args.seeds)
+        ]
+        outcomes[name] = Outcome.of(runs, keys)
+    text = f"{study_table(outcomes)}\n\n{verdict(outcomes)}\n"
+    (folder / "study.json").write_text(
+        json.dumps({name: vars(outcome) for name, outcome in outcomes.items()}, indent=2)
+    )
+    (folder / "study.md").write_text(text, encoding="utf-8")
+    plot(outcomes, folder / "study.png")
+    sys.stdout.write(f"\n{text}\nSaved in {folder}: study.json, study.md, study.png\n")
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m mtl.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, required=True, help="Recipe of `run_mtl.py`.")
+    parser.add_argument("--strategies", nargs="+", help="Which ones; default: all. An unknown name lists them.")
+    parser.add_argument("--seeds", type=int, default=3, help="How many, counted up from the recipe's (default: 3).")
+    parser.add_argument("--output_dir", type=Path, help="Default: runs/study/NAME OF THE RECIPE.")
+    parser.add_argument("flags", nargs="*", help="Flags of run_mtl.py for all runs, after '--'.")
+    args = parser.parse_args(argv)
+    if args.seeds < 1:
+        raise ValueError(f"`--seeds` is {args.seeds}; it must be at least 1.")
+    return args
+
+
+def study_table(outcomes: dict[str, Outcome]) -> str:
+    """Markdown: one line per strategy; metrics in percent as mean ± standard deviation over the seeds."""
+    names = list(next(iter(outcomes.values())).metrics)
+    cells = [["strategy", *names, "trained parameters", "s per epoch", "peak memory"]]
+    for strategy, outcome in outcomes.items():
+        metrics = [f"{100 * value['mean']:.1f} ± {100 * value['sd']:.1f}" for value in outcome.metrics.values()]
+        memory = "" if outcome.peak_memory_gb is None else f"{outcome.peak_memory_gb:.1f} GB"
+        seconds = f"{outcome.seconds_per_epoch:.1f}" if outcome.seconds else ""
+        cells.append([strategy, *metrics, f"{outcome.num_trained_parameters:,}", seconds, memory])
+    return markdown_table(cells)
+
+
+def verdict(outcomes: dict[str, Outcome]) -> str:
+    """Which strategy wins and by how much, and the fastest one that is not worse by more than the seeds' spread."""
+
+    def score(name: str) -> dict[str, float]:
+        return outcomes[name].metrics[COMPOSITE]
+
+    ranking = sorted(outcomes, key=lambda name: -score(name)["mean"])
+    best = ranking[0]
+    sentences = [f"Best composite: {best} with {100 * score(best)['mean']:.1f}"]
+    if len(ranking) > 1:
+        lead = 100 * (score(best)["mean"] - score(ranking[1])["mean"])
+        sentences[0] += f", {lead:.1f} points before {ranking[1]}"
+    within = [
+        name
+        for name in ranking
+        if score(best)["mean"] - score(name)["mean"] <= 2 * _standard_error(outcomes[best], outcomes[name])
+    ]
+    if others := [name for name in within if name != best]:
+        sentences.append(f"Within two standard errors of it, so not told apart by these seeds: {', '.join(others)}")
+    fastest = min(within, key=lambda name: outcomes[name].seconds)
+    if fastest != best:
+        share = outcomes[fastest].seconds / outcomes[best].seconds
+        sentences.append(f"Of these, {fastest} is the fastest: {share:.0%} of the training time of {best}")
+    return ". ".join(sentences) + "."
+
+
+def _standard_error(one: Outcome, other: Outcome) -> float:
+    """Of the difference between two mean composites."""
+    return math.hypot(one.metrics[COMPOSITE]["sd"], other.metrics[COMPOSITE]["sd"]) / math.sqrt(one.num_seeds)
+
+
+def plot(outcomes: dict[str, Outcome], path: Path) -> None:
+    """Quality against training time, one point a strategy."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5))
+    for name, outcome in outcomes.items():
+        score = outcome.metrics[COMPOSITE]
+        axes.errorbar(outcome.seconds, 100 * score["mean"], yerr=100 * score["sd"], fmt="o", capsize=3)
+        axes.annotate(name, (outcome.seconds, 100 * score["mean"]), xytext=(6, 4), textcoords="offset points")
+    axes.set_xlabel("training time in seconds")
+    axes.set_ylabel("composite on the validation split in %")
+    axes.margins(x=0.2)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"Error: {error}")
