@@ -32,7 +32,7 @@ def test_a_study_runs_every_strategy_once_and_writes_table_and_plot(recipe, tmp_
     assert figures["nothing_trained"]["seconds"] == 0.0
     heads = 32 * 2 + 2 + 32 * 7 + 7
     assert figures["encoder_frozen"]["num_trained_parameters"] == heads
-    assert figures["encoder_frozen"]["seconds_per_epoch"] * 2 == pytest.approx(figures["encoder_frozen"]["seconds"])
+    assert 0 < figures["encoder_frozen"]["seconds_per_epoch"] * 2 < figures["encoder_frozen"]["seconds"]  # the cache
     assert (tmp_path / "study" / "study.md").read_text() in printed
     assert (tmp_path / "study" / "study.png").read_bytes().startswith(b"\x89PNG")
     (folder,) = (tmp_path / "study").glob("encoder_frozen_seed42_*")
@@ -60,10 +60,10 @@ def test_the_strategies_of_an_encoder_with_six_layers():
 def test_the_table_has_means_deviations_and_costs():
     table = study_table({"full": outcome(0.8, 0.02, 100.0), "none": outcome(0.2, 0.0, 0.0, peak_memory_gb=None)})
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[::2]] == [
-        ["strategy", "topic", "composite", "trained parameters", "s per epoch", "peak memory"],
-        ["full", "90.0 ± 1.2", "80.0 ± 2.0", "1,234", "50.0", "1.2 GB"],
+        ["strategy", "topic", "composite", "trained parameters", "s per epoch", "s in all", "peak memory"],
+        ["full", "90.0 ± 1.2", "80.0 ± 2.0", "1,234", "50.0", "100.0", "1.2 GB"],
     ]
-    assert [cell.strip() for cell in table.splitlines()[3].split("|")[-3:-1]] == ["", ""]
+    assert [cell.strip() for cell in table.splitlines()[3].split("|")[-4:-1]] == ["", "", ""]
 
 
 def test_the_verdict_names_the_best_its_lead_and_a_faster_one_that_the_seeds_do_not_tell_apart():
