@@ -46,7 +46,9 @@ def alone(recipe: dict, task: str) -> list[str]:
         if task in spec["columns"].values():
             columns = {c: role for c, role in spec["columns"].items() if role == task or role not in recipe["tasks"]}
             datasets[name] = {**spec, "columns": columns}
-    return [f"--tasks={json.dumps({task: recipe['tasks'][task]})}", f"--datasets={json.dumps(datasets)}"]
+    kept = {key: value for key, value in recipe.get("task_weights", {}).items() if key == task}
+    settings = {"tasks": {task: recipe["tasks"][task]}, "datasets": datasets, "task_weights": kept}
+    return [f"--{name}={json.dumps(value)}" for name, value in settings.items()]
 
 
 def markdown(tasks: dict[str, dict], table: dict[str, dict]) -> str:

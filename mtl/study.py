@@ -80,7 +80,8 @@ class Outcome:
         )
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> Path:
+    """Runs the study and returns the folder with its results."""
     logging.basicConfig(format="%(levelname)s %(message)s")
     logging.getLogger("mtl").setLevel(logging.INFO)
     args = _parse(argv)
@@ -112,6 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     (folder / "study.md").write_text(text, encoding="utf-8")
     plot(outcomes, folder / "study.png")
     sys.stdout.write(f"\n{text}\nSaved in {folder}: study.json, study.md, study.png\n")
+    return folder
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
@@ -126,6 +128,10 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.seeds < 1:
         raise ValueError(f"`--seeds` is {args.seeds}; it must be at least 1.")
+    if any(flag.partition("=")[0] == "--seed" for flag in args.flags):
+        raise ValueError(
+            "A study counts its seeds up from the recipe's; leave --seed out, and say how many by --seeds."
+        )
     return args
 
 

@@ -53,6 +53,8 @@ def after_commands(root, clone):
         if words[:2] == ["accelerate", "launch"]:
             words = ["python", "-m", "accelerate.commands.launch", "--num_processes", "1", *words[2:]]
         assert words[0] == "python", line
+        if "mtl.study" in words:
+            words += ["--strategies", "encoder_frozen", "--seeds", "1", "--", *SMALLER]
         small = SMALLER if "run_mtl.py" in words and "--help" not in words else []
         run([sys.executable, *words[1:], *small], clone)
     return clone

@@ -92,6 +92,7 @@ def test_a_run_that_fails_shows_the_end_of_its_log(recipe, tmp_path):
     [
         (["--strategies", "magic"], r"Unknown strategies \['magic'\]; for this recipe there are \['full', "),
         (["--seeds", "0"], "`--seeds` is 0"),
+        (["--", "--seed", "7"], "leave --seed out"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(recipe, flags, message):
