@@ -22,7 +22,7 @@ PAIR_CLASSIFICATION = "pair_classification"
 PAIR_SIMILARITY = "pair_similarity"
 PAIR_TYPES = (PAIR_CLASSIFICATION, PAIR_SIMILARITY)
 RESERVED_NAMES = (  # columns, results and parts of answers that stand beside those of the tasks
-    *("text", "text_pair", "embedding", "pair_embedding", "input_ids", "pair_input_ids", "length", "dataset"),
+    *("text", "text_pair", "embedding", "pair_embedding", "input_ids", "pair_input_ids", "length", "dataset", "row"),
     *("loss", "composite", "all", "type", "training"),
 )
 _CLASSIFIER_KEYS = ("type", "labels", "hidden_size", "class_weights", "label_smoothing")

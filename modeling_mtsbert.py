@@ -3,7 +3,9 @@
 Letters used below: `B` texts, `T` word pieces, `H` hidden size, `C` classes, `K` tags.
 """
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,24 +17,22 @@ from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput,
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
     from .configuration_mtsbert import (
-        PAIR_CLASSIFICATION,
         PAIR_SIMILARITY,
         PAIR_TYPES,
         SEQUENCE_CLASSIFICATION,
         TOKEN_CLASSIFICATION,
         MTSBertConfig,
     )
-    from .entities_mtsbert import IGNORE_INDEX
+    from .heads_mtsbert import ClassificationHead, CosineHead, item_losses, num_items
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from configuration_mtsbert import (
-        PAIR_CLASSIFICATION,
         PAIR_SIMILARITY,
         PAIR_TYPES,
         SEQUENCE_CLASSIFICATION,
         TOKEN_CLASSIFICATION,
         MTSBertConfig,
     )
-    from entities_mtsbert import IGNORE_INDEX
+    from heads_mtsbert import ClassificationHead, CosineHead, item_losses, num_items
 
 
 @dataclass
@@ -72,73 +72,23 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
     return hidden.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
-class ClassificationHead(nn.Module):
-    """Dropout, an optional hidden layer, and a linear layer on states of any width."""
-
-    def __init__(self, config: MTSBertConfig, task: dict):
-        super().__init__()
-        input_size = config.hidden_size * (3 if task["type"] == PAIR_CLASSIFICATION else 1)
-        self.dropout = nn.Dropout(config.head_dropout)
-        self.hidden = None
-        if (hidden_size := task.get("hidden_size")) is not None:
-            self.hidden = nn.Linear(input_size, hidden_size)
-            input_size = hidden_size
-        self.classifier = nn.Linear(input_size, len(task["labels"]))
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        states = self.dropout(states)
-        if self.hidden is not None:
-            states = self.dropout(F.gelu(self.hidden(states)))
-        return self.classifier(states)
-
-
-class CosineHead(nn.Module):
-    """The cosine of two embeddings `(B, H)`, in float32; 0 where one of them is the zero vector."""
-
-    def forward(self, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return F.cosine_similarity(u.float(), v.float(), dim=-1)
-
-
-def is_labelled(labels: torch.Tensor) -> torch.Tensor:
-    """Where a tensor of labels has one: not `IGNORE_INDEX`, and for scores not NaN."""
-    return labels.isnan().logical_not() if labels.is_floating_point() else labels.ne(IGNORE_INDEX)
-
-
-def num_items(labels: torch.Tensor) -> torch.Tensor:
-    """How many items of a batch are labelled, as a tensor without dimensions."""
-    return is_labelled(labels).sum()
-
-
-def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """
-    The loss of every item in float32, shaped like `labels`; exactly 0 where there is no label.
-
-    Cross-entropy; binary cross-entropy for each label of a multi-label task; for a similarity, the squared error
-    between the cosine and the score scaled to [0, 1]. Class weights multiply an item's loss; a mean is still taken
-    over the number of items.
-    """
-    logits = logits.float()
-    labelled = is_labelled(labels)
-    if task["type"] == PAIR_SIMILARITY:
-        lowest, highest = task["score_range"]
-        target = (labels.float() - lowest) / (highest - lowest)
-        return (logits - torch.where(labelled, target, logits.detach())).square()
-    weights = task.get("class_weights")
-    weights = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)
-    smoothing = task.get("label_smoothing", 0.0)
-    if task.get("multi_label"):
-        target = torch.where(labelled, labels, 0).float() * (1.0 - smoothing) + smoothing / 2
-        losses = F.binary_cross_entropy_with_logits(logits, target, weight=weights, reduction="none")
-        return losses * labelled
-    losses = F.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]),
-        labels.reshape(-1),
-        weight=weights,
-        ignore_index=IGNORE_INDEX,
-        reduction="none",
-        label_smoothing=smoothing,
-    )
-    return losses.view(labels.shape)
+def sentence_transformers_files(config: MTSBertConfig) -> dict[str, Any]:
+    """File name → content, in the spelling that every version of sentence-transformers reads."""
+    modules = ["Transformer", "Pooling", *(["Normalize"] if config.normalize else [])]
+    folders = ["", "1_Pooling", "2_Normalize"]
+    modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
+    return {
+        "modules.json": [
+            {"idx": index, "name": str(index), "path": folder, "type": f"sentence_transformers.models.{module}"}
+            for index, (module, folder) in enumerate(zip(modules, folders, strict=False))
+        ],
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": config.hidden_size,
+            **{mode: pooling == config.pooling for pooling, mode in modes.items()},
+        },
+        "sentence_bert_config.json": {"do_lower_case": False},  # the longest text is what the tokenizer says
+        "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+    }
 
 
 class MTSBertModel(PreTrainedModel):
@@ -213,6 +163,15 @@ class MTSBertModel(PreTrainedModel):
         model.encoder.load_state_dict({name: weights[name] for name in weights if not name.startswith("pooler.")})
         model.config.encoder_config._name_or_path = ""  # a path of this machine means nothing in a checkpoint
         return model
+
+    def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs):
+        """As every model's, and beside it the files by which `SentenceTransformer(save_directory)` opens it."""
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            for name, content in sentence_transformers_files(self.config).items():
+                path = Path(save_directory) / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()

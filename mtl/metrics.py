@@ -16,7 +16,7 @@ from configuration_mtsbert import (
     TOKEN_CLASSIFICATION,
 )
 from entities_mtsbert import decode_tags
-from modeling_mtsbert import is_labelled, item_losses
+from heads_mtsbert import is_labelled, item_losses
 
 
 COMPOSITE = "composite"

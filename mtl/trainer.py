@@ -15,7 +15,8 @@ from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
-from modeling_mtsbert import MTSBertModel, is_labelled, num_items
+from heads_mtsbert import is_labelled, num_items
+from modeling_mtsbert import MTSBertModel
 from mtl.arguments import FEATURE_CACHE_DTYPES, MTLTrainingArguments
 from mtl.balancing import LOSS_BALANCING
 from mtl.collator import MultiTaskCollator

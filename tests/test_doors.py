@@ -11,7 +11,13 @@ import torch
 from modeling_mtsbert import MTSBertForSequenceClassification, MTSBertForTokenClassification
 
 
-CODE_FILES = ["configuration_mtsbert.py", "entities_mtsbert.py", "modeling_mtsbert.py", "pipeline_mtsbert.py"]
+CODE_FILES = [
+    "configuration_mtsbert.py",
+    "entities_mtsbert.py",
+    "heads_mtsbert.py",
+    "modeling_mtsbert.py",
+    "pipeline_mtsbert.py",
+]
 TEXT = "Ada Perez joins Nimbus Labs in Oslo"
 
 LOAD_EVERYTHING = """
