@@ -6,7 +6,6 @@ python benchmarks/quality.py --config recipes/ag_news_minilm.yaml --seeds 42 43 
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -48,12 +47,9 @@ def write_report(script: str, subject: str | None, figures: dict) -> Path:
 
 
 def run(config: Path, seed: int, flags: list[str], *, name: str = "run") -> dict[str, float]:
-    """Trains by a recipe and returns all metrics. A finished run of the same commit, recipe and flags is reused."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    """Trains by a recipe and returns all metrics."""
     folder = ROOT / "runs" / "benchmarks" / config.stem
-    return run_once(
-        ROOT / config, [f"--seed={seed}", *flags], folder=folder, name=f"{name}_seed{seed}", version=commit
-    )
+    return run_once(ROOT / config, [f"--seed={seed}", *flags], folder=folder, name=f"{name}_seed{seed}")
 
 
 def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:

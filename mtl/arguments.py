@@ -380,8 +380,11 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError("`gradual_unfreezing` thaws the encoder that `freeze_encoder` keeps frozen; drop one.")
         if self.unfreeze_every is not None and not self.gradual_unfreezing:
             raise ValueError("`unfreeze_every` says when `gradual_unfreezing` thaws; set that as well.")
-        if self.unfreeze_every is not None and self.unfreeze_every <= 0:
-            raise ValueError(f"`unfreeze_every` is {self.unfreeze_every}; it must be more than 0.")
+        every = self.unfreeze_every
+        if every is not None and not (0 < every < 1 or (every >= 1 and every == int(every))):
+            raise ValueError(
+                f"`unfreeze_every` is {every}; it must be a whole number of steps, or a share between 0 and 1."
+            )
         if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"`layer_decay` is {self.layer_decay}; it must lie in (0, 1].")
         if self.layer_decay is not None and self.freeze_encoder:

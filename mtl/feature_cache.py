@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 import torch
 import transformers
 from datasets import Dataset
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from mtl.collator import MultiTaskCollator
@@ -50,7 +51,7 @@ class Texts:
         pieces = np.concatenate([column.flatten().to_numpy(zero_copy_only=False) for column in columns])
         return cls(pieces, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), len(features))
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         return np.diff(self.starts)
 
@@ -61,15 +62,24 @@ class Texts:
         for first in range(0, len(order), size):
             yield order[first : first + size]
 
-    def padded(self, batch: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def padded(
+        self, batch: np.ndarray, device: torch.device, padding_side: str = "right"
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """`input_ids` and `attention_mask` of a batch of texts."""
-        lengths = torch.from_numpy(self.lengths[batch])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        lengths = torch.from_numpy(self.lengths[batch])[:, None]
+        places = torch.arange(int(lengths.max()))
+        mask = places >= len(places) - lengths if padding_side == "left" else places < lengths
         ids = torch.zeros(mask.shape, dtype=torch.long)
         ids[mask] = torch.from_numpy(
             np.concatenate([self.pieces[self.starts[text] : self.starts[text + 1]] for text in batch]).astype(np.int64)
         )
         return ids.to(device), mask.long().to(device)
+
+    def sample(self) -> np.ndarray:
+        """Some texts of unlike length, the shortest and the longest among them."""
+        order = np.argsort(self.lengths, kind="stable")
+        order = order[self.lengths[order] > 0]
+        return np.unique(order[np.linspace(0, len(order) - 1, 8).astype(int)])
 
 
 class FeatureCache:
@@ -130,6 +140,7 @@ def open_feature_cache(
     dtype: torch.dtype,
     limit_gb: float,
     batch_size: int,
+    padding_side: str,
     autocast: Callable[[], AbstractContextManager],
 ) -> FeatureCache | None:
     """
@@ -143,11 +154,14 @@ def open_feature_cache(
 
     Returns:
         None, with a warning, where it does not fit the limit or the disk.
+
+    Raises:
+        `ValueError`: for an encoder whose lower end cannot be cached.
     """
     texts = Texts.of(features)
     model = prefix.model.eval()
     with autocast():
-        sample = prefix.check(*texts.padded(next(texts.batches(8)), model.device))
+        sample = prefix.check(*texts.padded(texts.sample(), model.device, padding_side))
     compute_dtype, width = sample.dtype, sample.shape[-1]
     num_bytes = len(texts.pieces) * width * dtype.itemsize
     size = f"{len(texts.pieces):,} word pieces x {width} x {dtype.itemsize} bytes = {num_bytes / 1e9:.2f} GB"
@@ -161,6 +175,7 @@ def open_feature_cache(
         with FileLock(folder / f"{key}.lock"):
             if not _is_sound(path, num_bytes):
                 logger.info(f"Feature cache: {size}, written to {path}.")
+                shutil.rmtree(path, ignore_errors=True)
                 _make_room(folder, num_bytes, limit_gb * 1e9)
                 with autocast():
                     _write(path, prefix, texts, dtype, width, batch_size)
@@ -186,7 +201,7 @@ def _key(prefix: FrozenPrefix, texts: Texts, stored: torch.dtype, compute_dtype:
     for module in prefix.modules:
         for name, weight in module.state_dict().items():
             digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     digest.update(texts.starts.tobytes())
     digest.update(texts.pieces.tobytes())
     return digest.hexdigest()[:32]
@@ -209,8 +224,7 @@ def _is_sound(path: Path, num_bytes: int) -> bool:
 def _write(path: Path, prefix: FrozenPrefix, texts: Texts, stored: torch.dtype, width: int, batch_size: int) -> None:
     """Computes the states beside the final place, and moves them there when they are whole."""
     partial = path.with_suffix(".partial")
-    for leftover in (partial, path):  # of a run that was killed, or damaged
-        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     needed = len(texts.pieces) * width * stored.itemsize
     if (free := shutil.disk_usage(path.parent).free) < needed:
         raise OSError(errno.ENOSPC, f"{free / 1e9:.2f} GB are free")
@@ -235,10 +249,14 @@ def _computed(
     with tqdm(total=int((texts.lengths > 0).sum()), desc="Feature cache", unit="text", leave=False) as progress:
         for batch in texts.batches(batch_size):
             states = prefix.run(*texts.padded(batch, prefix.model.device)).to(stored).cpu()
-            if not states.isfinite().all():
-                raise ValueError(f"A state is too large for {stored}. Choose `feature_cache_dtype: bf16`.")
             for place, text in enumerate(batch):
-                yield int(text), states[place, : texts.lengths[text]]
+                of_text = states[place, : texts.lengths[text]]
+                if not of_text.isfinite().all():
+                    raise ValueError(
+                        f"`feature_cache`: the state of a text is not a finite number in {stored}. Where it is too "
+                        "large for fp16, choose `feature_cache_dtype: bf16`."
+                    )
+                yield int(text), of_text
             progress.update(len(batch))
 
 
@@ -256,11 +274,23 @@ def _checksum(file: Path) -> int:
 
 
 def _make_room(folder: Path, num_bytes: int, limit: float) -> None:
-    """Removes those that were not used for longest until the new one fits. A run that reads one keeps it open."""
-    caches = sorted((file.parent for file in folder.glob(f"*/{STATES_FILE}")), key=lambda path: path.stat().st_mtime)
-    used = {cache: (cache / STATES_FILE).stat().st_size for cache in caches if cache.suffix != ".partial"}
-    while used and sum(used.values()) + num_bytes > limit:
-        oldest = next(iter(used))
-        logger.info(f"Feature cache: {oldest} makes room.")
-        shutil.rmtree(oldest)
-        del used[oldest]
+    """Removes what killed runs left, and then the caches that were not used for longest, until the new one fits."""
+    for partial in folder.glob("*.partial"):
+        try:
+            with FileLock(folder / f"{partial.stem}.lock", timeout=0):
+                shutil.rmtree(partial, ignore_errors=True)
+        except Timeout:
+            pass  # a run is writing it
+    found = []
+    for file in folder.glob(f"*/{STATES_FILE}"):
+        try:
+            found.append((file.parent.stat().st_mtime, file.stat().st_size, file.parent))
+        except OSError:
+            pass  # another run has just removed it
+    used = sum(size for _, size, _ in found)
+    for _, size, cache in sorted(found):
+        if used + num_bytes <= limit:
+            break
+        logger.info(f"Feature cache: {cache} makes room.")
+        shutil.rmtree(cache, ignore_errors=True)  # a run that reads it keeps it open
+        used -= size

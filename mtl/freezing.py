@@ -1,12 +1,18 @@
 """What stays as it is during training, or until its turn comes. Decided once, before the optimizer exists."""
 
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import nn
+
 from modeling_mtsbert import MTSBertModel
 from mtl.arguments import MTLTrainingArguments
 from mtl.parts import EMBEDDINGS, OTHER, encoder_layers, encoder_parts, head_name, layer_name, model_parts
+
+
+logger = logging.getLogger(__name__)
 
 
 class Freezing:
@@ -29,31 +35,39 @@ class Freezing:
     def __init__(self, model: MTSBertModel, args: MTLTrainingArguments):
         self.model = model
         self.parts = model_parts(model)
+        self.fixed = _fixed_parameters(model)
         self.forever = _frozen_forever(model, args)
-        self.unfreeze_every = args.unfreeze_every
         self.periods = _thawing_periods(model, self.forever) if args.gradual_unfreezing else {}
+        if self.periods and not self._trained_parameters(self.forever | set(self.periods)):
+            raise ValueError("`gradual_unfreezing` begins with the heads alone, and there is none that is trained.")
+        self._unfreeze_every = args.unfreeze_every  # steps, a share of all steps, or None for an epoch
+        self.steps_per_period: int | None = None
         # What thaws is frozen by the first `move_to` only: DDP must have seen it as trainable when it wraps the model.
         self.frozen = self.forever
         self._apply()
 
     def begin(self, num_steps: int) -> None:
         """Learns how many optimizer steps the run has."""
-        if self.unfreeze_every is not None and self.unfreeze_every < 1:
-            self.unfreeze_every = math.ceil(self.unfreeze_every * num_steps)
+        if (every := self._unfreeze_every) is not None:
+            self.steps_per_period = math.ceil(round(every * num_steps, 6)) if every < 1 else int(every)
+            if self.periods and (end := max(self.periods.values()) * self.steps_per_period) >= num_steps:
+                logger.warning(
+                    f"`unfreeze_every`: the last part would thaw at step {end}, and the run has {num_steps} steps."
+                )
 
     @property
     def num_trained_parameters(self) -> int:
         """Of all parts that are trained at some time."""
-        return sum(part.num_parameters for name, part in self.parts.items() if name not in self.forever)
+        return sum(parameter.numel() for parameter in self._trained_parameters(self.forever))
 
     @property
     def is_total(self) -> bool:
         """Whether nothing is ever trained."""
-        return self.num_trained_parameters == 0
+        return not self._trained_parameters(self.forever)
 
     def move_to(self, *, step: int, epoch: float) -> None:
         """Thaws what is due at the beginning of an optimizer step; `step` and `epoch` count what is done."""
-        period = int(epoch) if self.unfreeze_every is None else int(step // self.unfreeze_every)
+        period = int(epoch) if self.steps_per_period is None else step // self.steps_per_period
         frozen = self.forever | {name for name, thaws in self.periods.items() if period < thaws}
         if frozen != self.frozen:
             self.frozen = frozen
@@ -68,26 +82,42 @@ class Freezing:
     @contextmanager
     def lifted(self) -> Iterator[None]:
         """Everything may be trained inside: for what has to know all parameters from the start."""
-        self.model.requires_grad_(True)
+        frozen, self.frozen = self.frozen, set()
+        self._apply()
         try:
             yield
         finally:
+            self.frozen = frozen
             self._apply()
 
     def state_of(self, name: str) -> str:
         """What a reader wants to know of a part: trained, frozen, or frozen until when."""
         if name in self.forever:
             return "frozen"
-        if name in self.periods and self.unfreeze_every is None:
+        if name in self.periods and self.steps_per_period is None:
             return f"frozen until epoch {self.periods[name]}"
         if name in self.periods:
-            return f"frozen until step {self.periods[name] * self.unfreeze_every:.0f}"
+            return f"frozen until step {self.periods[name] * self.steps_per_period}"
         return "trained"
 
     def _apply(self) -> None:
         for name, part in self.parts.items():
             for parameter in part.parameters:
-                parameter.requires_grad_(name not in self.frozen)
+                parameter.requires_grad_(name not in self.frozen and id(parameter) not in self.fixed)
+
+    def _trained_parameters(self, frozen: set[str]) -> list[nn.Parameter]:
+        parts = [part for name, part in self.parts.items() if name not in frozen]
+        return [parameter for part in parts for parameter in part.parameters if id(parameter) not in self.fixed]
+
+
+def _fixed_parameters(model: MTSBertModel) -> set[int]:
+    """
+    The ids of what came without gradients: sinusoidal positions, say, or what a user froze by hand. It stays as it is.
+    The model remembers the names, because later Trainers find it as an earlier one has left it.
+    """
+    if not hasattr(model, "_fixed_names"):
+        model._fixed_names = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {id(parameter) for name, parameter in model.named_parameters() if name in model._fixed_names}
 
 
 def _frozen_forever(model: MTSBertModel, args: MTLTrainingArguments) -> set[str]:

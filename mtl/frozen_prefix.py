@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -27,7 +28,8 @@ class FrozenPrefix:
         if num_layers is not None:
             self.modules = [encoder_embeddings(model), *encoder_layers(model)[:num_layers]]
         self._states: torch.Tensor | None = None  # during a pass above the prefix: what it starts from
-        self._returns_tuple = False  # whether the encoder's layers return their states as a tuple of one
+        self._embedding_size = 0  # width of what the embeddings return
+        self._tuple_length = 0  # of what the encoder's layers return; 0 where they return their states alone
 
     @classmethod
     def of(cls, freezing: Freezing) -> "FrozenPrefix | None":
@@ -51,39 +53,59 @@ class FrozenPrefix:
             return encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True).last_hidden_state
 
         def stop(module, inputs, output):
-            self._returns_tuple = isinstance(output, tuple)
-            raise _EndOfPrefix(output[0] if self._returns_tuple else output)
+            self._tuple_length = len(output) if isinstance(output, tuple) else 0
+            raise _EndOfPrefix(output[0] if self._tuple_length else output)
 
-        hook = self.modules[-1].register_forward_hook(stop)
+        def measure(module, inputs, output):
+            self._embedding_size = output.shape[-1]
+
+        hooks = [self.modules[0].register_forward_hook(measure), self.modules[-1].register_forward_hook(stop)]
         try:
             encoder(input_ids=input_ids, attention_mask=attention_mask)
         except _EndOfPrefix as end:
             return end.states
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
         raise AssertionError("The encoder ran without its layers.")
 
     def check(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """
-        The states of some texts, as `run` gives them.
+        The states of some texts of unlike length, padded as in training.
 
-        Raises `ValueError` unless the prefix can be passed over: it must not depend on anything that is trained (a
-        position bias that all layers share, say), and nothing may happen between embeddings, layers and the end but
-        what the encoder does to its `inputs_embeds`.
+        Raises `ValueError` unless the prefix can be cached and passed over: a text's states must not depend on its
+        padding nor on anything that is trained, and nothing but `inputs_embeds` may lead from the prefix to the end.
         """
         name = type(self.model.encoder).__name__
         states = self.run(input_ids, attention_mask)
-        if states.requires_grad:
+        trained = [parameter for parameter in self.model.encoder.parameters() if parameter.requires_grad]
+        # `requires_grad` alone says too little: with activation checkpointing the embeddings' output has it set.
+        if (
+            trained
+            and states.requires_grad
+            and any(g is not None for g in torch.autograd.grad(states.sum(), trained, allow_unused=True))
+        ):
             raise ValueError(f"`feature_cache`: frozen layers of {name} use parameters that are trained.")
+        states = states.detach()
+        tolerance = 1e-4 if states.dtype == torch.float32 else 2e-2
+        shortest = attention_mask.sum(dim=1).argmin()
+        inside = attention_mask[shortest].bool()
+        alone = self.run(input_ids[shortest, inside][None], attention_mask[shortest, inside][None])
+        if not torch.allclose(alone[0], states[shortest, inside], atol=tolerance, rtol=tolerance):
+            raise ValueError(f"`feature_cache`: the states of {name} depend on how a text is padded.")
         if self.is_whole_encoder:
             return states
-        with torch.no_grad(), self.skipped():
-            whole = self.model.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            above = self.model.encoder(inputs_embeds=states, attention_mask=attention_mask).last_hidden_state
-        if not torch.allclose(above, whole, atol=1e-5 if whole.dtype == torch.float32 else 1e-2):
+        try:
+            with torch.no_grad(), self.skipped():
+                whole = self.model.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+                above = self.model.encoder(inputs_embeds=states, attention_mask=attention_mask).last_hidden_state
+            is_same = torch.allclose(above, whole, atol=tolerance, rtol=tolerance)
+        except Exception as error:  # whatever an encoder does that was not foreseen here
+            raise ValueError(f"`feature_cache` cannot pass over the frozen layers of {name}: {error}") from error
+        if not is_same:
             raise ValueError(
                 f"`feature_cache` cannot pass over the frozen layers of {name}: it computes more than its embeddings "
-                "and layers. Set `feature_cache: false`."
+                "and layers."
             )
         return states
 
@@ -98,30 +120,30 @@ class FrozenPrefix:
                     stack.enter_context(_forward_replaced(layer, self._layer_forward))
             yield
 
-    def _encoder_forward(self, forward: Callable) -> Callable:
-        def replaced(*args, inputs_embeds: torch.Tensor | None = None, **kwargs):
-            if inputs_embeds is None:
-                return forward(*args, **kwargs)
-            if self.is_whole_encoder:
-                return BaseModelOutput(last_hidden_state=inputs_embeds)
-            self._states = inputs_embeds
-            try:
-                return forward(*args, inputs_embeds=inputs_embeds, **kwargs)
-            finally:
-                self._states = None
+    # What stands in for a module's forward: bound methods in partials, because a copy of the model (for a moving
+    # average of its weights, say) then has copies of them, where closures would go on with the original.
 
-        return replaced
+    def _encoder_forward(self, forward: Callable, *args, inputs_embeds: torch.Tensor | None = None, **kwargs):
+        if inputs_embeds is None:
+            return forward(*args, **kwargs)
+        if self.is_whole_encoder:
+            return BaseModelOutput(last_hidden_state=inputs_embeds)
+        self._states = inputs_embeds
+        try:
+            return forward(*args, inputs_embeds=inputs_embeds, **kwargs)
+        finally:
+            self._states = None
 
-    def _embeddings_forward(self, forward: Callable) -> Callable:
-        return lambda *args, **kwargs: forward(*args, **kwargs) if self._states is None else self._states
+    def _embeddings_forward(self, forward: Callable, *args, **kwargs):
+        if self._states is None:
+            return forward(*args, **kwargs)
+        # No layer looks at it; but a projection below the first one wants the right width.
+        return self._states.new_zeros((*self._states.shape[:2], self._embedding_size))
 
-    def _layer_forward(self, forward: Callable) -> Callable:
-        def replaced(*args, **kwargs):
-            if self._states is None:
-                return forward(*args, **kwargs)
-            return (self._states,) if self._returns_tuple else self._states
-
-        return replaced
+    def _layer_forward(self, forward: Callable, *args, **kwargs):
+        if self._states is None:
+            return forward(*args, **kwargs)
+        return (self._states, *[None] * (self._tuple_length - 1)) if self._tuple_length else self._states
 
 
 class _EndOfPrefix(Exception):
@@ -130,9 +152,13 @@ class _EndOfPrefix(Exception):
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, replace: Callable[[Callable], Callable]) -> Iterator[None]:
-    module.forward = replace(module.forward)
+def _forward_replaced(module: nn.Module, replacement: Callable) -> Iterator[None]:
+    """Inside, calls of the module are calls of `replacement` with its forward as first argument."""
+    before = vars(module).get("forward")  # of other wrappers
+    module.forward = partial(replacement, module.forward)
     try:
         yield
     finally:
         del module.forward
+        if before is not None:
+            module.forward = before

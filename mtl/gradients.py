@@ -37,7 +37,9 @@ class GradientStatistics:
         """Looks at the losses of one batch, before its backward pass; keeps the graph."""
         parameters = self.parameters
         for task, loss in losses.items():
-            parts = torch.autograd.grad(loss, parameters, retain_graph=True)
+            # Some encoders have parameters in a layer that not every text needs (Longformer's global attention).
+            parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+            parts = [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, parts, strict=True)]
             self.gradients[task] = torch.cat([part.detach().float().flatten() for part in parts])
 
     def report(self) -> dict[str, float]:

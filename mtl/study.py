@@ -14,6 +14,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
+from mtl.arguments import MTLTrainingArguments
 from mtl.metrics import COMPOSITE, PRIMARY_METRIC
 from mtl.recipe import parse_arguments
 from mtl.report import markdown_table
@@ -21,32 +24,57 @@ from mtl.runs import mean_and_sd, run_once
 from mtl.starting_point import load_encoder_config, tasks_of_checkpoint
 
 
-# The model at the end is what counts: no choosing among epochs, no predictions, no checkpoints in between.
-LAST_EPOCH = [
-    "--do_train=True",
-    "--do_eval=True",
-    "--do_predict=False",
-    "--eval_strategy=no",
-    "--save_strategy=no",
-    "--load_best_model_at_end=False",
-]
+# What a study decides itself. The model at the end is what counts: no choosing among epochs, no predictions, no
+# checkpoints in between, nothing pushed.
+ALWAYS = {
+    "do_train": True,
+    "do_eval": True,
+    "do_predict": False,
+    "check_data": False,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "push_to_hub": False,
+}
+NEVER = (
+    *("early_stopping_patience", "metric_for_best_model", "resume_from_checkpoint", "seed", "output_dir"),
+    *("freeze_encoder", "freeze_embeddings", "num_frozen_layers", "freeze_heads"),
+    *("gradual_unfreezing", "unfreeze_every", "layer_decay", "feature_cache", "gradient_aggregator"),
+)
 
 logger = logging.getLogger(__name__)
 
 
 def strategies(num_layers: int, tasks: list[str]) -> dict[str, list[str]]:
     """Name → flags of `run_mtl.py`, for an encoder of so many layers and these heads."""
-    half = num_layers // 2
+    lowest = {"lower_half_frozen": num_layers // 2, "top_layer": num_layers - 1}
+    if lowest["top_layer"] == lowest["lower_half_frozen"]:
+        del lowest["top_layer"]
     return {
         "full": [],
         "encoder_frozen": ["--freeze_encoder"],
         **{f"{task}_head_frozen": ["--freeze_heads", task] for task in tasks},
-        "lower_half_frozen": ["--freeze_embeddings", f"--num_frozen_layers={half}", "--feature_cache=True"],
+        **{
+            name: ["--freeze_embeddings", f"--num_frozen_layers={number}", "--feature_cache=True"]
+            for name, number in lowest.items()
+            if number
+        },
         "embeddings_frozen": ["--freeze_embeddings"],
         "gradual": ["--gradual_unfreezing", f"--unfreeze_every={1 / (num_layers + 2):.4f}"],
-        "top_layer": ["--freeze_embeddings", f"--num_frozen_layers={num_layers - 1}", "--feature_cache=True"],
         "nothing_trained": ["--freeze_encoder", "--freeze_heads", *tasks],
     }
+
+
+def study_recipe(config: Path, folder: Path) -> tuple[Path, int]:
+    """Writes the recipe without what the study decides itself; returns the new file, and the recipe's seed."""
+    recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
+    if left_out := [key for key in NEVER if key in recipe and key not in ("seed", "output_dir")]:
+        logger.info(f"The study decides for itself, and leaves out of the recipe: {left_out}.")
+    kept = {key: value for key, value in recipe.items() if key not in NEVER}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(kept | ALWAYS, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path, recipe.get("seed", MTLTrainingArguments.seed)
 
 
 @dataclass
@@ -85,27 +113,33 @@ def main(argv: list[str] | None = None) -> Path:
     logging.basicConfig(format="%(levelname)s %(message)s")
     logging.getLogger("mtl").setLevel(logging.INFO)
     args = _parse(argv)
-    model_args, data_args, training_args = parse_arguments(["--config", str(args.config), *LAST_EPOCH, *args.flags])
+    parse_arguments(["--config", str(args.config)])  # raises for a recipe that cannot be used
+    folder = args.output_dir or Path("runs") / "study" / args.config.stem
+    config, first_seed = study_recipe(args.config, folder)
+    base = ["--config", str(config), "--output_dir", str(folder), *args.flags]
+    model_args, data_args, _ = parse_arguments(base)
     tasks = (tasks_of_checkpoint(model_args) or {}) | data_args.tasks
     known = strategies(load_encoder_config(model_args).get_text_config().num_hidden_layers, list(tasks))
     if unknown := [name for name in args.strategies or [] if name not in known]:
         raise ValueError(f"Unknown strategies {unknown}; for this recipe there are {list(known)}.")
     chosen = {name: known[name] for name in args.strategies or known}
+    for flags in chosen.values():
+        parse_arguments([*base, *flags])  # raises for what cannot be combined, before the first run
     keys = {task: f"eval_{task}_{PRIMARY_METRIC[settings['type']]}" for task, settings in tasks.items()}
     keys[COMPOSITE] = f"eval_{COMPOSITE}"
-    folder = args.output_dir or Path("runs") / "study" / args.config.stem
     outcomes = {}
     for name, flags in chosen.items():
-        runs = [
-            run_once(
-                args.config,
-                [f"--seed={seed}", *LAST_EPOCH, *flags, *args.flags],
-                folder=folder,
-                name=f"{name}_seed{seed}",
-            )
-            for seed in range(training_args.seed, training_args.seed + args.seeds)
-        ]
-        outcomes[name] = Outcome.of(runs, keys)
+        try:
+            runs = [
+                run_once(config, [*args.flags, *flags, f"--seed={seed}"], folder=folder, name=f"{name}_seed{seed}")
+                for seed in range(first_seed, first_seed + args.seeds)
+            ]
+        except RuntimeError as error:  # an encoder without a list of layers, say: the other strategies go on
+            logger.error(f"Strategy {name} is left out: {error}")
+            continue
+        outcomes[name] = Outcome.of(runs, {task: key for task, key in keys.items() if key in runs[0]})
+    if not outcomes:
+        raise ValueError("No strategy could be run; the reasons are above.")
     text = f"{study_table(outcomes)}\n\n{verdict(outcomes)}\n"
     (folder / "study.json").write_text(
         json.dumps({name: vars(outcome) for name, outcome in outcomes.items()}, indent=2)
@@ -128,10 +162,9 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.seeds < 1:
         raise ValueError(f"`--seeds` is {args.seeds}; it must be at least 1.")
-    if any(flag.partition("=")[0] == "--seed" for flag in args.flags):
-        raise ValueError(
-            "A study counts its seeds up from the recipe's; leave --seed out, and say how many by --seeds."
-        )
+    given = {flag.partition("=")[0].removeprefix("--") for flag in args.flags if flag.startswith("--")}
+    if mine := sorted(given & {*NEVER, *ALWAYS}):
+        raise ValueError(f"The study decides {mine} itself; leave them out behind '--'.")
     return args
 
 

@@ -4,8 +4,8 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,7 @@ class MTSBertTrainer(Trainer):
         self._tasks_to_measure: set[str] = set()
         self._sampler: DatasetSampler | None = None
         self.feature_cache: FeatureCache | None = None
+        self._while_training: ExitStack | None = None
         super().__init__(
             model=model,
             args=args,
@@ -98,29 +99,36 @@ class MTSBertTrainer(Trainer):
 
     def train(self, *args, **kwargs):
         """Adds to the metrics the seconds that the feature cache took before training, and the peak of memory."""
-        prefix = self._prefix_to_cache()
+        if self.freezing.is_total:
+            raise ValueError("Everything is frozen, so there is nothing to train.")
+        self.feature_cache, self._cache_seconds = None, 0.0
         reset_peak_memory()
-        began = time.perf_counter()
-        with self._cached(prefix) if prefix is not None else nullcontext():
-            ready = time.perf_counter()
-            output = super().train(*args, **kwargs)
-        output.metrics["feature_cache_runtime"] = ready - began
+        try:
+            with ExitStack() as self._while_training:
+                output = super().train(*args, **kwargs)
+        finally:
+            self._while_training = None
+        output.metrics["feature_cache_runtime"] = self._cache_seconds
         output.metrics["train_peak_memory_gb"] = peak_memory_gb()
         return output
 
-    @contextmanager
-    def _cached(self, prefix: FrozenPrefix) -> Iterator[None]:
-        self.feature_cache = open_feature_cache(
-            prefix,
-            self.train_dataset,
-            folder=Path(self.args.feature_cache_dir or Path(HF_HOME) / "mtsbert" / "feature_cache"),
-            dtype=FEATURE_CACHE_DTYPES[self.args.feature_cache_dtype],
-            limit_gb=self.args.feature_cache_gb,
-            batch_size=self.args.per_device_eval_batch_size,
-            autocast=self.accelerator.autocast,
-        )
-        with prefix.skipped() if self.feature_cache is not None else nullcontext():
-            yield
+    def get_train_dataloader(self) -> DataLoader:
+        # Called in training once a checkpoint to resume from is loaded, whose weights the cache must be of.
+        if self._while_training is None or (prefix := self._prefix_to_cache()) is None:
+            return super().get_train_dataloader()
+        began = time.perf_counter()
+        self.feature_cache = self._open_feature_cache(prefix)
+        self._cache_seconds = time.perf_counter() - began
+        if self.feature_cache is None:
+            return super().get_train_dataloader()
+        self._while_training.enter_context(prefix.skipped())
+        plain = self.train_dataset, self.data_collator
+        self.train_dataset = rows_for_cache(self.train_dataset)
+        self.data_collator = CachedCollator(self.processing_class, self.model.config.tasks, self.feature_cache)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset, self.data_collator = plain
 
     def _prefix_to_cache(self) -> FrozenPrefix | None:
         prefix, asked = FrozenPrefix.of(self.freezing), self.args.feature_cache
@@ -130,20 +138,30 @@ class MTSBertTrainer(Trainer):
                 "with `num_frozen_layers`."
             )
         if asked is None and prefix is not None:
-            sees_texts_again = self.args.max_steps > 0 or self.args.num_train_epochs > 1
-            asked = prefix.is_whole_encoder and sees_texts_again
+            rows_of_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            num_epochs = self.args.num_train_epochs
+            if self.args.max_steps > 0:
+                num_epochs = self.args.max_steps * rows_of_a_step / len(self.train_dataset)
+            asked = prefix.is_whole_encoder and num_epochs > 1
         return prefix if asked else None
 
-    def get_train_dataloader(self) -> DataLoader:
-        if self.feature_cache is None:
-            return super().get_train_dataloader()
-        plain = self.train_dataset, self.data_collator
-        self.train_dataset = rows_for_cache(self.train_dataset)
-        self.data_collator = CachedCollator(self.processing_class, self.model.config.tasks, self.feature_cache)
+    def _open_feature_cache(self, prefix: FrozenPrefix) -> FeatureCache | None:
         try:
-            return super().get_train_dataloader()
-        finally:
-            self.train_dataset, self.data_collator = plain
+            return open_feature_cache(
+                prefix,
+                self.train_dataset,
+                folder=Path(self.args.feature_cache_dir or Path(HF_HOME) / "mtsbert" / "feature_cache"),
+                dtype=FEATURE_CACHE_DTYPES[self.args.feature_cache_dtype],
+                limit_gb=self.args.feature_cache_gb,
+                batch_size=self.args.per_device_eval_batch_size,
+                padding_side=self.processing_class.padding_side,
+                autocast=self.accelerator.autocast,
+            )
+        except ValueError as error:
+            if self.args.feature_cache:
+                raise
+            logger.warning(f"No feature cache: {error}")
+            return None
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return super().floating_point_ops(inputs) if "input_ids" in inputs else 0  # cached states: hardly any

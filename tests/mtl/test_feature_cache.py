@@ -9,7 +9,17 @@ import sys
 
 import pytest
 import torch
-from transformers import DistilBertConfig, DistilBertModel
+from transformers import (
+    AutoModel,
+    DistilBertConfig,
+    ElectraConfig,
+    FNetConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+    TrainerCallback,
+    set_seed,
+)
 
 from modeling_mtsbert import MTSBertModel
 from mtl.feature_cache import STATES_FILE
@@ -70,8 +80,8 @@ def test_half_precision_caches_are_nearly_as_good(train, dtype):
 
 def test_the_frozen_part_does_not_run_once_it_is_cached(trainer_of, tmp_path):
     settings = {"num_train_epochs": 3, "feature_cache_dir": str(tmp_path), **FROZEN_ENCODER}
-    assert encoded_texts(trainer_of(**settings)) == 2  # the eight rows once in a batch, and a first look
-    assert encoded_texts(trainer_of(**settings)) == 1  # found on disk
+    assert encoded_texts(trainer_of(**settings)) == 3  # the eight rows once in a batch, and two first looks
+    assert encoded_texts(trainer_of(**settings)) == 2  # found on disk
     assert encoded_texts(trainer_of(**settings, feature_cache=False)) == 3
 
 
@@ -208,7 +218,7 @@ run = FrozenPrefix.run
 FrozenPrefix.run = lambda self, *texts: runs.append(1) or run(self, *texts)
 cache = open_feature_cache(
     FrozenPrefix(model), load_from_disk(folder / "features"), folder=folder / "cache", dtype=torch.float32,
-    limit_gb=1, batch_size=1, autocast=lambda: torch.autocast("cpu", enabled=False),
+    limit_gb=1, batch_size=1, padding_side="right", autocast=lambda: torch.autocast("cpu", enabled=False),
 )
 print(len(runs), cache.states.sum().item())
 """
@@ -255,11 +265,113 @@ def test_pairs_and_several_datasets_are_cached(trainer_of, encoder_folder, token
     assert_same_weights(*found)
 
 
-def test_other_encoders_are_cached_too(tokenizer, tasks, tmp_path, train):
-    sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64}
-    DistilBertModel(DistilBertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "distilbert")
-    model = MTSBertModel.from_encoder(str(tmp_path / "distilbert"), tasks=tasks)
-    assert_same_weights(train(of=model, **LOWER_HALF), train(of=model, **LOWER_HALF | {"feature_cache": False}))
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+ENCODERS = {
+    "distilbert": DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64),
+    "roberta": RobertaConfig(**SMALL, pad_token_id=0),
+    "electra": ElectraConfig(**SMALL, embedding_size=16),  # a projection between embeddings and layers
+    "mpnet": MPNetConfig(**SMALL, pad_token_id=0),  # a position bias that all layers share
+    "modernbert": ModernBertConfig(**SMALL, pad_token_id=0),
+}
+
+
+@pytest.fixture
+def model_on(tokenizer, tasks, tmp_path):
+    """A model on an encoder with random weights."""
+
+    def build(config) -> MTSBertModel:
+        config.vocab_size = len(tokenizer)
+        set_seed(0)
+        AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
+        return MTSBertModel.from_encoder(str(tmp_path / "encoder"), tasks=tasks)
+
+    return build
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_other_encoders_are_cached_too(model_on, train, encoder):
+    model = model_on(ENCODERS[encoder])
+    cached = train(of=model, **LOWER_HALF)
+    assert cached.feature_cache is not None
+    assert_same_weights(cached, train(of=model, **LOWER_HALF | {"feature_cache": False}))
+
+
+def test_states_that_depend_on_padding_are_not_cached(model_on, train, caplog):
+    model = model_on(FNetConfig(hidden_size=32, num_hidden_layers=2, intermediate_size=64))
+    with caplog.at_level(logging.WARNING, "mtl"):
+        assert train(of=model, **FROZEN_ENCODER).feature_cache is None  # not asked for: a warning
+    assert "No feature cache: `feature_cache`: the states of FNetModel depend on how a text is padded" in caplog.text
+    with pytest.raises(ValueError, match="depend on how a text is padded"):
+        train(of=model, **FROZEN_ENCODER, feature_cache=True)
+
+
+def test_left_padding_moves_the_positions_of_bert_so_nothing_is_cached(trainer_of, tmp_path):
+    trainer = trainer_of(**FROZEN_ENCODER, num_train_epochs=2, feature_cache_dir=str(tmp_path))
+    trainer.processing_class.padding_side = "left"
+    try:
+        trainer.train()
+    finally:
+        trainer.processing_class.padding_side = "right"
+    assert trainer.feature_cache is None
+
+
+def test_the_cache_is_of_the_weights_that_a_resumed_run_loads(trainer_of, model, tmp_path):
+    untrained = copy.deepcopy(model)
+    trainer_of(num_train_epochs=1, save_strategy="epoch", learning_rate=0.1).train()
+    runs = []
+    for cached in (True, False):
+        trainer = trainer_of(
+            of=copy.deepcopy(untrained), **FROZEN_ENCODER, num_train_epochs=3, feature_cache=cached,
+            feature_cache_dir=str(tmp_path / "cache"), feature_cache_dtype="fp32",
+        )  # fmt: skip
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+        runs.append(trainer)
+    assert_same_weights(*runs)
+
+
+def test_a_second_training_without_a_cache_does_not_read_the_first_one_s(trainer_of, model, tmp_path):
+    runs = []
+    for cached in (True, False):
+        trainer = trainer_of(
+            of=copy.deepcopy(model), **FROZEN_ENCODER, num_train_epochs=2, feature_cache=cached,
+            feature_cache_dir=str(tmp_path), feature_cache_dtype="fp32",
+        )  # fmt: skip
+        trainer.train()
+        trainer.args.feature_cache = False
+        trainer.train()
+        runs.append(trainer)
+    assert_same_weights(*runs)
+    assert "input_ids" in next(iter(runs[0].get_train_dataloader()))
+
+
+def test_a_copy_of_the_model_in_training_is_a_model_of_its_own(trainer_of, model, tmp_path):
+    class Copy(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            self.copied = copy.deepcopy(kwargs["model"])
+
+    trainer = trainer_of(**LOWER_HALF, num_train_epochs=2, feature_cache_dir=str(tmp_path))
+    trainer.add_callback(callback := Copy())
+    trainer.train()
+    copied = callback.copied.eval()
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+        assert not copied(torch.tensor([[2, 5, 3]])).last_hidden_state.any()
+        assert model.eval()(torch.tensor([[2, 5, 3]])).last_hidden_state.any()
+    assert "forward" not in vars(model.encoder)
+
+
+def test_a_training_that_breaks_off_leaves_the_model_as_it_was(trainer_of, model, tmp_path):
+    class Break(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            raise KeyboardInterrupt
+
+    trainer = trainer_of(**LOWER_HALF, num_train_epochs=2, feature_cache_dir=str(tmp_path))
+    trainer.add_callback(Break())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not [name for name, module in model.named_modules() if "forward" in vars(module)]
+    assert "input_ids" in next(iter(trainer.get_train_dataloader()))
 
 
 def test_an_encoder_that_does_more_than_its_layers_is_refused(trainer_of, model):

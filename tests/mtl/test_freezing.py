@@ -1,14 +1,25 @@
 """What stays as it is, what thaws when, and how fast the rest learns."""
 
 import copy
+import logging
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import ElectraConfig, ModernBertConfig, TrainerCallback, XLMConfig
 
+from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
-from mtl.parts import model_parts
+from mtl.parts import encoder_layers, model_parts
 from mtl.report import parameter_table
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.fixture
+def encoder_of(tasks):
+    """A model with random weights on an encoder of this config."""
+    return lambda config: MTSBertModel(MTSBertConfig(encoder_config=config, tasks=tasks))
 
 
 FROZEN = {
@@ -170,6 +181,40 @@ def test_frozen_parameters_are_in_the_optimizer_from_the_start(trainer_of, model
     assert set(rates_and_decays(trainer)) == {name for name, _ in model.named_parameters()}
 
 
+def test_what_the_first_layer_depends_on_counts_as_embeddings(encoder_of):
+    electra = encoder_of(ElectraConfig(**SMALL, embedding_size=16))
+    below = {id(parameter) for parameter in model_parts(electra)["encoder.embeddings"].parameters}
+    assert id(electra.encoder.embeddings_project.weight) in below
+    modern = encoder_of(ModernBertConfig(**SMALL, pad_token_id=0))
+    assert model_parts(modern)["encoder.other"].parameters == list(modern.encoder.final_norm.parameters())
+
+
+def test_layers_in_several_lists_are_refused_instead_of_freezing_some_of_them(encoder_of):
+    xlm = encoder_of(XLMConfig(vocab_size=100, emb_dim=32, n_layers=2, n_heads=2, pad_index=0))
+    with pytest.raises(ValueError, match="XLMModel does not expose a list of its 2 layers"):
+        encoder_layers(xlm)
+
+
+def test_what_comes_without_gradients_stays_without(trainer_of, model):
+    model.encoder.encoder.layer[0].output.dense.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    trainer_of(gradual_unfreezing=True, unfreeze_every=1, num_train_epochs=5).train()
+    fixed = {"encoder.encoder.layer.0.output.dense.weight", "encoder.encoder.layer.0.output.dense.bias"}
+    assert moved(before, model) == trainable_names(model, "") - fixed
+    assert not model.encoder.encoder.layer[0].output.dense.weight.requires_grad
+
+
+def test_a_schedule_that_the_run_is_too_short_for_is_said(trainer_of, caplog):
+    with caplog.at_level(logging.WARNING, "mtl"):
+        trainer_of(gradual_unfreezing=True, unfreeze_every=2, num_train_epochs=5).train()
+    assert "the last part would thaw at step 6, and the run has 5 steps" in caplog.text
+
+
+def test_training_with_everything_frozen_is_refused(trainer_of):
+    with pytest.raises(ValueError, match="Everything is frozen"):
+        trainer_of(freeze_encoder=True, freeze_heads=["topic", "ner"]).train()
+
+
 def test_every_parameter_is_in_exactly_one_part(model):
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     found = [names[id(parameter)] for part in model_parts(model).values() for parameter in part.parameters]
@@ -178,6 +223,7 @@ def test_every_parameter_is_in_exactly_one_part(model):
 
 def test_the_table_says_what_is_trained_and_how_fast(trainer_of):
     trainer = trainer_of(gradual_unfreezing=True, unfreeze_every=10, freeze_embeddings=True, freeze_heads=["ner"])
+    trainer.freezing.begin(num_steps=100)
     table = parameter_table(trainer.freezing, dict.fromkeys(trainer.freezing.parts, 0.01))
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     number = sum(p.numel() for p in trainer.model.encoder.encoder.layer[0].parameters())
@@ -194,7 +240,7 @@ def test_the_table_says_what_is_trained_and_how_fast(trainer_of):
 
 def test_an_encoder_without_anything_to_train_is_seen(trainer_of):
     assert trainer_of(freeze_encoder=True, freeze_heads=["topic", "ner"]).freezing.is_total
-    assert not trainer_of(freeze_heads=["topic", "ner"], gradual_unfreezing=True).freezing.is_total
+    assert not trainer_of(freeze_encoder=True, freeze_heads=["ner"]).freezing.is_total
 
 
 @pytest.mark.parametrize(
@@ -205,6 +251,9 @@ def test_an_encoder_without_anything_to_train_is_seen(trainer_of):
         ({"freeze_heads": ["mood"]}, r"`freeze_heads` names 'mood'; the heads are \['topic', 'ner'\]"),
         ({"gradual_unfreezing": True, "freeze_encoder": True}, "keeps frozen; drop one"),
         ({"gradual_unfreezing": True, "freeze_embeddings": True, "num_frozen_layers": 2}, "has nothing to thaw"),
+        ({"gradual_unfreezing": True, "freeze_heads": ["topic", "ner"]}, "begins with the heads alone"),
+        ({"unfreeze_every": 1.5, "gradual_unfreezing": True}, "`unfreeze_every` is 1.5"),
+        ({"unfreeze_every": float("nan"), "gradual_unfreezing": True}, "`unfreeze_every` is nan"),
         ({"unfreeze_every": 5}, "`unfreeze_every` says when `gradual_unfreezing` thaws"),
         ({"unfreeze_every": 0, "gradual_unfreezing": True}, "`unfreeze_every` is 0"),
         ({"layer_decay": 1.5}, "`layer_decay` is 1.5"),

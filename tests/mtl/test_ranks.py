@@ -64,7 +64,7 @@ def train(model, tokenizer, tasks, examples, tmp_path, root):
 
     def run(num_processes: int, batch_size: int, accumulation: int, **settings) -> dict[str, dict[str, torch.Tensor]]:
         settings |= {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
-        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29533"]
+        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
         command = [sys.executable, *(launcher if num_processes == 2 else []), script, tmp_path, json.dumps(settings)]
         done = subprocess.run(
             [*map(str, command), str(tmp_path / "answer.pt")], capture_output=True, text=True, timeout=300

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import yaml
+from transformers import AlbertConfig, AlbertModel
 
 from mtl.runs import run_once
-from mtl.study import Outcome, main, strategies, study_table, verdict
+from mtl.study import Outcome, main, strategies, study_recipe, study_table, verdict
 
 
 def outcome(composite: float, sd: float, seconds: float, **changes) -> Outcome:
@@ -50,11 +52,52 @@ def test_the_strategies_of_an_encoder_with_six_layers():
         "topic_head_frozen": ["--freeze_heads", "topic"],
         "ner_head_frozen": ["--freeze_heads", "ner"],
         "lower_half_frozen": ["--freeze_embeddings", "--num_frozen_layers=3", "--feature_cache=True"],
+        "top_layer": ["--freeze_embeddings", "--num_frozen_layers=5", "--feature_cache=True"],
         "embeddings_frozen": ["--freeze_embeddings"],
         "gradual": ["--gradual_unfreezing", "--unfreeze_every=0.1250"],
-        "top_layer": ["--freeze_embeddings", "--num_frozen_layers=5", "--feature_cache=True"],
         "nothing_trained": ["--freeze_encoder", "--freeze_heads", "topic", "ner"],
     }
+
+
+def test_shallow_encoders_have_no_strategy_that_is_another_one():
+    assert "top_layer" not in strategies(2, ["topic"])
+    assert not {"top_layer", "lower_half_frozen"} & set(strategies(1, ["topic"]))
+
+
+def test_what_a_study_decides_is_taken_out_of_the_recipe(recipe, tmp_path):
+    config = recipe(
+        freeze_encoder=True, layer_decay=0.9, push_to_hub=True, early_stopping_patience=2, seed=7, feature_cache=True
+    )
+    path, seed = study_recipe(config, tmp_path / "study")
+    assert seed == 7
+    kept = yaml.safe_load(path.read_text())
+    assert not {"freeze_encoder", "layer_decay", "early_stopping_patience", "seed", "feature_cache"} & set(kept)
+    assert kept["push_to_hub"] is False
+    assert kept["tasks"] == yaml.safe_load(config.read_text())["tasks"]
+
+
+def test_a_strategy_that_fails_is_left_out_and_the_others_go_on(recipe, tokenizer, tmp_path, caplog):
+    sizes = {"hidden_size": 32, "embedding_size": 16, "num_attention_heads": 2, "intermediate_size": 64}
+    albert = AlbertConfig(vocab_size=len(tokenizer), num_hidden_layers=4, **sizes)  # four times the same layer
+    AlbertModel(albert).save_pretrained(tmp_path / "albert")
+    tokenizer.save_pretrained(tmp_path / "albert")
+    config = recipe(encoder_name_or_path=str(tmp_path / "albert"))
+    command = ["--config", str(config), "--seeds", "1", "--output_dir", str(tmp_path / "study"), "--strategies"]
+    main([*command, "embeddings_frozen", "lower_half_frozen"])
+    assert list(json.loads((tmp_path / "study" / "study.json").read_text())) == ["embeddings_frozen"]
+    assert "Strategy lower_half_frozen is left out" in caplog.text
+    assert "AlbertModel does not expose a list of its 4 layers" in caplog.text
+    with pytest.raises(ValueError, match="No strategy could be run"):
+        main([*command, "lower_half_frozen"])
+
+
+def test_a_run_that_was_cut_off_while_it_wrote_its_results_is_run_again(recipe, tmp_path):
+    flags = ["--do_eval=True"]
+    metrics = run_once(recipe(), flags, folder=tmp_path, name="run")
+    (results,) = tmp_path.glob("run_*/all_results.json")
+    results.write_text(results.read_text()[:20])
+    again = run_once(recipe(), flags, folder=tmp_path, name="run")
+    assert again["eval_composite"] == metrics["eval_composite"]
 
 
 def test_the_table_has_means_deviations_and_costs():
@@ -92,7 +135,8 @@ def test_a_run_that_fails_shows_the_end_of_its_log(recipe, tmp_path):
     [
         (["--strategies", "magic"], r"Unknown strategies \['magic'\]; for this recipe there are \['full', "),
         (["--seeds", "0"], "`--seeds` is 0"),
-        (["--", "--seed", "7"], "leave --seed out"),
+        (["--", "--seed", "7"], r"The study decides \['seed'\] itself"),
+        (["--", "--freeze_encoder"], r"The study decides \['freeze_encoder'\] itself"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(recipe, flags, message):
