@@ -69,7 +69,7 @@ def test_the_commands_leave_datasets_and_checkpoints(after_commands):
 
 def test_the_python_snippets_run(root, after_commands):
     snippets = blocks(root, "python")
-    assert len(snippets) == 3
+    assert len(snippets) == 4
     for snippet in snippets:
         run([sys.executable, "-c", snippet], after_commands)
 
