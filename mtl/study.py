@@ -7,6 +7,7 @@ it was. Figures are those of the validation split after the last epoch.
 """
 
 import argparse
+import itertools
 import json
 import logging
 import math
@@ -218,15 +219,17 @@ def plot(outcomes: dict[str, Outcome], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5))
-    for name, outcome in outcomes.items():
-        score = outcome.metrics[COMPOSITE]
-        axes.errorbar(outcome.seconds, 100 * score["mean"], yerr=100 * score["sd"], fmt="o", capsize=3)
-        axes.annotate(name, (outcome.seconds, 100 * score["mean"]), xytext=(6, 4), textcoords="offset points")
+    figure, axes = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    markers = itertools.cycle("os^vD<>pP*X")
+    for name, marker in zip(outcomes, markers, strict=False):
+        outcome, score = outcomes[name], outcomes[name].metrics[COMPOSITE]
+        axes.errorbar(
+            outcome.seconds, 100 * score["mean"], yerr=100 * score["sd"], fmt=marker, capsize=3, label=name, alpha=0.8
+        )
     axes.set_xlabel("training time in seconds")
     axes.set_ylabel("composite on the validation split in %")
-    axes.margins(x=0.2)
-    figure.tight_layout()
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right center")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
