@@ -162,13 +162,13 @@ def open_feature_cache(
     model = prefix.model.eval()
     with autocast():
         sample = prefix.check(*texts.padded(texts.sample(), model.device, padding_side))
-    compute_dtype, width = sample.dtype, sample.shape[-1]
+        key = _key(prefix, texts, dtype)
+    width = sample.shape[-1]
     num_bytes = len(texts.pieces) * width * dtype.itemsize
     size = f"{len(texts.pieces):,} word pieces x {width} x {dtype.itemsize} bytes = {num_bytes / 1e9:.2f} GB"
     if num_bytes > limit_gb * 1e9:
         logger.warning(f"No feature cache: {size} is more than `feature_cache_gb` ({limit_gb:g}).")
         return None
-    key = _key(prefix, texts, dtype, compute_dtype)
     path = folder / key
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,22 +186,22 @@ def open_feature_cache(
     except OSError as error:
         logger.warning(f"No feature cache: {path} cannot be written ({error}).")
         return None
-    return FeatureCache(texts, states, compute_dtype)
+    return FeatureCache(texts, states, sample.dtype)
 
 
-def _key(prefix: FrozenPrefix, texts: Texts, stored: torch.dtype, compute_dtype: torch.dtype) -> str:
+def _key(prefix: FrozenPrefix, texts: Texts, stored: torch.dtype) -> str:
+    device = prefix.model.device.type
     settings = {
         "format": FORMAT,
         "versions": [torch.__version__, transformers.__version__],
         "encoder": prefix.model.config.encoder_config.to_dict(),
         "num_layers": prefix.num_layers,
-        "dtypes": [str(stored), str(compute_dtype), str(torch.get_autocast_dtype(prefix.model.device.type))],
+        "stored": stored,
+        "computed": [prefix.model.dtype, torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)],
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for module in prefix.modules:
-        for name, weight in module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    for weight in prefix.weights():
+        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     digest.update(texts.starts.tobytes())
     digest.update(texts.pieces.tobytes())
     return digest.hexdigest()[:32]

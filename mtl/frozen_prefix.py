@@ -46,6 +46,12 @@ class FrozenPrefix:
     def is_whole_encoder(self) -> bool:
         return self.num_layers is None
 
+    def weights(self) -> Iterator[torch.Tensor]:
+        """All parameters and buffers that the states depend on, in a fixed order."""
+        for module in self.modules:
+            yield from module.state_dict().values()
+        yield from encoder_parts(self.model)[EMBEDDINGS].parameters  # some lie outside the embeddings' module
+
     def run(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Word pieces `(B, T)` → the states `(B, T, H)` that the prefix ends with. The model is in evaluation mode."""
         encoder = self.model.encoder

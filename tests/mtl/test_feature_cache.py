@@ -171,6 +171,20 @@ def test_other_weights_texts_or_formats_have_a_cache_of_their_own(
     assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 5
 
 
+def test_number_formats_and_projections_below_the_layers_are_part_of_the_key(train, model_on, tmp_path):
+    def folders() -> int:
+        return len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()])
+
+    model = model_on(ENCODERS["electra"])
+    train(of=model, **LOWER_HALF)
+    train(of=model, **LOWER_HALF, precision="bf16")
+    assert folders() == 2
+    with torch.no_grad():
+        model.encoder.embeddings_project.bias[0] += 1e-3
+    train(of=model, **LOWER_HALF)
+    assert folders() == 3
+
+
 def test_caches_beyond_the_limit_make_room_and_one_that_is_too_large_is_not_written(train, tmp_path, caplog):
     train(**FROZEN_ENCODER)
     (first,) = [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
