@@ -10,13 +10,14 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
 from quality import ROOT, write_report
 from transformers import TrainerCallback
 
 
 sys.path.insert(0, str(ROOT))
 
-from mtl.data import load_data
+from mtl.data import TaskData, load_data
 from mtl.recipe import parse_arguments
 from mtl.starting_point import load_model, load_tokenizer
 from mtl.trainer import MTSBertTrainer
@@ -45,14 +46,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("flags", nargs="*", help="Further flags of run_mtl.py, after '--'.")
     args = parser.parse_args()
-    figures = {}
+    always = ["--num_train_epochs=2", "--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False"]
+    arguments = ["--config", str(ROOT / args.config), "--disable_tqdm=True", *always, *args.flags]
+    model_args, data_args, _ = parse_arguments(arguments)
+    data = load_data(data_args, load_tokenizer(model_args), ["train"])
+    figures = {"threads": torch.get_num_threads(), "rows": len(data.features["train"])}
     for name, frozen in FROZEN.items():
         with tempfile.TemporaryDirectory() as folder:
             seconds = {"cached": [], "uncached": []}
             for _ in range(args.repeats):
                 for how, values in seconds.items():
                     cache = [f"--feature_cache={how == 'cached'}", f"--feature_cache_dir={folder}"]
-                    values.append(second_epoch(args.config, [*frozen, *cache, *args.flags]))
+                    values.append(second_epoch([*arguments, "--output_dir", folder, *frozen, *cache], data))
         medians = {how: statistics.median(values) for how, values in seconds.items()}
         figures[name] = {"seconds": seconds, "times_faster": medians["uncached"] / medians["cached"]}
         sys.stdout.write(f"{name} frozen: {figures[name]['times_faster']:.1f} times faster ({medians})\n")
@@ -60,23 +65,18 @@ def main() -> None:
     sys.stdout.write(f"Written to {path}\n")
 
 
-def second_epoch(config: Path, flags: list[str]) -> float:
+def second_epoch(arguments: list[str], data: TaskData) -> float:
     """Trains for two epochs without evaluation, and returns the seconds that the second one took."""
-    always = ["--num_train_epochs=2", "--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False"]
-    with tempfile.TemporaryDirectory() as output:
-        arguments = ["--config", str(ROOT / config), "--output_dir", output, "--disable_tqdm=True", *always, *flags]
-        model_args, data_args, training_args = parse_arguments(arguments)
-        tokenizer = load_tokenizer(model_args)
-        data = load_data(data_args, tokenizer, ["train"])
-        trainer = MTSBertTrainer(
-            load_model(model_args, data.tasks),
-            training_args,
-            tokenizer,
-            dataset_names=data.dataset_names,
-            train_dataset=data.features["train"],
-            callbacks=[times := EpochTimes()],
-        )
-        trainer.train()
+    model_args, _, training_args = parse_arguments(arguments)
+    trainer = MTSBertTrainer(
+        load_model(model_args, data.tasks),
+        training_args,
+        load_tokenizer(model_args),
+        dataset_names=data.dataset_names,
+        train_dataset=data.features["train"],
+        callbacks=[times := EpochTimes()],
+    )
+    trainer.train()
     return times.seconds[1]
 
 
