@@ -77,7 +77,8 @@ class Freezing:
         """Puts the frozen parts in evaluation mode; to be called after `model.train()`."""
         for name in self.frozen:
             for module in self.parts[name].modules:
-                module.training = False
+                if module.training:  # setting it costs more than looking
+                    module.training = False
 
     @contextmanager
     def lifted(self) -> Iterator[None]:

@@ -119,14 +119,16 @@ class FrozenPrefix:
     def skipped(self) -> Iterator[None]:
         """Inside, `inputs_embeds` are what the prefix ends with, and the model goes on from there."""
         with ExitStack() as stack:
-            stack.enter_context(_forward_replaced(self.model.encoder, self._encoder_forward))
+            stack.enter_context(_replaced(self.model.encoder, "forward", self._encoder_forward))
+            if self.is_whole_encoder:
+                stack.enter_context(_replaced(self.model.encoder, "train", self._train))
             if not self.is_whole_encoder:
-                stack.enter_context(_forward_replaced(self.modules[0], self._embeddings_forward))
+                stack.enter_context(_replaced(self.modules[0], "forward", self._embeddings_forward))
                 for layer in self.modules[1:]:
-                    stack.enter_context(_forward_replaced(layer, self._layer_forward))
+                    stack.enter_context(_replaced(layer, "forward", self._layer_forward))
             yield
 
-    # What stands in for a module's forward: bound methods in partials, because a copy of the model (for a moving
+    # What stands in for a module's methods: bound methods in partials, because a copy of the model (for a moving
     # average of its weights, say) then has copies of them, where closures would go on with the original.
 
     def _encoder_forward(self, forward: Callable, *args, inputs_embeds: torch.Tensor | None = None, **kwargs):
@@ -139,6 +141,10 @@ class FrozenPrefix:
             return forward(*args, inputs_embeds=inputs_embeds, **kwargs)
         finally:
             self._states = None
+
+    def _train(self, train: Callable, mode: bool = True) -> nn.Module:
+        """A frozen encoder stays in evaluation mode: no walk through its modules in every step."""
+        return self.model.encoder if mode else train(mode)
 
     def _embeddings_forward(self, forward: Callable, *args, **kwargs):
         if self._states is None:
@@ -158,13 +164,13 @@ class _EndOfPrefix(Exception):
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, replacement: Callable) -> Iterator[None]:
-    """Inside, calls of the module are calls of `replacement` with its forward as first argument."""
-    before = vars(module).get("forward")  # of other wrappers
-    module.forward = partial(replacement, module.forward)
+def _replaced(module: nn.Module, name: str, replacement: Callable) -> Iterator[None]:
+    """Inside, calls of a module's method are calls of `replacement` with that method as first argument."""
+    before = vars(module).get(name)  # of other wrappers
+    setattr(module, name, partial(replacement, getattr(module, name)))
     try:
         yield
     finally:
-        del module.forward
+        delattr(module, name)
         if before is not None:
-            module.forward = before
+            setattr(module, name, before)
