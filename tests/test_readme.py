@@ -87,7 +87,16 @@ def test_the_recipe_in_the_readme_has_only_keys_that_exist(root):
 
 def test_every_flag_in_the_readme_exists(root):
     text = (root / "README.md").read_text(encoding="utf-8")
-    of_others = {"--source", "--output", "--num_proc", "--spacy_model", "--push_to_hub", "--overwrite", "--seeds"}
+    of_others = {
+        "--source",
+        "--output",
+        "--num_proc",
+        "--spacy_model",
+        "--push_to_hub",
+        "--overwrite",
+        "--seeds",
+        "--int8",
+    }
     known = {option for action in build_parser()._actions for option in action.option_strings} | of_others
     mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z_]+", text))
     assert len(mentioned) > 20
