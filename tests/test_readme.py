@@ -96,6 +96,7 @@ def test_every_flag_in_the_readme_exists(root):
         "--overwrite",
         "--seeds",
         "--int8",
+        "--model",
     }
     known = {option for action in build_parser()._actions for option in action.option_strings} | of_others
     mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_]+", text))
