@@ -7,7 +7,6 @@ onnxruntime (requirements-onnx.txt).
 """
 
 import argparse
-import logging
 import shutil
 import sys
 from pathlib import Path
@@ -20,9 +19,6 @@ from configuration_mtsbert import PAIR_TYPES
 from modeling_mtsbert import MTSBertModel
 from mtl.onnx_pipeline import EMBEDDING, LOGITS, PAIRS_FILE, TEXTS_FILE
 from mtl.starting_point import load_checkpoint_config
-
-
-logger = logging.getLogger(__name__)
 
 
 class TextGraph(nn.Module):

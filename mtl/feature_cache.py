@@ -55,12 +55,15 @@ class Texts:
     def lengths(self) -> np.ndarray:
         return np.diff(self.starts)
 
-    def batches(self, size: int) -> Iterator[np.ndarray]:
+    @cached_property
+    def by_length(self) -> np.ndarray:
         """Numbers of texts, the longest first, without the empty ones."""
         order = np.argsort(-self.lengths, kind="stable")
-        order = order[self.lengths[order] > 0]
-        for first in range(0, len(order), size):
-            yield order[first : first + size]
+        return order[self.lengths[order] > 0]
+
+    def batches(self, size: int) -> Iterator[np.ndarray]:
+        for first in range(0, len(self.by_length), size):
+            yield self.by_length[first : first + size]
 
     def padded(
         self, batch: np.ndarray, device: torch.device, padding_side: str = "right"
@@ -77,9 +80,7 @@ class Texts:
 
     def sample(self) -> np.ndarray:
         """Some texts of unlike length, the shortest and the longest among them."""
-        order = np.argsort(self.lengths, kind="stable")
-        order = order[self.lengths[order] > 0]
-        return np.unique(order[np.linspace(0, len(order) - 1, 8).astype(int)])
+        return np.unique(self.by_length[np.linspace(0, len(self.by_length) - 1, 8).astype(int)])
 
 
 class FeatureCache:
@@ -178,7 +179,7 @@ def open_feature_cache(
                 shutil.rmtree(path, ignore_errors=True)
                 _make_room(folder, num_bytes, limit_gb * 1e9)
                 with autocast():
-                    _write(path, prefix, texts, dtype, width, batch_size)
+                    _write(path, prefix, texts, dtype, num_bytes, batch_size)
             else:
                 logger.info(f"Feature cache: {size}, found in {path}.")
             os.utime(path)
@@ -221,18 +222,19 @@ def _is_sound(path: Path, num_bytes: int) -> bool:
     return False
 
 
-def _write(path: Path, prefix: FrozenPrefix, texts: Texts, stored: torch.dtype, width: int, batch_size: int) -> None:
+def _write(
+    path: Path, prefix: FrozenPrefix, texts: Texts, stored: torch.dtype, num_bytes: int, batch_size: int
+) -> None:
     """Computes the states beside the final place, and moves them there when they are whole."""
     partial = path.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
-    needed = len(texts.pieces) * width * stored.itemsize
-    if (free := shutil.disk_usage(path.parent).free) < needed:
+    if (free := shutil.disk_usage(path.parent).free) < num_bytes:
         raise OSError(errno.ENOSPC, f"{free / 1e9:.2f} GB are free")
     partial.mkdir()
     try:
         with (partial / STATES_FILE).open("wb") as file:
             for text, states in _computed(prefix, texts, stored, batch_size):
-                file.seek(int(texts.starts[text]) * width * stored.itemsize)
+                file.seek(int(texts.starts[text]) * num_bytes // len(texts.pieces))
                 file.write(states.contiguous().view(torch.uint8).numpy())
         (partial / DESCRIPTION_FILE).write_text(json.dumps({"crc32": _checksum(partial / STATES_FILE)}))
         partial.rename(path)
@@ -246,7 +248,7 @@ def _computed(
     prefix: FrozenPrefix, texts: Texts, stored: torch.dtype, batch_size: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Numbers of texts and their states `(T, H)`, longest texts first."""
-    with tqdm(total=int((texts.lengths > 0).sum()), desc="Feature cache", unit="text", leave=False) as progress:
+    with tqdm(total=len(texts.by_length), desc="Feature cache", unit="text", leave=False) as progress:
         for batch in texts.batches(batch_size):
             states = prefix.run(*texts.padded(batch, prefix.model.device)).to(stored).cpu()
             for place, text in enumerate(batch):

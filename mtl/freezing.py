@@ -9,7 +9,7 @@ from torch import nn
 
 from modeling_mtsbert import MTSBertModel
 from mtl.arguments import MTLTrainingArguments
-from mtl.parts import EMBEDDINGS, OTHER, encoder_layers, encoder_parts, head_name, layer_name, model_parts
+from mtl.parts import EMBEDDINGS, OTHER, Part, encoder_layers, head_name, is_of_encoder, layer_name, model_parts
 
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Freezing:
         self.model = model
         self.parts = model_parts(model)
         self.fixed = _fixed_parameters(model)
-        self.forever = _frozen_forever(model, args)
+        self.forever = _frozen_forever(model, self.parts, args)
         self.periods = _thawing_periods(model, self.forever) if args.gradual_unfreezing else {}
         if self.periods and not self._trained_parameters(self.forever | set(self.periods)):
             raise ValueError("`gradual_unfreezing` begins with the heads alone, and there is none that is trained.")
@@ -121,8 +121,8 @@ def _fixed_parameters(model: MTSBertModel) -> set[int]:
     return {id(parameter) for name, parameter in model.named_parameters() if name in model._fixed_names}
 
 
-def _frozen_forever(model: MTSBertModel, args: MTLTrainingArguments) -> set[str]:
-    names = set(encoder_parts(model)) if args.freeze_encoder else set()
+def _frozen_forever(model: MTSBertModel, parts: dict[str, Part], args: MTLTrainingArguments) -> set[str]:
+    names = set(filter(is_of_encoder, parts)) if args.freeze_encoder else set()
     if args.freeze_embeddings:
         names.add(EMBEDDINGS)
     if args.num_frozen_layers:

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from modeling_mtsbert import MTSBertModel
 from mtl.freezing import Freezing
-from mtl.parts import EMBEDDINGS, encoder_embeddings, encoder_layers, encoder_parts, layer_name
+from mtl.parts import EMBEDDINGS, encoder_embeddings, encoder_layers, encoder_parts, is_of_encoder, layer_name
 
 
 class FrozenPrefix:
@@ -34,8 +34,8 @@ class FrozenPrefix:
     @classmethod
     def of(cls, freezing: Freezing) -> "FrozenPrefix | None":
         """The longest one that is frozen for good; None where the embeddings or the lowest layer are not."""
-        parts = encoder_parts(freezing.model)
-        if all(name in freezing.forever for name, part in parts.items() if part.parameters):
+        parts = {name for name, part in freezing.parts.items() if is_of_encoder(name) and part.parameters}
+        if parts <= freezing.forever:
             return cls(freezing.model)
         num_layers = 0
         while layer_name(num_layers) in freezing.forever:

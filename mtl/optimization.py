@@ -5,19 +5,22 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from modeling_mtsbert import MTSBertModel
 from mtl.arguments import MTLTrainingArguments
-from mtl.parts import EMBEDDINGS, OTHER, encoder_layers, encoder_parts, layer_name, model_parts
+from mtl.parts import EMBEDDINGS, OTHER, Part, encoder_layers, is_of_encoder, layer_name
 
 
-def peak_learning_rates(model: MTSBertModel, args: MTLTrainingArguments) -> dict[str, float]:
+def head_learning_rate(args: MTLTrainingArguments) -> float:
+    return args.learning_rate if args.head_learning_rate is None else args.head_learning_rate
+
+
+def peak_learning_rates(model: MTSBertModel, parts: dict[str, Part], args: MTLTrainingArguments) -> dict[str, float]:
     """
-    Part of the model (see `mtl/parts.py`) → its learning rate after the warm-up.
+    Each of the model's `parts` (see `mtl/parts.py`) → its learning rate after the warm-up.
 
     Heads have `head_learning_rate`. With `layer_decay` ξ and L layers the encoder has ξ · `learning_rate` in its last
     layer, one factor ξ more for each layer below, and ξ^(L + 1) in the embeddings (as ELECTRA describes it, arXiv
     2003.10555; its code decays once more).
     """
-    head_rate = args.learning_rate if args.head_learning_rate is None else args.head_learning_rate
-    rates = dict.fromkeys(model_parts(model), head_rate) | dict.fromkeys(encoder_parts(model), args.learning_rate)
+    rates = {name: args.learning_rate if is_of_encoder(name) else head_learning_rate(args) for name in parts}
     if args.layer_decay is not None:
         num_layers = len(encoder_layers(model))
         steps_down = {layer_name(index): num_layers - index for index in range(num_layers)}
@@ -26,11 +29,9 @@ def peak_learning_rates(model: MTSBertModel, args: MTLTrainingArguments) -> dict
     return rates
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, model: MTSBertModel, rates: dict[str, float]) -> None:
+def set_learning_rates(optimizer: torch.optim.Optimizer, parts: dict[str, Part], rates: dict[str, float]) -> None:
     """Splits the optimizer's groups by the rates of the model's parts; all else in a group stays the same."""
-    rate_of = {
-        id(parameter): rates[name] for name, part in model_parts(model).items() for parameter in part.parameters
-    }
+    rate_of = {id(parameter): rates[name] for name, part in parts.items() for parameter in part.parameters}
     groups = []
     for group in optimizer.param_groups:
         by_rate: dict[float, list[torch.nn.Parameter]] = {}

@@ -36,6 +36,10 @@ def head_name(task: str) -> str:
     return f"heads.{task}"
 
 
+def is_of_encoder(name: str) -> bool:
+    return name.startswith("encoder.")
+
+
 def encoder_layers(model: MTSBertModel) -> nn.ModuleList:
     """The encoder's layers from the lowest up. Raises `ValueError` where they are not one list of modules."""
     num_layers = model.config.get_text_config().num_hidden_layers

@@ -28,7 +28,7 @@ from mtl.frozen_prefix import FrozenPrefix
 from mtl.gradients import GradientAggregation, GradientStatistics
 from mtl.memory import peak_memory_gb, reset_peak_memory
 from mtl.metrics import compute_metrics, reduce_logits
-from mtl.optimization import peak_learning_rates, set_learning_rates, step_decay_schedule
+from mtl.optimization import head_learning_rate, peak_learning_rates, set_learning_rates, step_decay_schedule
 from mtl.report import parameter_table
 from mtl.samplers import TEMPERATURE, WEIGHTS, DatasetSampler, dataset_weights
 from mtl.task_log import TaskLog
@@ -71,7 +71,7 @@ class MTSBertTrainer(Trainer):
         self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in tasks}
         use_fast_dropout(model)
         self.freezing = Freezing(model, args)
-        self.learning_rates = peak_learning_rates(model, args)
+        self.learning_rates = peak_learning_rates(model, self.freezing.parts, args)
         self.balancing = LOSS_BALANCING[args.loss_balancing](tasks, self.task_weights)
         self.gradient_statistics = GradientStatistics(model)
         self.gradient_aggregation = (
@@ -309,11 +309,9 @@ class MTSBertTrainer(Trainer):
         with self.freezing.lifted():  # frozen parameters are in a group as well: some of them thaw
             optimizer = super().create_optimizer(model)
         if not created_before:
-            set_learning_rates(optimizer, self.model, self.learning_rates)
+            set_learning_rates(optimizer, self.freezing.parts, self.learning_rates)
             if learned := self.balancing.parameters():
-                rate = (
-                    self.args.learning_rate if self.args.head_learning_rate is None else self.args.head_learning_rate
-                )
+                rate = head_learning_rate(self.args)
                 optimizer.add_param_group({"params": learned, "lr": rate, "weight_decay": 0.0})
         return optimizer
 

@@ -97,17 +97,6 @@ def test_evaluation_is_exact_whatever_the_batch_size(trainer_of, features):
     assert metrics["eval_loss"] == pytest.approx(metrics["eval_topic_loss"] + 3.0 * metrics["eval_ner_loss"])
 
 
-def test_heads_can_have_their_own_learning_rate(trainer_of):
-    trainer = trainer_of(head_learning_rate=0.5, weight_decay=0.1)
-    optimizer = trainer.create_optimizer()
-    rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
-    assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups)
-    for name, parameter in trainer.model.named_parameters():
-        rate, decay = rates[id(parameter)]
-        assert rate == (0.5 if name.startswith("heads.") else 1e-2), name
-        assert decay == (0.0 if name.endswith("bias") or "LayerNorm" in name else 0.1), name
-
-
 def test_step_decay_multiplies_the_rate_every_so_many_epochs(trainer_of):
     trainer = trainer_of(
         num_train_epochs=4, per_device_train_batch_size=4, step_decay_every=1, step_decay_factor=0.5, warmup_steps=2
