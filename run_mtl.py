@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         trainer.push_to_hub()
     if trainer.is_world_process_zero():
         sys.stdout.write(f"\n{results_table(metrics, list(data.tasks))}\n\nSaved in {training_args.output_dir}\n")
+    trainer.accelerator.end_training()  # several processes that end without it may abort
     return metrics
 
 

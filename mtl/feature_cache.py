@@ -161,10 +161,9 @@ def open_feature_cache(
     """
     texts = Texts.of(features)
     model = prefix.model.eval()
+    width = prefix.check(*texts.padded(texts.sample(), model.device, padding_side))
     with autocast():
-        sample = prefix.check(*texts.padded(texts.sample(), model.device, padding_side))
         key = _key(prefix, texts, dtype)
-    width = sample.shape[-1]
     num_bytes = len(texts.pieces) * width * dtype.itemsize
     size = f"{len(texts.pieces):,} word pieces x {width} x {dtype.itemsize} bytes = {num_bytes / 1e9:.2f} GB"
     if num_bytes > limit_gb * 1e9:
@@ -187,7 +186,7 @@ def open_feature_cache(
     except OSError as error:
         logger.warning(f"No feature cache: {path} cannot be written ({error}).")
         return None
-    return FeatureCache(texts, states, sample.dtype)
+    return FeatureCache(texts, states, model.dtype)  # autocast's last operation, a normalization, has it too
 
 
 def _key(prefix: FrozenPrefix, texts: Texts, stored: torch.dtype) -> str:

@@ -75,12 +75,15 @@ class FrozenPrefix:
                 hook.remove()
         raise AssertionError("The encoder ran without its layers.")
 
-    def check(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    @torch.autocast("cpu", enabled=False)
+    @torch.autocast("cuda", enabled=False)
+    def check(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> int:
         """
-        The states of some texts of unlike length, padded as in training.
+        The width `H` of the states that the prefix ends with.
 
         Raises `ValueError` unless the prefix can be cached and passed over: a text's states must not depend on its
         padding nor on anything that is trained, and nothing but `inputs_embeds` may lead from the prefix to the end.
+        Looks at some texts of unlike length, padded as in training, in the weights' own number format.
         """
         name = type(self.model.encoder).__name__
         states = self.run(input_ids, attention_mask)
@@ -93,19 +96,18 @@ class FrozenPrefix:
         ):
             raise ValueError(f"`feature_cache`: frozen layers of {name} use parameters that are trained.")
         states = states.detach()
-        tolerance = 1e-4 if states.dtype == torch.float32 else 2e-2
         shortest = attention_mask.sum(dim=1).argmin()
         inside = attention_mask[shortest].bool()
         alone = self.run(input_ids[shortest, inside][None], attention_mask[shortest, inside][None])
-        if not torch.allclose(alone[0], states[shortest, inside], atol=tolerance, rtol=tolerance):
+        if not _are_close(alone[0], states[shortest, inside]):
             raise ValueError(f"`feature_cache`: the states of {name} depend on how a text is padded.")
         if self.is_whole_encoder:
-            return states
+            return states.shape[-1]
         try:
             with torch.no_grad(), self.skipped():
                 whole = self.model.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
                 above = self.model.encoder(inputs_embeds=states, attention_mask=attention_mask).last_hidden_state
-            is_same = torch.allclose(above, whole, atol=tolerance, rtol=tolerance)
+            is_same = _are_close(above, whole)
         except Exception as error:  # whatever an encoder does that was not foreseen here
             raise ValueError(f"`feature_cache` cannot pass over the frozen layers of {name}: {error}") from error
         if not is_same:
@@ -113,7 +115,7 @@ class FrozenPrefix:
                 f"`feature_cache` cannot pass over the frozen layers of {name}: it computes more than its embeddings "
                 "and layers."
             )
-        return states
+        return states.shape[-1]
 
     @contextmanager
     def skipped(self) -> Iterator[None]:
@@ -161,6 +163,12 @@ class FrozenPrefix:
 class _EndOfPrefix(Exception):
     def __init__(self, states: torch.Tensor):
         self.states = states
+
+
+def _are_close(states: torch.Tensor, others: torch.Tensor) -> bool:
+    """Whether they differ by no more than rounding: MiniLM shows 1e-6 in fp32 and 1e-2 in bf16."""
+    tolerance = 1e-4 if states.dtype == torch.float32 else 5e-2
+    return bool((states - others).norm() <= tolerance * others.norm())
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from modeling_mtsbert import MTSBertModel
 from mtl.arguments import FEATURE_CACHE_DTYPES, MTLTrainingArguments
 from mtl.balancing import LOSS_BALANCING
 from mtl.collator import MultiTaskCollator
-from mtl.dropout import use_fast_dropout
+from mtl.dropout import fast_attention_dropout, use_fast_dropout
 from mtl.feature_cache import CachedCollator, FeatureCache, open_feature_cache, rows_for_cache
 from mtl.features import DATASET
 from mtl.freezing import Freezing
@@ -104,7 +104,7 @@ class MTSBertTrainer(Trainer):
         self.feature_cache, self._cache_seconds = None, 0.0
         reset_peak_memory()
         try:
-            with ExitStack() as self._while_training:
+            with ExitStack() as self._while_training, fast_attention_dropout():
                 output = super().train(*args, **kwargs)
         finally:
             self._while_training = None

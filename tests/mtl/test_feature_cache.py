@@ -416,3 +416,10 @@ def test_frozen_layers_that_use_trained_parameters_are_refused(trainer_of, model
 def test_flags_that_make_no_sense_are_refused(train, arguments, message):
     with pytest.raises(ValueError, match=message):
         train(**arguments)
+
+
+def test_a_cache_is_computed_and_read_under_autocast(train):
+    cached = train(**FROZEN_ENCODER, precision="bf16", optim="sgd")
+    assert cached.feature_cache is not None
+    uncached = train(**FROZEN_ENCODER, precision="bf16", feature_cache=False, optim="sgd")
+    assert_same_weights(cached, uncached, tolerance=1e-3)

@@ -47,6 +47,7 @@ trainer.train()
 assert arguments.world_size == int(os.environ.get("WORLD_SIZE", 1))
 if arguments.process_index == 0:
     torch.save({"gradients": gradients, "weights": model.state_dict()}, answer)
+trainer.accelerator.end_training()
 """
 
 
