@@ -7,25 +7,41 @@ from pathlib import Path
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from mtl.arguments import DataArguments, MTLTrainingArguments
-from mtl.data import load_data, needed_splits
-from mtl.data_report import describe_data
-from mtl.output import check_writable, save_predictions, save_run, set_up_logging
-from mtl.recipe import parse_arguments
-from mtl.report import results_table
-from mtl.starting_point import check_max_length, load_model, load_tokenizer, tasks_of_checkpoint
-from mtl.trainer import MTSBertTrainer
+
+try:  # installed: this is `mtsbert.run_mtl`
+    from .mtl.arguments import DataArguments, MTLTrainingArguments
+    from .mtl.data import load_data, needed_splits
+    from .mtl.data_report import describe_data
+    from .mtl.hub import check_push
+    from .mtl.output import check_writable, save_predictions, save_run, set_up_logging
+    from .mtl.provenance import provenance_of
+    from .mtl.recipe import parse_arguments
+    from .mtl.report import results_table
+    from .mtl.starting_point import check_max_length, load_model, load_tokenizer, tasks_of_checkpoint
+    from .mtl.trainer import MTSBertTrainer
+except ImportError:  # run from a clone, with the repository root on `sys.path`
+    from mtl.arguments import DataArguments, MTLTrainingArguments
+    from mtl.data import load_data, needed_splits
+    from mtl.data_report import describe_data
+    from mtl.hub import check_push
+    from mtl.output import check_writable, save_predictions, save_run, set_up_logging
+    from mtl.provenance import provenance_of
+    from mtl.recipe import parse_arguments
+    from mtl.report import results_table
+    from mtl.starting_point import check_max_length, load_model, load_tokenizer, tasks_of_checkpoint
+    from mtl.trainer import MTSBertTrainer
 
 
-logger = logging.getLogger("mtl")
+logger = logging.getLogger(MTSBertTrainer.__module__.rpartition(".")[0])
 
 
-def main(argv: list[str] | None = None) -> dict[str, float]:
+def main(argv: list[str] | None = None, *, prog: str = "run_mtl.py") -> dict[str, float]:
     """Runs what the arguments say and returns all metrics. Wrong input raises `ValueError` before any training."""
-    model_args, data_args, training_args = parse_arguments(argv)
+    model_args, data_args, training_args = parse_arguments(argv, prog)
     splits = needed_splits(training_args)
     set_up_logging(training_args)
     check_writable(training_args.output_dir)
+    check_push(training_args)
     set_seed(training_args.seed)
 
     build_missing_dataset(data_args, training_args)
@@ -41,6 +57,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         training_args,
         tokenizer,
         dataset_names=data.dataset_names,
+        provenance=provenance_of(model_args, data_args, data),
         train_dataset=data.features.get("train"),
         eval_dataset=data.features.get("validation"),
     )
@@ -60,11 +77,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             metrics |= trainer.evaluate(data.features["test"], metric_key_prefix="test")
         save_predictions(trainer, data.texts["test"])
     save_run(trainer, metrics, trained=trains)
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
     if trainer.is_world_process_zero():
         sys.stdout.write(f"\n{results_table(metrics, list(data.tasks))}\n\nSaved in {training_args.output_dir}\n")
-    trainer.accelerator.end_training()  # several processes that end without it may abort
+    try:
+        if training_args.push_to_hub and (pushed := trainer.push_to_hub()):
+            sys.stdout.write(f"Pushed to {pushed.commit_url}\n")
+    finally:
+        trainer.accelerator.end_training()  # several processes that end without it may abort
     return metrics
 
 
@@ -85,7 +104,10 @@ def build_missing_dataset(data_args: DataArguments, training_args: MTLTrainingAr
     """Runs `data_prep` as the recipe's `prepare` says, unless its output folder is there."""
     if not data_args.prepare:
         return
-    from data_prep.build import build_dataset, check_options
+    try:  # here, because spaCy takes seconds to import
+        from .data_prep.build import build_dataset, check_options
+    except ImportError:
+        from data_prep.build import build_dataset, check_options
 
     check_options(data_args.prepare)
     with training_args.main_process_first(desc="labelling"):

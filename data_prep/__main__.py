@@ -1,14 +1,18 @@
 """`python -m data_prep`: news in, a labelled dataset folder out."""
 
 import argparse
+import shlex
 import sys
 
-from data_prep.build import DEFAULT_SOURCE, DEFAULT_SPACY_MODEL, build_dataset
+from huggingface_hub import HfApi, get_token
+from huggingface_hub.utils import validate_repo_id
+
+from .build import DEFAULT_SOURCE, DEFAULT_SPACY_MODEL, build_dataset
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m data_prep",
+        prog=prog,
         description="Cleans news, labels named entities with spaCy, and writes a Parquet dataset with a card.",
         allow_abbrev=False,
     )
@@ -40,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     args = vars(parser.parse_args(argv))
     repo_id = args.pop("push_to_hub")
     try:
+        if repo_id:
+            check_push(repo_id)
         provenance = build_dataset(**args)
     except ValueError as error:
         sys.exit(f"data_prep: {error}")
@@ -49,14 +55,36 @@ def main(argv: list[str] | None = None) -> None:
         push(args["output"], repo_id)
 
 
+def check_push(repo_id: str) -> None:
+    """Raises `ValueError` unless the Hub knows who would push, and `repo_id` is a possible name. Labelling is long."""
+    validate_repo_id(repo_id)
+    if get_token() is None:
+        raise ValueError(
+            "--push_to_hub needs a token of the Hub, and there is none. Log in with `hf auth login`, or set the "
+            "environment variable HF_TOKEN."
+        )
+    try:
+        HfApi().whoami()
+    except Exception as error:  # the Hub's errors and those of its HTTP client have no class in common
+        raise ValueError(
+            f"Nothing could be pushed to {repo_id}, so nothing was built. Where the token is not valid, log in again "
+            f"with `hf auth login`, or correct the variable HF_TOKEN. ({error})"
+        ) from error
+
+
 def push(folder: str, repo_id: str) -> None:
     """Uploads a dataset folder as it is."""
-    from huggingface_hub import HfApi
-
     api = HfApi()
-    api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
-    api.upload_folder(folder_path=folder, repo_id=repo_id, repo_type="dataset")
-    sys.stdout.write(f"Pushed to https://huggingface.co/datasets/{repo_id}\n")
+    try:
+        api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
+        pushed = api.upload_folder(folder_path=folder, repo_id=repo_id, repo_type="dataset")
+    except Exception as error:  # as above
+        later = shlex.join(["hf", "upload", repo_id, folder, ".", "--repo-type", "dataset"])
+        sys.exit(
+            f"data_prep: the push to {repo_id} failed: {error}\n\n"
+            f"The dataset is whole in {folder}. To push it later: {later}"
+        )
+    sys.stdout.write(f"Pushed to {pushed.commit_url}\n")
 
 
 if __name__ == "__main__":

@@ -13,11 +13,16 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, List, Value
 from tqdm import tqdm
 
-from data_prep.cleaning import clean
-from data_prep.dataset_card import Provenance, dataset_card
-from data_prep.labelling import EntityLabeller, LabelledText
-from data_prep.sources import Source, open_source
-from entities_mtsbert import bio_labels, spans_to_tags
+from .cleaning import clean
+from .dataset_card import Provenance, dataset_card
+from .labelling import EntityLabeller, LabelledText
+from .sources import Source, open_source
+
+
+try:  # installed: this is `mtsbert.data_prep`
+    from ..entities_mtsbert import bio_labels, spans_to_tags
+except ImportError:  # run from a clone, with the repository root on `sys.path`
+    from entities_mtsbert import bio_labels, spans_to_tags
 
 
 DEFAULT_SOURCE = "fancyzhx/ag_news"

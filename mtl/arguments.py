@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from mtl.balancing import LOSS_BALANCING, UNCERTAINTY
-from mtl.precision import has_native_bf16
-from mtl.samplers import DATASET_SAMPLING, PROPORTIONAL, WEIGHTS
+from .balancing import LOSS_BALANCING, UNCERTAINTY
+from .precision import has_native_bf16
+from .samplers import DATASET_SAMPLING, PROPORTIONAL, WEIGHTS
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")

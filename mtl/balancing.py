@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from configuration_mtsbert import PAIR_SIMILARITY
+from .model_files import PAIR_SIMILARITY
 
 
 STATIC, UNCERTAINTY, DWA, FIRST_STEP = "static", "uncertainty", "dwa", "first_step"

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from configuration_mtsbert import PAIR_TYPES, TOKEN_CLASSIFICATION
-from entities_mtsbert import IGNORE_INDEX
+from .model_files import IGNORE_INDEX, PAIR_TYPES, TOKEN_CLASSIFICATION
 
 
 @dataclass

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from mtl.arguments import DataArguments, MTLTrainingArguments
-from mtl.datasets import TEXT, TEXT_PAIR, open_datasets
-from mtl.examples import read_examples
-from mtl.features import DATASET, TokenizationReport, build_features
-from mtl.labels import check_recipe_tasks, complete_tasks, merge_tasks
+from .arguments import DataArguments, MTLTrainingArguments
+from .datasets import TEXT, TEXT_PAIR, open_datasets
+from .examples import read_examples
+from .features import DATASET, TokenizationReport, build_features
+from .labels import check_recipe_tasks, complete_tasks, merge_tasks
 
 
 logger = logging.getLogger(__name__)

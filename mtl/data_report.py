@@ -4,9 +4,9 @@ from collections import Counter
 
 import numpy as np
 
-from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION
-from mtl.data import TaskData
-from mtl.datasets import TEXT, TEXT_PAIR
+from .data import TaskData
+from .datasets import TEXT, TEXT_PAIR
+from .model_files import PAIR_SIMILARITY, TOKEN_CLASSIFICATION
 
 
 NUM_SAMPLES = 3

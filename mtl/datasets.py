@@ -5,9 +5,8 @@ from pathlib import Path
 
 from datasets import DatasetDict, load_dataset
 
-from configuration_mtsbert import PAIR_TYPES
-from entities_mtsbert import TAG_SCHEMES
-from mtl.readers import read_file, read_folder
+from .model_files import PAIR_TYPES, TAG_SCHEMES
+from .readers import read_file, read_folder
 
 
 TEXT, TEXT_PAIR = "text", "text_pair"

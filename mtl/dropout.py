@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import torch
 from torch import nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .patches import replaced_attention
 
 
 RANGE = 2**16  # a number of 16 random bits decides for each element
-SDPA = "sdpa"
 
 
 class FastDropout(nn.Dropout):
@@ -42,12 +41,8 @@ def fast_attention_dropout() -> Iterator[None]:
     with dropout: a third of the time at 128 word pieces. A row of which nothing may be attended to gets the mean of
     all values instead of 0.
     """
-    before = dict(ALL_ATTENTION_FUNCTIONS._local_mapping)
-    ALL_ATTENTION_FUNCTIONS[SDPA] = partial(_attention, ALL_ATTENTION_FUNCTIONS[SDPA])
-    try:
+    with replaced_attention(_attention):
         yield
-    finally:
-        ALL_ATTENTION_FUNCTIONS._local_mapping = before
 
 
 def _attention(
@@ -62,7 +57,7 @@ def _attention(
     is_causal: bool | None = None,
     **kwargs,
 ) -> tuple[torch.Tensor, None]:
-    """`query`, `key`, `value` `(B, heads, T, D)`, mask `(B, 1, T, T)` → `(B, T, heads, D)`, as transformers' `sdpa`."""
+    """`query`, `key`, `value` `(B, heads, T, D)`, mask `(B, 1, T, T)` → `(B, T, heads, D)`, as in transformers."""
     kept = round((1.0 - dropout) * RANGE)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     others = any(value is not None for name, value in kwargs.items() if name in ("position_bias", "softcap", "cache"))

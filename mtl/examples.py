@@ -11,9 +11,17 @@ from typing import Any
 
 from datasets import ClassLabel
 
-from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
-from entities_mtsbert import TAG_SCHEMES, check_spans, join_words, tags_to_spans, to_bio
-from mtl.datasets import TEXT, TEXT_PAIR, SourceDataset
+from .datasets import TEXT, TEXT_PAIR, SourceDataset
+from .model_files import (
+    PAIR_SIMILARITY,
+    PAIR_TYPES,
+    TAG_SCHEMES,
+    TOKEN_CLASSIFICATION,
+    check_spans,
+    join_words,
+    tags_to_spans,
+    to_bio,
+)
 
 
 def read_examples(

@@ -13,12 +13,10 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer
 
-from configuration_mtsbert import PAIR_TYPES
-from modeling_mtsbert import MTSBertModel
-from mtl.onnx_pipeline import EMBEDDING, LOGITS, PAIRS_FILE, TEXTS_FILE
-from mtl.starting_point import load_checkpoint_config
+from .model_files import PAIR_TYPES, MTSBertModel
+from .onnx_pipeline import EMBEDDING, LOGITS, PAIRS_FILE, TEXTS_FILE
+from .starting_point import load_pipeline
 
 
 class TextGraph(nn.Module):
@@ -58,14 +56,13 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
     """
     if output.exists():
         raise ValueError(f"{output} exists already; remove it or name another folder.")
-    config = load_checkpoint_config(model_name_or_path)
-    model = MTSBertModel.from_pretrained(model_name_or_path, use_safetensors=True, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, config=config.encoder_config)
+    pipeline = load_pipeline(model_name_or_path)
+    model, tokenizer = pipeline.model.to("cpu", torch.float32), pipeline.tokenizer
     partial = output.with_name(f"{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        config.save_pretrained(partial)
+        model.config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         texts = TextGraph(model)
         ids = torch.full((2, 7), tokenizer.pad_token_id or 0)
@@ -80,7 +77,7 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
             _quantize(partial / TEXTS_FILE)
         pairs = PairGraph(model)
         if pairs.tasks:
-            u, v = torch.rand(2, 2, config.hidden_size)
+            u, v = torch.rand(2, 2, model.config.hidden_size)
             names = [LOGITS + task for task in pairs.tasks]
             _write(pairs, {"u": u, "v": v}, {0: "batch"}, names, partial / PAIRS_FILE)
         partial.rename(output)
@@ -118,9 +115,9 @@ def _quantize(path: Path) -> None:
     whole.unlink()
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.export") -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mtl.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="mtsbert checkpoint: a folder or a Hub id.")
     parser.add_argument("--output", required=True, type=Path, help="Folder to make.")

@@ -22,8 +22,8 @@ from datasets import Dataset
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from mtl.collator import MultiTaskCollator
-from mtl.frozen_prefix import FrozenPrefix
+from .collator import MultiTaskCollator
+from .frozen_prefix import FrozenPrefix
 
 
 FORMAT = 1  # of the files; a change makes older caches unknown

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION
-from entities_mtsbert import IGNORE_INDEX, spans_to_tags, visible_offsets
-from mtl.datasets import TEXT, TEXT_PAIR
+from .datasets import TEXT, TEXT_PAIR
+from .model_files import IGNORE_INDEX, PAIR_SIMILARITY, TOKEN_CLASSIFICATION, spans_to_tags, visible_offsets
 
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from modeling_mtsbert import MTSBertModel
-from mtl.arguments import MTLTrainingArguments
-from mtl.parts import EMBEDDINGS, OTHER, Part, encoder_layers, head_name, is_of_encoder, layer_name, model_parts
+from .arguments import MTLTrainingArguments
+from .model_files import MTSBertModel
+from .parts import EMBEDDINGS, OTHER, Part, encoder_layers, head_name, is_of_encoder, layer_name, model_parts
 
 
 logger = logging.getLogger(__name__)

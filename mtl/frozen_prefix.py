@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 
 import torch
 from torch import nn
 from transformers.modeling_outputs import BaseModelOutput
 
-from modeling_mtsbert import MTSBertModel
-from mtl.freezing import Freezing
-from mtl.parts import EMBEDDINGS, encoder_embeddings, encoder_layers, encoder_parts, is_of_encoder, layer_name
+from .freezing import Freezing
+from .model_files import MTSBertModel
+from .parts import EMBEDDINGS, encoder_embeddings, encoder_layers, encoder_parts, is_of_encoder, layer_name
+from .patches import are_close, replaced
 
 
 class FrozenPrefix:
@@ -99,7 +99,7 @@ class FrozenPrefix:
         shortest = attention_mask.sum(dim=1).argmin()
         inside = attention_mask[shortest].bool()
         alone = self.run(input_ids[shortest, inside][None], attention_mask[shortest, inside][None])
-        if not _are_close(alone[0], states[shortest, inside]):
+        if not are_close(alone[0], states[shortest, inside]):
             raise ValueError(f"`feature_cache`: the states of {name} depend on how a text is padded.")
         if self.is_whole_encoder:
             return states.shape[-1]
@@ -107,7 +107,7 @@ class FrozenPrefix:
             with torch.no_grad(), self.skipped():
                 whole = self.model.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
                 above = self.model.encoder(inputs_embeds=states, attention_mask=attention_mask).last_hidden_state
-            is_same = _are_close(above, whole)
+            is_same = are_close(above, whole)
         except Exception as error:  # whatever an encoder does that was not foreseen here
             raise ValueError(f"`feature_cache` cannot pass over the frozen layers of {name}: {error}") from error
         if not is_same:
@@ -121,13 +121,13 @@ class FrozenPrefix:
     def skipped(self) -> Iterator[None]:
         """Inside, `inputs_embeds` are what the prefix ends with, and the model goes on from there."""
         with ExitStack() as stack:
-            stack.enter_context(_replaced(self.model.encoder, "forward", self._encoder_forward))
+            stack.enter_context(replaced(self.model.encoder, "forward", self._encoder_forward))
             if self.is_whole_encoder:
-                stack.enter_context(_replaced(self.model.encoder, "train", self._train))
+                stack.enter_context(replaced(self.model.encoder, "train", self._train))
             if not self.is_whole_encoder:
-                stack.enter_context(_replaced(self.modules[0], "forward", self._embeddings_forward))
+                stack.enter_context(replaced(self.modules[0], "forward", self._embeddings_forward))
                 for layer in self.modules[1:]:
-                    stack.enter_context(_replaced(layer, "forward", self._layer_forward))
+                    stack.enter_context(replaced(layer, "forward", self._layer_forward))
             yield
 
     # What stands in for a module's methods: bound methods in partials, because a copy of the model (for a moving
@@ -163,22 +163,3 @@ class FrozenPrefix:
 class _EndOfPrefix(Exception):
     def __init__(self, states: torch.Tensor):
         self.states = states
-
-
-def _are_close(states: torch.Tensor, others: torch.Tensor) -> bool:
-    """Whether they differ by no more than rounding: MiniLM shows 1e-6 in fp32 and 1e-2 in bf16."""
-    tolerance = 1e-4 if states.dtype == torch.float32 else 5e-2
-    return bool((states - others).norm() <= tolerance * others.norm())
-
-
-@contextmanager
-def _replaced(module: nn.Module, name: str, replacement: Callable) -> Iterator[None]:
-    """Inside, calls of a module's method are calls of `replacement` with that method as first argument."""
-    before = vars(module).get(name)  # of other wrappers
-    setattr(module, name, partial(replacement, getattr(module, name)))
-    try:
-        yield
-    finally:
-        delattr(module, name)
-        if before is not None:
-            setattr(module, name, before)

@@ -5,8 +5,8 @@ from itertools import combinations
 
 import torch
 
-from modeling_mtsbert import MTSBertModel
-from mtl.parts import encoder_layers
+from .model_files import MTSBertModel
+from .parts import encoder_layers
 
 
 logger = logging.getLogger(__name__)

@@ -2,9 +2,16 @@
 
 from datasets import ClassLabel
 
-from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION, check_task_settings, check_tasks
-from entities_mtsbert import OUTSIDE, bio_labels, entity_types
-from mtl.datasets import SourceDataset
+from .datasets import SourceDataset
+from .model_files import (
+    OUTSIDE,
+    PAIR_SIMILARITY,
+    TOKEN_CLASSIFICATION,
+    bio_labels,
+    check_task_settings,
+    check_tasks,
+    entity_types,
+)
 
 
 def check_recipe_tasks(tasks: dict[str, dict]) -> None:

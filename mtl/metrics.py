@@ -1,6 +1,7 @@
 """What is measured per task, as `evaluate.Metric`s that need no Hub, and their composite."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -9,14 +10,16 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
-from configuration_mtsbert import (
+from .model_files import (
     PAIR_CLASSIFICATION,
     PAIR_SIMILARITY,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
+    decode_tags,
+    entity_types,
+    is_labelled,
+    item_losses,
 )
-from entities_mtsbert import decode_tags
-from heads_mtsbert import is_labelled, item_losses
 
 
 COMPOSITE = "composite"
@@ -183,3 +186,64 @@ def _metric_inputs(task: dict, predictions: np.ndarray, labels: np.ndarray, labe
         "predictions": [names[predictions[row][labelled[row]]].tolist() for row in rows],
         "references": [names[labels[row][labelled[row]]].tolist() for row in rows],
     }
+
+
+@dataclass
+class Evaluation:
+    """What is kept of an evaluation: a few numbers, no answers."""
+
+    metrics: dict[str, float]
+    """Without the prefix of the split."""
+    counts: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of [`count_answers`]."""
+
+
+def count_answers(
+    tasks: dict[str, dict], predictions: dict[str, np.ndarray], labels: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """
+    What is right and what is mixed up, of what `reduce_logits` returns.
+
+    Returns:
+        For every task with a label. A class for each text or pair: `(C, C)`, how often a label (row) was answered by
+        another (column). Entities: `(types, 3)`, how many were right, predicted and labelled, types in the order of
+        `entity_types`. Multi-label and similarity tasks are left out.
+    """
+    counts = {}
+    for name, task in tasks.items():
+        labelled = is_labelled(torch.from_numpy(labels[name])).numpy()
+        if not labelled.any() or task.get("multi_label") or task["type"] == PAIR_SIMILARITY:
+            continue
+        inputs = _metric_inputs(task, predictions[name], labels[name], labelled)
+        if task["type"] == TOKEN_CLASSIFICATION:
+            counts[name] = _count_entities(entity_types(task["labels"]), **inputs)
+        else:
+            size = len(task["labels"])
+            pairs = inputs["references"] * size + inputs["predictions"]
+            counts[name] = np.bincount(pairs, minlength=size * size).reshape(size, size)
+    return counts
+
+
+def _count_entities(types: list[str], predictions: list[list[str]], references: list[list[str]]) -> np.ndarray:
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    found, there = set(get_entities(predictions)), set(get_entities(references))
+    row = {name: index for index, name in enumerate(types)}
+    counts = np.zeros((len(types), 3), dtype=np.int64)
+    for column, entities in enumerate((found & there, found, there)):
+        for name, _, _ in entities:
+            counts[row[name], column] += 1
+    return counts
+
+
+def precision_of(counts: np.ndarray) -> float:
+    """Of how many were right, predicted and labelled; 0 where there is nothing to divide by, as in `EntityMetric`."""
+    return float(counts[0] / max(counts[1], 1))
+
+
+def recall_of(counts: np.ndarray) -> float:
+    return float(counts[0] / max(counts[2], 1))
+
+
+def f1_score_of(counts: np.ndarray) -> float:
+    return float(2 * counts[0] / max(counts[1] + counts[2], 1))

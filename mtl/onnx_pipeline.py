@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from configuration_mtsbert import MTSBertConfig
-from pipeline_mtsbert import MTSBertPipeline
+from .model_files import MTSBertConfig, MTSBertPipeline
 
 
 TEXTS_FILE, PAIRS_FILE = "model.onnx", "pairs.onnx"

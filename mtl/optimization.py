@@ -3,9 +3,9 @@
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from modeling_mtsbert import MTSBertModel
-from mtl.arguments import MTLTrainingArguments
-from mtl.parts import EMBEDDINGS, OTHER, Part, encoder_layers, is_of_encoder, layer_name
+from .arguments import MTLTrainingArguments
+from .model_files import MTSBertModel
+from .parts import EMBEDDINGS, OTHER, Part, encoder_layers, is_of_encoder, layer_name
 
 
 def head_learning_rate(args: MTLTrainingArguments) -> float:

@@ -8,12 +8,12 @@ from pathlib import Path
 import transformers
 from tqdm import tqdm
 
-from mtl.arguments import MTLTrainingArguments
-from mtl.trainer import MTSBertTrainer
+from .arguments import MTLTrainingArguments
+from .predict import PAIR, TEXT, answers
+from .trainer import MTSBertTrainer
 
 
 PREDICTIONS_FILE = "predictions.jsonl"
-TEXTS_PER_CALL = 1_000
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def set_up_logging(args: MTLTrainingArguments) -> None:
     """Our own messages at INFO on the first process; transformers' as its flags say."""
     logging.basicConfig(format="%(levelname)s %(message)s")
-    logging.getLogger("mtl").setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
+    logging.getLogger(__package__).setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
     number_format = "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "fp32"
     logger.info(f"Computing in {number_format} on {args.device.type}, {args.world_size} process(es).")
@@ -37,11 +37,16 @@ def check_writable(output_dir: str) -> None:
 
 
 def save_run(trainer: MTSBertTrainer, metrics: dict[str, float], *, trained: bool) -> None:
-    """Writes `all_results.json`, and after training the checkpoint and the trainer's state."""
+    """
+    Writes `all_results.json`, and after training the checkpoint and the trainer's state. A run that was to train also
+    leaves a model card and its plots.
+    """
     if trained:
-        trainer.save_model()
+        trainer.save_model(_internal_call=True)  # a push comes later, and once
         trainer.save_state()
     trainer.save_metrics("all", metrics, combined=False)
+    if trainer.args.do_train:
+        trainer.create_model_card()
 
 
 def save_predictions(trainer: MTSBertTrainer, texts: list[str | tuple[str, str]]) -> None:
@@ -51,11 +56,8 @@ def save_predictions(trainer: MTSBertTrainer, texts: list[str | tuple[str, str]]
     path = Path(trainer.args.output_dir) / PREDICTIONS_FILE
     partial = path.with_suffix(".partial")
     pipeline = trainer.model.eval().as_pipeline(trainer.processing_class, device=trainer.model.device)
+    rows = ({TEXT: text} if isinstance(text, str) else {TEXT: text[0], PAIR: text[1]} for text in texts)
     with partial.open("w", encoding="utf-8") as lines:
-        for first in tqdm(range(0, len(texts), TEXTS_PER_CALL), desc="Predicting", unit_scale=TEXTS_PER_CALL):
-            batch = texts[first : first + TEXTS_PER_CALL]
-            for text, answer in zip(batch, pipeline(batch), strict=True):
-                asked = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
-                answer = {name: value for name, value in answer.items() if not name.endswith("embedding")}
-                lines.write(json.dumps({**asked, **answer}, ensure_ascii=False) + "\n")
+        for answer in tqdm(answers(pipeline, rows), desc="Predicting", total=len(texts)):
+            lines.write(json.dumps(answer, ensure_ascii=False) + "\n")
     partial.rename(path)

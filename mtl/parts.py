@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from modeling_mtsbert import MTSBertModel
+from .model_files import MTSBertModel
 
 
 EMBEDDINGS = "encoder.embeddings"

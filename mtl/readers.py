@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,9 +43,9 @@ def read_file(path: Path) -> Dataset:
     """
     readers: dict[str, Callable[[Path], Dataset]] = {
         ".parquet": lambda path: Dataset.from_parquet(str(_check_parquet(path))),
-        ".csv": lambda path: _read_csv(path, ","),
-        ".tsv": lambda path: _read_csv(path, "\t"),
-        ".jsonl": _read_jsonl,
+        ".csv": _read_rows,
+        ".tsv": _read_rows,
+        ".jsonl": _read_rows,
         ".bio": _read_bio,
         ".conll": _read_bio,
     }
@@ -56,7 +56,7 @@ def read_file(path: Path) -> Dataset:
     try:
         return readers[path.suffix](path)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}); convert it first.") from None
+        raise _not_utf8(path, error) from None
 
 
 def _check_parquet(path: Path) -> Path:
@@ -67,24 +67,42 @@ def _check_parquet(path: Path) -> Path:
     return path
 
 
-def _read_csv(path: Path, delimiter: str) -> Dataset:
+def stream_rows(path: Path) -> Iterator[dict]:
+    """
+    Reads one file row by row, in memory that does not grow with it: `.parquet`, `.csv`, `.tsv` and `.jsonl` as
+    `read_file` does, and `.txt` with a text a line, in the column `text`.
+    """
+    if path.suffix not in STREAMS:
+        known = ", ".join(STREAMS)
+        raise ValueError(f"{path}: files are read as {known}; not {path.suffix or 'without a suffix'!r}.")
+    try:
+        yield from STREAMS[path.suffix](path)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, error) from None
+
+
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> ValueError:
+    return ValueError(f"{path} is not UTF-8 ({error}); convert it first.")
+
+
+def _csv_rows(path: Path, delimiter: str) -> Iterator[dict[str, str | None]]:
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         try:
             header = next(reader, [])
-            rows = list(reader)
+            if len(set(header)) != len(header):
+                raise ValueError(f"{path} names a column twice in its header: {header}.")
+            for row, cells in enumerate(reader, start=1):
+                if len(cells) != len(header):
+                    raise ValueError(
+                        f"Row {row} of {path} has {len(cells)} cells; the header has {len(header)}: {header}."
+                    )
+                yield {column: cell or None for column, cell in zip(header, cells, strict=True)}
         except csv.Error as error:
             raise ValueError(f"Line {reader.line_num} of {path} is not CSV: {error}.") from None
-    if len(set(header)) != len(header):
-        raise ValueError(f"{path} names a column twice in its header: {header}.")
-    for row, cells in enumerate(rows, start=1):
-        if len(cells) != len(header):
-            raise ValueError(f"Row {row} of {path} has {len(cells)} cells; the header has {len(header)}: {header}.")
-    return Dataset.from_dict({column: [row[place] or None for row in rows] for place, column in enumerate(header)})
 
 
-def _read_jsonl(path: Path) -> Dataset:
-    rows = []
+def _jsonl_rows(path: Path) -> Iterator[dict]:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -95,7 +113,32 @@ def _read_jsonl(path: Path) -> Dataset:
                 raise ValueError(f"Line {number} of {path} is not JSON: {error}.") from None
             if not isinstance(row, dict):
                 raise ValueError(f"Line {number} of {path} is not an object of columns: {line.strip()[:80]}")
-            rows.append(row)
+            yield row
+
+
+def _parquet_rows(path: Path) -> Iterator[dict]:
+    with pq.ParquetFile(_check_parquet(path)) as file:
+        for batch in file.iter_batches(batch_size=1_000):
+            yield from batch.to_pylist()
+
+
+def _text_rows(path: Path) -> Iterator[dict[str, str]]:
+    with path.open(encoding="utf-8-sig", newline="\n") as lines:
+        for line in lines:
+            yield {"text": line.removesuffix("\n").removesuffix("\r")}
+
+
+STREAMS: dict[str, Callable[[Path], Iterator[dict]]] = {
+    ".parquet": _parquet_rows,
+    ".csv": lambda path: _csv_rows(path, ","),
+    ".tsv": lambda path: _csv_rows(path, "\t"),
+    ".jsonl": _jsonl_rows,
+    ".txt": _text_rows,
+}
+
+
+def _read_rows(path: Path) -> Dataset:
+    rows = list(stream_rows(path))
     columns = list(dict.fromkeys(column for row in rows for column in row))
     try:
         return Dataset.from_dict({column: [row.get(column) for row in rows] for column in columns})

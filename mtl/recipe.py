@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
-from mtl.arguments import DataArguments, ModelArguments, MTLTrainingArguments, unique_keys
+from .arguments import DataArguments, ModelArguments, MTLTrainingArguments, unique_keys
 
 
 DESCRIPTION = """Trains one encoder on several tasks, evaluates it, and saves a checkpoint that opens anywhere.
@@ -18,10 +18,10 @@ Everything can stand in a recipe (--config recipe.yaml) under the name of its fl
 """
 
 
-def build_parser() -> HfArgumentParser:
+def build_parser(prog: str = "run_mtl.py") -> HfArgumentParser:
     parser = HfArgumentParser(
         (ModelArguments, DataArguments, MTLTrainingArguments),
-        prog="run_mtl.py",
+        prog=prog,
         description=DESCRIPTION,
         allow_abbrev=False,
         formatter_class=_ManualFormatter,
@@ -40,11 +40,11 @@ class _ManualFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescr
 
 
 def parse_arguments(
-    argv: list[str] | None = None,
+    argv: list[str] | None = None, prog: str = "run_mtl.py"
 ) -> tuple[ModelArguments, DataArguments, MTLTrainingArguments]:
     """Reads `argv` (the command line by default). Raises `ValueError` for a recipe or a value that cannot be used."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = build_parser()
+    parser = build_parser(prog)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
     recipe, flags = finder.parse_known_args(argv)

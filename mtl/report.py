@@ -1,6 +1,6 @@
 """A run in words: a table of what it trains, and one of every task's results."""
 
-from mtl.freezing import Freezing
+from .freezing import Freezing
 
 
 TITLES = {"eval": "validation", "test": "test"}
@@ -58,3 +58,8 @@ def markdown_table(cells: list[list[str]]) -> str:
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
+
+
+def plain_text(text: str) -> str:
+    """One line that can be shown anywhere: what cannot be seen (line breaks, controls, bidi marks) is a blank."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())

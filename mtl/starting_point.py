@@ -4,11 +4,11 @@ import importlib.util
 import logging
 from pathlib import Path
 
+import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 
-from configuration_mtsbert import MTSBertConfig
-from modeling_mtsbert import MTSBertModel
-from mtl.arguments import ModelArguments
+from .arguments import ModelArguments
+from .model_files import MTSBertConfig, MTSBertModel, MTSBertPipeline
 
 
 PACKAGE_PREFIX = "package:"
@@ -68,10 +68,10 @@ def load_encoder_config(model_args: ModelArguments) -> PreTrainedConfig:
         ) from error
 
 
-def load_checkpoint_config(name_or_path: str) -> MTSBertConfig:
+def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) -> MTSBertConfig:
     """The config of an mtsbert checkpoint, read by this repository's class."""
     try:
-        settings, _ = MTSBertConfig.get_config_dict(name_or_path)
+        settings, _ = MTSBertConfig.get_config_dict(name_or_path, revision=revision)
     except OSError as error:
         raise ValueError(f"No checkpoint found under {name_or_path!r}: {error}") from error
     if settings.get("model_type") != MTSBertConfig.model_type:
@@ -79,7 +79,26 @@ def load_checkpoint_config(name_or_path: str) -> MTSBertConfig:
             f"{name_or_path!r} is a {settings.get('model_type')!r} model, not an mtsbert checkpoint. To start from a "
             "bare encoder, use --encoder_name_or_path."
         )
-    return MTSBertConfig.from_pretrained(name_or_path)
+    return MTSBertConfig.from_pretrained(name_or_path, revision=revision)
+
+
+def load_pipeline(name_or_path: str, *, revision: str | None = None) -> MTSBertPipeline:
+    """
+    The multi-task pipeline of a checkpoint, by this repository's classes: no code of the checkpoint runs.
+
+    Args:
+        revision: Branch, tag or commit of a Hub id.
+
+    Raises:
+        `ValueError`: where there is no checkpoint of ours.
+    """
+    config = load_checkpoint_config(name_or_path, revision=revision)
+    try:
+        model = MTSBertModel.from_pretrained(name_or_path, config=config, revision=revision, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, config=config.encoder_config, revision=revision)
+    except OSError as error:
+        raise ValueError(f"The checkpoint {name_or_path!r} is not whole: {error}") from error
+    return model.eval().as_pipeline(tokenizer, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def tasks_of_checkpoint(model_args: ModelArguments) -> dict[str, dict] | None:

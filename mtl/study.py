@@ -17,12 +17,12 @@ from pathlib import Path
 
 import yaml
 
-from mtl.arguments import MTLTrainingArguments
-from mtl.metrics import COMPOSITE, PRIMARY_METRIC
-from mtl.recipe import parse_arguments
-from mtl.report import markdown_table
-from mtl.runs import mean_and_sd, run_once
-from mtl.starting_point import load_encoder_config, tasks_of_checkpoint
+from .arguments import MTLTrainingArguments
+from .metrics import COMPOSITE, PRIMARY_METRIC
+from .recipe import parse_arguments
+from .report import markdown_table
+from .runs import mean_and_sd, run_once
+from .starting_point import load_encoder_config, tasks_of_checkpoint
 
 
 # What a study decides itself. The model at the end is what counts: no choosing among epochs, no predictions, no
@@ -109,11 +109,11 @@ class Outcome:
         )
 
 
-def main(argv: list[str] | None = None) -> Path:
+def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.study") -> Path:
     """Runs the study and returns the folder with its results."""
     logging.basicConfig(format="%(levelname)s %(message)s")
-    logging.getLogger("mtl").setLevel(logging.INFO)
-    args = _parse(argv)
+    logging.getLogger(__package__).setLevel(logging.INFO)
+    args = _parse(argv, prog)
     parse_arguments(["--config", str(args.config)])  # raises for a recipe that cannot be used
     folder = args.output_dir or Path("runs") / "study" / args.config.stem
     config, first_seed = study_recipe(args.config, folder)
@@ -151,9 +151,9 @@ def main(argv: list[str] | None = None) -> Path:
     return folder
 
 
-def _parse(argv: list[str] | None) -> argparse.Namespace:
+def _parse(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m mtl.study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, required=True, help="Recipe of `run_mtl.py`.")
     parser.add_argument("--strategies", nargs="+", help="Which ones; default: all. An unknown name lists them.")

@@ -13,31 +13,34 @@ import torch
 from datasets import Dataset
 from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader, Sampler
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
 
-from heads_mtsbert import is_labelled, num_items
-from modeling_mtsbert import MTSBertModel
-from mtl.arguments import FEATURE_CACHE_DTYPES, MTLTrainingArguments
-from mtl.balancing import LOSS_BALANCING
-from mtl.collator import MultiTaskCollator
-from mtl.dropout import fast_attention_dropout, use_fast_dropout
-from mtl.feature_cache import CachedCollator, FeatureCache, open_feature_cache, rows_for_cache
-from mtl.features import DATASET
-from mtl.freezing import Freezing
-from mtl.frozen_prefix import FrozenPrefix
-from mtl.gradients import GradientAggregation, GradientStatistics
-from mtl.memory import peak_memory_gb, reset_peak_memory
-from mtl.metrics import compute_metrics, reduce_logits
-from mtl.optimization import head_learning_rate, peak_learning_rates, set_learning_rates, step_decay_schedule
-from mtl.report import parameter_table
-from mtl.samplers import TEMPERATURE, WEIGHTS, DatasetSampler, dataset_weights
-from mtl.task_log import TaskLog
+from .arguments import FEATURE_CACHE_DTYPES, MTLTrainingArguments
+from .balancing import LOSS_BALANCING
+from .collator import MultiTaskCollator
+from .dropout import fast_attention_dropout, use_fast_dropout
+from .feature_cache import CachedCollator, FeatureCache, open_feature_cache, rows_for_cache
+from .features import DATASET
+from .freezing import Freezing
+from .frozen_prefix import FrozenPrefix
+from .gradients import GradientAggregation, GradientStatistics
+from .hub import PushingTrainer
+from .memory import peak_memory_gb, reset_peak_memory
+from .metrics import Evaluation, compute_metrics, count_answers, reduce_logits
+from .model_card import write_model_card
+from .model_files import MTSBertModel, is_labelled, num_items
+from .optimization import head_learning_rate, peak_learning_rates, set_learning_rates, step_decay_schedule
+from .provenance import Provenance
+from .report import parameter_table
+from .samplers import TEMPERATURE, WEIGHTS, DatasetSampler, dataset_weights
+from .task_log import TaskLog
 
 
 logger = logging.getLogger(__name__)
 
 
-class MTSBertTrainer(Trainer):
+class MTSBertTrainer(PushingTrainer):
     """
     Trains an [`MTSBertModel`] on features (see `mtl/features.py`); `dataset_names` says which dataset each number in
     their `dataset` column is.
@@ -57,6 +60,7 @@ class MTSBertTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase,
         *,
         dataset_names: Sequence[str] = ("train",),
+        provenance: Provenance | None = None,
         **kwargs,
     ):
         tasks = model.config.tasks
@@ -68,6 +72,10 @@ class MTSBertTrainer(Trainer):
                 f"{list(dataset_names)}."
             )
         self.dataset_names = list(dataset_names)
+        self.provenance = provenance
+        self.evaluations: dict[str, Evaluation] = {}  # prefix of the metrics → the last one
+        self.training_metrics: dict[str, float] = {}
+        self._evaluations_of_steps: dict[int, Evaluation] = {}
         self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in tasks}
         use_fast_dropout(model)
         self.freezing = Freezing(model, args)
@@ -102,6 +110,7 @@ class MTSBertTrainer(Trainer):
         if self.freezing.is_total:
             raise ValueError("Everything is frozen, so there is nothing to train.")
         self.feature_cache, self._cache_seconds = None, 0.0
+        self._evaluations_of_steps.clear()
         reset_peak_memory()
         try:
             with ExitStack() as self._while_training, fast_attention_dropout():
@@ -110,6 +119,11 @@ class MTSBertTrainer(Trainer):
             self._while_training = None
         output.metrics["feature_cache_runtime"] = self._cache_seconds
         output.metrics["train_peak_memory_gb"] = peak_memory_gb()
+        self.training_metrics = output.metrics
+        if self.state.best_model_checkpoint and self.args.load_best_model_at_end:
+            self.evaluations.pop("eval", None)  # of the last weights, which are gone
+            if self.state.best_global_step in self._evaluations_of_steps:
+                self.evaluations["eval"] = self._evaluations_of_steps[self.state.best_global_step]
         return output
 
     def get_train_dataloader(self) -> DataLoader:
@@ -338,7 +352,43 @@ class MTSBertTrainer(Trainer):
         output.metrics[f"{metric_key_prefix}_loss"] = sum(
             self.task_weights[task] * loss for task, loss in losses.items() if loss is not None
         )
+        self._keep_evaluation(output, metric_key_prefix)
         return output
+
+    def _keep_evaluation(self, output: EvalLoopOutput, prefix: str) -> None:
+        """For the model card: numbers and counts, not the answers."""
+        if output.predictions is None:
+            return
+        metrics = {key.removeprefix(f"{prefix}_"): value for key, value in output.metrics.items()}
+        counts = count_answers(self.model.config.tasks, output.predictions, output.label_ids)
+        self.evaluations[prefix] = Evaluation(metrics, counts)
+        if self.is_training and prefix == "eval":
+            self._evaluations_of_steps[self.state.global_step] = self.evaluations[prefix]
+
+    # Model card
+
+    @property
+    def is_training(self) -> bool:
+        return self._while_training is not None
+
+    def create_model_card(
+        self,
+        language: str | list[str] | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+    ) -> None:
+        """Ours in place of the Trainer's, which knows nothing of tasks. `license` is that of the model, if known."""
+        if self.is_world_process_zero():
+            write_model_card(
+                self,
+                model_name=model_name,
+                finetuned_from=finetuned_from,
+                language=language,
+                license=license,
+                tags=tags,
+            )
 
 
 class _StepCallback(TrainerCallback):
@@ -360,6 +410,10 @@ class _StepCallback(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.end_step()
+
+    def on_push_begin(self, args, state, control, **kwargs):
+        if self.trainer.is_training:  # otherwise whoever pushes sees to the card, once the weights are saved
+            self.trainer.create_model_card()
 
 
 def num_examples(labels: torch.Tensor) -> torch.Tensor:

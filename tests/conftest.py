@@ -168,3 +168,33 @@ def recipe(encoder_folder, news_file, tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def checkpoint(encoder_folder, tokenizer, tmp_path_factory) -> Path:
+    """A saved model with a task of every type, on the small encoder."""
+    set_seed(0)
+    tasks = {
+        "topic": {"type": "sequence_classification", "labels": ["Business", "Sports"], "hidden_size": 8},
+        "ner": {"type": "token_classification", "labels": ["O", "B-GPE", "I-GPE"]},
+        "tags": {"type": "sequence_classification", "labels": ["a", "b", "c"], "multi_label": True},
+        "follows": {"type": "pair_classification", "labels": ["no", "yes"]},
+        "near": {"type": "pair_similarity", "score_range": [0, 5]},
+    }
+    folder = tmp_path_factory.mktemp("checkpoint")
+    MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks).eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def close():
+    def close(one, other, tolerance: float = 1e-4) -> bool:
+        """Whether two answers are the same but for the last digits of their numbers."""
+        if isinstance(one, dict):
+            return one.keys() == other.keys() and all(close(one[key], other[key], tolerance) for key in one)
+        if isinstance(one, list):
+            return len(one) == len(other) and all(close(*pair, tolerance) for pair in zip(one, other, strict=True))
+        return one == pytest.approx(other, abs=tolerance) if isinstance(one, float) else one == other
+
+    return close

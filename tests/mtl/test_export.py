@@ -17,35 +17,10 @@ TEXTS = ["Ada Perez joins Nimbus Labs in Oslo", "Lima", "", "Oslo beat Lima in t
 
 
 @pytest.fixture(scope="module")
-def checkpoint(encoder_folder, tokenizer, tmp_path_factory):
-    set_seed(0)
-    tasks = {
-        "topic": {"type": "sequence_classification", "labels": ["Business", "Sports"], "hidden_size": 8},
-        "ner": {"type": "token_classification", "labels": ["O", "B-GPE", "I-GPE"]},
-        "tags": {"type": "sequence_classification", "labels": ["a", "b", "c"], "multi_label": True},
-        "follows": {"type": "pair_classification", "labels": ["no", "yes"]},
-        "near": {"type": "pair_similarity", "score_range": [0, 5]},
-    }
-    folder = tmp_path_factory.mktemp("checkpoint")
-    MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks).eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def exported(checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx") / "whole"
     main(["--model", str(checkpoint), "--output", str(folder)])
     return folder
-
-
-def close(one, other, tolerance: float = 1e-4) -> bool:
-    """Whether two answers are the same but for the last digits of their numbers."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(close(one[key], other[key], tolerance) for key in one)
-    if isinstance(one, list):
-        return len(one) == len(other) and all(close(*pair, tolerance) for pair in zip(one, other, strict=True))
-    return one == pytest.approx(other, abs=tolerance) if isinstance(one, float) else one == other
 
 
 @pytest.mark.parametrize(("num_texts", "length"), [(1, 3), (2, 7), (5, 31), (3, 64)])
@@ -63,7 +38,7 @@ def test_every_output_is_that_of_the_model_at_any_shape(checkpoint, exported, nu
         assert torch.allclose(found.logits[task], logits, atol=1e-4), task
 
 
-def test_the_pipeline_on_onnx_answers_like_the_pipeline_on_torch(checkpoint, exported):
+def test_the_pipeline_on_onnx_answers_like_the_pipeline_on_torch(checkpoint, exported, close):
     model = MTSBertModel.from_pretrained(checkpoint).eval()
     expected = model.as_pipeline(AutoTokenizer.from_pretrained(checkpoint, config=model.config.encoder_config))
     found = OnnxPipeline(exported)

@@ -1,0 +1,213 @@
+"""Answers for every text of a file or folder, in memory that does not grow with it.
+
+    python -m mtl.predict --model runs/quickstart --input texts.csv --output answers.jsonl
+
+Reads .txt (a text a line), .csv and .tsv (with a header), .jsonl and .parquet, or a folder of such files. Writes
+.jsonl or .parquet: a row for every text, in the same order. Interrupted, the same command goes on where it was.
+"""
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
+from .model_files import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION, MTSBertPipeline
+from .readers import STREAMS, stream_rows
+from .starting_point import load_pipeline
+
+
+TEXT, PAIR = "text", "text_pair"
+ROWS_PER_CALL = 1_000  # in memory at a time; they are sorted by length
+OUTPUT_SUFFIXES = (".jsonl", ".parquet")
+LINES_FILE, DESCRIPTION_FILE = "answers.jsonl", "description.json"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of some files, in order."""
+
+    files: list[Path]
+    text_column: str
+    pair_column: str | None
+    keep: tuple[str, ...]
+
+    @classmethod
+    def of(cls, path: Path, text_column: str, pair_column: str | None, keep: Iterable[str]) -> "Texts":
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for file in path.rglob("*") if file.suffix in STREAMS and file.is_file())
+        if not files or not files[0].is_file():
+            raise ValueError(f"{path}: no such file, nor a folder with {', '.join(STREAMS)} files in it.")
+        return cls(files, text_column, pair_column, tuple(keep))
+
+    def rows(self) -> Iterator[dict]:
+        """`{"text", "text_pair" where there is one, and the columns to keep}`; a missing text is the empty one."""
+        for file in self.files:
+            for number, row in enumerate(stream_rows(file), start=1):
+                kept = {column: row.get(column) for column in self.keep}
+                pair = {} if self.pair_column is None else {PAIR: self._text(row, self.pair_column, file, number)}
+                yield {**kept, TEXT: self._text(row, self.text_column, file, number), **pair}
+
+    def _text(self, row: dict, column: str, file: Path, number: int) -> str:
+        if column not in row:
+            raise ValueError(
+                f"Row {number} of {file} has no column {column!r}, only {list(row)}. Name it with --text_column, and "
+                "the second text of a pair with --pair_column."
+            )
+        text = row[column]
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"Row {number} of {file}: the column {column!r} holds {text!r}, which is no text.")
+        return text or ""
+
+
+def answers(
+    pipeline: MTSBertPipeline, rows: Iterable[dict], *, embeddings: bool = False, batch_size: int | None = None
+) -> Iterator[dict]:
+    """The rows `{"text", maybe "text_pair", …}` with what the model says of each."""
+    rows = iter(rows)
+    while chunk := list(islice(rows, ROWS_PER_CALL)):
+        texts = [(row[TEXT], row[PAIR]) if PAIR in row else row[TEXT] for row in chunk]
+        for row, answer in zip(chunk, pipeline(texts, batch_size=batch_size), strict=True):
+            kept = answer if embeddings else {k: v for k, v in answer.items() if not k.endswith("embedding")}
+            yield row | kept
+
+
+def predict(
+    pipeline: MTSBertPipeline, texts: Texts, output: Path, *, embeddings: bool = False, batch_size: int = 32
+) -> int:
+    """
+    Writes the answers for all texts to `output` and returns how many there are.
+
+    What is done lies in a folder beside `output` until all of it is. A later call with the same model, input and
+    options goes on from there.
+
+    Raises:
+        `ValueError`: before the first answer, for input that cannot be read, or an output that is there already.
+    """
+    if output.suffix not in OUTPUT_SUFFIXES:
+        raise ValueError(f"{output}: answers are written as {' or '.join(OUTPUT_SUFFIXES)}.")
+    if output.exists():
+        raise ValueError(f"{output} exists already; remove it or name another file.")
+    tasks = pipeline.model.config.tasks
+    if clashes := sorted({*texts.keep} & {TEXT, PAIR, "embedding", "pair_embedding", *tasks}):
+        raise ValueError(f"--keep {clashes}: the answers have columns of these names.")
+    num_rows = sum(1 for _ in texts.rows())  # reads everything once: what is wrong shows before the work begins
+    partial = output.with_name(f"{output.name}.partial")
+    done = _resume(partial, _description(pipeline, texts, embeddings))
+    with (
+        (partial / LINES_FILE).open("a", encoding="utf-8") as lines,
+        tqdm(total=num_rows, initial=done, desc="Predicting", unit="text") as progress,
+    ):
+        rows = islice(texts.rows(), done, None)
+        for row in answers(pipeline, rows, embeddings=embeddings, batch_size=batch_size):
+            lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            progress.update()
+    finished = partial / LINES_FILE
+    if output.suffix == ".parquet":
+        finished = partial / "answers.parquet"
+        _write_parquet(partial / LINES_FILE, finished, _schema(tasks, texts, embeddings))
+    finished.rename(output)
+    shutil.rmtree(partial)
+    return num_rows
+
+
+def _description(pipeline: MTSBertPipeline, texts: Texts, embeddings: bool) -> dict:
+    """What the answers follow from."""
+    weights = hashlib.sha256(pipeline.model.config.to_json_string().encode())
+    for weight in pipeline.model.state_dict().values():
+        weights.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in texts.files]
+    options = [texts.text_column, texts.pair_column, list(texts.keep), embeddings]
+    return {"model": weights.hexdigest(), "files": files, "options": options}
+
+
+def _resume(partial: Path, description: dict) -> int:
+    """Makes the folder of the unfinished answers, or cuts what was half written; returns how many there are."""
+    if not (partial / DESCRIPTION_FILE).is_file():
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / LINES_FILE).touch()
+        (partial / DESCRIPTION_FILE).write_text(json.dumps(description))
+        return 0
+    if json.loads((partial / DESCRIPTION_FILE).read_text()) != description:
+        raise ValueError(
+            f"{partial} holds unfinished answers of another model, input or set of options. Remove it to begin anew."
+        )
+    done = end = 0
+    with (partial / LINES_FILE).open("rb") as lines:
+        for line in lines:
+            if line.endswith(b"\n"):
+                done, end = done + 1, end + len(line)
+    with (partial / LINES_FILE).open("r+b") as lines:
+        lines.truncate(end)
+    return done
+
+
+def _write_parquet(lines_file: Path, path: Path, schema: pa.Schema) -> None:
+    with lines_file.open(encoding="utf-8") as lines, pq.ParquetWriter(path, schema) as writer:
+        while chunk := [json.loads(line) for line in islice(lines, ROWS_PER_CALL)]:
+            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
+
+
+def _schema(tasks: dict[str, dict], texts: Texts, embeddings: bool) -> pa.Schema:
+    """Kept columns are text, whatever they were."""
+    fields = [(column, pa.string()) for column in [*texts.keep, TEXT]]
+    if texts.pair_column is not None:
+        fields.append((PAIR, pa.string()))
+    if embeddings:
+        names = ["embedding"] + (["pair_embedding"] if texts.pair_column is not None else [])
+        fields += [(name, pa.list_(pa.float32())) for name in names]
+    for task, settings in tasks.items():
+        if settings["type"] not in PAIR_TYPES or texts.pair_column is not None:
+            fields.append((task, _answer_type(settings)))
+    return pa.schema(fields)
+
+
+def _answer_type(settings: dict) -> pa.DataType:
+    number, text = pa.float64(), pa.string()
+    if settings["type"] == PAIR_SIMILARITY:
+        return pa.struct([("score", number)])
+    if settings["type"] == TOKEN_CLASSIFICATION:
+        place = [("start", pa.int64()), ("end", pa.int64())]
+        return pa.list_(pa.struct([("label", text), *place, ("text", text), ("score", number)]))
+    scores = ("scores", pa.struct([(label, number) for label in settings["labels"]]))
+    if settings.get("multi_label"):
+        return pa.struct([("labels", pa.list_(text)), scores])
+    return pa.struct([("label", text), ("score", number), scores])
+
+
+def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.predict") -> None:
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--model", required=True, help="mtsbert checkpoint: a folder or a Hub id.")
+    parser.add_argument("--revision", help="Branch, tag or commit of a Hub id.")
+    parser.add_argument("--input", required=True, type=Path, help="File, or folder of files, with the texts.")
+    parser.add_argument("--output", required=True, type=Path, help="File to make: .jsonl or .parquet.")
+    parser.add_argument("--text_column", default=TEXT, help="The input's column with the texts. Default: %(default)s")
+    parser.add_argument("--pair_column", help="Its column with second texts, where pairs are to be compared.")
+    parser.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="Columns that the answers keep.")
+    parser.add_argument("--embeddings", action="store_true", help="Write the sentence embeddings too.")
+    parser.add_argument("--batch_size", type=int, default=32, help="Texts in a pass. Default: %(default)s")
+    args = parser.parse_args(argv)
+    texts = Texts.of(args.input, args.text_column, args.pair_column, args.keep)
+    pipeline = load_pipeline(args.model, revision=args.revision)
+    number = predict(pipeline, texts, args.output, embeddings=args.embeddings, batch_size=args.batch_size)
+    sys.stdout.write(f"{args.output}: {number:,} texts\n")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"Error: {error}")
