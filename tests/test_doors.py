@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from transformers import BertConfig, BertForTokenClassification, pipeline
 
 from modeling_mtsbert import MTSBertForSequenceClassification, MTSBertForTokenClassification
 
@@ -115,9 +116,50 @@ model.save_pretrained({str(tmp_path / "again")!r})
     ],
 )
 def test_standard_pipelines_work_in_the_clone_too(checkpoint, task, check):
-    from transformers import pipeline
-
     assert check(pipeline(task, model=str(checkpoint), trust_remote_code=True)(TEXT))
+
+
+STRATEGIES = ["none", "simple", "first", "average", "max"]
+NEWS = [TEXT, "Oslo beat Lima in the final", "Nimbus Labs' shares rise — Ada Perez\r\nsells", "Lima"]
+
+
+@pytest.fixture
+def stock(model):
+    """transformers' own classifiers of tokens and of texts, with the weights of the model."""
+    encoder = model.encoder.state_dict()
+    labels = dict(enumerate(model.config.tasks["ner"]["labels"]))
+    tokens = BertForTokenClassification(
+        BertConfig(**model.config.encoder_config.to_dict() | {"id2label": labels, "label2id": None})
+    )
+    tokens.bert.load_state_dict(encoder, strict=False)
+    tokens.classifier.load_state_dict(model.heads["ner"].classifier.state_dict())
+    return tokens.eval()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_entities_are_aggregated_as_in_transformers_own_classifier(checkpoint, stock, tokenizer, strategy):
+    ours = pipeline(
+        "token-classification", model=str(checkpoint), trust_remote_code=True, aggregation_strategy=strategy
+    )
+    theirs = pipeline("token-classification", model=stock, tokenizer=tokenizer, aggregation_strategy=strategy)
+    compared = 0
+    for found, expected in zip(ours(NEWS), theirs(NEWS), strict=True):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert one.pop("score") == pytest.approx(other.pop("score"), abs=1e-5)
+            assert one == other
+            compared += 1
+    assert compared > 4
+
+
+def test_the_standard_pipelines_give_the_numbers_of_our_own(checkpoint, model, tokenizer):
+    expected = model.as_pipeline(tokenizer)(NEWS)
+    labels = pipeline("text-classification", model=str(checkpoint), trust_remote_code=True, top_k=None)(NEWS)
+    states = pipeline("feature-extraction", model=str(checkpoint), trust_remote_code=True)(NEWS)
+    for answer, found, state in zip(expected, labels, states, strict=True):
+        assert {row["label"]: row["score"] for row in found} == pytest.approx(answer["topic"]["scores"], abs=1e-5)
+        embedding = torch.nn.functional.normalize(torch.tensor(state[0]).mean(dim=0), dim=-1)
+        assert embedding.tolist() == pytest.approx(answer["embedding"], abs=1e-5)
 
 
 def test_the_script_that_asks_a_checkpoint_needs_no_clone(checkpoint, root, tmp_path):

@@ -93,6 +93,16 @@ def test_a_long_text_is_read_to_its_end_and_every_entity_is_found_once(word_spot
     assert found["start"] == len(" ".join(words[:position])) + bool(position)
 
 
+@pytest.mark.parametrize("position", [0, 37, 2_500, 4_999])
+def test_a_text_of_five_thousand_words_is_read_in_one_call(word_spotter, position):
+    words = ["final"] * 5_000
+    words[position] = "Oslo"
+    (found,) = word_spotter(" ".join(words))["ner"]
+    (in_a_short_text,) = word_spotter("final Oslo final")["ner"]
+    assert (found["label"], found["text"]) == (in_a_short_text["label"], in_a_short_text["text"]) == ("GPE", "Oslo")
+    assert found["start"] == len(" ".join(words[:position])) + bool(position)
+
+
 def test_windows_of_a_long_text_answer_for_every_piece_once_and_in_order(pipeline, tokenizer):
     text = "The race in Lima ends without a goal " * 60
     windows = pipeline.preprocess([text])

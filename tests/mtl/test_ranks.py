@@ -1,6 +1,7 @@
 """Two processes equal one: the gradients of a step, whatever labels each process happens to see, and frozen parts."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -48,6 +49,8 @@ assert arguments.world_size == int(os.environ.get("WORLD_SIZE", 1))
 if arguments.process_index == 0:
     torch.save({"gradients": gradients, "weights": model.state_dict()}, answer)
 trainer.accelerator.end_training()
+sys.stdout.flush()
+os._exit(0)  # now and then the interpreter's own end aborts ("terminate called"), when everything is done
 """
 
 
@@ -68,7 +71,11 @@ def train(model, tokenizer, tasks, examples, tmp_path, root):
         launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
         command = [sys.executable, *(launcher if num_processes == 2 else []), script, tmp_path, json.dumps(settings)]
         done = subprocess.run(
-            [*map(str, command), str(tmp_path / "answer.pt")], capture_output=True, text=True, timeout=300
+            [*map(str, command), str(tmp_path / "answer.pt")],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return torch.load(tmp_path / "answer.pt")
