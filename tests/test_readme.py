@@ -33,6 +33,7 @@ def clone(root, tmp_path_factory):
     (folder / "path" / "to" / "ag_news").mkdir(parents=True)
     for split in ("train", "dev", "test"):
         (folder / "path" / "to" / "ag_news" / f"{split}.csv").write_text(NEWS * 4)
+    (folder / "texts.csv").write_text("id,text\n1,Lima hosts the race\n2,Oil rises\n")
     return folder
 
 
@@ -65,11 +66,12 @@ def test_the_commands_leave_datasets_and_checkpoints(after_commands):
         assert (after_commands / folder / "train.parquet").exists()
     for folder in ("runs/quickstart", "runs/ag_news_minilm"):
         assert (after_commands / folder / "model.safetensors").exists()
+    assert len((after_commands / "answers.jsonl").read_text().splitlines()) == 2
 
 
 def test_the_python_snippets_run(root, after_commands):
     snippets = blocks(root, "python")
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     for snippet in snippets:
         run([sys.executable, "-c", snippet], after_commands)
 
@@ -97,6 +99,14 @@ def test_every_flag_in_the_readme_exists(root):
         "--seeds",
         "--int8",
         "--model",
+        "--input",
+        "--keep",
+        "--embeddings",
+        "--pair_column",
+        "--host",
+        "--app",
+        "--rm",
+        "--user",
     }
     known = {option for action in build_parser()._actions for option in action.option_strings} | of_others
     mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_]+", text))
