@@ -20,7 +20,7 @@ from .arguments import FEATURE_CACHE_DTYPES, MTLTrainingArguments
 from .balancing import LOSS_BALANCING
 from .collator import MultiTaskCollator
 from .dropout import fast_attention_dropout, use_fast_dropout
-from .feature_cache import CachedCollator, FeatureCache, open_feature_cache, rows_for_cache
+from .feature_cache import CachedCollator, FeatureCache, Texts, open_feature_cache, rows_for_cache
 from .features import DATASET
 from .freezing import Freezing
 from .frozen_prefix import FrozenPrefix
@@ -31,11 +31,14 @@ from .metrics import Evaluation, compute_metrics, count_answers, reduce_logits
 from .model_card import write_model_card
 from .model_files import MTSBertModel, is_labelled, num_items
 from .optimization import head_learning_rate, peak_learning_rates, set_learning_rates, step_decay_schedule
+from .padding_free import PaddingFree
 from .provenance import Provenance
 from .report import parameter_table
 from .samplers import TEMPERATURE, WEIGHTS, DatasetSampler, dataset_weights
 from .task_log import TaskLog
 
+
+TEXTS_TO_CHECK = 64  # from which a few of unlike length are taken
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +116,7 @@ class MTSBertTrainer(PushingTrainer):
         self._evaluations_of_steps.clear()
         reset_peak_memory()
         try:
-            with ExitStack() as self._while_training, fast_attention_dropout():
+            with fast_attention_dropout(), ExitStack() as self._while_training:
                 output = super().train(*args, **kwargs)
         finally:
             self._while_training = None
@@ -128,13 +131,17 @@ class MTSBertTrainer(PushingTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         # Called in training once a checkpoint to resume from is loaded, whose weights the cache must be of.
-        if self._while_training is None or (prefix := self._prefix_to_cache()) is None:
+        if self._while_training is None:
             return super().get_train_dataloader()
-        began = time.perf_counter()
-        self.feature_cache = self._open_feature_cache(prefix)
-        self._cache_seconds = time.perf_counter() - began
+        if (prefix := self._prefix_to_cache()) is not None:
+            began = time.perf_counter()
+            self.feature_cache = self._open_feature_cache(prefix)
+            self._cache_seconds = time.perf_counter() - began
         if self.feature_cache is None:
+            self._leave_out_padding()
             return super().get_train_dataloader()
+        if not prefix.is_whole_encoder:
+            self._leave_out_padding(first_layer=prefix.num_layers)
         self._while_training.enter_context(prefix.skipped())
         plain = self.train_dataset, self.data_collator
         self.train_dataset = rows_for_cache(self.train_dataset)
@@ -176,6 +183,23 @@ class MTSBertTrainer(PushingTrainer):
                 raise
             logger.warning(f"No feature cache: {error}")
             return None
+
+    # Padding
+
+    def _leave_out_padding(self, first_layer: int = 0) -> None:
+        """From here to the end of training the encoder's layers from the given one on see no padding."""
+        if not self.args.padding_free or self.args.torch_compile:
+            return
+        texts = Texts.of(self.train_dataset.select(range(min(len(self.train_dataset), TEXTS_TO_CHECK))))
+        input_ids, attention_mask = texts.padded(texts.sample(), self.args.device, self.processing_class.padding_side)
+        self.model.eval()
+        try:
+            padding_free = PaddingFree(self.model, first_layer=first_layer)
+            padding_free.check(input_ids=input_ids, attention_mask=attention_mask)
+        except ValueError as error:
+            logger.info(f"Training with padding: {error}")
+            return
+        self._while_training.enter_context(padding_free.active())
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return super().floating_point_ops(inputs) if "input_ids" in inputs else 0  # cached states: hardly any

@@ -1,12 +1,30 @@
 """A Trainer on the eight rows of `tests/conftest.py`."""
 
 import pytest
-from transformers import set_seed
+from transformers import (
+    AutoModel,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+    set_seed,
+)
 
 from modeling_mtsbert import MTSBertModel
 from mtl.arguments import MTLTrainingArguments
 from mtl.features import build_features
 from mtl.trainer import MTSBertTrainer
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+ENCODERS = {
+    "distilbert": DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64),
+    "roberta": RobertaConfig(**SMALL, pad_token_id=0),
+    "electra": ElectraConfig(**SMALL, embedding_size=16),  # a projection between embeddings and layers
+    "mpnet": MPNetConfig(**SMALL, pad_token_id=0),  # a position bias that all layers share
+    "modernbert": ModernBertConfig(**SMALL, pad_token_id=0),
+}
 
 
 @pytest.fixture
@@ -42,5 +60,18 @@ def trainer_of(model, features, tokenizer, tmp_path):
             train_dataset=features,
             eval_dataset=eval_dataset,
         )
+
+    return build
+
+
+@pytest.fixture
+def model_on(tokenizer, tasks, tmp_path):
+    """A model on an encoder with random weights."""
+
+    def build(config) -> MTSBertModel:
+        config.vocab_size = len(tokenizer)
+        set_seed(0)
+        AutoModel.from_config(config).save_pretrained(tmp_path / "encoder")
+        return MTSBertModel.from_encoder(str(tmp_path / "encoder"), tasks=tasks)
 
     return build

@@ -73,7 +73,7 @@ def test_frozen_parts_stay_under_weight_decay_and_momentum_once_they_have_learne
 
 
 def test_frozen_modules_run_in_eval_mode_while_the_rest_trains(trainer_of, model):
-    trainer = trainer_of(num_frozen_layers=1, freeze_heads=["topic"])
+    trainer = trainer_of(padding_free=False, num_frozen_layers=1, freeze_heads=["topic"])
     seen = []
     model.encoder.encoder.layer[0].register_forward_pre_hook(
         lambda module, _: seen.append((module.training, model.encoder.encoder.layer[1].training))
@@ -82,7 +82,7 @@ def test_frozen_modules_run_in_eval_mode_while_the_rest_trains(trainer_of, model
     assert set(seen) == {(False, True)}
     assert not model.heads["topic"].training
     assert model.heads["ner"].training
-    trainer_of(freeze_encoder=True).train()
+    trainer_of(padding_free=False, freeze_encoder=True).train()
     assert not any(module.training for module in model.encoder.modules())
 
 
