@@ -7,6 +7,7 @@ A span is `{"start": int, "end": int, "label": str}` in characters of its text, 
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -202,6 +203,25 @@ def decode_tags(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[
     Returns:
         `torch.LongTensor` of shape `(B, T)`: tag ids.
     """
+    text_mask = text_mask.bool()
+    likeliest = scores.argmax(dim=-1).where(text_mask, labels.index(OUTSIDE))
+    follows = _may_follow(tuple(labels)).to(scores.device)
+    before = torch.nn.functional.pad(likeliest[:, :-1], (1, 0), value=labels.index(OUTSIDE))
+    illegal = ~follows[before, likeliest].all(dim=1)
+    if illegal.any():  # where the likeliest tags are legal, no other sequence can be better
+        likeliest[illegal] = _viterbi(scores[illegal], text_mask[illegal], labels)
+    return likeliest
+
+
+@cache
+def _may_follow(labels: tuple[str, ...]) -> torch.Tensor:
+    """`(K, K)`: whether the second tag may come right behind the first."""
+    return torch.tensor(
+        [[not tag.startswith("I-") or before in (tag, f"B-{tag[2:]}") for tag in labels] for before in labels]
+    )
+
+
+def _viterbi(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
     num_texts, num_positions, num_tags = scores.shape
     outside = labels.index(OUTSIDE)
     inner = torch.tensor([k for k, label in enumerate(labels) if label.startswith("I-")], device=scores.device)
@@ -209,7 +229,7 @@ def decode_tags(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[
     scores = torch.log_softmax(scores.float(), dim=-1)
     only_outside = torch.full((num_tags,), -torch.inf, device=scores.device)
     only_outside[outside] = 0.0
-    scores = torch.where(text_mask.bool().unsqueeze(-1), scores, only_outside)  # (B, T, K)
+    scores = torch.where(text_mask.unsqueeze(-1), scores, only_outside)  # (B, T, K)
 
     best = only_outside.expand(num_texts, num_tags)  # score of the best path that ends in each tag
     came_from = torch.empty((num_positions, num_texts, num_tags), dtype=torch.long, device=scores.device)

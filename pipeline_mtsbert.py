@@ -1,8 +1,10 @@
 """Texts in; sentence embedding, labels and entities out, with one encoder pass per batch."""
 
 from collections.abc import Iterable
+from statistics import fmean
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Pipeline
 
 
@@ -15,6 +17,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
 
 
 DEFAULT_BATCH_SIZE = 32
+TEXTS_PER_DECODING = 64
 MAX_OVERLAP = 64  # word pieces that two neighbouring windows of a long text share, at most
 
 
@@ -136,22 +139,23 @@ class MTSBertPipeline(Pipeline):
         rows_of: list[list[int]] = [[] for _ in texts]
         for row, window in enumerate(windows):
             rows_of[window["text"]].append(row)
-        results = []
-        for text, rows in zip(texts, rows_of, strict=True):
-            embedding = torch.stack([answers[row]["embedding"] for row in rows]).mean(dim=0)
-            if self.model.config.normalize:
-                embedding = torch.nn.functional.normalize(embedding, dim=-1)
-            result = {"embedding": embedding.tolist()}
-            for task, settings in self.model.config.tasks.items():
-                if settings["type"] in PAIR_TYPES:
-                    continue
-                if settings["type"] == TOKEN_CLASSIFICATION:
-                    offsets = [windows[row]["offsets"][position] for row in rows for position in windows[row]["own"]]
-                    scores = torch.cat([answers[row][task] for row in rows])
-                    result[task] = entities_of(text, offsets, scores, settings["labels"])
-                else:
-                    result[task] = labels_of(settings, torch.stack([answers[row][task] for row in rows]).mean(dim=0))
-            results.append(result)
+        embeddings = torch.stack([_mean_of(answers, rows, "embedding") for rows in rows_of])
+        if self.model.config.normalize:
+            embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
+        results = [{"embedding": embedding} for embedding in embeddings.tolist()]
+        offsets = [
+            [windows[row]["offsets"][position] for row in rows for position in windows[row]["own"]] for rows in rows_of
+        ]
+        for task, settings in self.model.config.tasks.items():
+            if settings["type"] == TOKEN_CLASSIFICATION:
+                scores = [torch.cat([answers[row][task] for row in rows]) for rows in rows_of]
+                found = entities_of(texts, offsets, scores, settings["labels"])
+            elif settings["type"] not in PAIR_TYPES:
+                found = [labels_of(settings, _mean_of(answers, rows, task)) for rows in rows_of]
+            else:
+                continue
+            for result, answer in zip(results, found, strict=True):
+                result[task] = answer
         return results
 
     def compare(self, embedding: list[float], pair_embedding: list[float]) -> dict:
@@ -187,16 +191,28 @@ def labels_of(settings: dict, probabilities: torch.Tensor) -> dict:
     return {"label": label, "score": scores[label], "scores": scores}
 
 
-def entities_of(text: str, offsets: list[tuple[int, int]], scores: torch.Tensor, labels: list[str]) -> list[dict]:
-    """The entities of one text, from the log-probabilities `(T, K)` of the positions at `offsets`."""
-    if not offsets:
-        return []
-    everywhere = torch.ones(1, len(offsets), dtype=torch.bool)
-    tags = decode_tags(scores.unsqueeze(0), everywhere, labels)[0]
-    confidence = scores.gather(1, tags.unsqueeze(1)).squeeze(1).exp()
-    entities = []
-    for span in tags_to_spans([labels[tag] for tag in tags.tolist()], offsets):
-        start, end = span["start"], span["end"]
-        score = confidence[span["first"] : span["last"] + 1].mean().item()
-        entities.append({"label": span["label"], "start": start, "end": end, "text": text[start:end], "score": score})
-    return entities
+def entities_of(
+    texts: list[str], offsets: list[list[tuple[int, int]]], scores: list[torch.Tensor], labels: list[str]
+) -> list[list[dict]]:
+    """The entities of each text, from the log-probabilities `(T, K)` of its positions at `offsets`."""
+    found: list[list[dict]] = [[] for _ in texts]
+    by_length = sorted((row for row in range(len(texts)) if offsets[row]), key=lambda row: len(offsets[row]))
+    for first in range(0, len(by_length), TEXTS_PER_DECODING):
+        rows = by_length[first : first + TEXTS_PER_DECODING]
+        padded = pad_sequence([scores[row] for row in rows], batch_first=True)  # (B, T, K)
+        lengths = torch.tensor([len(offsets[row]) for row in rows])
+        tags = decode_tags(padded, torch.arange(padded.shape[1]) < lengths.unsqueeze(1), labels)
+        confidence = padded.gather(2, tags.unsqueeze(2)).squeeze(2).exp().tolist()
+        for row, tags_of_text, sure in zip(rows, tags.tolist(), confidence, strict=True):
+            names = [labels[tag] for tag in tags_of_text[: len(offsets[row])]]
+            for span in tags_to_spans(names, offsets[row]):
+                start, end = span["start"], span["end"]
+                score = fmean(sure[span["first"] : span["last"] + 1])
+                entity = {"label": span["label"], "start": start, "end": end, "text": texts[row][start:end]}
+                found[row].append(entity | {"score": score})
+    return found
+
+
+def _mean_of(answers: list[dict], rows: list[int], name: str) -> torch.Tensor:
+    """Of a text's windows; most have one."""
+    return answers[rows[0]][name] if len(rows) == 1 else torch.stack([answers[row][name] for row in rows]).mean(dim=0)

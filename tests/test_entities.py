@@ -235,6 +235,14 @@ def test_decoding_finds_the_best_legal_sequence(seed):
     assert decode_tags(scores, torch.ones(1, 4), LABELS)[0].tolist() == brute_force(scores[0], LABELS)
 
 
+def test_decoding_a_batch_of_legal_and_illegal_likeliest_tags_is_decoding_each():
+    scores = torch.randn(30, 3, len(LABELS), generator=torch.Generator().manual_seed(0)) * 3
+    together = decode_tags(scores, torch.ones(30, 3), LABELS).tolist()
+    assert together == [brute_force(row, LABELS) for row in scores]
+    same = [tags == row.argmax(dim=-1).tolist() for tags, row in zip(together, scores, strict=True)]
+    assert 3 < sum(same) < 27  # both kinds are there
+
+
 def test_decoding_keeps_special_tokens_and_padding_outside():
     scores = torch.zeros(2, 4, len(LABELS))
     scores[:, :, LABEL2ID["B-ORG"]] = 5.0

@@ -43,7 +43,7 @@ def answer(checkpoint, tmp_path):
 
     def run(input_path, *flags: str, output: str = "answers.jsonl") -> list[dict]:
         paths = ["--input", str(input_path), "--output", str(tmp_path / output)]
-        main(["--model", str(checkpoint), *paths, *flags])
+        main(["--model", str(checkpoint), *paths, "--precision", "fp32", *flags])
         return read(tmp_path / output)
 
     return run
@@ -110,6 +110,14 @@ def test_an_interrupted_command_goes_on_where_it_was(answer, expected, close, tm
     monkeypatch.setattr(module, "answers", counted)
     assert close(answer(tmp_path / "texts.csv"), expected, 1e-5)
     assert asked == TEXTS[stop_after:]
+
+
+def test_bf16_answers_nearly_the_same(answer, expected, close, tmp_path):
+    write(tmp_path / "texts.txt", TEXTS)
+    found = answer(tmp_path / "texts.txt", "--precision", "bf16")
+    assert not close(found, expected, 1e-6)
+    for row, right in zip(found, expected, strict=True):
+        assert close(row["topic"]["scores"], right["topic"]["scores"], 2e-2)
 
 
 def test_unfinished_answers_to_another_question_are_not_gone_on_with(answer, tmp_path):

