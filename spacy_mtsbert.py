@@ -3,10 +3,12 @@
 Where the project is installed, spaCy finds the component by itself; in a clone, `import spacy_mtsbert` first.
 """
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from spacy import Language
 from spacy.tokens import Doc
 from spacy.util import filter_spans, minibatch
@@ -40,6 +42,9 @@ class MTSBertComponent:
     - `doc.vector`: the sentence embedding, float32 `(H,)`;
     - `doc._.mtsbert`: the answer of [`MTSBertPipeline`], with the exact characters of every entity.
 
+    spaCy does not keep `doc.vector` when a document goes through bytes, as between processes (`n_process`); the
+    embedding in `doc._.mtsbert` stays.
+
     The model is loaded when the first text comes.
 
     Args:
@@ -55,7 +60,7 @@ class MTSBertComponent:
         if not Doc.has_extension("mtsbert"):
             Doc.set_extension("mtsbert", default=None)
         self._model, self._revision, self._entity_task = model, revision, entity_task
-        self._pipeline = None
+        self._pipeline, self._process = None, os.getpid()
 
     @property
     def pipeline(self):
@@ -77,6 +82,8 @@ class MTSBertComponent:
         return next(self.pipe([doc]))
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 64) -> Iterator[Doc]:
+        if os.getpid() != self._process:  # of `n_process`: forked, it would wait for torch's threads for ever
+            torch.set_num_threads(1)
         for docs in minibatch(stream, batch_size):
             for doc, answer in zip(docs, self.pipeline([doc.text for doc in docs]), strict=True):
                 yield self._annotated(doc, answer)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 
 import torch
 from torch import nn
@@ -32,6 +33,8 @@ class PaddingFree:
     def __init__(self, model: MTSBertModel, *, first_layer: int = 0):
         self.encoder = model.encoder
         self.layers = encoder_layers(model)[first_layer:]
+        self._modules = frozenset(map(id, self.encoder.modules()))  # whose attention this is about
+        self._is_on = True
         self._pieces: torch.Tensor | None = None  # (N,) places in the flattened (B, T) that hold a word piece
         self._shape: tuple[int, int] | None = None  # (B, T)
 
@@ -50,9 +53,13 @@ class PaddingFree:
     @torch.no_grad()
     @torch.autocast("cpu", enabled=False)
     @torch.autocast("cuda", enabled=False)
-    def check(self, **inputs: torch.Tensor) -> None:
-        """Raises `ValueError` unless the encoder, in evaluation mode, says the same of some texts without padding."""
+    def check(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> None:
+        """
+        Raises `ValueError` unless the encoder, in evaluation mode, says the same of some texts without padding. Some
+        of them are cut, so that there is padding to leave out.
+        """
         name = type(self.encoder).__name__
+        inputs = {"input_ids": input_ids.repeat(2, 1), "attention_mask": _with_padding(attention_mask.repeat(2, 1))}
         is_text = inputs["attention_mask"].bool()
         expected = self.encoder(**inputs).last_hidden_state[is_text]
         try:
@@ -60,17 +67,30 @@ class PaddingFree:
                 found = self.encoder(**inputs).last_hidden_state[is_text]
         except Exception as error:  # whatever an encoder does that was not foreseen here
             raise ValueError(f"{name} does not run without padding: {error}") from error
+        assert self._pieces is not None
         if not are_close(found, expected):
             raise ValueError(f"{name} computes something else without padding.")
 
-    def _forward(self, forward: Callable, *args, attention_mask: torch.Tensor | None = None, **kwargs):
+    def __deepcopy__(self, memo: dict) -> "PaddingFree":
+        """A copy of the model, for a moving average of its weights say, computes with padding."""
+        copied = copy(self)
+        copied._pieces, copied._is_on, copied._modules = None, False, frozenset()
+        return copied
+
+    def _forward(self, forward: Callable, *args, **kwargs):
         self._pieces = None
-        if attention_mask is not None and attention_mask.dim() == 2:
+        attention_mask = kwargs.get("attention_mask")
+        # States between the layers are for eyes that expect them with padding.
+        wanted = any(
+            kwargs.get(name) or getattr(self.encoder.config, name, False)
+            for name in ("output_hidden_states", "output_attentions")
+        )
+        if self._is_on and not wanted and attention_mask is not None and attention_mask.dim() == 2:
             pieces = attention_mask.flatten().nonzero().squeeze(1)
             if len(pieces) <= WORTHWHILE * attention_mask.numel():
                 self._pieces, self._shape = pieces, tuple(attention_mask.shape)
         # The places are kept: activation checkpointing runs the layers again in the backward pass.
-        return forward(*args, attention_mask=attention_mask, **kwargs)
+        return forward(*args, **kwargs)
 
     def _enter(self, layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         if self._pieces is None:
@@ -89,7 +109,7 @@ class PaddingFree:
         self, attention: Callable, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
         *args, **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:  # fmt: skip
-        if self._pieces is None or query.shape[0] != 1 or query.shape[2] != len(self._pieces):
+        if self._pieces is None or id(module) not in self._modules or query.shape[2] != len(self._pieces):
             return attention(module, query, key, value, *args, **kwargs)
         states = (state.transpose(1, 2) for state in (query, key, value))  # (1, N, heads, D)
         padded = [
@@ -102,6 +122,16 @@ class PaddingFree:
     def _padded(self, states: torch.Tensor) -> torch.Tensor:
         """`(N, H)` → `(B, T, H)`, 0 in padding."""
         return _PutBack.apply(states, self._pieces, self._shape[0] * self._shape[1]).unflatten(0, self._shape)
+
+
+def _with_padding(attention_mask: torch.Tensor) -> torch.Tensor:
+    """The masks `(B, T)` of texts of which every other one has lost its end, or its beginning if padding is there."""
+    mask = attention_mask.clone()
+    for row in mask[1::2]:
+        places = row.nonzero().squeeze(1)
+        half = max(1, len(places) // 2)
+        row[places[half:] if row[0] else places[:-half]] = 0
+    return mask
 
 
 class _TakeOut(torch.autograd.Function):

@@ -8,8 +8,8 @@ Reads .txt (a text a line), .csv and .tsv (with a header), .jsonl and .parquet, 
 
 import argparse
 import hashlib
+import itertools
 import json
-import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from .model_files import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION, MTSB
 from .precision import has_native_bf16
 from .readers import STREAMS, stream_rows
 from .starting_point import load_pipeline
+from .unfinished import SUFFIX, Unfinished
 
 
 TEXT, PAIR = "text", "text_pair"
 ROWS_PER_CALL = 1_000  # in memory at a time; they are sorted by length
 OUTPUT_SUFFIXES = (".jsonl", ".parquet")
-LINES_FILE, DESCRIPTION_FILE = "answers.jsonl", "description.json"
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,49 @@ class Texts:
     keep: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: Path, text_column: str, pair_column: str | None, keep: Iterable[str]) -> "Texts":
+    def of(
+        cls, path: Path, text_column: str, pair_column: str | None, keep: Iterable[str], *, output: Path
+    ) -> "Texts":
+        """Of a file, or of all files in a folder but `output` and what is on its way to it."""
         files = [path]
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix in STREAMS and file.is_file())
+            files = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix in STREAMS
+                and file.is_file()
+                and file.resolve() != output.resolve()
+                and not file.parent.name.endswith(SUFFIX)
+            )
         if not files or not files[0].is_file():
             raise ValueError(f"{path}: no such file, nor a folder with {', '.join(STREAMS)} files in it.")
         return cls(files, text_column, pair_column, tuple(keep))
 
-    def rows(self) -> Iterator[dict]:
-        """`{"text", "text_pair" where there is one, and the columns to keep}`; a missing text is the empty one."""
+    def check(self) -> int:
+        """Reads everything once, so that what is wrong shows before the work begins; returns the number of rows."""
+        columns: set[str] = set()
+        number = sum(1 for _ in self.rows(columns))
+        if number and (missing := [column for column in self.keep if column not in columns]):
+            raise ValueError(f"--keep {missing}: no row has such a column; the columns are {sorted(columns)}.")
+        return number
+
+    def rows(self, columns: set[str] | None = None) -> Iterator[dict]:
+        """
+        `{"text", "text_pair" where there is one, and the columns to keep}`; a missing text is the empty one. Adds the
+        names of all columns to `columns`.
+        """
         for file in self.files:
             for number, row in enumerate(stream_rows(file), start=1):
+                if columns is not None:
+                    columns.update(row)
                 kept = {column: row.get(column) for column in self.keep}
                 pair = {} if self.pair_column is None else {PAIR: self._text(row, self.pair_column, file, number)}
-                yield {**kept, TEXT: self._text(row, self.text_column, file, number), **pair}
+                answered = {**kept, TEXT: self._text(row, self.text_column, file, number), **pair}
+                try:
+                    json.dumps(answered, ensure_ascii=False, default=str).encode()
+                except UnicodeEncodeError as error:
+                    raise ValueError(f"Row {number} of {file} holds half a character ({error}).") from None
+                yield answered
 
     def _text(self, row: dict, column: str, file: Path, number: int) -> str:
         if column not in row:
@@ -109,24 +137,23 @@ def predict(
     tasks = pipeline.model.config.tasks
     if clashes := sorted({*texts.keep} & {TEXT, PAIR, "embedding", "pair_embedding", *tasks}):
         raise ValueError(f"--keep {clashes}: the answers have columns of these names.")
-    num_rows = sum(1 for _ in texts.rows())  # reads everything once: what is wrong shows before the work begins
-    partial = output.with_name(f"{output.name}.partial")
-    done = _resume(partial, _description(pipeline, texts, embeddings, use_bf16))
-    with (
-        torch.autocast(pipeline.device.type, dtype=torch.bfloat16, enabled=use_bf16),
-        (partial / LINES_FILE).open("a", encoding="utf-8") as lines,
-        tqdm(total=num_rows, initial=done, desc="Predicting", unit="text") as progress,
-    ):
-        rows = islice(texts.rows(), done, None)
-        for row in answers(pipeline, rows, embeddings=embeddings, batch_size=batch_size):
-            lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-            progress.update()
-    finished = partial / LINES_FILE
-    if output.suffix == ".parquet":
-        finished = partial / "answers.parquet"
-        _write_parquet(partial / LINES_FILE, finished, _schema(tasks, texts, embeddings))
-    finished.rename(output)
-    shutil.rmtree(partial)
+    num_rows = texts.check()
+    unfinished = Unfinished(output, _description(pipeline, texts, embeddings, use_bf16))
+    with unfinished.opened() as done:
+        with (
+            torch.autocast(pipeline.device.type, dtype=torch.bfloat16, enabled=use_bf16),
+            unfinished.lines.open("a", encoding="utf-8") as lines,
+            tqdm(total=num_rows, initial=done, desc="Predicting", unit="text") as progress,
+        ):
+            rows = islice(texts.rows(), done, None)
+            for row in answers(pipeline, rows, embeddings=embeddings, batch_size=batch_size):
+                lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+                progress.update()
+        finished = unfinished.lines
+        if output.suffix == ".parquet":
+            finished = unfinished.folder / "answers.parquet"
+            _write_parquet(unfinished.lines, finished, _schema(tasks, texts, embeddings), texts.keep)
+        unfinished.finish(finished)
     return num_rows
 
 
@@ -135,41 +162,22 @@ def _description(pipeline: MTSBertPipeline, texts: Texts, embeddings: bool, use_
     weights = hashlib.sha256(pipeline.model.config.to_json_string().encode())
     for weight in pipeline.model.state_dict().values():
         weights.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    files = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in texts.files]
+    files = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in texts.files]
     options = [texts.text_column, texts.pair_column, list(texts.keep), embeddings, use_bf16]
     return {"model": weights.hexdigest(), "files": files, "options": options}
 
 
-def _resume(partial: Path, description: dict) -> int:
-    """Makes the folder of the unfinished answers, or cuts what was half written; returns how many there are."""
-    if not (partial / DESCRIPTION_FILE).is_file():
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        (partial / LINES_FILE).touch()
-        (partial / DESCRIPTION_FILE).write_text(json.dumps(description))
-        return 0
-    if json.loads((partial / DESCRIPTION_FILE).read_text()) != description:
-        raise ValueError(
-            f"{partial} holds unfinished answers of another model, input or set of options. Remove it to begin anew."
-        )
-    done = end = 0
-    with (partial / LINES_FILE).open("rb") as lines:
-        for line in lines:
-            if line.endswith(b"\n"):
-                done, end = done + 1, end + len(line)
-    with (partial / LINES_FILE).open("r+b") as lines:
-        lines.truncate(end)
-    return done
-
-
-def _write_parquet(lines_file: Path, path: Path, schema: pa.Schema) -> None:
+def _write_parquet(lines_file: Path, path: Path, schema: pa.Schema, keep: tuple[str, ...]) -> None:
+    """Kept columns become text, whatever they were."""
     with lines_file.open(encoding="utf-8") as lines, pq.ParquetWriter(path, schema) as writer:
         while chunk := [json.loads(line) for line in islice(lines, ROWS_PER_CALL)]:
+            for row, column in itertools.product(chunk, keep):
+                if row[column] is not None and not isinstance(row[column], str):
+                    row[column] = json.dumps(row[column], ensure_ascii=False)
             writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
 
 
 def _schema(tasks: dict[str, dict], texts: Texts, embeddings: bool) -> pa.Schema:
-    """Kept columns are text, whatever they were."""
     fields = [(column, pa.string()) for column in [*texts.keep, TEXT]]
     if texts.pair_column is not None:
         fields.append((PAIR, pa.string()))
@@ -216,17 +224,23 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.predict") 
         "default) uses it; probabilities differ in the third digit from those of fp32.",
     )
     args = parser.parse_args(argv)
-    texts = Texts.of(args.input, args.text_column, args.pair_column, args.keep)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size is {args.batch_size}; it must be at least 1.")
+    texts = Texts.of(args.input, args.text_column, args.pair_column, args.keep, output=args.output)
     pipeline = load_pipeline(args.model, revision=args.revision)
-    number = predict(
-        pipeline,
-        texts,
-        args.output,
-        embeddings=args.embeddings,
-        batch_size=args.batch_size,
-        use_bf16=args.precision == "bf16"
-        or (args.precision == "auto" and has_native_bf16(pipeline.device.type == "cpu")),
-    )
+    try:
+        number = predict(
+            pipeline,
+            texts,
+            args.output,
+            embeddings=args.embeddings,
+            batch_size=args.batch_size,
+            use_bf16=args.precision == "bf16"
+            or (args.precision == "auto" and has_native_bf16(pipeline.device.type == "cpu")),
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted: the same command goes on from here.\n")
+        sys.exit(130)
     sys.stdout.write(f"{args.output}: {number:,} texts\n")
 
 

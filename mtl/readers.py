@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 
 WORDS, TAGS = "tokens", "tags"  # the columns of a BIO file
+
+csv.field_size_limit(sys.maxsize)  # a text may be longer than 131,072 characters, where the csv module gives up
 
 
 def read_folder(folder: Path, splits: dict[str, str]) -> DatasetDict:

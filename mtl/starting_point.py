@@ -44,14 +44,20 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(resolve_name(asked), config=load_encoder_config(model_args))
     except (OSError, KeyError) as error:
         raise ValueError(f"No tokenizer found for {asked!r}: {error}") from error
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers invents one where the files are missing
-        raise ValueError(f"No tokenizer found for {asked!r}: the folder has no vocabulary (tokenizer.json) in it.")
+    _check_vocabulary(tokenizer, asked)
     if not tokenizer.is_fast:
         raise ValueError(
             f"The tokenizer of {asked!r} ({type(tokenizer).__name__}) is a slow one: it does not say where in the "
             "text a word piece lies, which entities need. Choose an encoder with a fast tokenizer (tokenizer.json)."
         )
     return tokenizer
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, name_or_path: str) -> None:
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers invents one where the files are missing
+        raise ValueError(
+            f"No tokenizer found for {name_or_path!r}: the folder has no vocabulary (tokenizer.json) in it."
+        )
 
 
 def load_encoder_config(model_args: ModelArguments) -> PreTrainedConfig:
@@ -98,6 +104,7 @@ def load_pipeline(name_or_path: str, *, revision: str | None = None) -> MTSBertP
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, config=config.encoder_config, revision=revision)
     except OSError as error:
         raise ValueError(f"The checkpoint {name_or_path!r} is not whole: {error}") from error
+    _check_vocabulary(tokenizer, name_or_path)
     return model.eval().as_pipeline(tokenizer, device="cuda" if torch.cuda.is_available() else "cpu")
 
 

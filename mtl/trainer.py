@@ -133,6 +133,8 @@ class MTSBertTrainer(PushingTrainer):
         # Called in training once a checkpoint to resume from is loaded, whose weights the cache must be of.
         if self._while_training is None:
             return super().get_train_dataloader()
+        self._while_training.close()  # of an earlier call: `auto_find_batch_size` begins again
+        self.feature_cache = None
         if (prefix := self._prefix_to_cache()) is not None:
             began = time.perf_counter()
             self.feature_cache = self._open_feature_cache(prefix)

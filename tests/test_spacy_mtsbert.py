@@ -1,6 +1,8 @@
 """The spaCy component says what the pipeline says, in spaCy's words."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -112,6 +114,18 @@ def test_mistakes_are_named_at_the_first_text(checkpoint, config, message):
     nlp.add_pipe("mtsbert", config={"model": str(checkpoint), **config})
     with pytest.raises(ValueError, match=message):
         nlp("Lima")
+
+
+def test_several_processes_answer_too_when_the_model_has_run_before(checkpoint, root):
+    script = f"""
+import spacy, spacy_mtsbert
+nlp = spacy.blank("en")
+nlp.add_pipe("mtsbert", config={{"model": {str(checkpoint)!r}}})
+nlp({TEXTS[0]!r})
+print([len(doc._.mtsbert["embedding"]) for doc in nlp.pipe({TEXTS[:3]!r}, n_process=2)])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, timeout=120)
+    assert done.stdout.strip() == "[32, 32, 32]", done.stderr[-2000:]
 
 
 def test_the_answer_survives_a_trip_through_bytes(nlp, checkpoint):

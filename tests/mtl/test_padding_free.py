@@ -8,7 +8,7 @@ import torch
 from transformers import AlbertConfig
 
 from mtl import padding_free
-from mtl.padding_free import _PutBack, _TakeOut
+from mtl.padding_free import PaddingFree, _PutBack, _TakeOut
 from tests.mtl.conftest import ENCODERS
 
 
@@ -108,6 +108,64 @@ def test_an_encoder_that_needs_its_padding_keeps_it(model_named, train, features
     assert "Training with padding: " in caplog.text
     lengths = [len(row) for row in features["input_ids"]]
     assert widths == [4 * max(lengths[:4]), 4 * max(lengths[4:])] * 2
+
+
+@pytest.mark.parametrize("name", ["mpnet", "modernbert"])
+def test_the_trial_has_padding_even_where_its_texts_are_equally_long(model_named, name):
+    ids = torch.full((1, 6), 7)
+    with pytest.raises(ValueError, match="without padding"):
+        PaddingFree(model_named(name).eval()).check(ids, torch.ones_like(ids))
+
+
+def test_eager_attention_keeps_its_padding(model_named):
+    model = model_named("bert").eval()
+    model.encoder.set_attn_implementation("eager")
+    ids = torch.full((1, 6), 7)
+    with pytest.raises(ValueError, match="without padding"):
+        PaddingFree(model).check(ids, torch.ones_like(ids))
+
+
+@pytest.mark.parametrize("when", ["inside", "afterwards"])
+def test_a_copy_of_the_model_computes_with_padding(model_named, when):
+    model = model_named("bert").eval()
+    inputs = {"input_ids": torch.full((2, 9), 7), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
+    inputs["attention_mask"][1, 4:] = 0
+    is_text = inputs["attention_mask"].bool()
+    expected = model.encoder(**inputs).last_hidden_state
+    with PaddingFree(model).active():
+        model.encoder(**inputs)
+        copied = copy.deepcopy(model)
+        found = copied.encoder(**inputs).last_hidden_state
+    if when == "afterwards":
+        found = copied.encoder(**inputs).last_hidden_state
+    assert torch.allclose(found[is_text], expected[is_text], atol=1e-6)
+
+
+def test_whoever_looks_between_the_layers_sees_padding(model_named):
+    model = model_named("bert").eval()
+    inputs = {"input_ids": torch.full((2, 9), 7), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
+    inputs["attention_mask"][1, 4:] = 0
+    with PaddingFree(model).active():
+        states = model.encoder(**inputs, output_hidden_states=True).hidden_states
+    assert {tuple(state.shape) for state in states} == {(2, 9, 32)}
+
+
+def test_a_second_start_of_training_finds_the_encoder_as_it_was(model_named, train, trainer_of):
+    """What `auto_find_batch_size` does: another data loader within one call of `train`."""
+    model = model_named("bert")
+    trainer = trainer_of(of=model, max_steps=1, per_device_train_batch_size=4)
+    inner, seen = trainer._inner_training_loop, []
+
+    def twice(*args, **kwargs):
+        trainer.get_train_dataloader()
+        output = inner(*args, **kwargs)
+        seen.append(len(model.encoder.encoder.layer[0]._forward_pre_hooks))
+        return output
+
+    trainer._inner_training_loop = twice
+    trainer.train()
+    assert seen == [1]
+    assert not model.encoder.encoder.layer[0]._forward_pre_hooks
 
 
 def test_layers_that_share_their_weights_keep_their_padding(model_on, train, caplog):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 from mtl import predict as module
 from mtl.predict import main
 from mtl.starting_point import load_pipeline
+from mtl.unfinished import DESCRIPTION_FILE, LINES_FILE, Unfinished
 
 
 TEXTS = ["Ada Perez joins Nimbus Labs in Oslo", "Lima", "", 'She said "no",\tthen left 🏃', "Oslo beat Lima. " * 40]
@@ -103,9 +105,9 @@ def test_an_interrupted_command_goes_on_where_it_was(answer, expected, close, tm
         return answers(pipeline, (asked.append(row["text"]) or row for row in rows), **options)
 
     monkeypatch.setattr(module, "answers", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         answer(tmp_path / "texts.csv")
-    lines = tmp_path / "answers.jsonl.partial" / module.LINES_FILE
+    lines = tmp_path / "answers.jsonl.partial" / LINES_FILE
     lines.write_bytes(lines.read_bytes() + b'{"text": "half')  # as a killed process may leave it
     monkeypatch.setattr(module, "answers", counted)
     assert close(answer(tmp_path / "texts.csv"), expected, 1e-5)
@@ -123,7 +125,8 @@ def test_bf16_answers_nearly_the_same(answer, expected, close, tmp_path):
 def test_unfinished_answers_to_another_question_are_not_gone_on_with(answer, tmp_path):
     write(tmp_path / "texts.csv", TEXTS)
     (tmp_path / "answers.jsonl.partial").mkdir()
-    (tmp_path / "answers.jsonl.partial" / module.DESCRIPTION_FILE).write_text('{"model": "another"}')
+    (tmp_path / "answers.jsonl.partial" / DESCRIPTION_FILE).write_text('{"model": "another"}')
+    (tmp_path / "answers.jsonl.partial" / LINES_FILE).touch()
     with pytest.raises(ValueError, match=r"unfinished answers of another model.*Remove it"):
         answer(tmp_path / "texts.csv")
 
@@ -137,6 +140,9 @@ def test_unfinished_answers_to_another_question_are_not_gone_on_with(answer, tmp
         ("texts.jsonl", '{"text": "Lima"}\n{"text"\n', [], r"Line 2 of .* is not JSON"),
         ("texts.txt", b"\xff\xfe", [], r"is not UTF-8"),
         ("texts.parquet", "no", [], r"is not a Parquet file"),
+        ("texts.jsonl", '{"text": "Lima \\ud800"}\n', [], r"Row 1 of .* holds half a character"),
+        ("texts.csv", "text,id\nLima,7\n", ["--keep", "idd"], r"--keep \['idd'\]: no row has such a column; .*'id'"),
+        ("texts.txt", "Lima", ["--batch_size", "0"], r"--batch_size is 0; it must be at least 1"),
         ("texts.docx", "no", [], r"files are read as .*not '.docx'"),
         ("texts.txt", "Lima", ["--keep", "ner"], r"--keep \['ner'\]: the answers have columns of these names"),
         ("texts.txt", "Lima", ["--output", "answers.xlsx"], r"answers are written as .jsonl or .parquet"),
@@ -151,12 +157,62 @@ def test_what_is_wrong_is_said_before_anything_is_written(answer, tmp_path, name
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
+def test_an_output_below_a_file_is_refused(answer, tmp_path):
+    write(tmp_path / "texts.txt", TEXTS)
+    with pytest.raises(ValueError, match="cannot be written"):
+        answer(tmp_path / "texts.txt", output="texts.txt/answers.jsonl")
+
+
 def test_a_file_that_is_there_is_not_written_over(answer, tmp_path):
     write(tmp_path / "texts.txt", TEXTS)
     (tmp_path / "answers.jsonl").write_text("mine")
     with pytest.raises(ValueError, match="exists already"):
         answer(tmp_path / "texts.txt")
     assert (tmp_path / "answers.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize("output", ["answers.jsonl", "answers.parquet"])
+def test_kept_columns_that_are_no_text(answer, tmp_path, output):
+    (tmp_path / "texts.jsonl").write_text('{"text": "Lima", "id": 5, "of": ["a"]}\n{"text": "Oslo", "id": null}\n')
+    kept = [(row["id"], row["of"]) for row in answer(tmp_path / "texts.jsonl", "--keep", "id", "of", output=output)]
+    assert kept == ([(5, ["a"]), (None, None)] if output == "answers.jsonl" else [("5", '["a"]'), (None, None)])
+
+
+def test_answers_within_the_folder_of_the_texts_are_no_texts(answer, tmp_path):
+    write(tmp_path / "texts.csv", TEXTS)
+    (tmp_path / "other.jsonl.partial").mkdir()
+    write(tmp_path / "other.jsonl.partial" / "answers.jsonl", TEXTS)
+    assert [row["text"] for row in answer(tmp_path)] == TEXTS
+
+
+def test_one_process_at_a_time_writes_an_output(answer, tmp_path):
+    write(tmp_path / "texts.csv", TEXTS)
+    with pytest.raises(ValueError, match=r"Another process is writing .*answers.jsonl"):
+        with Unfinished(tmp_path / "answers.jsonl", {}).opened():
+            answer(tmp_path / "texts.csv")
+
+
+@pytest.mark.parametrize("left", [{}, {DESCRIPTION_FILE: ""}, {DESCRIPTION_FILE: '{"model"'}, {LINES_FILE: "x"}])
+def test_a_folder_that_was_never_whole_begins_anew(answer, expected, close, tmp_path, left):
+    write(tmp_path / "texts.csv", TEXTS)
+    (tmp_path / "answers.jsonl.partial").mkdir()
+    for name, content in left.items():
+        (tmp_path / "answers.jsonl.partial" / name).write_text(content)
+    assert close(answer(tmp_path / "texts.csv"), expected, 1e-5)
+
+
+def test_a_cell_longer_than_the_csv_module_expects_is_read(answer, tmp_path):
+    write(tmp_path / "texts.csv", ["Lima " * 30_000])
+    assert len(answer(tmp_path / "texts.csv")[0]["text"]) == 150_000
+
+
+def test_a_checkpoint_without_its_vocabulary_is_refused(checkpoint, answer, tmp_path):
+    write(tmp_path / "texts.txt", TEXTS)
+    shutil.copytree(checkpoint, tmp_path / "bare")
+    for name in ("tokenizer.json", "vocab.txt"):
+        (tmp_path / "bare" / name).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="no vocabulary"):
+        answer(tmp_path / "texts.txt", "--model", str(tmp_path / "bare"))
 
 
 def test_memory_does_not_grow_with_the_number_of_texts(checkpoint, tmp_path, root):
