@@ -1,0 +1,141 @@
+"""Seconds to learn topic and entities of the same rows: one joint run of ours against two of transformers' Trainer.
+
+python benchmarks/train.py --config recipes/ag_news_minilm.yaml --rows 512
+
+- two single-task models with transformers' `Trainer`: the same rows, length, batch size and optimizer, batches padded
+  to their longest text, in fp32 and in bf16;
+- a bare PyTorch loop over the batches of our Trainer, with the same model: what our Trainer itself costs.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from quality import ROOT, write_report
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    DataCollatorForTokenClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainingArguments,
+)
+
+
+sys.path.insert(0, str(ROOT))
+
+from mtl.arguments import ModelArguments, MTLTrainingArguments
+from mtl.data import TaskData, load_data
+from mtl.dropout import fast_attention_dropout, use_fast_dropout
+from mtl.padding_free import PaddingFree
+from mtl.recipe import parse_arguments
+from mtl.starting_point import load_model, load_tokenizer, resolve_name
+from mtl.trainer import MTSBertTrainer
+
+
+OURS, OURS_FP32 = "ours, joint, bf16", "ours, joint, fp32"
+THEIRS = "two single-task runs of Trainer, fp32"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="Recipe with one dataset, `topic` and `ner`.")
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--num_train_epochs=1", "--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False"]
+        flags += ["--disable_tqdm=True", "--output_dir", folder, f"--max_train_samples={args.rows}"]
+        arguments = ["--config", str(ROOT / args.config), *flags]
+        model_args, data_args, _ = parse_arguments(arguments)
+        data = load_data(data_args, load_tokenizer(model_args), ["train"])
+        ways: dict[str, Callable[[], float]] = {
+            OURS: lambda: joint([*arguments, "--precision=bf16"], data),
+            OURS_FP32: lambda: joint([*arguments, "--precision=fp32"], data),
+            THEIRS: lambda: two_runs(arguments, data, bf16=False),
+            "two single-task runs of Trainer, bf16": lambda: two_runs(arguments, data, bf16=True),
+            "bare loop over our batches, bf16": lambda: bare_loop([*arguments, "--precision=bf16"], data),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(args.repeats):
+            for name, train in ways.items():
+                seconds[name].append(train())
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    for name, value in medians.items():
+        sys.stdout.write(f"{name:45} {value:7.2f} s; {OURS} takes {medians[OURS] / value:.2f} of it\n")
+    sys.stdout.write(f"{OURS_FP32} takes {medians[OURS_FP32] / medians[THEIRS]:.2f} of {THEIRS}\n")
+    path = write_report("train", args.config.stem, {"rows": args.rows, "seconds": seconds, "medians": medians})
+    sys.stdout.write(f"Written to {path}\n")
+
+
+def our_trainer(arguments: list[str], data: TaskData) -> tuple[MTSBertTrainer, MTLTrainingArguments, ModelArguments]:
+    model_args, _, training_args = parse_arguments(arguments)
+    trainer = MTSBertTrainer(
+        load_model(model_args, data.tasks),
+        training_args,
+        load_tokenizer(model_args),
+        dataset_names=data.dataset_names,
+        train_dataset=data.features["train"],
+    )
+    return trainer, training_args, model_args
+
+
+def joint(arguments: list[str], data: TaskData) -> float:
+    trainer, _, _ = our_trainer(arguments, data)
+    return trainer.train().metrics["train_runtime"]
+
+
+def two_runs(arguments: list[str], data: TaskData, *, bf16: bool) -> float:
+    """Each task alone, as `run_glue.py` and `run_ner.py` would do it."""
+    model_args, _, ours = parse_arguments(arguments)
+    tokenizer, encoder = load_tokenizer(model_args), resolve_name(model_args.encoder_name_or_path)
+    settings = TrainingArguments(
+        output_dir=ours.output_dir,
+        num_train_epochs=1,
+        per_device_train_batch_size=ours.per_device_train_batch_size,
+        learning_rate=ours.learning_rate,
+        weight_decay=ours.weight_decay,
+        warmup_steps=ours.warmup_steps,
+        bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    total = 0.0
+    for task, auto_class, collator in (
+        ("topic", AutoModelForSequenceClassification, DataCollatorWithPadding(tokenizer)),
+        ("ner", AutoModelForTokenClassification, DataCollatorForTokenClassification(tokenizer)),
+    ):
+        rows = data.features["train"].select_columns(["input_ids", task]).rename_column(task, "labels")
+        model = auto_class.from_pretrained(encoder, num_labels=len(data.tasks[task]["labels"]))
+        trainer = Trainer(model, settings, data_collator=collator, train_dataset=rows)
+        total += trainer.train().metrics["train_runtime"]
+    return total
+
+
+def bare_loop(arguments: list[str], data: TaskData) -> float:
+    trainer, training_args, model_args = our_trainer(arguments, data)
+    model = load_model(model_args, data.tasks)
+    use_fast_dropout(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=training_args.learning_rate, fused=True)
+    loader = trainer.get_train_dataloader()
+    model.train()
+    began = time.perf_counter()
+    with fast_attention_dropout(), PaddingFree(model).active():
+        for batch in loader:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = model(**batch).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
