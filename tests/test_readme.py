@@ -105,6 +105,7 @@ def test_every_flag_in_the_readme_exists(root):
         "--pair_column",
         "--host",
         "--app",
+        "--data",
         "--rm",
         "--user",
     }
