@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from quality import ROOT, write_report
+from train import our_trainer
 from transformers import TrainerCallback
 
 
@@ -21,8 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from mtl.data import TaskData, load_data
 from mtl.recipe import parse_arguments
-from mtl.starting_point import load_model, load_tokenizer
-from mtl.trainer import MTSBertTrainer
+from mtl.starting_point import load_tokenizer
 
 
 FROZEN = {
@@ -77,15 +77,7 @@ def main() -> None:
 
 def second_epoch(arguments: list[str], data: TaskData) -> float:
     """Trains for two epochs without evaluation, and returns the seconds that the second one took."""
-    model_args, _, training_args = parse_arguments(arguments)
-    trainer = MTSBertTrainer(
-        load_model(model_args, data.tasks),
-        training_args,
-        load_tokenizer(model_args),
-        dataset_names=data.dataset_names,
-        train_dataset=data.features["train"],
-        callbacks=[times := EpochTimes()],
-    )
+    trainer, _, _ = our_trainer(arguments, data, callbacks=[times := EpochTimes()])
     trainer.train()
     return times.seconds[1]
 

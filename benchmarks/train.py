@@ -73,7 +73,10 @@ def main() -> None:
     sys.stdout.write(f"Written to {path}\n")
 
 
-def our_trainer(arguments: list[str], data: TaskData) -> tuple[MTSBertTrainer, MTLTrainingArguments, ModelArguments]:
+def our_trainer(
+    arguments: list[str], data: TaskData, **kwargs
+) -> tuple[MTSBertTrainer, MTLTrainingArguments, ModelArguments]:
+    """The Trainer that `run_mtl.py` would make of these arguments; `kwargs` are the Trainer's."""
     model_args, _, training_args = parse_arguments(arguments)
     trainer = MTSBertTrainer(
         load_model(model_args, data.tasks),
@@ -81,6 +84,7 @@ def our_trainer(arguments: list[str], data: TaskData) -> tuple[MTSBertTrainer, M
         load_tokenizer(model_args),
         dataset_names=data.dataset_names,
         train_dataset=data.features["train"],
+        **kwargs,
     )
     return trainer, training_args, model_args
 
