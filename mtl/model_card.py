@@ -24,6 +24,7 @@ from .model_files import (
     entity_types,
 )
 from .plots import LOSSES, draw_plots
+from .precision import number_format
 from .provenance import Provenance, changed_settings, public_name
 from .report import TITLES, markdown_table, parameter_table, plain_text
 from .snippets import snippets
@@ -328,9 +329,7 @@ class ModelCard:
             facts.append(f"{_duration(seconds)} on {_hardware(trainer)}")
         else:
             facts.append(f"on {_hardware(trainer)}, not finished when this was written")
-        args = trainer.args
-        precision = "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "fp32"
-        told = [", ".join([*facts, precision]) + "."]
+        told = [", ".join([*facts, number_format(trainer.args)]) + "."]
         if LOSSES in self.plots:
             told.append(f"![Losses in training and validation]({self.plots[LOSSES]})")
         total = sum(part.num_parameters for part in trainer.freezing.parts.values())

@@ -9,6 +9,7 @@ import transformers
 from tqdm import tqdm
 
 from .arguments import MTLTrainingArguments
+from .precision import number_format
 from .predict import PAIR, TEXT, answers
 from .trainer import MTSBertTrainer
 
@@ -23,8 +24,7 @@ def set_up_logging(args: MTLTrainingArguments) -> None:
     logging.basicConfig(format="%(levelname)s %(message)s")
     logging.getLogger(__package__).setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
-    number_format = "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "fp32"
-    logger.info(f"Computing in {number_format} on {args.device.type}, {args.world_size} process(es).")
+    logger.info(f"Computing in {number_format(args)} on {args.device.type}, {args.world_size} process(es).")
 
 
 def check_writable(output_dir: str) -> None:

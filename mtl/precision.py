@@ -1,6 +1,7 @@
-"""Which number formats the machine computes natively."""
+"""Which number formats the machine computes natively, and which one a run computes in."""
 
 import torch
+from transformers import TrainingArguments
 
 
 def has_native_bf16(use_cpu: bool = False) -> bool:
@@ -11,3 +12,8 @@ def has_native_bf16(use_cpu: bool = False) -> bool:
         return False  # other accelerators: only when the user asks for it
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def number_format(args: TrainingArguments) -> str:
+    """In words."""
+    return "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "fp32"

@@ -8,12 +8,11 @@ Reads .txt (a text a line), .csv and .tsv (with a header), .jsonl and .parquet, 
 
 import argparse
 import hashlib
-import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import pyarrow as pa
@@ -71,20 +70,17 @@ class Texts:
 
     def rows(self, columns: set[str] | None = None) -> Iterator[dict]:
         """
-        `{"text", "text_pair" where there is one, and the columns to keep}`; a missing text is the empty one. Adds the
-        names of all columns to `columns`.
+        `{"text", "text_pair" where there is one, and the columns to keep}`; a missing text is the empty one. Where
+        `columns` is given, the names of all columns are added to it, and the rows' characters are checked.
         """
         for file in self.files:
             for number, row in enumerate(stream_rows(file), start=1):
-                if columns is not None:
-                    columns.update(row)
                 kept = {column: row.get(column) for column in self.keep}
                 pair = {} if self.pair_column is None else {PAIR: self._text(row, self.pair_column, file, number)}
                 answered = {**kept, TEXT: self._text(row, self.text_column, file, number), **pair}
-                try:
-                    json.dumps(answered, ensure_ascii=False, default=str).encode()
-                except UnicodeEncodeError as error:
-                    raise ValueError(f"Row {number} of {file} holds half a character ({error}).") from None
+                if columns is not None:
+                    columns.update(row)
+                    _check_characters(answered, file, number)
                 yield answered
 
     def _text(self, row: dict, column: str, file: Path, number: int) -> str:
@@ -97,6 +93,13 @@ class Texts:
         if text is not None and not isinstance(text, str):
             raise ValueError(f"Row {number} of {file}: the column {column!r} holds {text!r}, which is no text.")
         return text or ""
+
+
+def _check_characters(row: dict, file: Path, number: int) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"Row {number} of {file} holds half a character ({error}).") from None
 
 
 def answers(
@@ -171,7 +174,7 @@ def _write_parquet(lines_file: Path, path: Path, schema: pa.Schema, keep: tuple[
     """Kept columns become text, whatever they were."""
     with lines_file.open(encoding="utf-8") as lines, pq.ParquetWriter(path, schema) as writer:
         while chunk := [json.loads(line) for line in islice(lines, ROWS_PER_CALL)]:
-            for row, column in itertools.product(chunk, keep):
+            for row, column in product(chunk, keep):
                 if row[column] is not None and not isinstance(row[column], str):
                     row[column] = json.dumps(row[column], ensure_ascii=False)
             writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
