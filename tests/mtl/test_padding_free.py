@@ -150,7 +150,7 @@ def test_whoever_looks_between_the_layers_sees_padding(model_named):
     assert {tuple(state.shape) for state in states} == {(2, 9, 32)}
 
 
-def test_a_second_start_of_training_finds_the_encoder_as_it_was(model_named, train, trainer_of):
+def test_a_second_start_of_training_finds_the_encoder_as_it_was(model_named, trainer_of, caplog):
     """What `auto_find_batch_size` does: another data loader within one call of `train`."""
     model = model_named("bert")
     trainer = trainer_of(of=model, max_steps=1, per_device_train_batch_size=4)
@@ -163,7 +163,9 @@ def test_a_second_start_of_training_finds_the_encoder_as_it_was(model_named, tra
         return output
 
     trainer._inner_training_loop = twice
-    trainer.train()
+    with caplog.at_level(logging.INFO, "mtl"):
+        trainer.train()
+    assert "Training with padding" not in caplog.text
     assert seen == [1]
     assert not model.encoder.encoder.layer[0]._forward_pre_hooks
 
