@@ -411,16 +411,16 @@ def test_what_was_loaded_from_the_hub_is_saved_with_code_heads_and_auto_map(save
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
 
 
-def test_a_saved_view_loads_from_its_folder_without_any_hub(hub, saved_again, workplace, tmp_path):
+def test_a_saved_view_loads_from_its_folder_without_any_hub(hub, saved_again, opened, workplace, tmp_path):
     env = environment(hub, tmp_path / "home", HF_HUB_OFFLINE="1")
     command = [sys.executable, "-I", "-c", LOAD_VIEW, saved_again / "view", TEXT, tmp_path / "answer.json"]
     execute(command, env, tmp_path)
     whole, sequence, token = json.loads((tmp_path / "answer.json").read_text())
     assert whole["topic"] == nearly(sequence)
     assert whole["ner"] == nearly(token)
-    ids = json.loads((workplace.folder / "doors.json").read_text())[0]["ids"]
+    ids = torch.tensor(opened["repo"]["ids"])
     with torch.no_grad():
-        expected = MTSBertForTokenClassification.from_pretrained(workplace.folder / "end")(torch.tensor(ids)).logits
+        expected = MTSBertForTokenClassification.from_pretrained(workplace.folder / "end")(ids).logits
     assert token == nearly(expected.tolist())
 
 
