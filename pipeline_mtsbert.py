@@ -1,6 +1,6 @@
 """Texts in; sentence embedding, labels and entities out, with one encoder pass per batch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from statistics import fmean
 
 import torch
@@ -16,7 +16,8 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
     from entities_mtsbert import decode_tags, tags_to_spans, visible_offsets
 
 
-DEFAULT_BATCH_SIZE = 32
+# Word pieces in a pass, padding included: as much as a core's cache holds, and what a GPU is busy with.
+TOKENS_PER_THREAD, TOKENS_PER_GPU = 512, 16_384
 TEXTS_PER_DECODING = 64
 MAX_OVERLAP = 64  # word pieces that two neighbouring windows of a long text share, at most
 
@@ -41,6 +42,9 @@ class MTSBertPipeline(Pipeline):
     `start` and `end` count characters, and `text[start:end] == entity["text"]`. An entity's score is the mean
     probability of its tags. Texts longer than the model are read in overlapping windows: tags are joined in the middle
     of the overlap and decoded over the whole text, probabilities and embeddings are averaged.
+
+    Texts of like length share a pass: as many as `batch_size` says, or without it as many as make a pass of about 512
+    word pieces for every thread of the processor, which is where texts per second are highest (16,384 on a GPU).
     """
 
     _load_tokenizer = True
@@ -64,7 +68,7 @@ class MTSBertPipeline(Pipeline):
         paired = [index for index, row in enumerate(rows) if not isinstance(row, str)]
         texts = [*firsts, *(rows[index][1] for index in paired)]
         windows = self.preprocess(texts)
-        answers = self._forward(windows, batch_size or self._batch_size or DEFAULT_BATCH_SIZE)
+        answers = self._forward(windows, batch_size or self._batch_size)
         results = self.postprocess(texts, windows, answers)
         for second, index in enumerate(paired, start=len(rows)):
             results[index] |= self.compare(results[index]["embedding"], results[second]["embedding"])
@@ -113,12 +117,22 @@ class MTSBertPipeline(Pipeline):
             windows.append({"text": text, "offsets": visible, "own": own, "inputs": inputs})
         return windows
 
-    def _forward(self, windows: list[dict], batch_size: int) -> list[dict]:
+    def _batches(self, windows: list[dict], batch_size: int | None) -> Iterator[list[int]]:
+        """The windows of every pass, longest first, so that what does not fit in memory shows at once."""
+        lengths = [len(window["inputs"]["input_ids"]) for window in windows]
+        on_cpu = self.device.type == "cpu"
+        budget = TOKENS_PER_THREAD * torch.get_num_threads() if on_cpu else TOKENS_PER_GPU
+        rows = sorted(range(len(windows)), key=lengths.__getitem__, reverse=True)
+        first = 0
+        while first < len(rows):
+            size = batch_size or max(1, budget // lengths[rows[first]])
+            yield rows[first : first + size]
+            first += size
+
+    def _forward(self, windows: list[dict], batch_size: int | None) -> list[dict]:
         """Per window: `{"embedding": (H,), task: probabilities (C,) or scores of its own positions (T, K)}`."""
-        by_length = sorted(range(len(windows)), key=lambda row: len(windows[row]["inputs"]["input_ids"]))
         answers: list[dict] = [{} for _ in windows]
-        for first in range(0, len(by_length), batch_size):
-            rows = by_length[first : first + batch_size]
+        for rows in self._batches(windows, batch_size):
             inputs = [windows[row]["inputs"] for row in rows]
             batch = self.tokenizer.pad(inputs, padding_side="right", return_tensors="pt").to(self.device)
             with torch.inference_mode():

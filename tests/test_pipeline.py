@@ -63,17 +63,31 @@ def test_no_text_gives_no_answer_and_other_things_are_refused(pipeline):
         pipeline._sanitize_parameters(top_k=3)
 
 
-def test_one_encoder_pass_per_batch(pipeline, monkeypatch):
-    sizes = []
+@pytest.fixture
+def shapes(pipeline, monkeypatch) -> list[tuple[int, int]]:
+    """Of the encoder's passes: texts and word pieces."""
+    passes = []
     forward = pipeline.model.encoder.forward
 
-    def count(*args, **kwargs):
-        sizes.append(len(kwargs["input_ids"]))
+    def note(*args, **kwargs):
+        passes.append(tuple(kwargs["input_ids"].shape))
         return forward(*args, **kwargs)
 
-    monkeypatch.setattr(pipeline.model.encoder, "forward", count)
+    monkeypatch.setattr(pipeline.model.encoder, "forward", note)
+    return passes
+
+
+def test_one_encoder_pass_per_batch(pipeline, shapes):
     pipeline(["Oslo"] * 10, batch_size=4)
-    assert sizes == [4, 4, 2]
+    assert shapes == [(4, 3), (4, 3), (2, 3)]
+
+
+def test_a_pass_has_as_many_texts_as_its_word_pieces_allow(pipeline, shapes, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr("pipeline_mtsbert.TOKENS_PER_THREAD", 10)
+    answers = pipeline(["Oslo", "Oslo Oslo Oslo Oslo Oslo Oslo", "Lima Oslo", "Oslo " * 60, "Oslo", "Lima"])
+    assert shapes == [(1, 62), (2, 8), (3, 3)]
+    assert [len(answer["embedding"]) for answer in answers] == [32] * 6
 
 
 def test_entities_of_a_text_by_hand():
