@@ -47,7 +47,8 @@ def main(argv: list[str] | None = None, *, prog: str = "run_mtl.py") -> dict[str
     build_missing_dataset(data_args, training_args)
     tokenizer = load_tokenizer(model_args)
     check_max_length(data_args.max_length, tokenizer, model_args)
-    data = load_data(data_args, tokenizer, splits, tasks_of_checkpoint(model_args))
+    with training_args.main_process_first(desc="reading the data"):  # the others find what it leaves in the cache
+        data = load_data(data_args, tokenizer, splits, tasks_of_checkpoint(model_args))
     if data_args.check_data:
         if training_args.process_index == 0:
             sys.stdout.write(describe_data(data))
@@ -75,7 +76,7 @@ def main(argv: list[str] | None = None, *, prog: str = "run_mtl.py") -> dict[str
     if training_args.do_predict:
         if data.has_labels("test"):
             metrics |= trainer.evaluate(data.features["test"], metric_key_prefix="test")
-        save_predictions(trainer, data.texts["test"])
+        save_predictions(trainer, data.texts("test"), total=len(data.examples["test"]))
     save_run(trainer, metrics, trained=trains)
     if trainer.is_world_process_zero():
         sys.stdout.write(f"\n{results_table(metrics, list(data.tasks))}\n\nSaved in {training_args.output_dir}\n")

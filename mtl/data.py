@@ -1,15 +1,16 @@
 """From the recipe's data arguments to features per split: open, read, check, complete the labels, tokenize."""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from .arguments import DataArguments, MTLTrainingArguments
 from .datasets import TEXT, TEXT_PAIR, open_datasets
 from .examples import read_examples
-from .features import DATASET, TokenizationReport, build_features
+from .features import TokenizationReport, build_features
 from .labels import check_recipe_tasks, complete_tasks, merge_tasks
 
 
@@ -22,14 +23,20 @@ class TaskData:
     """Task name → `{"type", "labels"}`, labels complete."""
     dataset_names: list[str]
     """The datasets that have training rows, in the order of their numbers in the features."""
-    examples: dict[str, list[dict]]
+    examples: dict[str, Dataset]
     """Split → what the rows say (see `mtl/examples.py`)."""
     features: dict[str, Dataset]
     """Split → what the model reads."""
-    texts: dict[str, list[str | tuple[str, str]]]
-    """Split → the texts behind the features, in the same order; pairs as tuples."""
     tokenization: dict[str, TokenizationReport]
     """Split → what was cut or could not be aligned."""
+
+    def texts(self, split: str) -> Iterator[str | tuple[str, str]]:
+        """The texts behind the features, in the same order; pairs as tuples."""
+        for row in self.examples[split].select_columns([TEXT, TEXT_PAIR]):
+            yield row[TEXT] if row[TEXT_PAIR] is None else (row[TEXT], row[TEXT_PAIR])
+
+    def num_labelled(self, split: str, task: str) -> int:
+        return num_labelled(self.examples[split], task)
 
     def has_labels(self, split: str) -> bool:
         return _any_label(self.examples[split], list(self.tasks))
@@ -69,19 +76,19 @@ def load_data(
     if not tasks:
         raise ValueError("The recipe names no `tasks`.")
     sources = open_datasets(data_args.datasets, tasks, must_be_fed=list(data_args.tasks))
-    examples: dict[str, dict[str, list[dict]]] = {}
+    sources.sort(key=lambda source: "train" not in splits or "train" not in source.splits)
+    examples: dict[str, dict[str, Dataset]] = {}
     for split in splits:
-        present = [source for source in sources if split in source.splits]
-        if not present:
+        if not any(split in source.splits for source in sources):
             available = sorted({name for source in sources for name in source.splits})
             raise ValueError(f"This run needs a {split!r} split, and no dataset has one; they have {available}.")
-        for source in present:
-            rows = read_examples(source, split, tasks, data_args.max_samples[split])
-            examples.setdefault(source.name, {})[split] = list(rows)
+        for number, source in enumerate(sources):
+            if split in source.splits:
+                rows = read_examples(source, split, tasks, data_args.max_samples[split], number=number)
+                examples.setdefault(source.name, {})[split] = rows
     tasks = complete_tasks(tasks, sources, examples)
-    names = list(examples)  # those with training rows first, because "train" is the first split
     merged = {
-        split: [row | {DATASET: number} for number, name in enumerate(names) for row in examples[name].get(split, [])]
+        split: concatenate_datasets([examples[source.name][split] for source in sources if split in source.splits])
         for split in splits
     }
     _check_labelled(list(data_args.tasks) or list(tasks), merged)
@@ -92,12 +99,15 @@ def load_data(
         )
         mean_length = sum(features[split]["length"]) / len(rows)
         logger.info(f"{split}: {len(rows):,} texts, {mean_length:.0f} word pieces on average.")
-    texts = {split: [_texts(row) for row in rows] for split, rows in merged.items()}
-    trained = [name for name in names if "train" in examples[name]]
-    return TaskData(tasks, trained, merged, features, texts, tokenization)
+    trained = [source.name for source in sources if "train" in examples.get(source.name, {})]
+    return TaskData(tasks, trained, merged, features, tokenization)
 
 
-def _check_labelled(tasks: list[str], examples: dict[str, list[dict]]) -> None:
+def num_labelled(examples: Dataset, task: str) -> int:
+    return len(examples) - examples.data.column(task).null_count
+
+
+def _check_labelled(tasks: list[str], examples: dict[str, Dataset]) -> None:
     """Raises `ValueError` for a task without a training label, and for validation rows that say nothing."""
     for task in tasks:
         if "train" in examples and not _any_label(examples["train"], [task]):
@@ -106,10 +116,5 @@ def _check_labelled(tasks: list[str], examples: dict[str, list[dict]]) -> None:
         raise ValueError(f"No row of split 'validation' has a label for any task of {tasks}.")
 
 
-def _any_label(examples: list[dict], tasks: list[str]) -> bool:
-    return any(example.get(task) is not None for example in examples for task in tasks)
-
-
-def _texts(example: dict) -> str | tuple[str, str]:
-    pair = example.get(TEXT_PAIR)
-    return example[TEXT] if pair is None else (example[TEXT], pair)
+def _any_label(examples: Dataset, tasks: list[str]) -> bool:
+    return any(num_labelled(examples, task) for task in tasks)

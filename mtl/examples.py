@@ -1,16 +1,17 @@
 """Rows of a dataset → examples: what a row says in the words of the recipe's tasks, whatever its columns were called.
 
-An example is `{"text": str, "text_pair": str or None, <task>: …}` with, by the type of the task, the name of a label
-(a list of names for a multi-label task), a list of spans, or a score. None is unlabelled.
+An example is `{"text": str, "text_pair": str or None, "dataset": number, <task>: …}` with, by the type of the task,
+the name of a label (a list of names for a multi-label task), a list of spans, or a score. None is unlabelled.
 """
 
 import math
 import random
-from collections.abc import Iterator
 from typing import Any
 
-from datasets import ClassLabel
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Features, List, Value
 
+from .computed_once import fingerprint_of
 from .datasets import TEXT, TEXT_PAIR, SourceDataset
 from .model_files import (
     PAIR_SIMILARITY,
@@ -24,25 +25,71 @@ from .model_files import (
 )
 
 
+DATASET = "dataset"  # the column that says which dataset of the recipe a row is from
+
+
+def example_features(tasks: dict[str, dict]) -> Features:
+    """The columns of examples."""
+    return Features(
+        {
+            TEXT: Value("string"),
+            TEXT_PAIR: Value("string"),
+            DATASET: Value("int32"),
+            **{name: _feature(task) for name, task in tasks.items()},
+        }
+    )
+
+
+def _feature(task: dict) -> Value | List:
+    if task["type"] == TOKEN_CLASSIFICATION:
+        return List({"start": Value("int64"), "end": Value("int64"), "label": Value("string")})
+    if task["type"] == PAIR_SIMILARITY:
+        return Value("float64")
+    return List(Value("string")) if task.get("multi_label") else Value("string")
+
+
 def read_examples(
-    source: SourceDataset, split: str, tasks: dict[str, dict], max_rows: int | None = None
-) -> Iterator[dict[str, Any]]:
+    source: SourceDataset, split: str, tasks: dict[str, dict], max_rows: int | None = None, *, number: int = 0
+) -> Dataset:
     """
-    The rows of one split as examples, each checked; at most `max_rows` of them, drawn from all of it. Raises
-    `ValueError` naming dataset, split, row (counted from 0) and column.
+    The rows of one split as examples, each checked; at most `max_rows` of them, drawn from all of it.
+
+    Args:
+        number: What they have as their `dataset`.
+
+    Raises:
+        `ValueError`: naming dataset, split, row (counted from 0) and column.
     """
     rows = source.splits[split]
     chosen = range(len(rows))
     if max_rows is not None and max_rows < len(rows):
         chosen = sorted(random.Random(0).sample(chosen, max_rows))  # files are often in some order
-    table = rows.select(chosen).with_format("arrow")
-    columns = {role: table[column].to_pylist() for role, column in source.columns.items()}
-    for place, row in enumerate(chosen):
-        values = {role: column[place] for role, column in columns.items()}
-        try:
-            yield _read_example(values, source, rows.features, tasks)
-        except ValueError as error:
-            raise ValueError(f"{source.where(split, row)}: {error}") from None
+        rows = rows.select(chosen)
+
+    def read(table: pa.Table, places: list[int]) -> dict[str, list]:
+        columns = {role: table[column].to_pylist() for role, column in source.columns.items()}
+        examples = []
+        for place, values in zip(places, zip(*columns.values(), strict=True), strict=True):
+            try:
+                row = dict(zip(columns, values, strict=True))
+                examples.append(_read_example(row, source, rows.features, tasks) | {DATASET: number})
+            except ValueError as error:
+                raise ValueError(f"{source.where(split, chosen[place])}: {error}") from None
+        return {name: [example.get(name) for example in examples] for name in example_features(tasks)}
+
+    return (
+        rows.with_format("arrow")
+        .map(
+            read,
+            with_indices=True,
+            batched=True,
+            remove_columns=rows.column_names,
+            features=example_features(tasks),
+            new_fingerprint=fingerprint_of(rows, source.columns, source.tag_scheme, tasks, number),
+            desc=f"Reading {source.name}, {split}",
+        )
+        .with_format(None)
+    )
 
 
 def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tasks: dict[str, dict]) -> dict[str, Any]:

@@ -1,43 +1,46 @@
 """Examples → what the model reads: word pieces, and labels as ids."""
 
+import json
 import logging
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import numpy as np
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
+from .computed_once import fingerprint_of
 from .datasets import TEXT, TEXT_PAIR
+from .examples import DATASET
 from .model_files import IGNORE_INDEX, PAIR_SIMILARITY, TOKEN_CLASSIFICATION, spans_to_tags, visible_offsets
 
 
 logger = logging.getLogger(__name__)
 
-DATASET = "dataset"  # the column that says which dataset of the recipe a row is from
-ROWS_PER_CALL = 1_000  # texts tokenized at once
+CUT, COUNTS = "cut", "{} entities"  # columns, the second one for every token task, that become the report
 
 
 @dataclass
 class EntityCounts:
     """What became of the entities of one token task."""
 
-    total: int = 0
-    unaligned: int = 0
-    truncated: int = 0
+    total: int
+    unaligned: int
+    truncated: int
 
 
 @dataclass
 class TokenizationReport:
     """What did not survive tokenization, over one split."""
 
-    cut: list[bool] = field(default_factory=list)
+    cut: np.ndarray
     """For every row, whether a text of it was longer than `max_length`."""
-    entities: dict[str, EntityCounts] = field(default_factory=dict)
+    entities: dict[str, EntityCounts]
     """By token task."""
 
     def log(self, split: str) -> None:
-        if any(self.cut):
-            logger.warning(f"{split}: {sum(self.cut):,} of {len(self.cut):,} rows are longer than `max_length`: cut.")
+        if self.cut.any():
+            logger.warning(f"{split}: {self.cut.sum():,} of {len(self.cut):,} rows are longer than `max_length`: cut.")
         for task, counts in self.entities.items():
             if counts.truncated or counts.unaligned:
                 logger.warning(
@@ -47,62 +50,82 @@ class TokenizationReport:
 
 
 def build_features(
-    examples: list[dict], tasks: dict[str, dict], tokenizer: PreTrainedTokenizerBase, *, max_length: int, split: str
+    examples: Dataset, tasks: dict[str, dict], tokenizer: PreTrainedTokenizerBase, *, max_length: int, split: str
 ) -> tuple[Dataset, TokenizationReport]:
     """
-    Tokenizes raw texts and turns labels into ids; says once what was cut or could not be aligned.
+    Tokenizes the texts of examples and turns labels into ids; says once what was cut or could not be aligned. What a
+    file's examples become is kept in the cache of `datasets`, and read from there the next time.
 
     Returns:
         A dataset with `input_ids`, `pair_input_ids` (empty where there is no second text), `length`, `dataset` (the
-        number of the dataset that the example names, 0 without), and a column per task: a class id, zeros and
-        ones for each label of a multi-label task, a score, or for a token task a list of tag ids as long as
-        `input_ids`. `IGNORE_INDEX`, and NaN for a score, where a label is missing. Beside it, what was cut.
+        number of the dataset that the example names), and a column per task: a class id, zeros and ones for each
+        label of a multi-label task, a score, or for a token task a list of tag ids as long as `input_ids`.
+        `IGNORE_INDEX`, and NaN for a score, where a label is missing. Beside it, what was cut.
     """
-    report = TokenizationReport()
-    report.entities = {name: EntityCounts() for name, task in tasks.items() if task["type"] == TOKEN_CLASSIFICATION}
-    columns: dict[str, list] = {"input_ids": [], "pair_input_ids": [], "length": [], DATASET: []}
-    columns |= {name: [] for name in tasks}
+    token_tasks = [name for name, task in tasks.items() if task["type"] == TOKEN_CLASSIFICATION]
+    columns: dict[str, Value | List] = {"input_ids": List(Value("int32")), "pair_input_ids": List(Value("int32"))}
+    columns |= {"length": Value("int32"), DATASET: Value("int32")}
+    columns |= {name: _label_feature(task) for name, task in tasks.items()}
+    columns |= {CUT: Value("bool"), **{COUNTS.format(name): List(Value("int32"), length=3) for name in token_tasks}}
     label2id = {name: {label: i for i, label in enumerate(task.get("labels", []))} for name, task in tasks.items()}
-    for first in range(0, len(examples), ROWS_PER_CALL):
-        batch = examples[first : first + ROWS_PER_CALL]
-        encodings = _tokenize(tokenizer, [example[TEXT] for example in batch], max_length)
-        paired = [example[TEXT_PAIR] for example in batch if example.get(TEXT_PAIR) is not None]
-        pair_encodings = iter(_tokenize(tokenizer, paired, max_length) if paired else [])
-        for example, encoding in zip(batch, encodings, strict=True):
-            pair = next(pair_encodings) if example.get(TEXT_PAIR) is not None else None
-            report.cut.append(bool(encoding.overflowing or (pair and pair.overflowing)))
-            columns["input_ids"].append(encoding.ids)
-            columns["pair_input_ids"].append(pair.ids if pair else [])
-            columns["length"].append(len(encoding.ids) + (len(pair.ids) if pair else 0))
-            columns[DATASET].append(example.get(DATASET, 0))
+
+    def encode(batch: dict[str, list]) -> dict[str, list]:
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        encodings = _tokenize(tokenizer, batch[TEXT], max_length)
+        paired = [text for text in batch[TEXT_PAIR] if text is not None]
+        pairs = iter(_tokenize(tokenizer, paired, max_length) if paired else [])
+        features: dict[str, list] = {name: [] for name in columns}
+        for row, encoding in zip(rows, encodings, strict=True):
+            pair = next(pairs) if row[TEXT_PAIR] is not None else None
+            features["input_ids"].append(encoding.ids)
+            features["pair_input_ids"].append(pair.ids if pair else [])
+            features["length"].append(len(encoding.ids) + (len(pair.ids) if pair else 0))
+            features[DATASET].append(row[DATASET])
+            features[CUT].append(bool(encoding.overflowing or (pair and pair.overflowing)))
             for name, task in tasks.items():
-                value = example.get(name)
-                if task["type"] == TOKEN_CLASSIFICATION:
-                    label = _tags(value, label2id[name], example[TEXT], encoding, report.entities[name])
+                if name in token_tasks:
+                    tags, counts = _tags(row[name], label2id[name], row[TEXT], encoding)
+                    features[name].append(tags)
+                    features[COUNTS.format(name)].append(counts)
                 else:
-                    label = _label(value, task, label2id[name])
-                columns[name].append(label)
+                    features[name].append(_label(row[name], task, label2id[name]))
+        return features
+
+    encoded = examples.map(
+        encode,
+        batched=True,
+        remove_columns=examples.column_names,
+        features=Features(columns),
+        new_fingerprint=fingerprint_of(examples, tasks, _rules(tokenizer), max_length),
+        desc=f"Tokenizing {split}",
+    )
+    counts = {name: np.sum(encoded.with_format("numpy")[COUNTS.format(name)][:], axis=0) for name in token_tasks}
+    report = TokenizationReport(
+        np.array(encoded[CUT][:], dtype=bool), {name: EntityCounts(*map(int, sums)) for name, sums in counts.items()}
+    )
     report.log(split)
-    features = {"input_ids": List(Value("int32")), "pair_input_ids": List(Value("int32")), "length": Value("int32")}
-    features[DATASET] = Value("int32")
-    features |= {name: _label_feature(task) for name, task in tasks.items()}
-    return Dataset.from_dict(columns, features=Features(features)), report
+    return encoded.remove_columns([CUT, *map(COUNTS.format, token_tasks)]), report
+
+
+def _rules(tokenizer: PreTrainedTokenizerBase) -> dict:
+    """All that decides how a tokenizer splits, without what the last call left in it."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")}
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list:
     return tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True).encodings
 
 
-def _tags(value: list[dict] | None, label2id: dict[str, int], text: str, encoding, counts: EntityCounts) -> list[int]:
-    """The tag ids of one text, one a word piece."""
+def _tags(
+    value: list[dict] | None, label2id: dict[str, int], text: str, encoding
+) -> tuple[list[int], tuple[int, int, int]]:
+    """The tag ids of one text, one a word piece; how many entities there were, unaligned ones and cut ones."""
     if value is None:
-        return [IGNORE_INDEX] * len(encoding.ids)
+        return [IGNORE_INDEX] * len(encoding.ids), (0, 0, 0)
     offsets = visible_offsets(encoding.offsets, text)
     tagged = spans_to_tags(value, offsets, label2id, truncated=bool(encoding.overflowing))
-    counts.total += len(value)
-    counts.unaligned += tagged.num_unaligned
-    counts.truncated += tagged.num_truncated
-    return tagged.tags
+    return tagged.tags, (len(value), tagged.num_unaligned, tagged.num_truncated)
 
 
 def _label(value: str | list[str] | float | None, task: dict, label2id: dict[str, int]) -> int | list[int] | float:

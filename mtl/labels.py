@@ -1,5 +1,7 @@
 """The label list of every task: from the recipe, from ClassLabel columns, or found in the data."""
 
+from collections.abc import Iterable
+
 from datasets import ClassLabel
 
 from .datasets import SourceDataset
@@ -56,7 +58,7 @@ def list_or_value(setting):
 
 
 def complete_tasks(
-    tasks: dict[str, dict], sources: list[SourceDataset], examples: dict[str, dict[str, list[dict]]]
+    tasks: dict[str, dict], sources: list[SourceDataset], examples: dict[str, dict[str, Iterable[dict]]]
 ) -> dict[str, dict]:
     """
     Fills in the labels that a recipe left out, and checks all rows against the labels.
@@ -115,7 +117,7 @@ def _values(task: str, settings: dict, example: dict) -> set[str]:
     return set(value) if settings.get("multi_label") else {value}
 
 
-def _found_labels(task: str, settings: dict, examples: dict[str, dict[str, list[dict]]]) -> list[str]:
+def _found_labels(task: str, settings: dict, examples: dict[str, dict[str, Iterable[dict]]]) -> list[str]:
     found: set[str] = set()
     for splits in examples.values():
         for rows in splits.values():
@@ -126,7 +128,7 @@ def _found_labels(task: str, settings: dict, examples: dict[str, dict[str, list[
     return sorted(found)
 
 
-def _check_rows(task: str, settings: dict, examples: dict[str, dict[str, list[dict]]]) -> None:
+def _check_rows(task: str, settings: dict, examples: dict[str, dict[str, Iterable[dict]]]) -> None:
     of_tokens = settings["type"] == TOKEN_CLASSIFICATION
     allowed = set(entity_types(settings["labels"])) if of_tokens else set(settings["labels"])
     for dataset, splits in examples.items():

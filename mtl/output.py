@@ -3,8 +3,10 @@
 import json
 import logging
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
+import datasets
 import transformers
 from tqdm import tqdm
 
@@ -24,6 +26,8 @@ def set_up_logging(args: MTLTrainingArguments) -> None:
     logging.basicConfig(format="%(levelname)s %(message)s")
     logging.getLogger(__package__).setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
+    if args.disable_tqdm or args.process_index:
+        datasets.disable_progress_bars()
     logger.info(f"Computing in {number_format(args)} on {args.device.type}, {args.world_size} process(es).")
 
 
@@ -49,7 +53,7 @@ def save_run(trainer: MTSBertTrainer, metrics: dict[str, float], *, trained: boo
         trainer.create_model_card()
 
 
-def save_predictions(trainer: MTSBertTrainer, texts: list[str | tuple[str, str]]) -> None:
+def save_predictions(trainer: MTSBertTrainer, texts: Iterable[str | tuple[str, str]], *, total: int) -> None:
     """Writes what the model answers for texts or pairs: one JSON object a line, in order, without embeddings."""
     if not trainer.is_world_process_zero():
         return
@@ -58,6 +62,6 @@ def save_predictions(trainer: MTSBertTrainer, texts: list[str | tuple[str, str]]
     pipeline = trainer.model.eval().as_pipeline(trainer.processing_class, device=trainer.model.device)
     rows = ({TEXT: text} if isinstance(text, str) else {TEXT: text[0], PAIR: text[1]} for text in texts)
     with partial.open("w", encoding="utf-8") as lines:
-        for answer in tqdm(answers(pipeline, rows), desc="Predicting", total=len(texts)):
+        for answer in tqdm(answers(pipeline, rows), desc="Predicting", total=total):
             lines.write(json.dumps(answer, ensure_ascii=False) + "\n")
     partial.rename(path)

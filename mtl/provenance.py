@@ -82,10 +82,7 @@ def provenance_of(model_args: ModelArguments, data_args: DataArguments, data: Ta
         datasets=[_origin(name, spec) for name, spec in data_args.datasets.items()],
         max_length=data_args.max_length,
         num_rows={split: len(rows) for split, rows in data.examples.items()},
-        num_labelled={
-            task: {split: sum(row.get(task) is not None for row in rows) for split, rows in data.examples.items()}
-            for task in data.tasks
-        },
+        num_labelled={task: {split: data.num_labelled(split, task) for split in data.examples} for task in data.tasks},
         recipe=changed_settings(model_args) | changed_settings(data_args),
     )
 

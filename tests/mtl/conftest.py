@@ -15,6 +15,7 @@ from modeling_mtsbert import MTSBertModel
 from mtl.arguments import MTLTrainingArguments
 from mtl.features import build_features
 from mtl.trainer import MTSBertTrainer
+from tests.mtl.rows import examples_of
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -31,7 +32,7 @@ ENCODERS = {
 def features(examples, tasks, tokenizer):
     examples[1]["topic"] = None  # unequal numbers of labels in the micro-batches
     examples[2]["ner"] = None
-    return build_features(examples, tasks, tokenizer, max_length=32, split="train")[0]
+    return build_features(examples_of(examples, tasks), tasks, tokenizer, max_length=32, split="train")[0]
 
 
 @pytest.fixture

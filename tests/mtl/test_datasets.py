@@ -29,7 +29,7 @@ def write(tmp_path):
 
 def examples_of(spec: dict, tasks: dict, split: str = "train", **kwargs) -> list[dict]:
     (source,) = open_datasets({"news": spec}, tasks)
-    return list(read_examples(source, split, tasks, **kwargs))
+    return [{role: row[role] for role in source.columns} for row in read_examples(source, split, tasks, **kwargs)]
 
 
 def test_jsonl_with_spans(write, tasks):

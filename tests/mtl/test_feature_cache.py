@@ -18,6 +18,7 @@ from modeling_mtsbert import MTSBertModel
 from mtl.feature_cache import STATES_FILE
 from mtl.features import build_features
 from tests.mtl.conftest import ENCODERS
+from tests.mtl.rows import examples_of
 
 
 FROZEN_ENCODER = {"freeze_encoder": True}
@@ -160,7 +161,9 @@ def test_other_weights_texts_or_formats_have_a_cache_of_their_own(
     train(**FROZEN_ENCODER)
     train(**LOWER_HALF)  # the layer that changed is not in its frozen part: found
     trainer = trainer_of(**FROZEN_ENCODER, num_train_epochs=2, feature_cache_dir=str(tmp_path / "cache"))
-    trainer.train_dataset, _ = build_features(examples, tasks, tokenizer, max_length=8, split="train")
+    trainer.train_dataset, _ = build_features(
+        examples_of(examples, tasks), tasks, tokenizer, max_length=8, split="train"
+    )
     trainer.train()
     assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 5
 
@@ -257,7 +260,7 @@ def test_pairs_and_several_datasets_are_cached(trainer_of, encoder_folder, token
         for i, text in enumerate(texts)
     ]
     rows.append({"text": texts[0], "text_pair": None, "topic": "b", "dataset": 1})  # among pairs
-    features, _ = build_features(rows, tasks, tokenizer, max_length=32, split="train")
+    features, _ = build_features(examples_of(rows, tasks), tasks, tokenizer, max_length=32, split="train")
     model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks)
     found = []
     for cached in (True, False):

@@ -4,10 +4,14 @@ import logging
 
 import pytest
 import torch
+from datasets import Dataset
 
 from entities_mtsbert import IGNORE_INDEX
+from mtl.arguments import DataArguments
 from mtl.collator import MultiTaskCollator
-from mtl.features import build_features
+from mtl.data import load_data
+from mtl.features import _tokenize, build_features
+from tests.mtl.rows import examples_of
 
 
 X = IGNORE_INDEX
@@ -19,7 +23,7 @@ def test_rows_become_ids_and_labels(tokenizer, tasks):
         {"text": "Oslo", "topic": None, "ner": None},
         {"text": "Lima"},
     ]
-    features = build_features(rows, tasks, tokenizer, max_length=16, split="train")[0]
+    features = build_features(examples_of(rows, tasks), tasks, tokenizer, max_length=16, split="train")[0]
     pieces = tokenizer.tokenize("Nimbus Labs in Oslo")
     inside = len(tokenizer.tokenize("Nimbus Labs"))
     org = tasks["ner"]["labels"].index("B-ORG")
@@ -37,7 +41,7 @@ def test_what_is_cut_or_does_not_align_is_reported_once(tokenizer, tasks, caplog
         "ner": [{"start": 0, "end": 4, "label": "GPE"}, {"start": 95, "end": 99, "label": "GPE"}],
     }
     crooked = {"text": "Oslo", "ner": [{"start": 0, "end": 1, "label": "GPE"}]}
-    features = build_features([cut, crooked], tasks, tokenizer, max_length=8, split="train")[0]
+    features = build_features(examples_of([cut, crooked], tasks), tasks, tokenizer, max_length=8, split="train")[0]
     assert [record.getMessage() for record in caplog.records] == [
         "train: 1 of 2 rows are longer than `max_length`: cut.",
         "train: of 3 ner entities, 1 were cut off and 1 begin or end inside a word piece; "
@@ -49,7 +53,7 @@ def test_what_is_cut_or_does_not_align_is_reported_once(tokenizer, tasks, caplog
 
 def test_clean_rows_are_silent(tokenizer, tasks, examples, caplog):
     caplog.set_level(logging.WARNING)
-    build_features(examples, tasks, tokenizer, max_length=32, split="train")[0]
+    build_features(examples_of(examples, tasks), tasks, tokenizer, max_length=32, split="train")[0]
     assert not caplog.records
 
 
@@ -85,7 +89,7 @@ def test_pairs_scores_and_several_labels(tokenizer):
         {"text": "Lima"},
         {"text": "Lima", "text_pair": "Oslo", "sts": 2.5, "tags": []},
     ]
-    features = build_features(rows, tasks, tokenizer, max_length=16, split="train")[0]
+    features = build_features(examples_of(rows, tasks), tasks, tokenizer, max_length=16, split="train")[0]
     oslo, lima, hosts = (tokenizer(text)["input_ids"] for text in ("Oslo", "Lima", "Lima hosts"))
     assert features["pair_input_ids"][:] == [hosts, [], oslo]
     assert features["length"][:] == [3 + len(hosts), 3, 6]
@@ -98,3 +102,30 @@ def test_pairs_scores_and_several_labels(tokenizer):
     assert batch["labels"]["nli"].tolist() == [1, X, X]
     assert batch["labels"]["sts"].isnan().tolist() == [True, True, False]
     assert batch["labels"]["sts"][2] == 2.5
+
+
+def test_a_file_is_read_and_tokenized_once(tokenizer, tasks, tmp_path, monkeypatch):
+    arguments = DataArguments(
+        datasets={
+            "news": {
+                "files": {"train": str(tmp_path / "train.parquet")},
+                "columns": {"text": "text", "label": "topic"},
+            }
+        },
+        tasks={"topic": tasks["topic"]},
+    )
+    rows = Dataset.from_dict({"text": ["Lima wins", "Oil rises"] * 4, "label": ["Sports", "Business"] * 4})
+    rows.to_parquet(tmp_path / "train.parquet")
+    first = load_data(arguments, tokenizer, ["train"])
+    calls = []
+    monkeypatch.setattr("mtl.features._tokenize", lambda *args: calls.append(args) or _tokenize(*args))
+    monkeypatch.setattr("mtl.examples._read_example", None)
+    again = load_data(arguments, tokenizer, ["train"])
+    assert not calls
+    assert again.features["train"][:] == first.features["train"][:]
+    assert again.examples["train"][:] == first.examples["train"][:]
+    arguments.max_length = 3
+    shorter = load_data(arguments, tokenizer, ["train"])
+    assert len(calls) == 1
+    assert shorter.features["train"]["length"][:] == [3] * 8
+    assert all(shorter.tokenization["train"].cut)

@@ -10,6 +10,7 @@ import torch
 
 from modeling_mtsbert import MTSBertModel
 from mtl.features import build_features
+from tests.mtl.rows import examples_of
 
 
 TRAINING = """
@@ -62,7 +63,9 @@ def train(model, tokenizer, tasks, examples, tmp_path, root):
         examples[row]["ner"] = None
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    build_features(examples, tasks, tokenizer, max_length=32, split="train")[0].save_to_disk(tmp_path / "features")
+    build_features(examples_of(examples, tasks), tasks, tokenizer, max_length=32, split="train")[0].save_to_disk(
+        tmp_path / "features"
+    )
     script = tmp_path / "training.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(root)!r})\n" + TRAINING)
 

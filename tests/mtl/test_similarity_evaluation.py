@@ -15,6 +15,7 @@ def test_spearman_equals_that_of_sentence_transformers(real_data, minilm, tmp_pa
     from mtl.features import build_features
     from mtl.starting_point import load_model, load_tokenizer, resolve_name
     from mtl.trainer import MTSBertTrainer
+    from tests.mtl.rows import examples_of
 
     with (real_data / "stsb" / "dev.csv").open(encoding="utf-8", newline="") as lines:
         rows = [row for row, _ in zip(csv.DictReader(lines), range(300), strict=False)]
@@ -24,7 +25,7 @@ def test_spearman_equals_that_of_sentence_transformers(real_data, minilm, tmp_pa
     tasks = {"similarity": {"type": "pair_similarity", "score_range": [0, 5]}}
     arguments = ModelArguments(encoder_name_or_path=minilm)
     tokenizer = load_tokenizer(arguments)
-    features, _ = build_features(examples, tasks, tokenizer, max_length=128, split="validation")
+    features, _ = build_features(examples_of(examples, tasks), tasks, tokenizer, max_length=128, split="validation")
     settings = MTLTrainingArguments(output_dir=str(tmp_path), precision="fp32", per_device_eval_batch_size=50)
     ours = MTSBertTrainer(load_model(arguments, tasks), settings, tokenizer, eval_dataset=features).evaluate()
 
