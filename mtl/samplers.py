@@ -2,8 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -17,6 +18,13 @@ def dataset_weights(sizes: Sequence[int], temperature: float) -> list[float]:
     """Shares of the datasets, as size^(1/temperature): 1 keeps their sizes, infinity makes them equal."""
     powers = [size ** (1.0 / temperature) for size in sizes]
     return [power / sum(powers) for power in powers]
+
+
+def padding_share(rows: Iterable[int], lengths: Sequence[int], batch_size: int) -> float:
+    """The part of the batches that is padding, when rows of these lengths come in this order."""
+    ordered = np.array([lengths[row] for row in rows])
+    padded = sum(len(batch) * batch.max() for batch in np.split(ordered, range(batch_size, len(ordered), batch_size)))
+    return 1.0 - ordered.sum() / padded
 
 
 class DatasetSampler(Sampler[int]):

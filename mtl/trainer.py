@@ -34,7 +34,7 @@ from .optimization import head_learning_rate, peak_learning_rates, set_learning_
 from .padding_free import PaddingFree
 from .provenance import Provenance
 from .report import parameter_table
-from .samplers import TEMPERATURE, WEIGHTS, DatasetSampler, dataset_weights
+from .samplers import TEMPERATURE, WEIGHTS, DatasetSampler, dataset_weights, padding_share
 from .task_log import TaskLog
 
 
@@ -80,7 +80,8 @@ class MTSBertTrainer(PushingTrainer):
         self.training_metrics: dict[str, float] = {}
         self._evaluations_of_steps: dict[int, Evaluation] = {}
         self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in tasks}
-        use_fast_dropout(model)
+        if not args.torch_compile:  # which writes dropout its own way
+            use_fast_dropout(model)
         self.freezing = Freezing(model, args)
         self.learning_rates = peak_learning_rates(model, self.freezing.parts, args)
         self.balancing = LOSS_BALANCING[args.loss_balancing](tasks, self.task_weights)
@@ -116,7 +117,9 @@ class MTSBertTrainer(PushingTrainer):
         self._evaluations_of_steps.clear()
         reset_peak_memory()
         try:
-            with fast_attention_dropout(), ExitStack() as self._while_training:
+            # Several backward passes through one compiled forward pass, as gradient statistics need them.
+            keep_buffers = torch._functorch.config.patch(donated_buffer=False)
+            with fast_attention_dropout(), keep_buffers, ExitStack() as self._while_training:
                 output = super().train(*args, **kwargs)
         finally:
             self._while_training = None
@@ -313,16 +316,18 @@ class MTSBertTrainer(PushingTrainer):
         rows = self.train_dataset if train_dataset is None else train_dataset
         if rows is None or self.args.train_sampling_strategy == "sequential":
             return super()._get_train_sampler(train_dataset)
-        dataset_ids = rows[DATASET][:]
+        dataset_ids, lengths = rows[DATASET][:], rows[self.args.length_column_name][:]
         by_length = self.args.train_sampling_strategy == "group_by_length"
         self._sampler = DatasetSampler(
             dataset_ids,
             batch_size=self.args.train_batch_size,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            lengths=rows[self.args.length_column_name][:] if by_length else None,
+            lengths=lengths if by_length else None,
             sampling=self.args.dataset_sampling,
             weights=self._sampling_weights(dataset_ids),
         )
+        share = padding_share(self._sampler, lengths, self.args.per_device_train_batch_size)
+        logger.info(f"Of the batches, {share:.1%} is padding.")
         return self._sampler
 
     def _sampling_weights(self, dataset_ids: list[int]) -> list[float] | None:

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from mtl.samplers import DatasetSampler, dataset_weights
+from mtl.samplers import DatasetSampler, dataset_weights, padding_share
 
 
 SIZES = [640, 128, 32]  # rows of three datasets; 40, 8 and 2 batches of 16
@@ -99,3 +99,8 @@ def test_texts_of_like_length_stand_together():
         )
 
     assert padding(sampler(lengths=lengths)) < 0.3 * padding(sampler())
+
+
+def test_the_share_of_padding_by_hand():
+    assert padding_share([2, 0, 1], [4, 6, 5], 2) == pytest.approx(1 - (5 + 4 + 6) / (2 * 5 + 6))
+    assert padding_share(range(4), [7] * 4, 3) == 0.0

@@ -8,6 +8,7 @@ import torch
 from modeling_mtsbert import MTSBertModel
 from mtl.features import build_features
 from mtl.trainer import MTSBertTrainer
+from tests.mtl.rows import examples_of
 
 
 def without_dropout(model: MTSBertModel) -> MTSBertModel:
@@ -175,7 +176,9 @@ def test_every_task_is_measured_though_the_step_that_is_due_has_labels_of_one(tr
     for row, example in enumerate(examples):  # the first batch has topics, the second entities
         example["ner" if row < 4 else "topic"] = None
     trainer = trainer_of(gradient_statistics_steps=2, logging_steps=2, per_device_train_batch_size=4)
-    trainer.train_dataset = build_features(examples, tasks, tokenizer, max_length=32, split="train")[0]
+    trainer.train_dataset = build_features(
+        examples_of(examples, tasks), tasks, tokenizer, max_length=32, split="train"
+    )[0]
     trainer.train()
     assert {"topic_grad_norm", "ner_grad_norm", "grad_cosine_topic_ner"} <= set(trainer.state.log_history[0])
 
@@ -252,3 +255,20 @@ def test_the_uncertainty_of_a_task_is_learned(trainer_of):
 def test_weights_of_unknown_tasks_are_refused(trainer_of):
     with pytest.raises(ValueError, match=r"`task_weights` names unknown tasks \['mood'\]"):
         trainer_of(task_weights={"mood": 1.0})
+
+
+# Both are about torch's own code.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+def test_a_compiled_model_learns_the_same(trainer_of, model):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    plain, flags = copy.deepcopy(model), {"optim": "sgd", "gradient_statistics_steps": 1}
+    trainer_of(of=plain, **flags).train()
+    compiled = trainer_of(torch_compile=True, **flags)
+    compiled.train()
+    assert "grad_cosine_topic_ner" in compiled.state.log_history[0]
+    for name, weight in plain.state_dict().items():
+        difference = (model.state_dict()[name] - weight).abs().max().item()
+        assert difference < 1e-5, name
