@@ -2,8 +2,9 @@
 
 Letters used below: `B` texts, `T` positions (word pieces or words), `K` tags.
 
-A span is `{"start": int, "end": int, "label": str}` in characters of its text, `end` exclusive. Tags are BIO: `O`,
-`B-X` for the first position of an entity of type `X`, `I-X` for the ones behind it.
+A span is `{"start": int, "end": int, "label": str}` in characters of its text, `end` exclusive. Where its label is
+None, it is not known whether an entity is there, and nothing is learned or scored. Tags are BIO: `O`, `B-X` for the
+first position of an entity of type `X`, `I-X` for the ones behind it.
 """
 
 from collections.abc import Sequence
@@ -74,7 +75,10 @@ class TaggedSpans(NamedTuple):
     """What `spans_to_tags` returns."""
 
     tags: list[int]
-    """One tag id a position; `IGNORE_INDEX` for special tokens and for entities that could not be aligned."""
+    """
+    One tag id a position; `IGNORE_INDEX` for special tokens, for entities that could not be aligned, and where it is
+    not known whether there is one.
+    """
     num_unaligned: int
     """Entities of which a border falls inside a position, or that cover no position."""
     num_truncated: int
@@ -117,11 +121,13 @@ def spans_to_tags(
         inside = positions[first:last]
         cut = truncated and span["end"] > text_end
         aligned = inside and offsets[inside[0]][0] >= span["start"] and offsets[inside[-1]][1] <= span["end"]
-        num_truncated += cut
-        num_unaligned += not cut and not aligned
+        known = span["label"] is not None
+        num_truncated += known and cut
+        num_unaligned += known and not cut and not aligned
         for rank, position in enumerate(inside):
             prefix = "I" if rank else "B"
-            tags[position] = IGNORE_INDEX if cut or not aligned else label2id[f"{prefix}-{span['label']}"]
+            learned = known and aligned and not cut
+            tags[position] = label2id[f"{prefix}-{span['label']}"] if learned else IGNORE_INDEX
     return TaggedSpans(tags, num_unaligned, num_truncated)
 
 

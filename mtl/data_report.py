@@ -52,7 +52,7 @@ def _label_line(task: str, settings: dict, labelled: list[dict]) -> str:
     if settings["type"] == PAIR_SIMILARITY:
         return f"Scores: {min(values):g} to {max(values):g}, mean {sum(values) / len(values):.3g}"
     if settings["type"] == TOKEN_CLASSIFICATION:
-        counts = Counter(span["label"] for value in values for span in value)
+        counts = Counter(span["label"] or "(not known)" for value in values for span in value)
     elif settings.get("multi_label"):
         counts = Counter(label for value in values for label in value)
     else:

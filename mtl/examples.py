@@ -166,10 +166,14 @@ def _read_score(value: Any, score_range: tuple[float, float]) -> float | None:
 
 def _read_spans(value: list, text: str) -> list[dict[str, Any]]:
     for span in value:
-        if not isinstance(span, dict) or any(span.get(key) is None for key in ("start", "end", "label")):
+        has_borders = isinstance(span, dict) and span.get("start") is not None and span.get("end") is not None
+        if not has_borders or "label" not in span:
             raise ValueError(f"entity {span!r} needs 'start', 'end' and 'label'; tags need a 'text' of words.")
     check_spans(value, text)
-    return [{"start": span["start"], "end": span["end"], "label": str(span["label"])} for span in value]
+    return [
+        {"start": span["start"], "end": span["end"], "label": None if span["label"] is None else str(span["label"])}
+        for span in value
+    ]
 
 
 def _read_tags(value: list, words: list[tuple[int, int]], feature: Any, tag_scheme: str) -> list[dict[str, Any]]:

@@ -125,7 +125,7 @@ def _tags(
         return [IGNORE_INDEX] * len(encoding.ids), (0, 0, 0)
     offsets = visible_offsets(encoding.offsets, text)
     tagged = spans_to_tags(value, offsets, label2id, truncated=bool(encoding.overflowing))
-    return tagged.tags, (len(value), tagged.num_unaligned, tagged.num_truncated)
+    return tagged.tags, (sum(span["label"] is not None for span in value), tagged.num_unaligned, tagged.num_truncated)
 
 
 def _label(value: str | list[str] | float | None, task: dict, label2id: dict[str, int]) -> int | list[int] | float:

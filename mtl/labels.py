@@ -113,7 +113,7 @@ def _values(task: str, settings: dict, example: dict) -> set[str]:
     if value is None:
         return set()
     if settings["type"] == TOKEN_CLASSIFICATION:
-        return {span["label"] for span in value}
+        return {span["label"] for span in value} - {None}
     return set(value) if settings.get("multi_label") else {value}
 
 

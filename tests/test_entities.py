@@ -22,6 +22,7 @@ from entities_mtsbert import (
 
 
 LABELS = bio_labels(["GPE", "ORG"])  # O, B-GPE, I-GPE, B-ORG, I-ORG
+X = IGNORE_INDEX
 LABEL2ID = {label: index for index, label in enumerate(LABELS)}
 
 
@@ -72,6 +73,12 @@ def test_spans_become_tags_and_special_tokens_are_ignored():
 def test_neighbouring_entities_of_one_type_stay_two():
     tagged = spans_to_tags([span(0, 3), span(4, 8)], [(0, 3), (4, 8)], LABEL2ID)
     assert tagged.tags == [1, 1]
+
+
+def test_where_it_is_not_known_whether_there_is_an_entity_nothing_is_learned():
+    offsets = [(0, 3), (4, 8), (9, 12), (13, 15)]
+    assert spans_to_tags([span(4, 10, None), span(13, 15)], offsets, LABEL2ID) == ([0, X, X, 1], 0, 0)
+    assert spans_to_tags([span(9, 99, None)], offsets, LABEL2ID, truncated=True) == ([0, 0, X, X], 0, 0)
 
 
 def test_an_entity_that_ends_inside_a_piece_is_counted_and_ignored():

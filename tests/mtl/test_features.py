@@ -11,6 +11,7 @@ from mtl.arguments import DataArguments
 from mtl.collator import MultiTaskCollator
 from mtl.data import load_data
 from mtl.features import _tokenize, build_features
+from mtl.labels import _values
 from tests.mtl.rows import examples_of
 
 
@@ -49,6 +50,19 @@ def test_what_is_cut_or_does_not_align_is_reported_once(tokenizer, tasks, caplog
     ]
     assert features[1]["ner"] == [X, X, X]
     assert len(features[0]["input_ids"]) == 8
+
+
+def test_an_entity_without_a_label_is_left_open(tokenizer, tasks, caplog):
+    caplog.set_level(logging.WARNING)
+    spans = [{"start": 0, "end": 4, "label": None}, {"start": 10, "end": 14, "label": "GPE"}]
+    rows = examples_of([{"text": "Oslo beat Lima", "ner": spans}], tasks)
+    features, report = build_features(rows, tasks, tokenizer, max_length=16, split="train")
+    assert report.entities["ner"].total == 1
+    assert not caplog.records
+    tags = features[0]["ner"]
+    assert tags[:2] == [X, X]
+    assert tags[-2] == tasks["ner"]["labels"].index("B-GPE" if len(tokenizer.tokenize("Lima")) == 1 else "I-GPE")
+    assert _values("ner", tasks["ner"], rows[0]) == {"GPE"}
 
 
 def test_clean_rows_are_silent(tokenizer, tasks, examples, caplog):
