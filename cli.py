@@ -11,6 +11,7 @@ COMMANDS = {
     "prepare": ("data_prep.__main__", "label texts with spaCy and make a dataset of them"),
     "predict": ("mtl.predict", "answer for every text of a file or folder"),
     "evaluate-entities": ("mtl.evaluate_entities", "compare found entities with those that people marked"),
+    "relabel": ("mtl.relabel", "leave open the entities that a model which learned them disagrees with"),
     "audit": ("mtl.audit", "list the rows whose label is most likely wrong"),
     "export": ("mtl.export", "write a checkpoint as ONNX"),
     "study": ("mtl.study", "compare what freezing costs and brings on your data"),
