@@ -25,7 +25,7 @@ from .arguments import ModelArguments
 from .datasets import TEXT, open_datasets
 from .examples import read_examples
 from .model_files import PAIR_SIMILARITY, SEQUENCE_CLASSIFICATION, MTSBertConfig, MTSBertPipeline
-from .precision import has_native_bf16
+from .precision import PRECISIONS, autocast
 from .report import markdown_table
 from .starting_point import load_model, load_pipeline, load_tokenizer, resolve_name
 
@@ -100,16 +100,12 @@ def load_encoder(name_or_path: str) -> MTSBertPipeline:
     return load_model(start, headless).eval().as_pipeline(load_tokenizer(start), device=device)
 
 
-def embed(pipeline: MTSBertPipeline, texts: list[str], *, batch_size: int = 32, precision: str = "auto") -> np.ndarray:
+def embed(pipeline: MTSBertPipeline, texts: list[str], *, precision: str = "auto") -> np.ndarray:
     """`(N, H)`: the sentence embeddings, of length 1. The precision is as in `mtl.predict`."""
-    use_bf16 = precision == "bf16" or (precision == "auto" and has_native_bf16(pipeline.device.type == "cpu"))
     rows: list[np.ndarray] = []
-    with (
-        torch.autocast(pipeline.device.type, dtype=torch.bfloat16, enabled=use_bf16),
-        tqdm(total=len(texts), desc="Embedding", unit="text") as progress,
-    ):
+    with autocast(pipeline.device, precision), tqdm(total=len(texts), desc="Embedding", unit="text") as progress:
         for first in range(0, len(texts), TEXTS_PER_CALL):
-            answers = pipeline(texts[first : first + TEXTS_PER_CALL], batch_size=batch_size)
+            answers = pipeline(texts[first : first + TEXTS_PER_CALL])
             rows += [np.array(answer["embedding"], dtype=np.float32) for answer in answers]
             progress.update(len(answers))
     embeddings = np.stack(rows)
@@ -244,10 +240,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.audit") ->
         "--share", type=float, default=0.05, help="Of all rows, how many to list at most. Default: %(default)s"
     )
     parser.add_argument("--num_folds", type=int, default=5, help="Parts that take turns. Default: %(default)s")
-    parser.add_argument("--batch_size", type=int, default=32, help="Texts in a pass. Default: %(default)s")
     parser.add_argument(
         "--precision",
-        choices=("auto", "fp32", "bf16"),
+        choices=PRECISIONS,
         default="auto",
         help="bf16 autocast is faster where the machine computes it natively, and that is when auto (the default) "
         "uses it.",
@@ -257,7 +252,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.audit") ->
     logging.basicConfig(format="%(levelname)s %(message)s")
     _check(args)
     texts = read_texts(args.data, args.text_column, args.label_column, num_folds=args.num_folds)
-    embeddings = embed(load_encoder(args.model), texts.texts, batch_size=args.batch_size, precision=args.precision)
+    embeddings = embed(load_encoder(args.model), texts.texts, precision=args.precision)
     folds = {"num_folds": args.num_folds, "seed": args.seed}
     sys.stdout.write(f"{args.data}: {len(texts.texts):,} rows with {len(texts.names)} labels\n")
     if args.planted_share is not None:
@@ -283,8 +278,6 @@ def _check(args: argparse.Namespace) -> None:
             raise ValueError(f"--{option} is {value}; it must lie between 0 and 1.")
     if args.num_folds < 2:
         raise ValueError(f"--num_folds is {args.num_folds}; it must be at least 2.")
-    if args.batch_size < 1:
-        raise ValueError(f"--batch_size is {args.batch_size}; it must be at least 1.")
     if args.output is None:
         return
     if args.output.suffix not in WRITERS:

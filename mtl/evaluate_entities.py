@@ -14,12 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from .entity_scores import ALL, BOUNDARY_ONLY, F1, FOUND, RIGHT, TRUE, TYPE_ONLY, Scores, draw_sentences, f1_difference
 from .gold import COMMON_TYPES, ROWS, GoldFile, marks_of, parse_map, read_gold, restrict
 from .model_files import TAG_SCHEMES, TOKEN_CLASSIFICATION, entity_types
-from .precision import has_native_bf16
+from .precision import PRECISIONS, autocast
 from .report import markdown_table
 from .starting_point import load_pipeline
 
@@ -38,7 +36,7 @@ class Finder:
     """Texts → spans of each."""
 
 
-def load_finder(name: str, *, task: str | None = None, batch_size: int = 32, precision: str = "auto") -> Finder:
+def load_finder(name: str, *, task: str | None = None, precision: str = "auto") -> Finder:
     """
     Opens `spacy:NAME`, an installed spaCy pipeline, or a checkpoint of ours.
 
@@ -59,11 +57,10 @@ def load_finder(name: str, *, task: str | None = None, batch_size: int = 32, pre
         (task,) = of_tokens
     if task not in of_tokens:
         raise ValueError(f"The tasks of {name!r} that find entities are {of_tokens}; --task is {task!r}.")
-    use_bf16 = precision == "bf16" or (precision == "auto" and has_native_bf16(pipeline.device.type == "cpu"))
 
     def find(texts: list[str]) -> list[list[dict]]:
-        with torch.autocast(pipeline.device.type, dtype=torch.bfloat16, enabled=use_bf16):
-            return [answer[task] for answer in pipeline(texts, batch_size=batch_size)]
+        with autocast(pipeline.device, precision):
+            return [answer[task] for answer in pipeline(texts)]
 
     return Finder(name, entity_types(tasks[task]["labels"]), find)
 
@@ -256,10 +253,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.evaluate_e
         "--tag_scheme", choices=TAG_SCHEMES, default="bio", help="How the files' tags are written. Default: bio"
     )
     parser.add_argument("--task", help="The checkpoint's task that finds entities, where it has several.")
-    parser.add_argument("--batch_size", type=int, default=32, help="Texts in a pass. Default: %(default)s")
     parser.add_argument(
         "--precision",
-        choices=("auto", "fp32", "bf16"),
+        choices=PRECISIONS,
         default="auto",
         help="Of the checkpoint: bf16 autocast is faster where the machine computes it natively, and that is when "
         "auto (the default) uses it.",
@@ -268,13 +264,12 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.evaluate_e
     parser.add_argument("--seed", type=int, default=42, help="Of the drawing of sentences. Default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="Write all figures to this file too.")
     args = parser.parse_args(argv)
-    for option in ("batch_size", "num_resamples"):
-        if getattr(args, option) < 1:
-            raise ValueError(f"--{option} is {getattr(args, option)}; it must be at least 1.")
+    if args.num_resamples < 1:
+        raise ValueError(f"--num_resamples is {args.num_resamples}; it must be at least 1.")
     if args.json is not None and not args.json.parent.is_dir():
         raise ValueError(f"--json {args.json}: there is no folder {args.json.parent}.")
     golds = [read_gold(path, rows=args.rows, tag_scheme=args.tag_scheme) for path in args.gold]
-    settings = {"task": args.task, "batch_size": args.batch_size, "precision": args.precision}
+    settings = {"task": args.task, "precision": args.precision}
     names = {TEACHER: args.teacher, MODEL: args.model}
     sides = {side: load_finder(name, **settings) for side, name in names.items() if name is not None}
     mapping = COMMON_TYPES

@@ -4,6 +4,9 @@ import torch
 from transformers import TrainingArguments
 
 
+PRECISIONS = ("auto", "fp32", "bf16")  # that answers are computed in
+
+
 def has_native_bf16(use_cpu: bool = False) -> bool:
     """Whether the accelerator, or without one the processor, multiplies bfloat16 in hardware."""
     if not use_cpu and torch.cuda.is_available():
@@ -12,6 +15,12 @@ def has_native_bf16(use_cpu: bool = False) -> bool:
         return False  # other accelerators: only when the user asks for it
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
+
+
+def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
+    """The context that answers are computed in: `bf16`, `fp32`, or with `auto` bf16 where it is native."""
+    use_bf16 = precision == "bf16" or (precision == "auto" and has_native_bf16(device.type == "cpu"))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=use_bf16)
 
 
 def number_format(args: TrainingArguments) -> str:

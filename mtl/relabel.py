@@ -15,13 +15,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .evaluate_entities import Finder, load_finder
+from .precision import PRECISIONS
 from .readers import read_file
 
 
 TRAIN_FILE, CARD_FILE = "train.parquet", "README.md"
 TEXT, ENTITIES = "text", "entities"
 WORD_COLUMNS = ("tokens", "ner_tags")  # which have no tag for what is left open
-PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass

@@ -184,7 +184,7 @@ def test_embeddings_are_those_of_the_encoder_in_the_order_of_the_texts(encoder_f
     assert embeddings.shape == (3, 32)
     assert np.linalg.norm(embeddings, axis=1) == pytest.approx(1.0)
     assert not caplog.text
-    of_checkpoint = embed(load_encoder(str(checkpoint)), texts, precision="fp32", batch_size=1)
+    of_checkpoint = embed(load_encoder(str(checkpoint)), texts, precision="fp32")
     assert of_checkpoint == pytest.approx(embeddings, abs=1e-5)  # the fixture has the encoder's weights
     expected = [answer["embedding"] for answer in load_pipeline(str(checkpoint))(texts)]
     assert of_checkpoint == pytest.approx(np.array(expected), abs=1e-5)
@@ -233,7 +233,6 @@ def test_where_nothing_is_suspicious_nothing_is_written(audit, tmp_path, capsys)
         (["--planted_share", "5"], r"--planted_share is 5.0; it must lie between 0 and 1"),
         (["--output", "x.csv", "--share", "0"], r"--share is 0.0; it must lie between 0 and 1"),
         (["--output", "x.csv", "--num_folds", "1"], r"--num_folds is 1; it must be at least 2"),
-        (["--output", "x.csv", "--batch_size", "0"], r"--batch_size is 0; it must be at least 1"),
         (["--output", "x.csv", "--label_column", "topic"], r"has no column 'topic'; it has \['text', 'label'\]"),
         (["--output", "x.csv", "--num_folds", "11"], r"has 0 labels with at least 11 texts .*; an audit needs two"),
         (["--output", "x.csv", "--model", "nowhere"], r"No encoder found under 'nowhere'"),

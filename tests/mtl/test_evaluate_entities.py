@@ -370,7 +370,6 @@ def test_the_figures_in_a_file_follow_from_the_seed(command, tmp_path):
     [
         (["--map", "PERSN=PER"], r"--map names the types \['PERSN'\], which nobody has; there are \['GPE', 'LOC'"),
         (["--num_resamples", "0"], r"--num_resamples is 0; it must be at least 1"),
-        (["--batch_size", "0"], r"--batch_size is 0; it must be at least 1"),
         (["--json", "nowhere/x.json"], r"--json nowhere/x.json: there is no folder nowhere"),
     ],
 )
@@ -380,7 +379,7 @@ def test_what_is_wrong_with_the_flags_is_said(command, flags, message):
 
 
 def test_a_checkpoint_finds_what_its_pipeline_finds(checkpoint, gold_file, capsys):
-    finder = load_finder(str(checkpoint), precision="fp32", batch_size=2)
+    finder = load_finder(str(checkpoint), precision="fp32")
     assert finder.types == ["GPE"]
     assert finder.find(TEXTS) == [answer["ner"] for answer in load_pipeline(str(checkpoint))(TEXTS)]
     main(["--model", str(checkpoint), "--gold", str(gold_file), "--precision", "fp32", "--task", "ner"])
