@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -390,8 +391,8 @@ def test_a_checkpoint_finds_what_its_pipeline_finds(checkpoint, gold_file, capsy
 
 def test_bf16_is_asked_of_the_checkpoint(checkpoint, monkeypatch):
     asked = []
-    autocast = module.torch.autocast
-    monkeypatch.setattr(module.torch, "autocast", lambda *a, **k: asked.append(k["enabled"]) or autocast(*a, **k))
+    autocast = torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda *a, **k: asked.append(k["enabled"]) or autocast(*a, **k))
     for precision in ("bf16", "fp32"):
         load_finder(str(checkpoint), precision=precision).find(TEXTS)
     assert asked == [True, False]
