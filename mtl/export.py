@@ -19,6 +19,10 @@ from .onnx_pipeline import EMBEDDING, LOGITS, PAIRS_FILE, TEXTS_FILE
 from .starting_point import load_pipeline
 
 
+OPSET = 23  # the first that has attention as one operation, which is faster
+QUANTIZED = ["MatMul", "Gemm", "Gather"]  # onnxruntime would take opset 23's attention for an older one of its own
+
+
 class TextGraph(nn.Module):
     """`input_ids` and `attention_mask` `(B, T)` → the embedding `(B, H)`, then the logits of the tasks about texts."""
 
@@ -95,6 +99,7 @@ def _write(
         kwargs=inputs,
         f=str(path),
         dynamo=True,
+        opset_version=OPSET,
         external_data=False,
         dynamic_shapes={name: axes for name in inputs},
         input_names=list(inputs),
@@ -111,7 +116,7 @@ def _quantize(path: Path) -> None:
     del graph.graph.value_info[:]  # shapes of weights that the quantizer is about to transpose
     whole = path.with_suffix(".fp32.onnx")
     onnx.save(graph, whole)
-    quantize_dynamic(whole, path, weight_type=QuantType.QInt8, per_channel=True)
+    quantize_dynamic(whole, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=QUANTIZED)
     whole.unlink()
 
 
