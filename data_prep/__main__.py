@@ -10,6 +10,12 @@ from huggingface_hub.utils import validate_repo_id
 from .build import DEFAULT_SOURCE, DEFAULT_SPACY_MODEL, build_dataset
 
 
+try:  # installed: this is `mtsbert.data_prep`
+    from ..ray_workers import ENGINES, LOCAL
+except ImportError:  # run from a clone, with the repository root on `sys.path`
+    from ray_workers import ENGINES, LOCAL
+
+
 def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") -> None:
     parser = argparse.ArgumentParser(
         prog=prog,
@@ -27,7 +33,16 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
         "--spacy_model", default=DEFAULT_SPACY_MODEL, help="The spaCy pipeline that labels. Default: %(default)s"
     )
     parser.add_argument("--output", required=True, help="The dataset folder to write.")
-    parser.add_argument("--num_proc", type=int, default=1, help="Processes to label with. Default: %(default)s")
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=LOCAL,
+        help="Where texts are labelled: on this machine, or by workers on the Ray cluster that RAY_ADDRESS names "
+        "(without it, on one of this machine alone), of which any may die. Default: %(default)s",
+    )
+    parser.add_argument(
+        "--num_proc", type=int, default=1, help="Processes, or Ray workers, to label with. Default: %(default)s"
+    )
     parser.add_argument("--max_rows", type=int, help="At most so many rows of each split. Default: all")
     parser.add_argument(
         "--validation_share",

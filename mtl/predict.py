@@ -7,11 +7,14 @@ Reads .txt (a text a line), .csv and .tsv (with a header), .jsonl and .parquet, 
 """
 
 import argparse
+import copy
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 
@@ -20,6 +23,8 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
+from .answers import PAIR, ROWS_PER_CALL, TEXT, Answerer, blocks_of
+from .answers import answers as answers  # `mtl.output` finds it here
 from .model_files import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION, MTSBertPipeline
 from .precision import has_native_bf16
 from .readers import STREAMS, stream_rows
@@ -27,8 +32,12 @@ from .starting_point import load_pipeline
 from .unfinished import SUFFIX, Unfinished
 
 
-TEXT, PAIR = "text", "text_pair"
-ROWS_PER_CALL = 1_000  # in memory at a time; they are sorted by length
+try:  # installed: this is `mtsbert.mtl`
+    from ..ray_workers import ENGINES, LOCAL, check_engine, ray_workers
+except ImportError:  # run from a clone, with the repository root on `sys.path`
+    from ray_workers import ENGINES, LOCAL, check_engine, ray_workers
+
+
 OUTPUT_SUFFIXES = (".jsonl", ".parquet")
 
 
@@ -102,37 +111,36 @@ def _check_characters(row: dict, file: Path, number: int) -> None:
         raise ValueError(f"Row {number} of {file} holds half a character ({error}).") from None
 
 
-def answers(
-    pipeline: MTSBertPipeline, rows: Iterable[dict], *, embeddings: bool = False, batch_size: int | None = None
-) -> Iterator[dict]:
-    """The rows `{"text", maybe "text_pair", …}` with what the model says of each."""
-    rows = iter(rows)
-    while chunk := list(islice(rows, ROWS_PER_CALL)):
-        texts = [(row[TEXT], row[PAIR]) if PAIR in row else row[TEXT] for row in chunk]
-        for row, answer in zip(chunk, pipeline(texts, batch_size=batch_size), strict=True):
-            kept = answer if embeddings else {k: v for k, v in answer.items() if not k.endswith("embedding")}
-            yield row | kept
-
-
 def predict(
     pipeline: MTSBertPipeline,
     texts: Texts,
     output: Path,
     *,
     embeddings: bool = False,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     use_bf16: bool = False,
+    engine: str = LOCAL,
+    num_workers: int = 1,
 ) -> int:
     """
     Writes the answers for all texts to `output` and returns how many there are. With `use_bf16` the model computes
     under bf16 autocast.
 
     What is done lies in a folder beside `output` until all of it is. A later call with the same model, input and
-    options goes on from there.
+    options goes on from there, with any engine.
+
+    Args:
+        engine (`str`): `"local"`, or `"ray"` for `num_workers` workers on a cluster of machines (see
+            [`~ray_workers.ray_workers`]). Each gets the model from here, and has a thread and, where the cluster has
+            them, a GPU to itself. Files are read and written here.
 
     Raises:
-        `ValueError`: before the first answer, for input that cannot be read, or an output that is there already.
+        `ValueError`: before the first answer, for input that cannot be read, an output that is there already, or a
+            cluster that does not answer.
     """
+    check_engine(engine, num_workers, "--num_workers")
+    if engine == LOCAL and num_workers > 1:
+        raise ValueError(f"--num_workers {num_workers} needs --engine ray; without it one process uses all cores.")
     if output.suffix not in OUTPUT_SUFFIXES:
         raise ValueError(f"{output}: answers are written as {' or '.join(OUTPUT_SUFFIXES)}.")
     if output.exists():
@@ -142,22 +150,34 @@ def predict(
         raise ValueError(f"--keep {clashes}: the answers have columns of these names.")
     num_rows = texts.check()
     unfinished = Unfinished(output, _description(pipeline, texts, embeddings, use_bf16))
-    with unfinished.opened() as done:
+    options = {"embeddings": embeddings, "batch_size": batch_size, "use_bf16": use_bf16}
+    with _answering(pipeline, options, engine, num_workers) as answer, unfinished.opened() as done:
         with (
-            torch.autocast(pipeline.device.type, dtype=torch.bfloat16, enabled=use_bf16),
             unfinished.lines.open("a", encoding="utf-8") as lines,
             tqdm(total=num_rows, initial=done, desc="Predicting", unit="text") as progress,
         ):
-            rows = islice(texts.rows(), done, None)
-            for row in answers(pipeline, rows, embeddings=embeddings, batch_size=batch_size):
-                lines.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-                progress.update()
+            for answered in answer(blocks_of(islice(texts.rows(), done, None))):
+                lines.writelines(answered)
+                progress.update(len(answered))
         finished = unfinished.lines
         if output.suffix == ".parquet":
             finished = unfinished.folder / "answers.parquet"
             _write_parquet(unfinished.lines, finished, _schema(tasks, texts, embeddings), texts.keep)
         unfinished.finish(finished)
     return num_rows
+
+
+@contextmanager
+def _answering(
+    pipeline: MTSBertPipeline, options: dict, engine: str, num_workers: int
+) -> Iterator[Callable[[Iterable[list[dict]]], Iterator[list[str]]]]:
+    """Gives what answers blocks of rows, in order: in this process, or on a Ray cluster."""
+    if engine == LOCAL:
+        yield partial(map, Answerer(pipeline, **options))
+        return
+    load = partial(Answerer.load, copy.deepcopy(pipeline.model).cpu(), pipeline.tokenizer, **options)
+    with ray_workers(load, num_workers, use_gpu=True) as answer:
+        yield answer
 
 
 def _description(pipeline: MTSBertPipeline, texts: Texts, embeddings: bool, use_bf16: bool) -> dict:
@@ -218,7 +238,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.predict") 
     parser.add_argument("--pair_column", help="Its column with second texts, where pairs are to be compared.")
     parser.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="Columns that the answers keep.")
     parser.add_argument("--embeddings", action="store_true", help="Write the sentence embeddings too.")
-    parser.add_argument("--batch_size", type=int, default=32, help="Texts in a pass. Default: %(default)s")
+    parser.add_argument(
+        "--batch_size", type=int, help="Texts in a pass. Default: as many as make a pass that suits the machine"
+    )
     parser.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16"),
@@ -226,8 +248,21 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.predict") 
         help="bf16 autocast is faster where the processor or GPU computes it natively, and that is when auto (the "
         "default) uses it; probabilities differ in the third digit from those of fp32.",
     )
+    parser.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=LOCAL,
+        help="Where the model answers: in this process, or in workers on the Ray cluster that RAY_ADDRESS names "
+        "(without it, on one of this machine alone), of which any may die. Default: %(default)s",
+    )
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        default=1,
+        help="Workers of --engine ray; a core, or a GPU, each. Default: %(default)s",
+    )
     args = parser.parse_args(argv)
-    if args.batch_size < 1:
+    if args.batch_size is not None and args.batch_size < 1:
         raise ValueError(f"--batch_size is {args.batch_size}; it must be at least 1.")
     texts = Texts.of(args.input, args.text_column, args.pair_column, args.keep, output=args.output)
     pipeline = load_pipeline(args.model, revision=args.revision)
@@ -240,6 +275,8 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.predict") 
             batch_size=args.batch_size,
             use_bf16=args.precision == "bf16"
             or (args.precision == "auto" and has_native_bf16(pipeline.device.type == "cpu")),
+            engine=args.engine,
+            num_workers=args.num_workers,
         )
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted: the same command goes on from here.\n")

@@ -1,12 +1,18 @@
 """Building a dataset: sources, labels, files, and what goes wrong."""
 
+import multiprocessing
 import subprocess
 import sys
+from collections import Counter
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, load_dataset
 
+from data_prep import blocks, build, labelling
 from data_prep.__main__ import main
+from data_prep.blocks import BlockLabeller
 from data_prep.build import build_dataset
 from data_prep.labelling import EntityLabeller
 from data_prep.sources import open_source
@@ -91,6 +97,53 @@ def test_the_same_input_gives_the_same_bytes(csv_file, tmp_path):
     assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 
+def test_several_blocks_are_the_rows_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "ROWS_PER_BLOCK", 3)
+    monkeypatch.setattr(build, "ROWS_PER_GROUP", 7)
+    path = tmp_path / "train.csv"
+    path.write_text("".join(f'"1","Item {number}",""\n"1","",""\n' for number in range(20)))
+    provenance = build_dataset(source=str(path), output=tmp_path / "out", num_proc=2)
+    assert (provenance.num_rows, provenance.num_empty) == ({"train": 20}, 20)
+    table = pq.read_table(tmp_path / "out" / "train.parquet")
+    assert table["text"].to_pylist() == [f"Item {number}" for number in range(20)]
+    counted = Counter(span["label"] for spans in table["entities"].to_pylist() for span in spans)
+    assert counted == provenance.type_counts
+
+
+def test_a_killed_process_is_an_error_and_leaves_nothing_behind(csv_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "ROWS_PER_BLOCK", 1)
+    csv_file.write_text(CSV * 20)
+    blocks_of = build.blocks_of
+
+    def deadly(rows):
+        for number, block in enumerate(blocks_of(rows)):
+            if number == 40:
+                multiprocessing.active_children()[0].kill()
+            yield block
+
+    monkeypatch.setattr(build, "blocks_of", deadly)
+    with pytest.raises(ValueError, match=r"A labelling process died.*use fewer with --num_proc, or --engine ray"):
+        build_dataset(source=str(csv_file), output=tmp_path / "out", num_proc=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.csv"]
+    assert multiprocessing.active_children() == []
+
+
+def test_another_version_of_the_pipeline_on_another_machine_is_refused(labeller):
+    with pytest.raises(ValueError, match=r"has en_core_web_sm 3.8.0 \(spaCy .*\), and where .* there is sm 3.7"):
+        BlockLabeller.load("en_core_web_sm", pa.schema([]), "sm 3.7")
+
+
+def test_spacy_remembers_the_words_of_the_first_texts_alone(monkeypatch):
+    monkeypatch.setattr(labelling, "TEXTS_REMEMBERED", 2)
+    labeller = EntityLabeller("en_core_web_sm")
+    vocab = labeller.nlp.vocab
+    labeller.label(["Abcdton flies.", "Abcdton stays."])
+    (labelled,) = labeller.label(["The zyxes flew to Abcdton."])
+    assert labelled.text == "The zyxes flew to Abcdton."
+    assert ("Abcdton" in vocab.strings, "zyxes" in vocab.strings) == (True, False)
+    assert ("Abcdton" in vocab, "zyxes" in vocab) == (True, False)
+
+
 def test_a_folder_of_csv_files_gives_a_split_each(csv_file, tmp_path):
     (tmp_path / "dev.csv").write_text(CSV)
     (tmp_path / "test.csv").write_text(CSV)
@@ -130,6 +183,7 @@ def test_only_the_component_that_finds_entities_runs(labeller):
         ('"1","a","b"\n"5","a","b"\n', r"Row 2 of .*train.csv has class '5'; classes are 1 World"),
         ("class,title,description\n", r"has class 'class'.*there is no header line"),
         (b'"1","\xff","b"\n', "is not UTF-8"),
+        ('"1","a","b\n' + "1,a,b\n" * 30_000, r"of .*train.csv .*Is a quotation mark open"),
         ("", r"Split 'train' of source .* has no row with text in it"),
         ('"1"," ",""\n', r"Split 'train' of source .* has no row with text in it"),
     ],

