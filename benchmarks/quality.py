@@ -5,6 +5,7 @@ python benchmarks/quality.py --config recipes/ag_news_minilm.yaml --seeds 42 43 
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from mtl.runs import mean_and_sd, run_once
 
 
 ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))  # elsewhere for quick runs
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
 def write_report(script: str, subject: str | None, figures: dict) -> Path:
     """Writes figures with the command and the machine they are from."""
     command = f"python {shlex.join([f'benchmarks/{script}.py', *sys.argv[1:]])}"
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{'_'.join(filter(None, [script, subject]))}.json"
     path.write_text(json.dumps({"command": command, "machine": describe_machine(), **figures}, indent=2) + "\n")
     return path

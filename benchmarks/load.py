@@ -1,0 +1,129 @@
+"""Seconds and memory from a folder to the first answer, in a fresh process: topic, entities and embedding of a text.
+
+python benchmarks/load.py --model runs/ag_news_minilm
+
+- ours, as `pipeline("multi-task")` and from its ONNX exports;
+- three separate models of the same size, through transformers' pipelines;
+- a spaCy pipeline and a `SentenceTransformer`, which know no topic yet.
+
+Each way is the Python that its user would write, imports included. Seconds count from the start of the interpreter;
+memory is the most that was resident (Linux). A first round, which fills the system's file cache, is not kept.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from infer import SPACY_MODEL
+from quality import ROOT, write_report
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+
+sys.path.insert(0, str(ROOT))
+
+from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from mtl.export import export
+from mtl.starting_point import load_pipeline
+
+
+TEXT = "Nokia opens a research centre in Nairobi with the University of Oulu"
+OURS = "ours, pipeline"
+WAYS = {
+    OURS: """
+from transformers import pipeline
+pipeline("multi-task", model="{model}", trust_remote_code=True)(text)
+""",
+    "ours, ONNX fp32": """
+from mtl.onnx_pipeline import OnnxPipeline
+OnnxPipeline("{folder}/fp32")(text)
+""",
+    "ours, ONNX int8": """
+from mtl.onnx_pipeline import OnnxPipeline
+OnnxPipeline("{folder}/int8")(text)
+""",
+    "three transformers pipelines": """
+from transformers import pipeline
+for task in ("text-classification", "token-classification", "feature-extraction"):
+    pipeline(task, model=f"{folder}/{{task}}")(text)
+""",
+    "spaCy + SentenceTransformer": """
+import spacy
+from sentence_transformers import SentenceTransformer
+spacy.load("{spacy_model}", disable=["tagger", "parser", "attribute_ruler", "lemmatizer"])(text)
+SentenceTransformer("{folder}/feature-extraction").encode(text)
+""",
+}
+REPORT = """
+import time
+from pathlib import Path
+answered = time.time()
+status = Path("/proc/self/status").read_text().splitlines()
+print(answered, *(line.split()[1] for line in status if line.startswith("VmHWM")))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Checkpoint with one task of texts and one of tokens.")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    memory: dict[str, list[float]] = {name: [] for name in WAYS}
+    with tempfile.TemporaryDirectory() as folder:
+        save_all(args.model, Path(folder))
+        for repeat in range(args.repeats + 1):
+            for name, code in WAYS.items():
+                code = code.format(model=args.model, folder=folder, spacy_model=SPACY_MODEL)
+                taken, peak = first_answer(code)
+                if repeat > 0:
+                    seconds[name].append(taken)
+                    memory[name].append(peak)
+    for name in WAYS:
+        sys.stdout.write(f"{name:30} {statistics.median(seconds[name]):6.2f} s, ")
+        sys.stdout.write(f"{statistics.median(memory[name]):7.0f} MB\n")
+    path = write_report("load", None, {"seconds": seconds, "peak_memory_mb": memory})
+    sys.stdout.write(f"Written to {path}\n")
+
+
+def save_all(model: str, folder: Path) -> None:
+    """What the ways load, beside the checkpoint: its exports, and transformers' own models of its size."""
+    for name, int8 in {"fp32": False, "int8": True}.items():
+        export(model, folder / name, int8=int8)
+    ours = load_pipeline(model)
+    config, encoder = ours.model.config, folder / "feature-extraction"
+    ours.model.encoder.save_pretrained(encoder)
+    ours.tokenizer.save_pretrained(encoder)
+    for name, auto_class, task_type in (
+        ("text-classification", AutoModelForSequenceClassification, SEQUENCE_CLASSIFICATION),
+        ("token-classification", AutoModelForTokenClassification, TOKEN_CLASSIFICATION),
+    ):
+        (task,) = config.tasks_of_type(task_type)
+        model = auto_class.from_pretrained(encoder, num_labels=len(config.tasks[task]["labels"]))
+        model.save_pretrained(folder / name)
+        ours.tokenizer.save_pretrained(folder / name)
+    AutoModel.from_pretrained(encoder).save_pretrained(encoder)  # with a pooler, as such folders have
+
+
+def first_answer(code: str) -> tuple[float, float]:
+    """Seconds, and peak memory in 10^6 bytes, of a new interpreter that runs `code` on `text`."""
+    program = f"text = {TEXT!r}\n{code}\n{REPORT}"
+    began = time.time()
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    answered, kilobytes = done.stdout.splitlines()[-1].split()
+    return float(answered) - began, int(kilobytes) * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    main()

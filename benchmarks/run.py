@@ -1,0 +1,111 @@
+"""Runs every benchmark in turn, and writes the table of their results (`make bench`).
+
+python benchmarks/run.py [--quick] [NAME ...]
+
+Takes hours. With `--quick` every benchmark takes about a minute. That shows that all of them run; the figures mean
+little, and go to runs/bench_quick instead of benchmarks/results. A benchmark that fails is reported, the others go on.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from quality import RESULTS, ROOT
+from tables import write_tables
+
+
+QUICK_RESULTS = ROOT / "runs" / "bench_quick"
+LOGS = ROOT / "runs" / "benchmarks" / "logs"
+LOG_LINES = 5  # of a benchmark that failed
+
+AG_NEWS = "--config recipes/ag_news_minilm.yaml"
+CHECKPOINT = "--model runs/ag_news_minilm"
+FEW_ROWS = "--num_train_epochs=1 --max_train_samples=16 --max_eval_samples=16 --max_predict_samples=16"
+
+
+@dataclass
+class Benchmark:
+    """A script and its flags: those of every run, and those of a full or of a quick one."""
+
+    script: str
+    always: str
+    full: str = ""
+    quick: str = ""
+
+
+BENCHMARKS = {
+    "train": Benchmark("train", AG_NEWS, quick="--rows 32 --repeats 1"),
+    "similarity": Benchmark("similarity", "--config recipes/sbert.yaml", quick=f"--repeats 1 -- {FEW_ROWS}"),
+    "multitask": Benchmark("multitask", AG_NEWS, quick="--rows 32 --test_rows 32 --repeats 1"),
+    "infer": Benchmark("infer", f"{CHECKPOINT} --data data/ag_news", quick="--rows 32 --repeats 1"),
+    "load": Benchmark("load", CHECKPOINT, quick="--repeats 1"),
+    "scale": Benchmark("scale", AG_NEWS, quick="--rows 16"),
+    "prepare": Benchmark("prepare", "", "--source data/ag_news_csv", "--source sample --quick"),
+    "int8": Benchmark("int8", f"{CHECKPOINT} --data data/ag_news", quick="--max_rows 64"),
+    "gradient_statistics": Benchmark("gradient_statistics", ""),
+    "feature_cache": Benchmark(
+        "feature_cache", AG_NEWS, "-- --max_train_samples=1000", "--repeats 1 -- --max_train_samples=64"
+    ),
+    "freezing": Benchmark(
+        "freezing",
+        AG_NEWS,
+        "--seeds 3 -- --max_train_samples=1000 --max_eval_samples=500",
+        "--seeds 1 --strategies full encoder_frozen --output_dir runs/bench_quick/ag_news_minilm -- "
+        "--max_train_samples=16 --max_eval_samples=16",
+    ),
+    "joint": Benchmark(
+        "joint",
+        "--config recipes/all_tasks.yaml",
+        "-- --max_train_samples=1000 --max_predict_samples=1000",
+        f"--seeds 42 -- {FEW_ROWS}",
+    ),
+    "quality_ag_news": Benchmark("quality", AG_NEWS, "--seeds 42", f"--seeds 42 -- {FEW_ROWS}"),
+    "quality_stsb": Benchmark("quality", "--config recipes/sbert.yaml", quick=f"--seeds 42 -- {FEW_ROWS}"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="A few rows of each, in minutes.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"Which ones (default: all): {', '.join(BENCHMARKS)}")
+    args = parser.parse_args()
+    if unknown := sorted(set(args.names) - set(BENCHMARKS)):
+        parser.error(f"unknown benchmarks {unknown}; there are {list(BENCHMARKS)}")
+    results = QUICK_RESULTS if args.quick else RESULTS
+    failed = [name for name in args.names or BENCHMARKS if not run(name, results, quick=args.quick)]
+    sys.stdout.write(f"\n{write_tables(results)} has the results.\n")
+    if failed:
+        sys.exit(f"Failed: {', '.join(failed)}")
+
+
+def run(name: str, results: Path, *, quick: bool) -> bool:
+    """Runs one benchmark, and says whether that went well."""
+    benchmark = BENCHMARKS[name]
+    flags = f"{benchmark.always} {benchmark.quick if quick else benchmark.full}".split()
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log = LOGS / f"{name}.txt"
+    sys.stdout.write(f"{name:20} ")
+    sys.stdout.flush()
+    began = time.monotonic()
+    with log.open("w") as file:
+        done = subprocess.run(
+            [sys.executable, f"benchmarks/{benchmark.script}.py", *flags],
+            cwd=ROOT,
+            env=os.environ | {"BENCHMARK_RESULTS": str(results)},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    seconds = time.monotonic() - began
+    sys.stdout.write(f"{seconds:6.0f} s{'' if done.returncode == 0 else ', FAILED'}\n")
+    if done.returncode:
+        end = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        sys.stdout.write("\n".join(f"    {line}" for line in [f"the end of {log.relative_to(ROOT)}:", *end]) + "\n")
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""How seconds and memory grow with rows and with tasks: reading and one epoch, for 1, 4 and 16 times as much.
+
+python benchmarks/scale.py --config recipes/ag_news_minilm.yaml
+
+- the recipe's own tasks on more and more rows (which begin again where the dataset has no more);
+- the smallest number of rows with 1, 4 and 16 made-up text labels of four classes.
+
+Every figure is from a fresh process. Memory is the most that was resident, or on a GPU allocated there.
+"""
+
+import argparse
+import json
+import multiprocessing
+import random
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from datasets import Dataset
+from multitask import take_rows
+from quality import ROOT, write_report
+from train import our_trainer
+
+
+sys.path.insert(0, str(ROOT))
+
+from configuration_mtsbert import SEQUENCE_CLASSIFICATION
+from mtl.data import load_data
+from mtl.memory import peak_memory_gb
+from mtl.recipe import parse_arguments
+from mtl.starting_point import load_tokenizer
+
+
+TIMES = (1, 4, 16)
+CLASSES = ("north", "east", "south", "west")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="Recipe with one folder that data_prep made.")
+    parser.add_argument("--rows", type=int, default=1500, help="The smallest number of rows.")
+    args = parser.parse_args()
+    figures: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = ["--config", str(ROOT / args.config), "--output_dir", folder, "--disable_tqdm=True"]
+        arguments += ["--num_train_epochs=1", "--eval_strategy=no", "--save_strategy=no"]
+        arguments += ["--load_best_model_at_end=False"]
+        sizes = {f"{times * args.rows:,} rows": Path(folder) / f"rows{times}" for times in TIMES}
+        runs = {
+            name: take_rows(arguments, {"train": times * args.rows}, path)
+            for (name, path), times in zip(sizes.items(), TIMES, strict=True)
+        }
+        smallest, *_ = sizes.values()
+        runs |= {f"{args.rows:,} rows, {number} tasks": made_up_tasks(smallest, number) for number in TIMES}
+        for name, flags in runs.items():
+            for measure, value in in_a_fresh_process([*arguments, *flags]).items():
+                figures.setdefault(measure, {})[name] = value
+            sys.stdout.write(f"{name:25} { ({key: round(values[name], 2) for key, values in figures.items()}) }\n")
+    path = write_report("scale", args.config.stem, figures)
+    sys.stdout.write(f"Written to {path}\n")
+
+
+def made_up_tasks(folder: Path, number: int) -> list[str]:
+    """Writes so many columns of labels beside the texts of a folder, and returns the flags that name them."""
+    rows = Dataset.from_parquet(str(folder / "train.parquet"), cache_dir=str(folder / "cache"))
+    draw = random.Random(0)
+    tasks = [f"label_{task}" for task in range(number)]
+    labels = {task: draw.choices(CLASSES, k=len(rows)) for task in tasks}
+    path = folder / f"tasks{number}.parquet"
+    Dataset.from_dict({"text": rows["text"][:], **labels}).to_parquet(path)
+    datasets = {"made_up": {"files": {"train": str(path)}, "columns": {name: name for name in ("text", *tasks)}}}
+    settings = {task: {"type": SEQUENCE_CLASSIFICATION} for task in tasks}
+    return [f"--datasets={json.dumps(datasets)}", f"--tasks={json.dumps(settings)}"]
+
+
+def in_a_fresh_process(arguments: list[str]) -> dict[str, float]:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, arguments).result()
+
+
+def measure(arguments: list[str]) -> dict[str, float]:
+    """Reads and trains as `run_mtl.py` does."""
+    model_args, data_args, _ = parse_arguments(arguments)
+    began = time.perf_counter()
+    data = load_data(data_args, load_tokenizer(model_args), ["train"])
+    reading, memory = time.perf_counter() - began, peak_memory_gb()
+    trainer, _, _ = our_trainer(arguments, data)
+    metrics = trainer.train().metrics
+    return {
+        "reading_seconds": reading,
+        "reading_memory_gb": memory,
+        "training_seconds": metrics["train_runtime"],
+        "training_memory_gb": metrics["train_peak_memory_gb"],
+    }
+
+
+if __name__ == "__main__":
+    main()
