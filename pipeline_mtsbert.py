@@ -5,7 +5,8 @@ from statistics import fmean
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Pipeline
+from transformers import BatchEncoding, Pipeline
+from transformers.utils import ModelOutput
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
@@ -129,14 +130,22 @@ class MTSBertPipeline(Pipeline):
             yield rows[first : first + size]
             first += size
 
+    def _padded(self, windows: list[dict], rows: list[int]) -> BatchEncoding:
+        inputs = [windows[row]["inputs"] for row in rows]
+        return self.tokenizer.pad(inputs, padding_side="right", return_tensors="pt").to(self.device)
+
+    def _outputs(self, windows: list[dict], batches: list[list[int]]) -> Iterator[ModelOutput]:
+        """What the model says of every batch, in order."""
+        for rows in batches:
+            with torch.inference_mode():
+                output = self.model(**self._padded(windows, rows))
+            yield output
+
     def _forward(self, windows: list[dict], batch_size: int | None) -> list[dict]:
         """Per window: `{"embedding": (H,), task: probabilities (C,) or scores of its own positions (T, K)}`."""
         answers: list[dict] = [{} for _ in windows]
-        for rows in self._batches(windows, batch_size):
-            inputs = [windows[row]["inputs"] for row in rows]
-            batch = self.tokenizer.pad(inputs, padding_side="right", return_tensors="pt").to(self.device)
-            with torch.inference_mode():
-                output = self.model(**batch)
+        batches = list(self._batches(windows, batch_size))
+        for rows, output in zip(batches, self._outputs(windows, batches), strict=True):
             embeddings = output.pooler_output.float().cpu()
             for place, row in enumerate(rows):
                 answers[row]["embedding"] = embeddings[place]
