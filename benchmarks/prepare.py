@@ -7,7 +7,7 @@ python benchmarks/prepare.py --source path/to/ag_news
 - memory: the most that the program's process, and those that it starts, hold for the rows and for ten times as many,
   which are the same rows with a new word in each, since a vocabulary may grow with its words.
 
-Every figure is from a fresh program. At 270 texts/s a core, the defaults take 4 minutes a repeat for the speed, and 9
+Every figure is from a fresh program. At 400 texts/s a core, the defaults take 4 minutes a repeat for the speed, and 6
 minutes for the memory.
 """
 

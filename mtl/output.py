@@ -4,6 +4,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
@@ -55,13 +56,16 @@ def save_run(trainer: MTSBertTrainer, metrics: dict[str, float], *, trained: boo
 
 def save_predictions(trainer: MTSBertTrainer, texts: Iterable[str | tuple[str, str]], *, total: int) -> None:
     """Writes what the model answers for texts or pairs: one JSON object a line, in order, without embeddings."""
-    if not trainer.is_world_process_zero():
+    writes = trainer.is_world_process_zero()
+    if not writes and not trainer.is_fsdp_enabled:  # with FSDP every process has a part of the weights
         return
     path = Path(trainer.args.output_dir) / PREDICTIONS_FILE
     partial = path.with_suffix(".partial")
     pipeline = trainer.model.eval().as_pipeline(trainer.processing_class, device=trainer.model.device)
     rows = ({TEXT: text} if isinstance(text, str) else {TEXT: text[0], PAIR: text[1]} for text in texts)
-    with partial.open("w", encoding="utf-8") as lines:
-        for answer in tqdm(answers(pipeline, rows), desc="Predicting", total=total):
-            lines.write(json.dumps(answer, ensure_ascii=False) + "\n")
-    partial.rename(path)
+    with partial.open("w", encoding="utf-8") if writes else nullcontext() as lines:
+        for answer in tqdm(answers(pipeline, rows), desc="Predicting", total=total, disable=not writes):
+            if writes:
+                lines.write(json.dumps(answer, ensure_ascii=False) + "\n")
+    if writes:
+        partial.rename(path)

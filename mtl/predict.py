@@ -246,7 +246,8 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.predict") 
         choices=("auto", "fp32", "bf16"),
         default="auto",
         help="bf16 autocast is faster where the processor or GPU computes it natively, and that is when auto (the "
-        "default) uses it; probabilities differ in the third digit from those of fp32.",
+        "default) uses it; probabilities differ in the third digit from those of fp32. With --engine ray it is this "
+        "machine that auto looks at.",
     )
     parser.add_argument(
         "--engine",

@@ -284,11 +284,13 @@ class MTSBertTrainer(PushingTrainer):
     def begin_training(self) -> None:
         self.freezing.begin(self.state.max_steps)
         logger.info(f"What is trained:\n{parameter_table(self.freezing, self.learning_rates)}")
+        if self.is_fsdp_enabled and self.args.gradient_statistics_steps > 0:
+            logger.info("The gradients of single tasks are not measured: FSDP shares out the weights.")
 
     def begin_step(self) -> None:
         """Before an optimizer step: thaws what is due, and says which tasks' gradients are to be measured."""
         self.freezing.move_to(step=self.state.global_step, epoch=self.state.epoch)
-        every = self.args.gradient_statistics_steps
+        every = 0 if self.is_fsdp_enabled else self.args.gradient_statistics_steps
         if every > 0 and self.state.global_step % every == 0 and self.gradient_statistics.parameters:
             self._tasks_to_measure = set(self.task_weights)  # each in the next batch that has labels of it
 
@@ -303,6 +305,9 @@ class MTSBertTrainer(PushingTrainer):
     # What a checkpoint keeps of the balancing
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.is_fsdp_enabled:  # FSDP2 gives the model a class of its own, which nobody else could load
+            kind = type(self.model)
+            kind.__name__, kind.__module__ = MTSBertModel.__name__, MTSBertModel.__module__
         super()._save(output_dir, state_dict)
         self.balancing.save(self.args.output_dir if output_dir is None else output_dir)
 

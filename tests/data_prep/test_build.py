@@ -9,6 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, load_dataset
+from thinc.api import get_current_ops
+from threadpoolctl import threadpool_info
 
 from data_prep import blocks, build, labelling
 from data_prep.__main__ import main
@@ -131,6 +133,22 @@ def test_a_killed_process_is_an_error_and_leaves_nothing_behind(csv_file, tmp_pa
 def test_another_version_of_the_pipeline_on_another_machine_is_refused(labeller):
     with pytest.raises(ValueError, match=r"has en_core_web_sm 3.8.0 \(spaCy .*\), and where .* there is sm 3.7"):
         BlockLabeller.load("en_core_web_sm", pa.schema([]), "sm 3.7")
+
+
+def test_labels_are_computed_by_the_fast_blas_on_one_thread(monkeypatch):
+    ops = get_current_ops()
+    labeller = EntityLabeller("en_core_web_sm")
+    assert get_current_ops() is ops
+    assert not labeller.nlp.get_pipe("ner").model.ops.use_blis
+    threads = []
+
+    def pipe(texts, **options):
+        threads.extend(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
+        return []
+
+    monkeypatch.setattr(labeller.nlp, "pipe", pipe)
+    labeller.label(["Lima"])
+    assert set(threads) == {1}
 
 
 def test_spacy_remembers_the_words_of_the_first_texts_alone(monkeypatch):

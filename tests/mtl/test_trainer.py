@@ -1,6 +1,7 @@
 """The Trainer: exact gradients, what it logs, learning rates over time, resuming."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -272,3 +273,16 @@ def test_a_compiled_model_learns_the_same(trainer_of, model):
     for name, weight in plain.state_dict().items():
         difference = (model.state_dict()[name] - weight).abs().max().item()
         assert difference < 1e-5, name
+
+
+def test_a_model_that_fsdp_gave_another_class_is_saved_under_its_own(trainer_of, model, tmp_path):
+    trainer = trainer_of(gradient_statistics_steps=1)
+    trainer.is_fsdp_enabled = True
+    trainer.begin_step()
+    assert not trainer._tasks_to_measure
+    model.__class__ = type("FSDPMTSBertModel", (MTSBertModel,), {})
+    trainer._save(str(tmp_path / "saved"))
+    settings = json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert settings["auto_map"]["AutoModel"] == "modeling_mtsbert.MTSBertModel"
+    assert settings["architectures"] == ["MTSBertModel"]
+    assert (tmp_path / "saved" / "pipeline_mtsbert.py").is_file()
