@@ -4,6 +4,10 @@ python benchmarks/run.py [--quick] [NAME ...]
 
 Takes hours. With `--quick` every benchmark takes about a minute. That shows that all of them run; the figures mean
 little, and go to runs/bench_quick instead of benchmarks/results. A benchmark that fails is reported, the others go on.
+
+They want what the recipes want: data/ag_news, which `python -m data_prep` makes of AG News' CSV files, these files in
+data/ag_news_csv, the checkpoint runs/ag_news_minilm, which that recipe trains, and data/stsb, data/nli and
+data/sentiment.
 """
 
 import argparse
