@@ -107,6 +107,7 @@ def test_every_flag_in_the_readme_exists(root):
         "--planted_share",
         "--normalize",
         "--rows",
+        "--repeats",
         "--json",
         "--gold",
         "--teacher",
