@@ -11,9 +11,9 @@ import datasets
 import transformers
 from tqdm import tqdm
 
+from .answers import PAIR, TEXT, answers
 from .arguments import MTLTrainingArguments
 from .precision import number_format
-from .predict import PAIR, TEXT, answers
 from .trainer import MTSBertTrainer
 
 

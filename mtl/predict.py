@@ -24,7 +24,6 @@ import torch
 from tqdm import tqdm
 
 from .answers import PAIR, ROWS_PER_CALL, TEXT, Answerer, blocks_of
-from .answers import answers as answers  # `mtl.output` finds it here
 from .model_files import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION, MTSBertPipeline
 from .precision import has_native_bf16
 from .readers import STREAMS, stream_rows
