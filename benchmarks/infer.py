@@ -18,7 +18,13 @@ from pathlib import Path
 import torch
 from datasets import load_dataset
 from quality import ROOT, write_report
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, pipeline
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    pipeline,
+)
 
 
 sys.path.insert(0, str(ROOT))
@@ -84,8 +90,8 @@ def under_autocast(answer: Callable[[list[str]], object]) -> Callable[[list[str]
     return run
 
 
-def three_pipelines(ours, folder: Path) -> dict[str, Callable[[list[str]], object]]:
-    """transformers' own models with the weights of ours: one each for topic, entities and embedding."""
+def stock_models(ours, folder: Path) -> dict[str, PreTrainedModel]:
+    """transformers' own models with the weights of ours, by the task of their pipeline; the encoder is saved too."""
     config = ours.model.config
     encoder = folder / "encoder"
     ours.model.encoder.save_pretrained(encoder)
@@ -93,15 +99,21 @@ def three_pipelines(ours, folder: Path) -> dict[str, Callable[[list[str]], objec
     (topic,) = config.tasks_of_type(SEQUENCE_CLASSIFICATION)
     (entities,) = config.tasks_of_type(TOKEN_CLASSIFICATION)
     classes, tags = (len(config.tasks[task]["labels"]) for task in (topic, entities))
-    models = {
+    return {
         "text-classification": AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=classes),
         "token-classification": AutoModelForTokenClassification.from_pretrained(encoder, num_labels=tags),
         "feature-extraction": AutoModel.from_pretrained(encoder),
     }
+
+
+def three_pipelines(ours, folder: Path) -> dict[str, Callable[[list[str]], object]]:
+    """One each for topic, entities and embedding."""
     asked = {
         task: pipeline(task, model=model.eval(), tokenizer=ours.tokenizer, **settings)
         for (task, model), settings in zip(
-            models.items(), ({}, {"aggregation_strategy": "simple"}, {"return_tensors": True}), strict=True
+            stock_models(ours, folder).items(),
+            ({}, {"aggregation_strategy": "simple"}, {"return_tensors": True}),
+            strict=True,
         )
     }
     return {

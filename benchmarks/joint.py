@@ -7,14 +7,14 @@ import json
 import sys
 
 import yaml
-from quality import ROOT, parse_arguments, run, write_report
+from quality import ROOT, TRAINING_ALONE, parse_arguments, run, write_report
 
 from mtl.metrics import PRIMARY_METRIC
 from mtl.runs import mean_and_sd
 
 
 # No choosing among epochs: what is reported is the model at the end, so no task needs validation rows.
-LAST_EPOCH = ["--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False", "--do_eval=False"]
+LAST_EPOCH = [*TRAINING_ALONE, "--do_eval=False"]
 
 
 def main() -> None:

@@ -19,14 +19,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from infer import SPACY_MODEL
+from infer import SPACY_MODEL, stock_models
 from quality import ROOT, write_report
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
 
 
 sys.path.insert(0, str(ROOT))
 
-from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from mtl.export import export
 from mtl.starting_point import load_pipeline
 
@@ -95,18 +93,9 @@ def save_all(model: str, folder: Path) -> None:
     for name, int8 in {"fp32": False, "int8": True}.items():
         export(model, folder / name, int8=int8)
     ours = load_pipeline(model)
-    config, encoder = ours.model.config, folder / "feature-extraction"
-    ours.model.encoder.save_pretrained(encoder)
-    ours.tokenizer.save_pretrained(encoder)
-    for name, auto_class, task_type in (
-        ("text-classification", AutoModelForSequenceClassification, SEQUENCE_CLASSIFICATION),
-        ("token-classification", AutoModelForTokenClassification, TOKEN_CLASSIFICATION),
-    ):
-        (task,) = config.tasks_of_type(task_type)
-        model = auto_class.from_pretrained(encoder, num_labels=len(config.tasks[task]["labels"]))
-        model.save_pretrained(folder / name)
-        ours.tokenizer.save_pretrained(folder / name)
-    AutoModel.from_pretrained(encoder).save_pretrained(encoder)  # with a pooler, as such folders have
+    for task, stock in stock_models(ours, folder).items():
+        stock.save_pretrained(folder / task)
+        ours.tokenizer.save_pretrained(folder / task)
 
 
 def first_answer(code: str) -> tuple[float, float]:

@@ -19,7 +19,7 @@ import torch
 import transformers
 from datasets import Dataset
 from peers import NotAvailable, ask, environment
-from quality import ROOT, write_report
+from quality import ROOT, TRAINING_ALONE, write_report
 from train import our_trainer
 
 
@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = {"train": args.rows, "validation": 32, "test": args.test_rows}
         arguments = ["--config", str(ROOT / args.config), "--output_dir", folder, "--disable_tqdm=True"]
-        arguments += ["--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False"]
+        arguments += TRAINING_ALONE
         arguments += take_rows(arguments, rows, Path(folder))
         for seed in range(42, 42 + args.repeats):
             for precision in PRECISIONS:

@@ -21,6 +21,9 @@ from mtl.runs import mean_and_sd, run_once
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))  # elsewhere for quick runs
 
+# Flags of run_mtl.py for a run that is about its last epoch, or its seconds.
+TRAINING_ALONE = ["--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False"]
+
 
 def main() -> None:
     args = parse_arguments(__doc__)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from datasets import Dataset
 from multitask import take_rows
-from quality import ROOT, write_report
+from quality import ROOT, TRAINING_ALONE, write_report
 from train import our_trainer
 
 
@@ -45,8 +45,7 @@ def main() -> None:
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--config", str(ROOT / args.config), "--output_dir", folder, "--disable_tqdm=True"]
-        arguments += ["--num_train_epochs=1", "--eval_strategy=no", "--save_strategy=no"]
-        arguments += ["--load_best_model_at_end=False"]
+        arguments += [*TRAINING_ALONE, "--num_train_epochs=1"]
         sizes = {f"{times * args.rows:,} rows": Path(folder) / f"rows{times}" for times in TIMES}
         runs = {
             name: take_rows(arguments, {"train": times * args.rows}, path)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from quality import ROOT, write_report
+from quality import ROOT, TRAINING_ALONE, write_report
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss
@@ -49,7 +49,7 @@ def main() -> None:
     spearman: dict[str, list[float]] = {name: [] for name in seconds}
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["--config", str(ROOT / args.config), "--output_dir", folder, "--disable_tqdm=True"]
-        arguments += ["--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False", *args.flags]
+        arguments += [*TRAINING_ALONE, *args.flags]
         for seed in range(42, 42 + args.repeats):
             for precision in PRECISIONS:
                 for way, train in ways.items():

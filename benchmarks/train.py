@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from quality import ROOT, write_report
+from quality import ROOT, TRAINING_ALONE, write_report
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--num_train_epochs=1", "--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False"]
+        flags = [*TRAINING_ALONE, "--num_train_epochs=1"]
         flags += ["--disable_tqdm=True", "--output_dir", folder, f"--max_train_samples={args.rows}"]
         arguments = ["--config", str(ROOT / args.config), *flags]
         model_args, data_args, _ = parse_arguments(arguments)

@@ -25,7 +25,7 @@ from .arguments import ModelArguments
 from .datasets import TEXT, open_datasets
 from .examples import read_examples
 from .model_files import PAIR_SIMILARITY, SEQUENCE_CLASSIFICATION, MTSBertConfig, MTSBertPipeline
-from .precision import PRECISIONS, autocast
+from .precision import add_precision_option, autocast
 from .report import markdown_table
 from .starting_point import load_model, load_pipeline, load_tokenizer, resolve_name
 
@@ -240,13 +240,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.audit") ->
         "--share", type=float, default=0.05, help="Of all rows, how many to list at most. Default: %(default)s"
     )
     parser.add_argument("--num_folds", type=int, default=5, help="Parts that take turns. Default: %(default)s")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="auto",
-        help="bf16 autocast is faster where the machine computes it natively, and that is when auto (the default) "
-        "uses it.",
-    )
+    add_precision_option(parser)
     parser.add_argument("--seed", type=int, default=42, help="Of folds and planted labels. Default: %(default)s")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(levelname)s %(message)s")

@@ -1,6 +1,7 @@
 """What `--check_data` prints: the data as the tasks see them."""
 
 from collections import Counter
+from itertools import islice
 
 import numpy as np
 
@@ -20,7 +21,7 @@ def describe_data(data: TaskData) -> str:
     for split, examples in data.examples.items():
         parts.append(f"\n# {split}: {len(examples):,} rows")
         for task, settings in data.tasks.items():
-            rows = [row for row, example in enumerate(examples) if example.get(task) is not None]
+            rows = [row for row, value in enumerate(examples[task]) if value is not None]
             parts.append(f"\n## {split} / {task} ({settings['type']}): {len(rows):,} labelled rows\n")
             if rows:
                 parts += _describe_task(task, settings, rows, split, data)
@@ -28,13 +29,13 @@ def describe_data(data: TaskData) -> str:
 
 
 def _describe_task(task: str, settings: dict, rows: list[int], split: str, data: TaskData) -> list[str]:
-    labelled = [data.examples[split][row] for row in rows]
+    labelled = data.examples[split].select(rows)
     report = data.tokenization[split]
     lengths = np.array(data.features[split]["length"][:])[rows]
     percentiles = zip(PERCENTILES, np.percentile(lengths, PERCENTILES).astype(int), strict=True)
     num_cut = sum(report.cut[row] for row in rows)
     lines = [
-        _label_line(task, settings, labelled),
+        _label_line(settings, labelled[task][:]),
         "Word pieces: " + ", ".join(f"{length} at {share} %" for share, length in percentiles),
         f"Longer than `max_length`: {num_cut:,} rows ({num_cut / len(rows):.2%})",
     ]
@@ -44,11 +45,10 @@ def _describe_task(task: str, settings: dict, rows: list[int], split: str, data:
             f"Entities: {counts.total:,}, of them {counts.truncated:,} cut off and {counts.unaligned:,} not at the "
             "borders of word pieces"
         )
-    return lines + [_sample(task, settings, example) for example in labelled[:NUM_SAMPLES]]
+    return lines + [_sample(task, settings, example) for example in islice(labelled, NUM_SAMPLES)]
 
 
-def _label_line(task: str, settings: dict, labelled: list[dict]) -> str:
-    values = [example[task] for example in labelled]
+def _label_line(settings: dict, values: list) -> str:
     if settings["type"] == PAIR_SIMILARITY:
         return f"Scores: {min(values):g} to {max(values):g}, mean {sum(values) / len(values):.3g}"
     if settings["type"] == TOKEN_CLASSIFICATION:

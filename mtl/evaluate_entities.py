@@ -17,7 +17,7 @@ from pathlib import Path
 from .entity_scores import ALL, BOUNDARY_ONLY, F1, FOUND, RIGHT, TRUE, TYPE_ONLY, Scores, draw_sentences, f1_difference
 from .gold import COMMON_TYPES, ROWS, GoldFile, marks_of, parse_map, read_gold, restrict
 from .model_files import TAG_SCHEMES, TOKEN_CLASSIFICATION, entity_types
-from .precision import PRECISIONS, autocast
+from .precision import add_precision_option, autocast
 from .report import markdown_table
 from .starting_point import load_pipeline
 
@@ -253,13 +253,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.evaluate_e
         "--tag_scheme", choices=TAG_SCHEMES, default="bio", help="How the files' tags are written. Default: bio"
     )
     parser.add_argument("--task", help="The checkpoint's task that finds entities, where it has several.")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="auto",
-        help="Of the checkpoint: bf16 autocast is faster where the machine computes it natively, and that is when "
-        "auto (the default) uses it.",
-    )
+    add_precision_option(parser)
     parser.add_argument("--num_resamples", type=int, default=1_000, help="For the intervals. Default: %(default)s")
     parser.add_argument("--seed", type=int, default=42, help="Of the drawing of sentences. Default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="Write all figures to this file too.")

@@ -66,6 +66,8 @@ def read_examples(
         chosen = sorted(random.Random(0).sample(chosen, max_rows))  # files are often in some order
         rows = rows.select(chosen)
 
+    features = example_features(tasks)
+
     def read(table: pa.Table, places: list[int]) -> dict[str, list]:
         columns = {role: table[column].to_pylist() for role, column in source.columns.items()}
         examples = []
@@ -75,7 +77,7 @@ def read_examples(
                 examples.append(_read_example(row, source, rows.features, tasks) | {DATASET: number})
             except ValueError as error:
                 raise ValueError(f"{source.where(split, chosen[place])}: {error}") from None
-        return {name: [example.get(name) for example in examples] for name in example_features(tasks)}
+        return {name: [example.get(name) for example in examples] for name in features}
 
     return (
         rows.with_format("arrow")
@@ -84,7 +86,7 @@ def read_examples(
             with_indices=True,
             batched=True,
             remove_columns=rows.column_names,
-            features=example_features(tasks),
+            features=features,
             new_fingerprint=fingerprint_of(rows, source.columns, source.tag_scheme, tasks, number),
             desc=f"Reading {source.name}, {split}",
         )

@@ -1,8 +1,6 @@
 """The label list of every task: from the recipe, from ClassLabel columns, or found in the data."""
 
-from collections.abc import Iterable
-
-from datasets import ClassLabel
+from datasets import ClassLabel, Dataset
 
 from .datasets import SourceDataset
 from .model_files import (
@@ -58,7 +56,7 @@ def list_or_value(setting):
 
 
 def complete_tasks(
-    tasks: dict[str, dict], sources: list[SourceDataset], examples: dict[str, dict[str, Iterable[dict]]]
+    tasks: dict[str, dict], sources: list[SourceDataset], examples: dict[str, dict[str, Dataset]]
 ) -> dict[str, dict]:
     """
     Fills in the labels that a recipe left out, and checks all rows against the labels.
@@ -107,9 +105,8 @@ def _declared_labels(task: str, settings: dict, sources: list[SourceDataset]) ->
     return lists[0] if lists else None
 
 
-def _values(task: str, settings: dict, example: dict) -> set[str]:
-    """The labels (entity types for a token task) that one example has for a task."""
-    value = example.get(task)
+def _labels_of(value: str | list | None, settings: dict) -> set[str]:
+    """The labels (entity types for a token task) that an example's value for a task has."""
     if value is None:
         return set()
     if settings["type"] == TOKEN_CLASSIFICATION:
@@ -117,24 +114,24 @@ def _values(task: str, settings: dict, example: dict) -> set[str]:
     return set(value) if settings.get("multi_label") else {value}
 
 
-def _found_labels(task: str, settings: dict, examples: dict[str, dict[str, Iterable[dict]]]) -> list[str]:
+def _found_labels(task: str, settings: dict, examples: dict[str, dict[str, Dataset]]) -> list[str]:
     found: set[str] = set()
     for splits in examples.values():
         for rows in splits.values():
-            for example in rows:
-                found |= _values(task, settings, example)
+            for value in rows[task]:
+                found |= _labels_of(value, settings)
     if not found:
         raise ValueError(f"Task {task!r} has no label in any row, and the recipe names none.")
     return sorted(found)
 
 
-def _check_rows(task: str, settings: dict, examples: dict[str, dict[str, Iterable[dict]]]) -> None:
+def _check_rows(task: str, settings: dict, examples: dict[str, dict[str, Dataset]]) -> None:
     of_tokens = settings["type"] == TOKEN_CLASSIFICATION
     allowed = set(entity_types(settings["labels"])) if of_tokens else set(settings["labels"])
     for dataset, splits in examples.items():
         for split, rows in splits.items():
-            for row, example in enumerate(rows):
-                if unknown := _values(task, settings, example) - allowed:
+            for row, value in enumerate(rows[task]):
+                if unknown := _labels_of(value, settings) - allowed:
                     raise ValueError(
                         f"Row {row} of dataset {dataset!r}, split {split!r}: label {sorted(unknown)[0]!r} is not one "
                         f"of task {task!r}, which has {sorted(allowed)}."

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from .answers import PAIR, ROWS_PER_CALL, TEXT, Answerer, blocks_of
 from .model_files import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION, MTSBertPipeline
-from .precision import has_native_bf16
+from .precision import add_precision_option, uses_bf16
 from .readers import STREAMS, stream_rows
 from .starting_point import load_pipeline
 from .unfinished import SUFFIX, Unfinished
@@ -240,14 +240,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.predict") 
     parser.add_argument(
         "--batch_size", type=int, help="Texts in a pass. Default: as many as make a pass that suits the machine"
     )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16"),
-        default="auto",
-        help="bf16 autocast is faster where the processor or GPU computes it natively, and that is when auto (the "
-        "default) uses it; probabilities differ in the third digit from those of fp32. With --engine ray it is this "
-        "machine that auto looks at.",
-    )
+    add_precision_option(parser)
     parser.add_argument(
         "--engine",
         choices=ENGINES,
@@ -273,8 +266,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.predict") 
             args.output,
             embeddings=args.embeddings,
             batch_size=args.batch_size,
-            use_bf16=args.precision == "bf16"
-            or (args.precision == "auto" and has_native_bf16(pipeline.device.type == "cpu")),
+            use_bf16=uses_bf16(pipeline.device, args.precision),
             engine=args.engine,
             num_workers=args.num_workers,
         )

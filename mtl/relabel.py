@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .evaluate_entities import Finder, load_finder
-from .precision import PRECISIONS
+from .precision import add_precision_option
 from .readers import read_file
 
 
@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.relabel") 
     parser.add_argument("--task", help="Its token task, where it has several.")
     parser.add_argument("--data", required=True, type=Path, help="Folder that data_prep made.")
     parser.add_argument("--output", required=True, type=Path, help="Folder to make.")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="See `mtl.predict`.")
+    add_precision_option(parser)
     args = parser.parse_args(argv)
     counts = relabel(load_finder(args.model, task=args.task, precision=args.precision), args.data, args.output)
     sys.stdout.write(

@@ -11,7 +11,7 @@ from mtl.arguments import DataArguments
 from mtl.collator import MultiTaskCollator
 from mtl.data import load_data
 from mtl.features import _tokenize, build_features
-from mtl.labels import _values
+from mtl.labels import _labels_of
 from tests.mtl.rows import examples_of
 
 
@@ -62,7 +62,7 @@ def test_an_entity_without_a_label_is_left_open(tokenizer, tasks, caplog):
     tags = features[0]["ner"]
     assert tags[:2] == [X, X]
     assert tags[-2] == tasks["ner"]["labels"].index("B-GPE" if len(tokenizer.tokenize("Lima")) == 1 else "I-GPE")
-    assert _values("ner", tasks["ner"], rows[0]) == {"GPE"}
+    assert _labels_of(rows[0]["ner"], tasks["ner"]) == {"GPE"}
 
 
 def test_clean_rows_are_silent(tokenizer, tasks, examples, caplog):

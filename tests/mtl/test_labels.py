@@ -5,17 +5,19 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from mtl.datasets import SourceDataset
 from mtl.labels import check_recipe_tasks, complete_tasks, merge_tasks
+from tests.mtl.rows import examples_of
 
 
 SEQUENCE = {"topic": {"type": "sequence_classification"}}
 TOKENS = {"ner": {"type": "token_classification"}}
 ROWS = {
     "news": {
-        "train": [{"text": "x", "topic": "b"}, {"text": "y", "topic": None}],
-        "test": [{"text": "z", "topic": "a"}],
+        "train": examples_of([{"text": "x", "topic": "b"}, {"text": "y", "topic": None}], SEQUENCE),
+        "test": examples_of([{"text": "z", "topic": "a"}], SEQUENCE),
     }
 }
-ENTITIES = {"news": {"train": [{"text": "Oslo", "ner": [{"start": 0, "end": 4, "label": "GPE"}]}]}}
+OSLO = {"text": "Oslo", "ner": [{"start": 0, "end": 4, "label": "GPE"}]}
+ENTITIES = {"news": {"train": examples_of([OSLO], TOKENS)}}
 
 
 def declared(name: str, labels: list[str]) -> SourceDataset:
@@ -64,7 +66,7 @@ def test_a_label_that_is_not_in_the_list_is_named_with_its_row():
 
 def test_a_task_without_any_label_is_named():
     with pytest.raises(ValueError, match="Task 'topic' has no label in any row, and the recipe names none"):
-        complete_tasks(SEQUENCE, [], {"news": {"train": [{"text": "x", "topic": None}]}})
+        complete_tasks(SEQUENCE, [], {"news": {"train": examples_of([{"text": "x", "topic": None}], SEQUENCE)}})
 
 
 @pytest.mark.parametrize(
