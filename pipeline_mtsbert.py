@@ -1,6 +1,7 @@
 """Texts in; sentence embedding, labels and entities out, with one encoder pass per batch."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from statistics import fmean
 
 import torch
@@ -45,7 +46,8 @@ class MTSBertPipeline(Pipeline):
     of the overlap and decoded over the whole text, probabilities and embeddings are averaged.
 
     Texts of like length share a pass: as many as `batch_size` says, or without it as many as make a pass of about 512
-    word pieces for every thread of the processor, which is where texts per second are highest (16,384 on a GPU).
+    word pieces for a thread of the processor, which is where texts per second are highest (16,384 on a GPU). Several
+    passes are computed side by side on a processor, with a thread each.
     """
 
     _load_tokenizer = True
@@ -121,8 +123,7 @@ class MTSBertPipeline(Pipeline):
     def _batches(self, windows: list[dict], batch_size: int | None) -> Iterator[list[int]]:
         """The windows of every pass, longest first, so that what does not fit in memory shows at once."""
         lengths = [len(window["inputs"]["input_ids"]) for window in windows]
-        on_cpu = self.device.type == "cpu"
-        budget = TOKENS_PER_THREAD * torch.get_num_threads() if on_cpu else TOKENS_PER_GPU
+        budget = TOKENS_PER_THREAD if self.device.type == "cpu" else TOKENS_PER_GPU
         rows = sorted(range(len(windows)), key=lengths.__getitem__, reverse=True)
         first = 0
         while first < len(rows):
@@ -130,22 +131,17 @@ class MTSBertPipeline(Pipeline):
             yield rows[first : first + size]
             first += size
 
-    def _padded(self, windows: list[dict], rows: list[int]) -> BatchEncoding:
-        inputs = [windows[row]["inputs"] for row in rows]
-        return self.tokenizer.pad(inputs, padding_side="right", return_tensors="pt").to(self.device)
-
-    def _outputs(self, windows: list[dict], batches: list[list[int]]) -> Iterator[ModelOutput]:
-        """What the model says of every batch, in order."""
-        for rows in batches:
-            with torch.inference_mode():
-                output = self.model(**self._padded(windows, rows))
-            yield output
-
     def _forward(self, windows: list[dict], batch_size: int | None) -> list[dict]:
         """Per window: `{"embedding": (H,), task: probabilities (C,) or scores of its own positions (T, K)}`."""
         answers: list[dict] = [{} for _ in windows]
         batches = list(self._batches(windows, batch_size))
-        for rows, output in zip(batches, self._outputs(windows, batches), strict=True):
+        is_alone = len(batches) == 1
+
+        def answer(rows: list[int]) -> None:
+            inputs = self.tokenizer.pad(
+                [windows[row]["inputs"] for row in rows], padding_side="right", return_tensors="pt"
+            )
+            output = self._outputs(inputs.to(self.device), is_alone=is_alone)
             embeddings = output.pooler_output.float().cpu()
             for place, row in enumerate(rows):
                 answers[row]["embedding"] = embeddings[place]
@@ -156,7 +152,13 @@ class MTSBertPipeline(Pipeline):
                 scores = scores.cpu()
                 for place, row in enumerate(rows):
                     answers[row][task] = scores[place, windows[row]["own"]] if is_token_task else scores[place]
+
+        side_by_side(answer, batches, self.device)
         return answers
+
+    def _outputs(self, inputs: BatchEncoding, *, is_alone: bool) -> ModelOutput:
+        """What the model says of a pass; it `is_alone` where no other is computed beside it."""
+        return self.model(**inputs)
 
     def postprocess(self, texts: list[str], windows: list[dict], answers: list[dict]) -> list[dict]:
         rows_of: list[list[int]] = [[] for _ in texts]
@@ -220,8 +222,8 @@ def entities_of(
     """The entities of each text, from the log-probabilities `(T, K)` of its positions at `offsets`."""
     found: list[list[dict]] = [[] for _ in texts]
     by_length = sorted((row for row in range(len(texts)) if offsets[row]), key=lambda row: len(offsets[row]))
-    for first in range(0, len(by_length), TEXTS_PER_DECODING):
-        rows = by_length[first : first + TEXTS_PER_DECODING]
+
+    def decode(rows: list[int]) -> None:
         padded = pad_sequence([scores[row] for row in rows], batch_first=True)  # (B, T, K)
         lengths = torch.tensor([len(offsets[row]) for row in rows])
         tags = decode_tags(padded, torch.arange(padded.shape[1]) < lengths.unsqueeze(1), labels)
@@ -233,7 +235,36 @@ def entities_of(
                 score = fmean(sure[span["first"] : span["last"] + 1])
                 entity = {"label": span["label"], "start": start, "end": end, "text": texts[row][start:end]}
                 found[row].append(entity | {"score": score})
+
+    firsts = range(0, len(by_length), TEXTS_PER_DECODING)
+    side_by_side(decode, [by_length[first : first + TEXTS_PER_DECODING] for first in firsts], torch.device("cpu"))
     return found
+
+
+def side_by_side(work: Callable, items: list, device: torch.device) -> None:
+    """
+    `work` on every item, without gradients. On a processor each item is computed by one thread, several at a time:
+    threads that share one item's work wait for each other. A GPU takes them one by one.
+    """
+    num_threads = torch.get_num_threads()
+    if device.type != "cpu" or min(num_threads, len(items)) < 2:
+        with torch.inference_mode():
+            for item in items:
+                work(item)
+        return
+    is_autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+    def run(item: object) -> None:
+        # A thread starts with gradients, and without its caller's autocast.
+        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=is_autocast):
+            work(item)
+
+    try:
+        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            for _ in threads.map(run, items):  # raises what a thread raised
+                pass
+    finally:
+        torch.set_num_threads(num_threads)  # what later threads start with; the workers changed it
 
 
 def _mean_of(answers: list[dict], rows: list[int], name: str) -> torch.Tensor:

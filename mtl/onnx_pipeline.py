@@ -1,7 +1,5 @@
 """The multi-task pipeline on onnxruntime: the same texts in, the same answers out."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BatchEncoding
 
 from .model_files import MTSBertConfig, MTSBertPipeline
 
@@ -87,15 +85,8 @@ class OnnxPipeline(MTSBertPipeline):
         self.device = self.model.device
         self._batch_size = None
 
-    def _outputs(self, windows: list[dict], batches: list[list[int]]) -> Iterator[OnnxOutput]:
-        # Several passes at a time, with a thread each: faster than one pass on all threads, which wait for each other.
-        padded = (self._padded(windows, rows) for rows in batches)
-        if len(batches) == 1:
-            yield self.model(**next(padded))
-            return
-        _ = self.model.beside_others  # opened once, before several threads ask for it
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            yield from threads.map(lambda batch: self.model(**batch, is_alone=False), padded)
+    def _outputs(self, inputs: BatchEncoding, *, is_alone: bool) -> OnnxOutput:
+        return self.model(**inputs, is_alone=is_alone)
 
 
 def _import_onnxruntime() -> ModuleType:
