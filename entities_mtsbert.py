@@ -7,6 +7,7 @@ None, it is not known whether an entity is there, and nothing is learned or scor
 first position of an entity of type `X`, `I-X` for the ones behind it.
 """
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
@@ -17,6 +18,9 @@ import torch
 IGNORE_INDEX = -100
 OUTSIDE = "O"
 TAG_SCHEMES = ("bio", "iob1", "bioes")
+
+_ARTICLE = re.compile(r"(?:the|an|a)(?:\s+|$)", re.IGNORECASE)
+_POSSESSIVE = re.compile(r"\s*['’]\s?s$", re.IGNORECASE)
 
 
 def bio_labels(types: Sequence[str]) -> list[str]:
@@ -56,6 +60,15 @@ def check_spans(spans: Sequence[dict], text: str) -> None:
         if start < previous_end:
             raise ValueError(f"entity {span} overlaps the one before it, or is not in order of position.")
         previous_end = end
+
+
+def without_article_and_possessive(text: str, start: int, end: int) -> tuple[int, int]:
+    """Where `the Alps's` without `the` and `'s` is: `("In the Alps's", 3, 13)` → `(7, 11)`."""
+    if article := _ARTICLE.match(text, start, end):
+        start = article.end()
+    if possessive := _POSSESSIVE.search(text, start, end):
+        end = possessive.start()
+    return start, end
 
 
 def visible_offsets(offsets: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:

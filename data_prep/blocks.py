@@ -8,17 +8,20 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from .bylines import Segment, segments_of
 from .cleaning import clean
+from .headlines import Truecaser
 from .labelling import EntityLabeller, LabelledText
 
 
 try:  # installed: this is `mtsbert.data_prep`
-    from ..entities_mtsbert import bio_labels, spans_to_tags
+    from ..entities_mtsbert import bio_labels, spans_to_tags, without_article_and_possessive
 except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from entities_mtsbert import bio_labels, spans_to_tags
+    from entities_mtsbert import bio_labels, spans_to_tags, without_article_and_possessive
 
 
 ROWS_PER_BLOCK = 64
+SENDER_TYPE = "ORG"  # what OntoNotes, which spaCy's pipelines learn, calls a news agency
 
 
 class LabelledBlock(NamedTuple):
@@ -37,15 +40,17 @@ class BlockLabeller:
     Args:
         labeller ([`~data_prep.labelling.EntityLabeller`]): What finds the entities.
         schema (`pa.Schema`): The dataset's columns.
+        truecaser ([`~data_prep.headlines.Truecaser`]): How words are written within sentences.
     """
 
-    def __init__(self, labeller: EntityLabeller, schema: pa.Schema):
+    def __init__(self, labeller: EntityLabeller, schema: pa.Schema, truecaser: Truecaser):
         self._labeller = labeller
         self._schema = schema
+        self._truecaser = truecaser
         self._label2id = {tag: index for index, tag in enumerate(bio_labels(labeller.types))}
 
     @classmethod
-    def load(cls, spacy_model: str, schema: pa.Schema, version: str) -> "BlockLabeller":
+    def load(cls, spacy_model: str, version: str, schema: pa.Schema, truecaser: Truecaser) -> "BlockLabeller":
         """
         In a process of its own, for `functools.partial`.
 
@@ -58,15 +63,17 @@ class BlockLabeller:
                 f"Labels would differ from machine to machine: {platform.node()} has {labeller.version}, and where "
                 f"the program was started there is {version}. Install the same on both."
             )
-        return cls(labeller, schema)
+        return cls(labeller, schema, truecaser)
 
     def __call__(self, rows: list[dict]) -> LabelledBlock:
         given = [[part.strip() for part in row["parts"] if part.strip()] for row in rows]
         cleaned = [[part for part in map(clean, parts) if part] for parts in given]
-        labelled = iter(self._labeller.label([part for parts in cleaned for part in parts]))
+        segments = [segments_of(parts) for parts in cleaned]
+        read = [self._truecaser(segment.text) for row in segments for part in row for segment in part]
+        labelled = iter(self._labeller.label(read))
         joined = [
-            self._join(row, list(itertools.islice(labelled, len(parts))))
-            for row, parts in zip(rows, cleaned, strict=True)
+            self._join(row, parts, [[(segment, next(labelled)) for segment in part] for part in of_row])
+            for row, parts, of_row in zip(rows, cleaned, segments, strict=True)
             if parts
         ]
         return LabelledBlock(
@@ -77,16 +84,18 @@ class BlockLabeller:
             type_counts=Counter(span["label"] for row in joined for span in row["entities"]),
         )
 
-    def _join(self, row: dict, parts: list[LabelledText]) -> dict:
-        """One row of the dataset from its parts, each labelled for itself."""
-        text, entities, words = "", [], []
-        for part in parts:
-            shift = len(text) + 1 if text else 0
-            text = f"{text} {part.text}" if text else part.text
-            entities += [
-                {**span, "start": span["start"] + shift, "end": span["end"] + shift} for span in part.entities
-            ]
-            words += [(start + shift, end + shift) for start, end in part.words]
+    def _join(self, row: dict, parts: list[str], labelled: list[list[tuple[Segment, LabelledText]]]) -> dict:
+        """One row of the dataset from its parts and their labelled segments."""
+        text = " ".join(parts)
+        entities, words, part_start = [], [], 0
+        for part, segments in zip(parts, labelled, strict=True):
+            for segment, found in segments:
+                shift = part_start + segment.start
+                spans = found.entities if segment.sender is None else self._sender(*segment.sender)
+                entities += [self._trimmed(text, span, shift) for span in spans]
+                words += [(start + shift, end + shift) for start, end in found.words]
+            part_start += len(part) + 1
+        entities = [span for span in entities if span["start"] < span["end"]]
         return {
             "text": text,
             **{name: value for name, value in row.items() if name != "parts"},
@@ -94,6 +103,14 @@ class BlockLabeller:
             "tokens": [text[start:end] for start, end in words],
             "ner_tags": spans_to_tags(entities, words, self._label2id).tags,
         }
+
+    def _sender(self, start: int, end: int) -> list[dict]:
+        return [{"start": start, "end": end, "label": SENDER_TYPE}] if SENDER_TYPE in self._labeller.types else []
+
+    @staticmethod
+    def _trimmed(text: str, span: dict, shift: int) -> dict:
+        start, end = without_article_and_possessive(text, span["start"] + shift, span["end"] + shift)
+        return {"start": start, "end": end, "label": span["label"]}
 
 
 def blocks_of(rows: Iterable[dict]) -> Iterator[list[dict]]:

@@ -16,7 +16,9 @@ from datasets import ClassLabel, Features, List, Value
 from tqdm import tqdm
 
 from .blocks import BlockLabeller, LabelledBlock, blocks_of
+from .cleaning import clean
 from .dataset_card import Provenance, dataset_card
+from .headlines import Truecaser
 from .labelling import EntityLabeller
 from .processes import processes
 from .sources import Source, open_source
@@ -32,6 +34,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
 
 DEFAULT_SOURCE = "fancyzhx/ag_news"
 DEFAULT_SPACY_MODEL = "en_core_web_sm"
+ROWS_TO_LEARN_SPELLING = 20_000
 ROWS_PER_GROUP = 1_000  # at least, in a row group of Parquet; held in memory till they are written
 
 
@@ -100,7 +103,8 @@ def build_dataset(
         raise ValueError(f"Output folder {output} cannot be written: {error}.") from None
     try:
         schema = _features(opened, labeller).arrow_schema
-        with _labelling(engine, num_proc, spacy_model, labeller, schema) as label:
+        truecaser = Truecaser(_first_texts(opened))
+        with _labelling(engine, num_proc, spacy_model, labeller, schema, truecaser) as label:
             for split, rows in _splits(opened, validation_share).items():
                 labelled = label(blocks_of(itertools.islice(rows, max_rows)))
                 path = unfinished / f"{split}.parquet"
@@ -114,6 +118,13 @@ def build_dataset(
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return provenance
+
+
+def _first_texts(source: Source) -> Iterator[str]:
+    """Of the first split, which is the training split where there is one."""
+    rows = next(iter(source.splits.values()))()
+    for row in itertools.islice(rows, ROWS_TO_LEARN_SPELLING):
+        yield from map(clean, row["parts"])
 
 
 def _features(source: Source, labeller: EntityLabeller) -> Features:
@@ -148,10 +159,10 @@ def _splits(source: Source, validation_share: float) -> dict[str, Iterator[dict]
 
 @contextmanager
 def _labelling(
-    engine: str, num_proc: int, spacy_model: str, labeller: EntityLabeller, schema: pa.Schema
+    engine: str, num_proc: int, spacy_model: str, labeller: EntityLabeller, schema: pa.Schema, truecaser: Truecaser
 ) -> Iterator[Callable[[Iterable[list[dict]]], Iterator[LabelledBlock]]]:
     """Gives what labels blocks of rows, in order: in this process, in several, or on a Ray cluster."""
-    load = partial(BlockLabeller.load, spacy_model, schema, labeller.version)
+    load = partial(BlockLabeller.load, spacy_model, labeller.version, schema, truecaser)
     if engine == RAY:
         with ray_workers(load, num_proc) as label:
             yield label
@@ -159,7 +170,7 @@ def _labelling(
         with processes(load, num_proc) as label:
             yield label
     else:
-        yield partial(map, BlockLabeller(labeller, schema))
+        yield partial(map, BlockLabeller(labeller, schema, truecaser))
 
 
 def _counted(blocks: Iterable[LabelledBlock], provenance: Provenance, split: str) -> Iterator[pa.RecordBatch]:

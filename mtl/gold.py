@@ -3,7 +3,6 @@
 A mark is `(start, end, type)` in characters of its text, `end` exclusive.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from datasets import DatasetDict
 
 from .datasets import TEXT, SourceDataset
 from .examples import read_examples
-from .model_files import TOKEN_CLASSIFICATION
+from .model_files import TOKEN_CLASSIFICATION, without_article_and_possessive
 from .readers import TAGS, WORDS, read_file
 
 
@@ -37,9 +36,6 @@ COMMON_TYPES = {
 
 ENTITIES = "entities"
 ROWS = {"even": slice(0, None, 2), "odd": slice(1, None, 2)}  # of the sentences' numbers, which start at 0
-
-_ARTICLE = re.compile(r"(?:the|an|a)(?:\s+|$)", re.IGNORECASE)
-_POSSESSIVE = re.compile(r"\s*['’]\s?s$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -127,12 +123,3 @@ def marks_of(entities: Iterable[dict], text: str, mapping: dict[str, str], *, no
             if start < end:
                 marks.add((start, end, mapping[entity["label"]]))
     return marks
-
-
-def without_article_and_possessive(text: str, start: int, end: int) -> tuple[int, int]:
-    """Where `the Alps's` without `the` and `'s` is: `("In the Alps's", 3, 13)` → `(7, 11)`."""
-    if article := _ARTICLE.match(text, start, end):
-        start = article.end()
-    if possessive := _POSSESSIVE.search(text, start, end):
-        end = possessive.start()
-    return start, end

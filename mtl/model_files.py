@@ -24,6 +24,7 @@ try:  # installed: this is `mtsbert.mtl`
         tags_to_spans,
         to_bio,
         visible_offsets,
+        without_article_and_possessive,
     )
     from ..heads_mtsbert import is_labelled, item_losses, num_items
     from ..modeling_mtsbert import MTSBertModel
@@ -52,6 +53,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         tags_to_spans,
         to_bio,
         visible_offsets,
+        without_article_and_possessive,
     )
     from heads_mtsbert import is_labelled, item_losses, num_items
     from modeling_mtsbert import MTSBertModel
@@ -84,4 +86,5 @@ __all__ = [
     "tags_to_spans",
     "to_bio",
     "visible_offsets",
+    "without_article_and_possessive",
 ]

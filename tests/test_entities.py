@@ -18,6 +18,7 @@ from entities_mtsbert import (
     spans_to_tags,
     tags_to_spans,
     visible_offsets,
+    without_article_and_possessive,
 )
 
 
@@ -263,3 +264,41 @@ def test_an_entity_does_not_continue_across_a_position_outside_the_text():
     tags = decode_tags(scores, torch.tensor([[1, 0, 1]]), LABELS)[0].tolist()
     assert tags[:2] == [LABEL2ID["B-ORG"], 0]
     assert tags[2] != LABEL2ID["I-ORG"]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("the Alps", "Alps"),
+        ("The Alps 's", "Alps"),
+        ("AN Oslo’s", "Oslo"),
+        ("a  Lima ' s", "Lima"),
+        ("Nimbus's", "Nimbus"),
+        ("Nimbus'", "Nimbus'"),
+        ("Theo", "Theo"),
+        ("Lima 's rain", "Lima 's rain"),
+        ("Lima of the", "Lima of the"),
+        ("the a Lima", "a Lima"),
+        ("the", ""),
+        ("The 's", ""),
+        ("’s", ""),
+    ],
+)
+@pytest.mark.parametrize("around", ["", "the 's "])
+def test_an_article_and_a_possessive_are_taken_off_the_span_alone(text, left, around):
+    whole = around + text + around[::-1]
+    start, end = without_article_and_possessive(whole, len(around), len(around) + len(text))
+    assert whole[start:end] == left
+
+
+words = st.sampled_from(["the", "The", "a", "an", "'s", "’s", "s", "'", "Lima", "Theo", " ", "  ", "\t"])
+
+
+@given(st.lists(words, max_size=8).map("".join), st.data())
+def test_what_is_taken_off_is_an_article_and_a_possessive_and_nothing_else(text, data):
+    start = data.draw(st.integers(0, len(text)))
+    end = data.draw(st.integers(start, len(text)))
+    first, last = without_article_and_possessive(text, start, end)
+    assert start <= first <= last <= end
+    assert text[start:first].strip().lower() in ("", "the", "a", "an")
+    assert "".join(text[last:end].split()) in ("", "'s", "’s")

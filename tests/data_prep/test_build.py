@@ -16,6 +16,7 @@ from data_prep import blocks, build, labelling
 from data_prep.__main__ import main
 from data_prep.blocks import BlockLabeller
 from data_prep.build import build_dataset
+from data_prep.headlines import Truecaser
 from data_prep.labelling import EntityLabeller
 from data_prep.sources import open_source
 from entities_mtsbert import check_spans, tags_to_spans
@@ -91,6 +92,21 @@ def test_no_entity_crosses_the_seam_between_title_and_description(tmp_path, labe
         assert not [span for span in row["entities"] if span["start"] < seam < span["end"]]
 
 
+def test_senders_articles_and_capitals_of_headlines_do_not_spoil_the_entities(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text(
+        '"3","Ford Recalls About 40,000 Minivans (Reuters)","Reuters - Ford Motor Co. is recalling minivans in the '
+        "United States, the company's home. The safety of the vans is at stake, it said. About 40,000 recalls.\"\n"
+    )
+    build_dataset(source=str(path), output=tmp_path / "out")
+    (row,) = load_dataset(str(tmp_path / "out"))["train"]
+    found = [(row["text"][span["start"] : span["end"]], span["label"]) for span in row["entities"]]
+    assert found[:2] == [("Ford", "ORG"), ("About 40,000", "CARDINAL")]
+    assert found[2:5] == [("Reuters", "ORG"), ("Reuters", "ORG"), ("Ford Motor Co.", "ORG")]
+    assert ("United States", "GPE") in found
+    assert row["tokens"][:6] == ["Ford", "Recalls", "About", "40,000", "Minivans", "("]
+
+
 def test_the_same_input_gives_the_same_bytes(csv_file, tmp_path):
     for name, num_proc in (("one", 1), ("two", 2)):
         build_dataset(source=str(csv_file), output=tmp_path / name, num_proc=num_proc)
@@ -132,7 +148,7 @@ def test_a_killed_process_is_an_error_and_leaves_nothing_behind(csv_file, tmp_pa
 
 def test_another_version_of_the_pipeline_on_another_machine_is_refused(labeller):
     with pytest.raises(ValueError, match=r"has en_core_web_sm 3.8.0 \(spaCy .*\), and where .* there is sm 3.7"):
-        BlockLabeller.load("en_core_web_sm", pa.schema([]), "sm 3.7")
+        BlockLabeller.load("en_core_web_sm", "sm 3.7", pa.schema([]), Truecaser([]))
 
 
 def test_labels_are_computed_by_the_fast_blas_on_one_thread(monkeypatch):
@@ -157,7 +173,7 @@ def test_spacy_remembers_the_words_of_the_first_texts_alone(monkeypatch):
     vocab = labeller.nlp.vocab
     labeller.label(["Abcdton flies.", "Abcdton stays."])
     (labelled,) = labeller.label(["The zyxes flew to Abcdton."])
-    assert labelled.text == "The zyxes flew to Abcdton."
+    assert labelled.words == [(0, 3), (4, 9), (10, 14), (15, 17), (18, 25), (25, 26)]
     assert ("Abcdton" in vocab.strings, "zyxes" in vocab.strings) == (True, False)
     assert ("Abcdton" in vocab, "zyxes" in vocab) == (True, False)
 

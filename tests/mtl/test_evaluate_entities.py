@@ -5,13 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mtl import evaluate_entities as module
 from mtl.entity_scores import Scores, count_marks, draw_sentences, f1_difference
 from mtl.evaluate_entities import AGREEMENT, GOLD, MODEL, TEACHER, Finder, evaluate, in_words, load_finder, main
-from mtl.gold import COMMON_TYPES, GoldFile, marks_of, parse_map, read_gold, without_article_and_possessive
+from mtl.gold import COMMON_TYPES, GoldFile, marks_of, parse_map, read_gold
 from mtl.starting_point import load_pipeline
 
 
@@ -147,44 +145,6 @@ def test_a_map_is_read_from_pairs():
 def test_a_map_that_says_nothing_or_two_things(pairs, message):
     with pytest.raises(ValueError, match=message):
         parse_map(pairs)
-
-
-@pytest.mark.parametrize(
-    ("text", "left"),
-    [
-        ("the Alps", "Alps"),
-        ("The Alps 's", "Alps"),
-        ("AN Oslo’s", "Oslo"),
-        ("a  Lima ' s", "Lima"),
-        ("Nimbus's", "Nimbus"),
-        ("Nimbus'", "Nimbus'"),
-        ("Theo", "Theo"),
-        ("Lima 's rain", "Lima 's rain"),
-        ("Lima of the", "Lima of the"),
-        ("the a Lima", "a Lima"),
-        ("the", ""),
-        ("The 's", ""),
-        ("’s", ""),
-    ],
-)
-@pytest.mark.parametrize("around", ["", "the 's "])
-def test_an_article_and_a_possessive_are_taken_off_the_span_alone(text, left, around):
-    whole = around + text + around[::-1]
-    start, end = without_article_and_possessive(whole, len(around), len(around) + len(text))
-    assert whole[start:end] == left
-
-
-words = st.sampled_from(["the", "The", "a", "an", "'s", "’s", "s", "'", "Lima", "Theo", " ", "  ", "\t"])
-
-
-@given(st.lists(words, max_size=8).map("".join), st.data())
-def test_what_is_taken_off_is_an_article_and_a_possessive_and_nothing_else(text, data):
-    start = data.draw(st.integers(0, len(text)))
-    end = data.draw(st.integers(start, len(text)))
-    first, last = without_article_and_possessive(text, start, end)
-    assert start <= first <= last <= end
-    assert text[start:first].strip().lower() in ("", "the", "a", "an")
-    assert "".join(text[last:end].split()) in ("", "'s", "’s")
 
 
 def test_marks_have_common_types_and_other_types_are_no_marks():
