@@ -8,6 +8,7 @@ first position of an entity of type `X`, `I-X` for the ones behind it.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
@@ -69,6 +70,30 @@ def without_article_and_possessive(text: str, start: int, end: int) -> tuple[int
     if possessive := _POSSESSIVE.search(text, start, end):
         end = possessive.start()
     return start, end
+
+
+def vote(opinions: Sequence[Sequence[dict]]) -> list[dict]:
+    """
+    What several lists of a text's spans say together: the spans that more than half of them have. Where at least half
+    have some span, but not the same, a span without a label covers it: something is there, or nothing.
+    """
+    votes = Counter((span["start"], span["end"], span["label"]) for spans in opinions for span in spans)
+    kept = {mark for mark, number in votes.items() if 2 * number > len(opinions)}
+    stretches: list[list] = []  # start, end, who has a span in it
+    others = [
+        (span["start"], span["end"], who)
+        for who, spans in enumerate(opinions)
+        for span in spans
+        if not any(span["start"] < end and start < span["end"] for start, end, _ in kept)
+    ]
+    for start, end, who in sorted(others):
+        if stretches and start < stretches[-1][1]:
+            stretches[-1][1] = max(stretches[-1][1], end)
+            stretches[-1][2].add(who)
+        else:
+            stretches.append([start, end, {who}])
+    kept |= {(start, end, None) for start, end, voters in stretches if 2 * len(voters) >= len(opinions)}
+    return [{"start": start, "end": end, "label": label} for start, end, label in sorted(kept, key=lambda m: m[:2])]
 
 
 def visible_offsets(offsets: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:
@@ -157,6 +182,8 @@ def tags_to_spans(tags: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
     spans: list[dict] = []
     previous = OUTSIDE
     for position, (tag, (start, end)) in enumerate(zip(tags, offsets, strict=True)):
+        if tag in ("B-", "I-"):
+            raise ValueError(f"tag {tag!r} at position {position} names no entity type.")
         if tag.startswith("B-"):
             spans.append({"start": start, "end": end, "label": tag[2:], "first": position, "last": position})
         elif tag.startswith("I-"):

@@ -30,7 +30,12 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
         "Default: %(default)s",
     )
     parser.add_argument(
-        "--spacy_model", default=DEFAULT_SPACY_MODEL, help="The spaCy pipeline that labels. Default: %(default)s"
+        "--spacy_model",
+        nargs="+",
+        default=DEFAULT_SPACY_MODEL,
+        metavar="NAME",
+        help="The spaCy pipeline that labels. Several vote, and what they do not agree on is left open: an entity "
+        "whose label is null, of which nothing is learned. Default: %(default)s",
     )
     parser.add_argument("--output", required=True, help="The dataset folder to write.")
     parser.add_argument(

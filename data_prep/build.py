@@ -5,7 +5,7 @@ import itertools
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, List, Value
 from tqdm import tqdm
 
-from .blocks import BlockLabeller, LabelledBlock, blocks_of
+from .blocks import BlockLabeller, LabelledBlock, blocks_of, types_of
 from .cleaning import clean
 from .dataset_card import Provenance, dataset_card
 from .headlines import Truecaser
@@ -50,7 +50,7 @@ def check_options(options: dict) -> None:
 def build_dataset(
     *,
     source: str = DEFAULT_SOURCE,
-    spacy_model: str = DEFAULT_SPACY_MODEL,
+    spacy_model: str | Sequence[str] = DEFAULT_SPACY_MODEL,
     output: str | Path,
     engine: str = LOCAL,
     num_proc: int = 1,
@@ -63,7 +63,8 @@ def build_dataset(
 
     Args:
         source (`str`): See [`~data_prep.sources.open_source`].
-        spacy_model (`str`): The spaCy pipeline that labels entities.
+        spacy_model (`str` or list of `str`): The spaCy pipeline that labels entities. Several vote (see
+            [`~entities_mtsbert.vote`]), and leave open what they do not agree on.
         output (`str` or `Path`): The folder to write.
         engine (`str`): `"local"`, or `"ray"` for a cluster of machines (see [`~ray_workers.ray_workers`]). The bytes
             written are the same.
@@ -89,12 +90,15 @@ def build_dataset(
         raise ValueError(f"Output folder {output} is not empty. Pass --overwrite to replace it, or name another.")
 
     opened = open_source(source)
-    labeller = EntityLabeller(spacy_model)
+    spacy_models = [spacy_model] if isinstance(spacy_model, str) else list(dict.fromkeys(spacy_model))
+    if not spacy_models:
+        raise ValueError("`spacy_model` is empty; name a spaCy pipeline.")
+    labellers = [EntityLabeller(name) for name in spacy_models]
     provenance = Provenance(
         source=opened.description,
         license=opened.license,
-        labeller=labeller.name,
-        spacy_version=labeller.spacy_version,
+        labellers=[labeller.name for labeller in labellers],
+        spacy_version=labellers[0].spacy_version,
     )
     unfinished = output.with_name(f".{output.name}.partial-{os.getpid()}")
     try:
@@ -102,9 +106,9 @@ def build_dataset(
     except OSError as error:
         raise ValueError(f"Output folder {output} cannot be written: {error}.") from None
     try:
-        schema = _features(opened, labeller).arrow_schema
+        schema = _features(opened, types_of(labellers)).arrow_schema
         truecaser = Truecaser(_first_texts(opened))
-        with _labelling(engine, num_proc, spacy_model, labeller, schema, truecaser) as label:
+        with _labelling(engine, num_proc, spacy_models, labellers, schema, truecaser) as label:
             for split, rows in _splits(opened, validation_share).items():
                 labelled = label(blocks_of(itertools.islice(rows, max_rows)))
                 path = unfinished / f"{split}.parquet"
@@ -127,7 +131,7 @@ def _first_texts(source: Source) -> Iterator[str]:
         yield from map(clean, row["parts"])
 
 
-def _features(source: Source, labeller: EntityLabeller) -> Features:
+def _features(source: Source, types: list[str]) -> Features:
     return Features(
         {
             "text": Value("string"),
@@ -135,7 +139,7 @@ def _features(source: Source, labeller: EntityLabeller) -> Features:
             **{name: ClassLabel(names=names) for name, names in source.extra_labels.items()},
             "entities": List({"start": Value("int32"), "end": Value("int32"), "label": Value("string")}),
             "tokens": List(Value("string")),
-            "ner_tags": List(ClassLabel(names=bio_labels(labeller.types))),
+            "ner_tags": List(ClassLabel(names=bio_labels(types))),
         }
     )
 
@@ -159,10 +163,16 @@ def _splits(source: Source, validation_share: float) -> dict[str, Iterator[dict]
 
 @contextmanager
 def _labelling(
-    engine: str, num_proc: int, spacy_model: str, labeller: EntityLabeller, schema: pa.Schema, truecaser: Truecaser
+    engine: str,
+    num_proc: int,
+    spacy_models: list[str],
+    labellers: list[EntityLabeller],
+    schema: pa.Schema,
+    truecaser: Truecaser,
 ) -> Iterator[Callable[[Iterable[list[dict]]], Iterator[LabelledBlock]]]:
     """Gives what labels blocks of rows, in order: in this process, in several, or on a Ray cluster."""
-    load = partial(BlockLabeller.load, spacy_model, labeller.version, schema, truecaser)
+    versions = [labeller.version for labeller in labellers]
+    load = partial(BlockLabeller.load, spacy_models, versions, schema, truecaser)
     if engine == RAY:
         with ray_workers(load, num_proc) as label:
             yield label
@@ -170,7 +180,7 @@ def _labelling(
         with processes(load, num_proc) as label:
             yield label
     else:
-        yield partial(map, BlockLabeller(labeller, schema, truecaser))
+        yield partial(map, BlockLabeller(labellers, schema, truecaser))
 
 
 def _counted(blocks: Iterable[LabelledBlock], provenance: Provenance, split: str) -> Iterator[pa.RecordBatch]:

@@ -10,7 +10,7 @@ class Provenance:
 
     source: str
     license: str
-    labeller: str
+    labellers: list[str]
     spacy_version: str
     num_rows: dict[str, int] = field(default_factory=dict)
     num_empty: int = 0
@@ -40,8 +40,8 @@ tags:
 
 Built by mtsbert's `data_prep` from {provenance.source}.
 
-**The entities are machine labels.** They were made by the spaCy pipeline {provenance.labeller} (spaCy
-{provenance.spacy_version}) and nobody has checked them. A score against them measures agreement with that pipeline,
+**The entities are machine labels.** They were made by {_pipelines(provenance)} (spaCy
+{provenance.spacy_version}) and nobody has checked them. A score against them measures agreement with their maker,
 not accuracy.
 
 - Title and description were labelled apart, so no entity crosses the seam between them; so was the sender of a piece
@@ -76,3 +76,12 @@ from datasets import load_dataset
 dataset = load_dataset("path/to/this/folder")
 ```
 """
+
+
+def _pipelines(provenance: Provenance) -> str:
+    if len(provenance.labellers) == 1:
+        return f"the spaCy pipeline {provenance.labellers[0]}"
+    return (
+        f"a vote of the spaCy pipelines {', '.join(provenance.labellers)}: an entity is what more than half of them "
+        "found; where at least half found something else, its label is null, and its words have the tag -100"
+    )

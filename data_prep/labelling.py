@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from importlib.metadata import version
+from pathlib import Path
 from typing import NamedTuple
 
 import spacy
@@ -26,7 +27,7 @@ class EntityLabeller:
     """A spaCy pipeline cut down to what finds entities.
 
     Args:
-        name (`str`): An installed spaCy pipeline, such as `en_core_web_sm`.
+        name (`str`): An installed spaCy pipeline, such as `en_core_web_sm`, or the folder of one.
 
     Raises:
         `ValueError`: when it is not installed, or finds no entities.
@@ -35,6 +36,8 @@ class EntityLabeller:
     def __init__(self, name: str):
         installed = spacy.util.get_installed_models()
         candidates = [candidate for candidate in (name, name + REPACKAGED_SUFFIX) if candidate in installed]
+        if (Path(name) / "meta.json").is_file():
+            candidates = [name]
         if not candidates:
             raise ValueError(
                 f"The spaCy pipeline {name!r} is not installed. Install it with `python -m spacy download {name}`"
@@ -49,7 +52,7 @@ class EntityLabeller:
             if component not in needed:
                 nlp.remove_pipe(component)
         self.nlp = nlp
-        self.name = f"{name} {nlp.meta['version']}"
+        self.name = f"{Path(name).name} {nlp.meta['version']}"
         self.spacy_version = version("spacy")
         self.version = f"{self.name} (spaCy {self.spacy_version})"
         self.types = sorted({label for component in needed for label in nlp.pipe_labels.get(component, [])})

@@ -24,6 +24,7 @@ try:  # installed: this is `mtsbert.mtl`
         tags_to_spans,
         to_bio,
         visible_offsets,
+        vote,
         without_article_and_possessive,
     )
     from ..heads_mtsbert import is_labelled, item_losses, num_items
@@ -53,6 +54,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         tags_to_spans,
         to_bio,
         visible_offsets,
+        vote,
         without_article_and_possessive,
     )
     from heads_mtsbert import is_labelled, item_losses, num_items
@@ -86,5 +88,6 @@ __all__ = [
     "tags_to_spans",
     "to_bio",
     "visible_offsets",
+    "vote",
     "without_article_and_possessive",
 ]

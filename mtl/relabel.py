@@ -10,11 +10,12 @@ changed.
 import argparse
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .evaluate_entities import Finder, load_finder
+from .model_files import vote
 from .precision import add_precision_option
 from .readers import read_file
 
@@ -39,24 +40,21 @@ class Agreement:
         return Agreement(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
 
-def agree(given: Sequence[dict], found: Iterable[dict]) -> tuple[list[dict], Agreement]:
+def agree(given: Sequence[dict], found: Sequence[dict]) -> tuple[list[dict], Agreement]:
     """
     The spans that are in both lists, and spans without a label that cover the others; those that overlap become one.
 
     An unlabelled span among the given ones stays open.
     """
     marks = [{(span["start"], span["end"], span["label"]) for span in spans} for spans in (given, found)]
-    agreed = marks[0] & marks[1]
-    merged: list[list[int]] = []
-    for start, end, _ in sorted((marks[0] | marks[1]) - agreed, key=lambda mark: mark[:2]):
-        if merged and start < merged[-1][1]:
-            merged[-1][1] = max(merged[-1][1], end)
-        else:
-            merged.append([start, end])
-    spans = [{"start": start, "end": end, "label": label} for start, end, label in agreed]
-    spans += [{"start": start, "end": end, "label": None} for start, end in merged]
-    counts = Agreement(len(marks[0]), len(agreed), len(marks[1] - agreed), len(merged))
-    return sorted(spans, key=lambda span: span["start"]), counts
+    spans = vote([given, found])
+    counts = Agreement(
+        given=len(marks[0]),
+        agreed=len(marks[0] & marks[1]),
+        added=len(marks[1] - marks[0]),
+        open=sum(span["label"] is None for span in spans),
+    )
+    return spans, counts
 
 
 def relabel(finder: Finder, data: Path, output: Path) -> Agreement:

@@ -18,6 +18,7 @@ from entities_mtsbert import (
     spans_to_tags,
     tags_to_spans,
     visible_offsets,
+    vote,
     without_article_and_possessive,
 )
 
@@ -122,6 +123,7 @@ def test_tags_become_spans():
         (["O", "I-ORG"], "'I-ORG' at position 1 follows 'O'"),
         (["B-GPE", "I-ORG"], "follows 'B-GPE'"),
         (["B-GPE", "X"], "is not BIO"),
+        (["O", "B-"], "tag 'B-' at position 1 names no entity type"),
     ],
 )
 def test_wrong_bio_is_refused(tags, message):
@@ -302,3 +304,25 @@ def test_what_is_taken_off_is_an_article_and_a_possessive_and_nothing_else(text,
     assert start <= first <= last <= end
     assert text[start:first].strip().lower() in ("", "the", "a", "an")
     assert "".join(text[last:end].split()) in ("", "'s", "’s")
+
+
+@pytest.mark.parametrize(
+    ("opinions", "together"),
+    [
+        ([[span(0, 4)]], [span(0, 4)]),
+        ([[span(0, 4)], [span(0, 4)]], [span(0, 4)]),
+        ([[span(0, 4)], []], [span(0, 4, None)]),
+        ([[span(0, 4)], [span(0, 4, "ORG")]], [span(0, 4, None)]),
+        ([[span(0, 4), span(4, 6)], [span(2, 5)]], [span(0, 6, None)]),
+        ([[span(0, 4)], [span(4, 6)]], [span(0, 4, None), span(4, 6, None)]),
+        ([[span(0, 4)], [span(0, 4)], []], [span(0, 4)]),
+        ([[span(0, 4)], [span(0, 4)], [span(0, 6)]], [span(0, 4)]),
+        ([[span(0, 4)], [], []], []),
+        ([[span(0, 4)], [span(0, 4, "ORG")], []], [span(0, 4, None)]),
+        ([[span(0, 4, None)], []], [span(0, 4, None)]),
+        ([[], []], []),
+        ([], []),
+    ],
+)
+def test_spans_that_most_opinions_have_are_kept_and_the_rest_is_left_open(opinions, together):
+    assert vote(opinions) == together

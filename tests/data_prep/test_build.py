@@ -8,6 +8,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import spacy
 from datasets import ClassLabel, load_dataset
 from thinc.api import get_current_ops
 from threadpoolctl import threadpool_info
@@ -107,6 +108,29 @@ def test_senders_articles_and_capitals_of_headlines_do_not_spoil_the_entities(tm
     assert row["tokens"][:6] == ["Ford", "Recalls", "About", "40,000", "Minivans", "("]
 
 
+def test_several_pipelines_vote_and_leave_open_what_they_disagree_on(csv_file, tmp_path):
+    rules = spacy.blank("en")
+    rules.add_pipe("entity_ruler").add_patterns([{"label": "GPE", "pattern": name} for name in ("New York", "Oil")])
+    rules.to_disk(tmp_path / "rules")
+    provenance = build_dataset(
+        source=str(csv_file), spacy_model=["en_core_web_sm", str(tmp_path / "rules")], output=tmp_path / "out"
+    )
+    rows = load_dataset(str(tmp_path / "out"))["train"]
+    labels = [span["label"] for spans in rows["entities"][:] for span in spans]
+    text, entities = rows[1]["text"], rows[1]["entities"]
+    found = {text[span["start"] : span["end"]]: span["label"] for span in entities}
+    assert (found["New York"], found["4 percent"], found["Oil"]) == ("GPE", None, None)
+    assert rows[1]["ner_tags"][rows[1]["tokens"].index("percent")] == -100
+    assert provenance.type_counts["left open"] == labels.count(None)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "a vote of the spaCy pipelines en_core_web_sm 3.8.0, rules 0.0.0" in card
+
+
+def test_no_pipeline_is_refused(csv_file, tmp_path):
+    with pytest.raises(ValueError, match="`spacy_model` is empty; name a spaCy pipeline"):
+        build_dataset(source=str(csv_file), spacy_model=[], output=tmp_path / "out")
+
+
 def test_the_same_input_gives_the_same_bytes(csv_file, tmp_path):
     for name, num_proc in (("one", 1), ("two", 2)):
         build_dataset(source=str(csv_file), output=tmp_path / name, num_proc=num_proc)
@@ -148,7 +172,7 @@ def test_a_killed_process_is_an_error_and_leaves_nothing_behind(csv_file, tmp_pa
 
 def test_another_version_of_the_pipeline_on_another_machine_is_refused(labeller):
     with pytest.raises(ValueError, match=r"has en_core_web_sm 3.8.0 \(spaCy .*\), and where .* there is sm 3.7"):
-        BlockLabeller.load("en_core_web_sm", "sm 3.7", pa.schema([]), Truecaser([]))
+        BlockLabeller.load(["en_core_web_sm"], ["sm 3.7"], pa.schema([]), Truecaser([]))
 
 
 def test_labels_are_computed_by_the_fast_blas_on_one_thread(monkeypatch):
@@ -200,7 +224,7 @@ def test_the_card_names_source_labeller_and_what_the_labels_are(csv_file, tmp_pa
     build_dataset(source=str(csv_file), output=tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "en_core_web_sm 3.8.0" in card
-    assert "agreement with that pipeline,\nnot accuracy" in card
+    assert "agreement with their maker,\nnot accuracy" in card
     assert str(tmp_path) not in card
 
 
