@@ -68,6 +68,9 @@ BENCHMARKS = {
         f"--seeds 42 -- {FEW_ROWS}",
     ),
     "quality_ag_news": Benchmark("quality", AG_NEWS, "--seeds 42", f"--seeds 42 -- {FEW_ROWS}"),
+    "shortcuts": Benchmark(
+        "shortcuts", AG_NEWS, "-- --max_train_samples=1000 --max_predict_samples=2000", f"--seeds 42 -- {FEW_ROWS}"
+    ),
     "quality_stsb": Benchmark("quality", "--config recipes/sbert.yaml", quick=f"--seeds 42 -- {FEW_ROWS}"),
 }
 
