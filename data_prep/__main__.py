@@ -55,6 +55,11 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
         default=0.0,
         help="Where the source has no validation split, the share of its training rows to hold out as one.",
     )
+    parser.add_argument(
+        "--truecase_headlines",
+        action="store_true",
+        help="Label Headlines That Capitalise Their Words as if they were written like sentences.",
+    )
     parser.add_argument("--overwrite", action="store_true", help="Replace the output folder if it is not empty.")
     parser.add_argument(
         "--push_to_hub",

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from .bylines import Segment, segments_of
 from .cleaning import clean
 from .headlines import Truecaser
 from .labelling import EntityLabeller, LabelledText
@@ -21,7 +20,6 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
 
 
 ROWS_PER_BLOCK = 64
-SENDER_TYPE = "ORG"  # what OntoNotes, which spaCy's pipelines learn, calls a news agency
 
 
 UNKNOWN = "left open"  # how an entity without a label is counted
@@ -47,19 +45,18 @@ class BlockLabeller:
     Args:
         labellers (list of [`~data_prep.labelling.EntityLabeller`]): What finds the entities; several of them vote.
         schema (`pa.Schema`): The dataset's columns.
-        truecaser ([`~data_prep.headlines.Truecaser`]): How words are written within sentences.
+        truecaser ([`~data_prep.headlines.Truecaser`], *optional*): Rewrites headlines for the labellers.
     """
 
-    def __init__(self, labellers: list[EntityLabeller], schema: pa.Schema, truecaser: Truecaser):
+    def __init__(self, labellers: list[EntityLabeller], schema: pa.Schema, truecaser: Truecaser | None = None):
         self._labellers = labellers
         self._schema = schema
         self._truecaser = truecaser
-        self._types = types_of(labellers)
-        self._label2id = {tag: index for index, tag in enumerate(bio_labels(self._types))}
+        self._label2id = {tag: index for index, tag in enumerate(bio_labels(types_of(labellers)))}
 
     @classmethod
     def load(
-        cls, spacy_models: list[str], versions: list[str], schema: pa.Schema, truecaser: Truecaser
+        cls, spacy_models: list[str], versions: list[str], schema: pa.Schema, truecaser: Truecaser | None = None
     ) -> "BlockLabeller":
         """
         In a process of its own, for `functools.partial`.
@@ -79,12 +76,10 @@ class BlockLabeller:
     def __call__(self, rows: list[dict]) -> LabelledBlock:
         given = [[part.strip() for part in row["parts"] if part.strip()] for row in rows]
         cleaned = [[part for part in map(clean, parts) if part] for parts in given]
-        segments = [segments_of(parts) for parts in cleaned]
-        read = [self._truecaser(segment.text) for row in segments for part in row for segment in part]
-        labelled = iter(self._label(read))
+        labelled = iter(self._label([part for parts in cleaned for part in parts]))
         joined = [
-            self._join(row, parts, [[(segment, next(labelled)) for segment in part] for part in of_row])
-            for row, parts, of_row in zip(rows, cleaned, segments, strict=True)
+            self._join(row, parts, list(itertools.islice(labelled, len(parts))))
+            for row, parts in zip(rows, cleaned, strict=True)
             if parts
         ]
         return LabelledBlock(
@@ -97,6 +92,8 @@ class BlockLabeller:
 
     def _label(self, texts: list[str]) -> list[LabelledText]:
         """The words are the first labeller's."""
+        if self._truecaser is not None:
+            texts = [self._truecaser(text) for text in texts]  # as long as before: offsets stay right
         by_labeller = [labeller.label(texts) for labeller in self._labellers]
         if len(by_labeller) == 1:
             return by_labeller[0]
@@ -105,18 +102,17 @@ class BlockLabeller:
             for opinions in zip(*by_labeller, strict=True)
         ]
 
-    def _join(self, row: dict, parts: list[str], labelled: list[list[tuple[Segment, LabelledText]]]) -> dict:
-        """One row of the dataset from its parts and their labelled segments."""
+    def _join(self, row: dict, parts: list[str], labelled: list[LabelledText]) -> dict:
+        """One row of the dataset from its parts, each labelled for itself."""
         text = " ".join(parts)
-        entities, words, part_start = [], [], 0
-        for part, segments in zip(parts, labelled, strict=True):
-            for segment, found in segments:
-                shift = part_start + segment.start
-                spans = found.entities if segment.sender is None else self._sender(*segment.sender)
-                entities += [self._trimmed(text, span, shift) for span in spans]
-                words += [(start + shift, end + shift) for start, end in found.words]
-            part_start += len(part) + 1
-        entities = [span for span in entities if span["start"] < span["end"]]
+        entities, words, shift = [], [], 0
+        for part, found in zip(parts, labelled, strict=True):
+            for span in found.entities:
+                start, end = without_article_and_possessive(part, span["start"], span["end"])
+                if start < end:
+                    entities.append({"start": start + shift, "end": end + shift, "label": span["label"]})
+            words += [(start + shift, end + shift) for start, end in found.words]
+            shift += len(part) + 1
         return {
             "text": text,
             **{name: value for name, value in row.items() if name != "parts"},
@@ -124,14 +120,6 @@ class BlockLabeller:
             "tokens": [text[start:end] for start, end in words],
             "ner_tags": spans_to_tags(entities, words, self._label2id).tags,
         }
-
-    def _sender(self, start: int, end: int) -> list[dict]:
-        return [{"start": start, "end": end, "label": SENDER_TYPE}] if SENDER_TYPE in self._types else []
-
-    @staticmethod
-    def _trimmed(text: str, span: dict, shift: int) -> dict:
-        start, end = without_article_and_possessive(text, span["start"] + shift, span["end"] + shift)
-        return {"start": start, "end": end, "label": span["label"]}
 
 
 def blocks_of(rows: Iterable[dict]) -> Iterator[list[dict]]:

@@ -56,6 +56,7 @@ def build_dataset(
     num_proc: int = 1,
     max_rows: int | None = None,
     validation_share: float = 0.0,
+    truecase_headlines: bool = False,
     overwrite: bool = False,
 ) -> Provenance:
     """
@@ -73,6 +74,8 @@ def build_dataset(
         max_rows (`int`, *optional*): At most so many rows of each split.
         validation_share (`float`): Where the source has no validation split, this share of its training rows becomes
             one, chosen by a checksum of the text.
+        truecase_headlines (`bool`): Whether the labellers see Headlines That Capitalise Their Words as if they were
+            written like sentences; `text` stays as it is.
         overwrite (`bool`): Whether a non-empty `output` may be replaced.
 
     Raises:
@@ -99,6 +102,7 @@ def build_dataset(
         license=opened.license,
         labellers=[labeller.name for labeller in labellers],
         spacy_version=labellers[0].spacy_version,
+        truecases_headlines=truecase_headlines,
     )
     unfinished = output.with_name(f".{output.name}.partial-{os.getpid()}")
     try:
@@ -107,7 +111,7 @@ def build_dataset(
         raise ValueError(f"Output folder {output} cannot be written: {error}.") from None
     try:
         schema = _features(opened, types_of(labellers)).arrow_schema
-        truecaser = Truecaser(_first_texts(opened))
+        truecaser = Truecaser(_first_texts(opened)) if truecase_headlines else None
         with _labelling(engine, num_proc, spacy_models, labellers, schema, truecaser) as label:
             for split, rows in _splits(opened, validation_share).items():
                 labelled = label(blocks_of(itertools.islice(rows, max_rows)))
@@ -168,7 +172,7 @@ def _labelling(
     spacy_models: list[str],
     labellers: list[EntityLabeller],
     schema: pa.Schema,
-    truecaser: Truecaser,
+    truecaser: Truecaser | None,
 ) -> Iterator[Callable[[Iterable[list[dict]]], Iterator[LabelledBlock]]]:
     """Gives what labels blocks of rows, in order: in this process, in several, or on a Ray cluster."""
     versions = [labeller.version for labeller in labellers]

@@ -12,6 +12,7 @@ class Provenance:
     license: str
     labellers: list[str]
     spacy_version: str
+    truecases_headlines: bool = False
     num_rows: dict[str, int] = field(default_factory=dict)
     num_empty: int = 0
     num_cleaned: int = 0
@@ -44,10 +45,8 @@ Built by mtsbert's `data_prep` from {provenance.source}.
 {provenance.spacy_version}) and nobody has checked them. A score against them measures agreement with their maker,
 not accuracy.
 
-- Title and description were labelled apart, so no entity crosses the seam between them; so was the sender of a piece
-  of news (`LONDON (Reuters) -`, `AP -` below a title that ends in `(AP)`), who counts as an organisation.
-- Headlines That Capitalise Their Words were labelled as if written like a sentence. `text` has them as they are.
-- A leading article (the, a, an) and a possessive 's are not part of an entity.
+- Title and description were labelled apart, so no entity crosses the seam between them.
+{_headlines(provenance)}- A leading article (the, a, an) and a possessive 's are not part of an entity.
 
 | split | rows |
 |---|---|
@@ -85,3 +84,9 @@ def _pipelines(provenance: Provenance) -> str:
         f"a vote of the spaCy pipelines {', '.join(provenance.labellers)}: an entity is what more than half of them "
         "found; where at least half found something else, its label is null, and its words have the tag -100"
     )
+
+
+def _headlines(provenance: Provenance) -> str:
+    if not provenance.truecases_headlines:
+        return ""
+    return "- Headlines That Capitalise Their Words were labelled as if written like a sentence.\n"

@@ -17,7 +17,6 @@ from data_prep import blocks, build, labelling
 from data_prep.__main__ import main
 from data_prep.blocks import BlockLabeller
 from data_prep.build import build_dataset
-from data_prep.headlines import Truecaser
 from data_prep.labelling import EntityLabeller
 from data_prep.sources import open_source
 from entities_mtsbert import check_spans, tags_to_spans
@@ -93,19 +92,31 @@ def test_no_entity_crosses_the_seam_between_title_and_description(tmp_path, labe
         assert not [span for span in row["entities"] if span["start"] < seam < span["end"]]
 
 
-def test_senders_articles_and_capitals_of_headlines_do_not_spoil_the_entities(tmp_path):
+def test_an_entity_has_no_article_and_no_possessive(tmp_path):
     path = tmp_path / "train.csv"
-    path.write_text(
-        '"3","Ford Recalls About 40,000 Minivans (Reuters)","Reuters - Ford Motor Co. is recalling minivans in the '
-        "United States, the company's home. The safety of the vans is at stake, it said. About 40,000 recalls.\"\n"
-    )
+    path.write_text('"3","Talks","They talk in the United States about Germany\'s debts to the United Nations."\n')
     build_dataset(source=str(path), output=tmp_path / "out")
     (row,) = load_dataset(str(tmp_path / "out"))["train"]
-    found = [(row["text"][span["start"] : span["end"]], span["label"]) for span in row["entities"]]
-    assert found[:2] == [("Ford", "ORG"), ("About 40,000", "CARDINAL")]
-    assert found[2:5] == [("Reuters", "ORG"), ("Reuters", "ORG"), ("Ford Motor Co.", "ORG")]
-    assert ("United States", "GPE") in found
-    assert row["tokens"][:6] == ["Ford", "Recalls", "About", "40,000", "Minivans", "("]
+    found = [row["text"][span["start"] : span["end"]] for span in row["entities"]]
+    assert found == ["United States", "Germany", "United Nations"]
+
+
+def test_headlines_are_labelled_like_sentences_where_that_is_asked_for(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text(
+        '"3","Ericsson Gets New Deals","Ericsson gets new orders. It gets new ones."\n"3","x","Many deals by it."\n'
+    )
+    found = {}
+    for asked in (False, True):
+        folder = tmp_path / str(asked)
+        build_dataset(source=str(path), output=folder, truecase_headlines=asked)
+        row = load_dataset(str(folder))["train"][0]
+        found[asked] = [row["text"][span["start"] : span["end"]] for span in row["entities"]]
+        assert row["text"].startswith("Ericsson Gets New Deals Ericsson gets")
+        assert row["tokens"][:4] == ["Ericsson", "Gets", "New", "Deals"]
+        assert ("as if written like a sentence" in (folder / "README.md").read_text()) is asked
+    assert found[True] != found[False]
+    assert "Ericsson Gets New Deals" not in found[True]
 
 
 def test_several_pipelines_vote_and_leave_open_what_they_disagree_on(csv_file, tmp_path):
@@ -172,7 +183,7 @@ def test_a_killed_process_is_an_error_and_leaves_nothing_behind(csv_file, tmp_pa
 
 def test_another_version_of_the_pipeline_on_another_machine_is_refused(labeller):
     with pytest.raises(ValueError, match=r"has en_core_web_sm 3.8.0 \(spaCy .*\), and where .* there is sm 3.7"):
-        BlockLabeller.load(["en_core_web_sm"], ["sm 3.7"], pa.schema([]), Truecaser([]))
+        BlockLabeller.load(["en_core_web_sm"], ["sm 3.7"], pa.schema([]))
 
 
 def test_labels_are_computed_by_the_fast_blas_on_one_thread(monkeypatch):
