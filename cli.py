@@ -9,6 +9,10 @@ import sys
 COMMANDS = {
     "train": ("run_mtl", "train, evaluate and save a model as a recipe says"),
     "prepare": ("data_prep.__main__", "label texts with spaCy and make a dataset of them"),
+    "report": (
+        "data_prep.report.document",
+        "say what is in a prepared dataset, and how far its labels can be trusted",
+    ),
     "predict": ("mtl.predict", "answer for every text of a file or folder"),
     "evaluate-entities": ("mtl.evaluate_entities", "compare found entities with those that people marked"),
     "relabel": ("mtl.relabel", "leave open the entities that a model which learned them disagrees with"),

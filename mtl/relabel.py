@@ -74,7 +74,7 @@ def relabel(finder: Finder, data: Path, output: Path) -> Agreement:
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        shutil.copytree(data, partial, ignore=shutil.ignore_patterns("*.parquet"))
+        shutil.copytree(data, partial, ignore=shutil.ignore_patterns("*.parquet", "report", "report.md"))
         counts = Agreement()
 
         def agree_on(batch: dict[str, list]) -> dict[str, list]:
