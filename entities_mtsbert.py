@@ -49,7 +49,7 @@ def check_spans(spans: Sequence[dict], text: str) -> None:
     previous_end = 0
     for span in spans:
         start, end = span["start"], span["end"]
-        if not isinstance(start, int) or not isinstance(end, int):
+        if any(not isinstance(border, int) or isinstance(border, bool) for border in (start, end)):
             raise ValueError(f"entity {span}: 'start' and 'end' are whole numbers.")
         if not 0 <= start <= len(text) or end > len(text):
             raise ValueError(

@@ -24,19 +24,24 @@ _BLOCK_TAG = re.compile(
     rf"</?(?:br|p|div|img|hr|table|tbody|tr|td|th|ul|ol|li|h[1-6]|blockquote|center|pre){_ATTRIBUTES}\s*/?>",
     re.IGNORECASE,
 )
+MAX_PASSES = 20  # more layers than that are no accident, and each pass reads the whole text
+_MARKS = str.maketrans("", "", "<>&;\\")
 _BLANKS = re.compile(r"\s{2,}")
 
 
 def clean(text: str) -> str:
     r"""
-    Removes feed debris until none is left, so that cleaning a clean text changes nothing.
+    Removes feed debris until none is left, so that cleaning a clean text changes nothing. What is escaped more often
+    than `MAX_PASSES` times loses the characters that debris is made of.
 
         >>> clean(r"Reuters - India #39;s bank\paid \$5m to AT amp;T &lt;b&gt;...&lt;/b&gt;")
         "Reuters - India's bank paid $5m to AT&T ..."
     """
-    while (cleaned := _clean_once(text)) != text:
+    for _ in range(MAX_PASSES):
+        if (cleaned := _clean_once(text)) == text:
+            return text
         text = cleaned
-    return text
+    return _clean_once(text.translate(_MARKS))
 
 
 def _clean_once(text: str) -> str:

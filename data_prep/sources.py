@@ -92,8 +92,8 @@ def _open_csv_files(paths: list[Path], source: str) -> Source:
 
 def _read_csv(path: Path) -> Iterator[dict]:
     try:
-        with path.open(encoding="utf-8", newline="") as lines:
-            reader = csv.reader(lines)
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines, strict=True)
             for row, fields in enumerate(reader, start=1):
                 if len(fields) != 3:
                     raise ValueError(

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from .balancing import LOSS_BALANCING, UNCERTAINTY
 from .precision import has_native_bf16
 from .samplers import DATASET_SAMPLING, PROPORTIONAL, WEIGHTS
+from .skipped_rows import BAD_ROWS, ERROR
 
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -132,6 +133,14 @@ class DataArguments:
             "number of cut texts is reported."
         },
     )
+    bad_rows: str = field(
+        default=ERROR,
+        metadata={
+            "help": "What becomes of a row that cannot be used (not to be read, no text, a span outside the text, an "
+            "unknown label ...): error stops before training and names it; skip leaves it out and writes it with its "
+            "reason to skipped_rows.jsonl in the output folder."
+        },
+    )
     check_data: bool = field(
         default=False,
         metadata={
@@ -158,6 +167,8 @@ class DataArguments:
         self.prepare = parse_mapping(self.prepare, "prepare")
         if not self.datasets:
             raise ValueError("The recipe names no `datasets`.")
+        if self.bad_rows not in BAD_ROWS:
+            raise ValueError(f"`bad_rows` is {self.bad_rows!r}; allowed are {list(BAD_ROWS)}.")
         for name in ("max_length", "max_train_samples", "max_eval_samples", "max_predict_samples"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"`{name}` is {value}; it must be at least 1.")
@@ -185,6 +196,10 @@ class MTLTrainingArguments(TrainingArguments):
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Leave it off: every head runs in every step, so no parameter is unused."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={"help": "Leave it off: a loss that is not finite is seen, and not hidden from the log."},
     )
     train_sampling_strategy: str = field(
         default="group_by_length",
@@ -239,6 +254,13 @@ class MTLTrainingArguments(TrainingArguments):
         metadata={
             "help": "Every so many steps, look at the norm of each task's gradient on the last shared layer and at "
             "their pairwise cosines, and log them; 0 for never."
+        },
+    )
+    skip_nonfinite: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out an optimizer step whose loss or gradient is not a finite number, and count such steps "
+            "in the log and the results, instead of stopping with an error that names the rows."
         },
     )
     head_learning_rate: float | None = field(

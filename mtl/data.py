@@ -12,6 +12,7 @@ from .datasets import TEXT, TEXT_PAIR, open_datasets
 from .examples import read_examples
 from .features import TokenizationReport, build_features
 from .labels import check_recipe_tasks, complete_tasks, merge_tasks
+from .skipped_rows import SKIP, SkippedRow
 
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class TaskData:
     """Split → what the model reads."""
     tokenization: dict[str, TokenizationReport]
     """Split → what was cut or could not be aligned."""
+    skipped: list[SkippedRow] | None = None
+    """Rows that were left out, in order; None where a row that cannot be used is an error."""
 
     def texts(self, split: str) -> Iterator[str | tuple[str, str]]:
         """The texts behind the features, in the same order; pairs as tuples."""
@@ -75,7 +78,10 @@ def load_data(
     tasks = merge_tasks(data_args.tasks, checkpoint_tasks or {})
     if not tasks:
         raise ValueError("The recipe names no `tasks`.")
-    sources = open_datasets(data_args.datasets, tasks, must_be_fed=list(data_args.tasks))
+    skipped: list[SkippedRow] | None = [] if data_args.bad_rows == SKIP else None
+    sources = open_datasets(
+        data_args.datasets, tasks, must_be_fed=list(data_args.tasks), skip_bad_rows=skipped is not None
+    )
     sources.sort(key=lambda source: "train" not in splits or "train" not in source.splits)
     examples: dict[str, dict[str, Dataset]] = {}
     for split in splits:
@@ -84,9 +90,13 @@ def load_data(
             raise ValueError(f"This run needs a {split!r} split, and no dataset has one; they have {available}.")
         for number, source in enumerate(sources):
             if split in source.splits:
-                rows = read_examples(source, split, tasks, data_args.max_samples[split], number=number)
+                rows = read_examples(
+                    source, split, tasks, data_args.max_samples[split], number=number, skipped=skipped
+                )
                 examples.setdefault(source.name, {})[split] = rows
-    tasks = complete_tasks(tasks, sources, examples)
+    _check_left(examples, skipped or [])
+    tasks = complete_tasks(tasks, sources, examples, skipped)
+    _check_left(examples, skipped or [])
     merged = {
         split: concatenate_datasets([examples[source.name][split] for source in sources if split in source.splits])
         for split in splits
@@ -100,7 +110,18 @@ def load_data(
         mean_length = sum(features[split]["length"]) / len(rows)
         logger.info(f"{split}: {len(rows):,} texts, {mean_length:.0f} word pieces on average.")
     trained = [source.name for source in sources if "train" in examples.get(source.name, {})]
-    return TaskData(tasks, trained, merged, features, tokenization)
+    return TaskData(tasks, trained, merged, features, tokenization, None if skipped is None else sorted(skipped))
+
+
+def _check_left(examples: dict[str, dict[str, Dataset]], skipped: list[SkippedRow]) -> None:
+    """Raises `ValueError` where every row of a split was left out."""
+    for dataset, splits in examples.items():
+        for split, rows in splits.items():
+            if len(rows) == 0:
+                first = min(one for one in skipped if (one.dataset, one.split) == (dataset, split))
+                raise ValueError(
+                    f"No row of dataset {dataset!r}, split {split!r}, can be used. Row {first.row}: {first.reason}"
+                )
 
 
 def num_labelled(examples: Dataset, task: str) -> int:

@@ -18,6 +18,8 @@ PERCENTILES = (50, 90, 99, 100)
 def describe_data(data: TaskData) -> str:
     """Markdown: one section per split, in it one per task."""
     parts = ["No row was skipped: one that cannot be used is an error."]
+    if data.skipped is not None:
+        parts = [f"{len(data.skipped):,} rows were skipped because they cannot be used."]
     for split, examples in data.examples.items():
         parts.append(f"\n# {split}: {len(examples):,} rows")
         for task, settings in data.tasks.items():

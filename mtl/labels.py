@@ -1,8 +1,10 @@
 """The label list of every task: from the recipe, from ClassLabel columns, or found in the data."""
 
+import numpy as np
 from datasets import ClassLabel, Dataset
 
 from .datasets import SourceDataset
+from .examples import ROW
 from .model_files import (
     OUTSIDE,
     PAIR_SIMILARITY,
@@ -12,6 +14,7 @@ from .model_files import (
     check_tasks,
     entity_types,
 )
+from .skipped_rows import SkippedRow
 
 
 def check_recipe_tasks(tasks: dict[str, dict]) -> None:
@@ -56,7 +59,10 @@ def list_or_value(setting):
 
 
 def complete_tasks(
-    tasks: dict[str, dict], sources: list[SourceDataset], examples: dict[str, dict[str, Dataset]]
+    tasks: dict[str, dict],
+    sources: list[SourceDataset],
+    examples: dict[str, dict[str, Dataset]],
+    skipped: list[SkippedRow] | None = None,
 ) -> dict[str, dict]:
     """
     Fills in the labels that a recipe left out, and checks all rows against the labels.
@@ -65,6 +71,8 @@ def complete_tasks(
         tasks: Task name → `{"type", "labels"}`, labels optional; entity types stand for their BIO tags.
         sources: The datasets of the recipe.
         examples: Dataset name → split → examples.
+        skipped (*optional*): Rows with a label that their task does not have are taken out of `examples`, and added
+            here. Without it, the first one is an error.
 
     Returns:
         The tasks with full label lists, as [`MTSBertConfig`] takes them.
@@ -79,9 +87,17 @@ def complete_tasks(
             labels = bio_labels(labels)
         completed[name]["labels"] = list(labels)
     check_tasks(completed)
-    for name, task in completed.items():
-        if task["type"] != PAIR_SIMILARITY:
-            _check_rows(name, task, examples)
+    for dataset, splits in examples.items():
+        for split, rows in splits.items():
+            if not (wrong := _unknown_labels(completed, rows)):
+                continue
+            places = sorted(wrong)
+            found = [SkippedRow(dataset, split, rows[place][ROW], wrong[place]) for place in places]
+            if skipped is None:
+                raise ValueError(f"Row {found[0].row} of dataset {dataset!r}, split {split!r}: {found[0].reason}")
+            skipped += found
+            left = rows.select(np.setdiff1d(np.arange(len(rows)), places))
+            splits[split] = left.flatten_indices()  # columns are counted without looking at indices
     return completed
 
 
@@ -125,14 +141,16 @@ def _found_labels(task: str, settings: dict, examples: dict[str, dict[str, Datas
     return sorted(found)
 
 
-def _check_rows(task: str, settings: dict, examples: dict[str, dict[str, Dataset]]) -> None:
-    of_tokens = settings["type"] == TOKEN_CLASSIFICATION
-    allowed = set(entity_types(settings["labels"])) if of_tokens else set(settings["labels"])
-    for dataset, splits in examples.items():
-        for split, rows in splits.items():
-            for row, value in enumerate(rows[task]):
-                if unknown := _labels_of(value, settings) - allowed:
-                    raise ValueError(
-                        f"Row {row} of dataset {dataset!r}, split {split!r}: label {sorted(unknown)[0]!r} is not one "
-                        f"of task {task!r}, which has {sorted(allowed)}."
-                    )
+def _unknown_labels(tasks: dict[str, dict], rows: Dataset) -> dict[int, str]:
+    """The places of examples that have a label which is not one of their task's, and which."""
+    wrong: dict[int, str] = {}
+    for name, settings in tasks.items():
+        if settings["type"] == PAIR_SIMILARITY:
+            continue
+        of_tokens = settings["type"] == TOKEN_CLASSIFICATION
+        allowed = set(entity_types(settings["labels"])) if of_tokens else set(settings["labels"])
+        for place, value in enumerate(rows[name]):
+            if unknown := _labels_of(value, settings) - allowed:
+                reason = f"label {sorted(unknown)[0]!r} is not one of task {name!r}, which has {sorted(allowed)}."
+                wrong.setdefault(place, reason)
+    return wrong

@@ -89,6 +89,15 @@ def test_a_long_run_of_debris_takes_no_long_time():
     assert clean("<a " * 20_000 + "&amp;" * 20_000) != ""
 
 
+@pytest.mark.parametrize("debris", ["&" + "amp;" * 30, "<" * 30 + "b>" * 30, "&#38;" + "#38;" * 30])
+def test_debris_in_debris_takes_no_long_time(debris):
+    cleaned = clean(f"Oil {debris} falls")
+    assert cleaned.startswith("Oil ")
+    assert cleaned.endswith(" falls")
+    assert not set(cleaned) & set("<>&;")  # without an end after MAX_PASSES, they would all be gone, but late
+    assert clean(cleaned) == cleaned
+
+
 @pytest.mark.real_data
 def test_almost_no_debris_is_left_in_ag_news(real_data):
     import csv

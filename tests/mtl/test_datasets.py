@@ -2,11 +2,14 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mtl.datasets import open_datasets
 from mtl.examples import read_examples
+from mtl.readers import stream_rows
 
 
 SPANS = [{"start": 0, "end": 4, "label": "GPE"}]
@@ -121,6 +124,8 @@ def test_pairs_with_labels_and_scores(write):
         ("text,text_pair,nli,sts\na,,yes,1\n", "column 'nli' compares two texts, but 'text_pair' is empty"),
         ("text,text_pair,nli,sts\na,b,yes,5.5\n", r"column 'sts': score 5.5 lies outside 'score_range' \[0, 5\]"),
         ("text,text_pair,nli,sts\na,b,yes,high\n", "column 'sts': 'high' is not a score"),
+        ("text,text_pair,nli,sts\na,b,yes,1_0\n", "column 'sts': '1_0' is not a score"),
+        ("text,text_pair,nli,sts\na,b,yes,inf\n", "column 'sts': 'inf' is not a score"),
     ],
 )
 def test_wrong_pairs_are_named(write, content, message):
@@ -211,6 +216,11 @@ GOOD = {"text": "Oslo wins", "topic": "Sports", "ner": SPANS}
         ({"ner": [{"start": 0, "end": None, "label": "GPE"}]}, "needs 'start', 'end' and 'label'"),
         ({"ner": [{"start": 0, "end": 2.5, "label": "GPE"}]}, "'start' and 'end' are whole numbers"),
         ({"topic": ["Sports"]}, r"\['Sports'\] is not a label"),
+        ({"topic": ""}, "column 'topic': '' is not a label"),
+        ({"text": 5}, "column 'text' has no text in it: 5"),
+        ({"ner": [{"start": -1, "end": 4, "label": "GPE"}]}, "lies outside the text"),
+        ({"ner": [{"start": 0, "end": 4, "label": ""}]}, "has a label that is none"),
+        ({"ner": [{"start": False, "end": True, "label": "GPE"}]}, "'start' and 'end' are whole numbers"),
         ({"ner": [{"start": 0, "end": 4}]}, "needs 'start', 'end' and 'label'"),
     ],
 )
@@ -225,6 +235,8 @@ def test_a_wrong_row_is_named_with_dataset_split_row_and_column(write, tasks, ch
         ({"text": ["Oslo", "wins"], "ner": ["I-GPE", "O"]}, "tag 'I-GPE' at position 0 follows 'O'"),
         ({"text": ["Oslo", "wins"], "ner": ["GPE", "O"]}, "is not BIO"),
         ({"text": ["Oslo", "wins"], "ner": ["B-GPE"]}, "1 tags for 2 words"),
+        ({"text": ["Oslo", "wins"], "ner": ["B-", "O"]}, "tag 'B-' at position 0 names no entity type"),
+        ({"text": ["Oslo", " "], "ner": ["O", "B-GPE"]}, "entity .* is empty"),
         ({"text": ["Oslo", "wins"], "ner": [1, 0]}, "tags are strings, or a list of a ClassLabel"),
         ({"text": ["Oslo", None], "ner": ["O", "O"]}, "needs a text or a list of words"),
         (
@@ -248,13 +260,37 @@ def test_wrong_bio_is_named(write, tasks, row, message):
         ("a.csv", 'text,topic\n"Oslo,b\n', "Line 2 of .*a.csv is not CSV"),
         ("a.csv", "text,topic\n", "split 'train', is empty"),
         ("a.csv", "", "split 'train', is empty"),
-        ("a.csv", b"text,topic\n\xff,b\n", "is not UTF-8"),
+        ("a.csv", "text,topic\nOslo,a\n\nLima,b\n", "Row 2 of .*a.csv has 0 cells; the header has 2"),
+        ("a.csv", 'text,topic\n"Oslo"x,b\n', "Line 2 of .*a.csv is not CSV"),
+        ("a.csv", b"text,topic\n\xff,b\n", "a.csv is not UTF-8"),
+        ("a.tsv", b"text\ttopic\n\xff\tb\n", "a.tsv is not UTF-8"),
+        ("a.jsonl", b'{"text": "\xff"}\n', "a.jsonl is not UTF-8"),
+        ("a.jsonl", "", "split 'train', is empty"),
+        ("a.jsonl", "{}\n", "split 'train', is empty"),
+        ("a.jsonl", '{"text": "a", "text": "b"}\n', "Line 1 of .*a.jsonl: 'text' stands twice in one mapping"),
+        ("a.jsonl", '{"text": ' + "[" * 3_000, "Line 1 of .*a.jsonl is nested too deeply"),
+        ("a.jsonl", '{"text": ' + "9" * 5_000 + "}", "Line 1 of .*a.jsonl: Exceeds the limit"),
+        (
+            "a.jsonl",
+            '{"id": 99999999999999999999}\n',
+            "Row 1 of .*a.jsonl mixes kinds of values.*'id' has what cannot",
+        ),
+        ("a.jsonl", '{"text": "\\ud800"}\n', "Row 1 of .*a.jsonl mixes kinds .*'text' has what cannot be kept there"),
+        ("a.jsonl", '{"\\ud800": "a"}\n', "a.jsonl mixes kinds of values in a column, or names one oddly"),
+        ("a.jsonl", '{"text": ["a", 1]}\n', "Row 1 of .*a.jsonl mixes kinds of values in a column: 'text'"),
         ("a.jsonl", '{"text": 1}\nno\n', "Line 2 of .*a.jsonl is not JSON"),
         ("a.jsonl", "[1]\n", "Line 1 of .*a.jsonl is not an object of columns"),
-        ("a.jsonl", '{"text": "a"}\n{"text": ["a"]}\n', "mixes kinds of values in a column"),
+        (
+            "a.jsonl",
+            '{"text": ["a"]}\n{"text": "a"}\n{"text": "b"}\n',
+            "Row 1 of .*a.jsonl mixes kinds of values in a column: 'text' has list<item: string> there, and string in",
+        ),
         ("a.xlsx", "", "files are read as .*; not '.xlsx'"),
         ("a.parquet", "nonsense", "is not a Parquet file"),
         ("a.bio", "Oslo\tB-GPE\nwins\n", "Line 2 of .*a.bio has no tag: 'wins'"),
+        ("a.bio", "Oslo\tB-GPE\n\tO\n", "Line 2 of .*a.bio has no word: 'O'"),
+        ("a.bio", b"Oslo\xff\tO\n", "a.bio is not UTF-8"),
+        ("a.bio", "\n \n-DOCSTART- O\n", "split 'train', is empty"),
     ],
 )
 def test_a_broken_file_is_named(write, tasks, name, content, message):
@@ -262,9 +298,81 @@ def test_a_broken_file_is_named(write, tasks, name, content, message):
         examples_of(write(name, content), tasks)
 
 
+def test_blanks_and_marks_at_the_edges_of_a_file_do_no_harm(write, tasks):
+    del tasks["ner"]
+    mark, expected = "\ufeff", [{"text": "Oslo", "topic": "a"}]
+    assert examples_of(write("a.csv", f"{mark}text,topic\r\nOslo,a\r\n"), tasks) == expected
+    assert examples_of(write("a.jsonl", f'{mark}\n{{"text": "Oslo", "topic": "a"}}\n\n'), tasks) == expected
+
+
+def test_a_word_of_a_bio_file_may_have_a_no_break_space_in_it(write, tasks):
+    del tasks["topic"]
+    spec = write("a.bio", "New\xa0York B-GPE\nwins O\n", columns={"tokens": "text", "tags": "ner"})
+    (found,) = examples_of(spec, tasks)
+    assert found == {"text": "New\xa0York wins", "ner": [{"start": 0, "end": 8, "label": "GPE"}]}
+
+
+def test_a_parquet_file_that_breaks_off_or_has_no_rows_is_named(tmp_path, tasks):
+    path = tmp_path / "a.parquet"
+    rows = Dataset.from_dict(
+        {"text": [f"Text {number}" for number in range(999)], "topic": ["a"] * 999, "ner": [[]] * 999}
+    )
+    rows.to_parquet(path)
+    data = bytearray(path.read_bytes())
+    data[100:400] = b"\xff" * 300
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"Dataset 'news': .*a.parquet cannot be read as Parquet \("):
+        open_datasets({"news": {"path": str(path)}}, tasks)
+    with pytest.raises(ValueError, match=r"a.parquet cannot be read as Parquet \("):
+        list(stream_rows(path))
+    rows.select([]).to_parquet(path)
+    with pytest.raises(ValueError, match="Dataset 'news', split 'train', is empty"):
+        open_datasets({"news": {"path": str(path)}}, tasks)
+    (tmp_path / "d").mkdir()
+    path.rename(tmp_path / "d" / "train.parquet")
+    with pytest.raises(ValueError, match=r"Dataset 'news': folder .*d has no row in its files of split 'train'"):
+        open_datasets({"news": {"path": str(tmp_path / "d")}}, tasks)
+
+
+def test_a_parquet_column_of_a_kind_that_is_not_known_is_named(tmp_path, tasks):
+    kinds = pa.schema({"text": pa.string(), "more": pa.map_(pa.string(), pa.string())})
+    pq.write_table(pa.Table.from_pylist([{"text": "a", "more": {"b": "c"}}], schema=kinds), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"a.parquet cannot be read as Parquet \(.*map<string, string"):
+        open_datasets({"news": {"path": str(tmp_path / "a.parquet")}}, tasks)
+
+
+def test_categories_of_pandas_are_labels(tmp_path, tasks):
+    del tasks["ner"]
+    kinds = pa.schema({"text": pa.large_string(), "topic": pa.dictionary(pa.int8(), pa.string())})
+    pq.write_table(pa.Table.from_pylist([{"text": "a", "topic": "b"}], schema=kinds), tmp_path / "a.parquet")
+    assert examples_of({"path": str(tmp_path / "a.parquet")}, tasks) == [{"text": "a", "topic": "b"}]
+
+
+def test_a_number_that_no_class_has_and_bytes_are_no_labels(tmp_path, tasks):
+    del tasks["ner"]
+    features = Features({"text": Value("string"), "topic": ClassLabel(names=["Business", "Sports"])})
+    pq.write_table(
+        pa.table({"text": ["a"], "topic": pa.array([7])}, schema=features.arrow_schema), tmp_path / "a.parquet"
+    )
+    with pytest.raises(ValueError, match=r"Row 0 of dataset 'news', split 'train': column 'topic': .*7"):
+        examples_of({"path": str(tmp_path / "a.parquet")}, tasks)
+    pq.write_table(pa.table({"text": ["a"], "topic": [b"Sports"]}), tmp_path / "b.parquet")
+    with pytest.raises(ValueError, match="column 'topic': b'Sports' is not a label"):
+        examples_of({"path": str(tmp_path / "b.parquet")}, tasks)
+
+
+def test_a_truth_value_is_no_score(write):
+    with pytest.raises(ValueError, match="column 'sts': True is not a score"):
+        examples_of(write("a.jsonl", [{"text": "a", "text_pair": "b", "sts": True}]), {"sts": PAIRS["sts"]})
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
+        ({"path": 5}, "'path' names 5, which is no path"),
+        ({"path": "a\0b"}, "which is no path"),
+        ({"files": {"train": ""}}, "'files' maps some of .*; got {'train': ''}"),
+        ({"path": "a/b", "splits": {"train": 5}}, "'splits' maps some of .*; got {'train': 5}"),
         ({"path": "no/such/file.csv"}, "no/such/file.csv is neither a file nor a folder.*data_prep"),
         ({"files": {"train": "nowhere.jsonl"}}, "nowhere.jsonl: no such file"),
         ({"files": {"dev": "a.jsonl"}}, r"'files' maps some of \['train', 'validation', 'test'\]"),
@@ -295,6 +403,7 @@ def test_a_folder_without_parquet_is_named(tmp_path, tasks):
             {"text": "text", "topic": "subject"},
             r"maps column 'topic' to 'subject', which is neither .* \(topic, ner\)",
         ),
+        ({"text": "text", "topic": ["topic"]}, r"maps column 'topic' to \['topic'\], which is neither"),
         ({"text": "text", "topic": "topic", "ner": "topic"}, "maps both 'topic' and 'ner' to 'topic'"),
         ({"topic": "topic"}, "maps no column to 'text'"),
         ({"text": "text"}, "feeds no task"),

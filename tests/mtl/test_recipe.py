@@ -42,7 +42,7 @@ def test_an_empty_value_means_the_default(recipe, tmp_path):
         ({"config": "x"}, "unknown key 'config'"),
         ({"zzzz": 1}, "unknown key 'zzzz'. `run_mtl.py --help` lists"),
         ({"datasets": None}, "names no `datasets`"),
-        ({"datasets": ["a"]}, "is not JSON|must be a mapping"),
+        ({"datasets": ["a"]}, r"'datasets' must be a mapping; got \['a'\]"),
         ({"encoder_name_or_path": None}, "Name what to start from"),
         ({"max_length": 0}, "`max_length` is 0; it must be at least 1"),
         ({"max_train_samples": -3}, "`max_train_samples` is -3"),
@@ -76,6 +76,27 @@ def test_an_empty_value_means_the_default(recipe, tmp_path):
             "cannot be used with `loss_balancing: uncertainty`",
         ),
         ({"task_weights": {"ner": "much"}}, "gives 'ner' the weight 'much'"),
+        ({"task_weights": {"ner": float("nan")}}, "`task_weights` is nan for 'ner'; it must be a finite number"),
+        ({"task_weights": {"ner": True}}, "`task_weights` is True for 'ner'; it must be a number"),
+        ({"head_learning_rate": float("nan")}, "`head_learning_rate` is nan; it must be a finite number"),
+        ({"learning_rate": -1.0}, "`learning_rate` is -1.0; it must be at least 0"),
+        ({"per_device_train_batch_size": 0}, "`per_device_train_batch_size` is 0; it must be at least 1"),
+        ({"num_train_epochs": 0}, "`num_train_epochs` is 0.0; it must be more than 0"),
+        ({"seed": -1}, "`seed` is -1; it must be at least 0"),
+        ({"seed": 2**32}, "`seed` is 4294967296; it must be at most 4,294,967,295"),
+        ({"max_length": [8, 9]}, r"'max_length' must be one value; got \[8, 9\]"),
+        ({"task_weights": [1]}, r"'task_weights' must be a mapping; got \[1\]"),
+        ({"output_dir": {"a": 1}}, "'output_dir' must not be a mapping; got {'a': 1}"),
+        (
+            {"freeze_heads": ["topic", "--output_dir", "x"]},
+            "a list of words that begin with no '-'; got '--output_dir'",
+        ),
+        ({"freeze_heads": [["topic"]]}, r"a list of words that begin with no '-'; got \['topic'\]"),
+        ({"output_dir": "--"}, "'output_dir' must not be '--'"),
+        ({"lr_scheduler_type": "steep"}, "Recipe .*lr_scheduler_type.*invalid choice: 'steep'"),
+        ({"warmup_steps": -1}, "Expected value warmup_steps >= 0"),
+        ({"accelerator_config": "nowhere.json"}, r"These flags cannot be used \(FileNotFoundError: .*nowhere.json"),
+        ({"bad_rows": "ignore"}, "`bad_rows` is 'ignore'; allowed are"),
     ],
 )
 def test_what_cannot_be_is_refused(recipe, changes, message):
@@ -98,13 +119,52 @@ def test_a_key_that_stands_twice_is_refused(tmp_path, content):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("- a\n- b\n", "must be a mapping of flags to values; got list"), ("a: [", "is not YAML")],
+    [
+        ("- a\n- b\n", "must be a mapping of flags to values; got list"),
+        ("", "must be a mapping of flags to values; got NoneType"),
+        ("a: [", "is not YAML"),
+        ("a: b: c", "is not YAML"),
+        ("? [a]\n: b\n", "is not YAML: .*a key is no list or mapping"),
+        ("seed: !!python/name:os.system\n", "is not YAML: .*could not determine a constructor"),
+        ("seed: !!binary aGk=\n", "is not YAML: .*could not determine a constructor"),
+        ("seed: !!int one\n", "Recipe .*invalid literal for int"),
+        (f"seed: {'9' * 5_000}\n", "Recipe .*Exceeds the limit"),
+        (f"tasks: {'[' * 2_000}", "Recipe .*recipe.yaml is nested too deeply"),
+        ("tasks: &a\n  more: *a\n", "is not YAML: .*recursive"),
+        ("tasks: {a: &a [x, *a]}\n", "Recipe .*recipe.yaml"),
+        ("pooling: \0\n", "is not YAML: .*special characters are not allowed"),
+    ],
 )
 def test_a_recipe_that_is_no_mapping_is_refused(tmp_path, content, message):
     path = tmp_path / "recipe.yaml"
     path.write_text(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"(?s){message}"):
         parse_arguments(["--config", str(path)])
+
+
+def test_a_few_aliases_do_not_make_a_recipe_endless(tmp_path):
+    lines = ["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))]
+    path = tmp_path / "recipe.yaml"
+    path.write_text("tasks:\n" + "\n".join(f"  {line}" for line in lines))
+    with pytest.raises(ValueError, match=r"Recipe .*recipe.yaml: it has more than 100,000 values"):
+        parse_arguments(["--config", str(path)])
+
+
+def test_a_date_stays_the_text_that_it_is(recipe):
+    path = recipe(tasks={"topic": {"type": "sequence_classification", "labels": ["2024-01-31", "2024-13-45"]}})
+    path.write_text(path.read_text().replace("'2024", "2024").replace("31'", "31").replace("45'", "45"))
+    labels = parse_arguments(["--config", str(path)])[1].tasks["topic"]["labels"]
+    assert labels == ["2024-01-31", "2024-13-45"]
+
+
+def test_an_empty_list_means_the_default(recipe):
+    assert parse_arguments(["--config", str(recipe(freeze_heads=[]))])[2].freeze_heads is None
+
+
+def test_a_recipe_that_is_not_utf8_is_named(tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(b"seed: \xff\n")
+    with pytest.raises(ValueError, match=r"Recipe .*recipe.yaml cannot be read: 'utf-8' codec"):
+        parse_arguments(["--config", str(tmp_path / "recipe.yaml")])
 
 
 def test_a_missing_recipe_is_named(tmp_path):
@@ -118,8 +178,10 @@ def test_a_mapping_on_the_command_line_must_be_json(recipe):
 
 
 def test_a_value_of_the_wrong_type_stops_with_its_name(recipe, capsys):
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match=r"Recipe .*recipe.yaml: argument --num_train_epochs.* 'three'"):
         parse_arguments(["--config", str(recipe(num_train_epochs="three"))])
+    with pytest.raises(SystemExit):
+        parse_arguments(["--config", str(recipe()), "--num_train_epochs", "three"])
     assert "--num_train_epochs" in capsys.readouterr().err
 
 

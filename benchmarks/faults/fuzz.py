@@ -1,0 +1,109 @@
+"""Reads many files, whole and broken, and counts what comes of them; each time other ones.
+
+python benchmarks/faults/fuzz.py --inputs 10000
+
+Half of the inputs of a format are as its standard writer makes them, and must be read as they were written. The other
+half are changed in a few places: what our readers read, an independent reader must read alike, and what they refuse
+must be a `ValueError` of our own code that names the file. The smallest input that fails is shown.
+"""
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import SearchStrategy
+
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from mtl.recipe import build_parser
+from tests.fuzz.checks import check_changed, check_changed_recipe, check_written, check_written_recipe
+from tests.fuzz.inputs import FILES, changed
+
+
+RECIPE = ".yaml"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=10_000, help="Of each format.")
+    parser.add_argument("--formats", nargs="+", default=list(FILES), choices=list(FILES), metavar="SUFFIX")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="Printed; the same inputs again.")
+    args = parser.parse_args()
+    datasets.disable_progress_bars()
+    datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
+    sys.stdout.write(f"seed {args.seed}\n\n| format | kind | inputs | read | refused | failed | CPU seconds |\n")
+    sys.stdout.write("|---|---|---:|---:|---:|---:|---:|\n")
+    failed = []
+    recipe_parser = build_parser()
+    for suffix in args.formats:
+        checks: dict[str, tuple[SearchStrategy, Callable]] = {
+            "written": (FILES[suffix], check_written),
+            "changed": (changed(suffix), check_changed),
+        }
+        if suffix == RECIPE:
+            checks = {
+                "written": (FILES[suffix], lambda file, path: check_written_recipe(file, path, recipe_parser)),
+                "changed": (changed(suffix), lambda data, path: check_changed_recipe(data, path, recipe_parser)),
+            }
+        for kind, (files, check) in checks.items():
+            counts, failure, seconds = run(files, check, suffix, args.inputs // 2, args.seed)
+            failed += [failure] if failure else []
+            sys.stdout.write(
+                f"| {suffix} | {kind} | {counts.total():,} | {counts['read']:,} | {counts['refused']:,} | "
+                f"{int(failure is not None)} | {seconds:.0f} |\n"
+            )
+            sys.stdout.flush()
+    sys.stdout.write("".join(f"\n{failure}" for failure in failed))
+    sys.exit(bool(failed))
+
+
+def run(
+    files: SearchStrategy, check: Callable[[Any, Path], str], suffix: str, num_inputs: int, number: int
+) -> tuple[Counter, str | None, float]:
+    """How inputs went, the first failure if there is one, and the seconds of the processor."""
+    counts: Counter = Counter()
+    begun = time.process_time()
+    folder = Path(tempfile.mkdtemp())
+    datasets.config.HF_DATASETS_CACHE = str(folder / "cache")
+
+    @seed(number)
+    @settings(
+        max_examples=num_inputs,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(files)
+    def try_each(file: Any) -> None:
+        if counts.total() % 500 == 499:
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+        path = folder / f"{counts.total()}{suffix}"
+        counts[check(file, path)] += 1
+        path.unlink()
+
+    try:
+        try_each()
+        failure = None
+    except BaseException as error:  # what a reader must never raise
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        failure = "".join(traceback.format_exception(error))
+    finally:
+        shutil.rmtree(folder)
+    return counts, failure, time.process_time() - begun
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Lets atheris look for texts that break cleaning, and for spans and tags that break alignment.
+
+pip install atheris
+python benchmarks/faults/fuzz_text.py -runs=1000000
+
+Atheris follows which lines an input reaches, and keeps changing those that reach new ones. All flags are libFuzzer's:
+`-max_total_time=600` stops after ten minutes, `-timeout=5` makes five seconds for one input a failure.
+"""
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import atheris
+
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+with atheris.instrument_imports(include=["data_prep.cleaning", "entities_mtsbert"]):
+    from data_prep.cleaning import clean
+    from entities_mtsbert import (
+        IGNORE_INDEX,
+        TAG_SCHEMES,
+        bio_labels,
+        check_spans,
+        join_words,
+        spans_to_tags,
+        tags_to_spans,
+        to_bio,
+        visible_offsets,
+    )
+
+
+TYPES = ["GPE", "ORG"]
+LABELS = bio_labels(TYPES)
+LABEL2ID = {label: number for number, label in enumerate(LABELS)}
+TAGS = ["O", "X", "B-", "I-", "", *(f"{prefix}-{entity}" for prefix in "BIES" for entity in TYPES)]
+PIECES = ["&", "amp;", "&lt;", "lt;", "#39;", "quot;", "<b>", "</a", ' href="', ">", "<br", "\\", "\\$", " ", "x", ";"]
+SIZE = 30  # pieces of a text
+
+
+def try_cleaning(data: atheris.FuzzedDataProvider) -> None:
+    """Whatever the text: cleaned once, it is clean."""
+    chosen = [data.ConsumeIntInRange(0, len(PIECES)) for _ in range(data.ConsumeIntInRange(0, SIZE))]
+    text = "".join(PIECES[one] if one < len(PIECES) else data.ConsumeUnicodeNoSurrogates(3) for one in chosen)
+    cleaned = clean(text)
+    assert clean(cleaned) == cleaned, text
+    assert cleaned == cleaned.strip(), text
+
+
+def try_alignment(data: atheris.FuzzedDataProvider) -> None:
+    """Every entity is learned exactly, or counted; spans that cannot be are a `ValueError`."""
+    text = data.ConsumeUnicodeNoSurrogates(SIZE)
+    borders = sorted({data.ConsumeIntInRange(0, len(text)) for _ in range(data.ConsumeIntInRange(0, SIZE))})
+    offsets = [(0, 0), *visible_offsets(list(pairwise(borders)), text), (0, 0)]
+    spans = []
+    for _ in range(data.ConsumeIntInRange(0, 4)):
+        start, end = data.ConsumeIntInRange(-1, len(text) + 1), data.ConsumeIntInRange(-1, len(text) + 1)
+        spans.append({"start": start, "end": end, "label": data.PickValueInList([*TYPES, None])})
+    try:
+        check_spans(spans, text)
+    except ValueError:
+        return
+    tagged = spans_to_tags(spans, offsets, LABEL2ID)
+    found = tags_to_spans([LABELS[tag] if tag != IGNORE_INDEX else "O" for tag in tagged.tags], offsets)
+    known = [span for span in spans if span["label"] is not None]
+    assert len(found) + tagged.num_unaligned == len(known), (text, offsets, spans)
+    covered = {place for start, end in offsets for place in range(start, end)}
+    for entity in found:
+        (span,) = (one for one in known if one["start"] <= entity["start"] and entity["end"] <= one["end"])
+        left_out = set(range(span["start"], span["end"])) - set(range(entity["start"], entity["end"]))
+        assert span["label"] == entity["label"], (text, offsets, spans)
+        assert not left_out & covered, (text, offsets, spans)
+
+
+def try_tags(data: atheris.FuzzedDataProvider) -> None:
+    """Tags of any scheme become entities that lie in order in the text, or are a `ValueError`."""
+    tags = [data.PickValueInList(TAGS) for _ in range(data.ConsumeIntInRange(0, 6))]
+    text, offsets = join_words([data.ConsumeUnicodeNoSurrogates(3) for _ in tags])
+    try:
+        spans = tags_to_spans(to_bio(tags, data.PickValueInList(list(TAG_SCHEMES))), offsets)
+    except ValueError:
+        return
+    begun = sum(tag[:1] in ("B", "S") for tag in tags)
+    assert len(spans) >= begun, tags
+    assert all(span["label"] in TYPES for span in spans), tags
+    ends = [0, *(place for span in spans for place in (span["start"], span["end"]))]
+    assert ends == sorted(ends), tags
+    assert ends[-1] <= len(text), tags
+
+
+def try_one(data: bytes) -> None:
+    provider = atheris.FuzzedDataProvider(data)
+    provider.PickValueInList([try_cleaning, try_alignment, try_tags])(provider)
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, try_one)
+    atheris.Fuzz()

@@ -1,0 +1,28 @@
+"""CSV files of news: read as they were written, or refused by name."""
+
+import pytest
+
+from data_prep.sources import open_source
+
+
+def rows_of(path) -> list[list]:
+    return [[row["label"], *row["parts"]] for row in open_source(str(path)).splits["train"]()]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_class(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_bytes('\ufeff"1","Oslo","wins"\r\n2,Lima,"says ""no"""\r\n'.encode())
+    assert rows_of(path) == [[0, "Oslo", "wins"], [1, "Lima", 'says "no"']]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('1,a,b\n1,"a"x,b\n', "Line 2 of .*train.csv cannot be read: .*Is a quotation mark open before it"),
+        ('1,a,"b\n2,c,d\n', "Line 2 of .*train.csv cannot be read: unexpected end of data"),
+    ],
+)
+def test_a_quotation_mark_that_is_open_does_not_swallow_rows(tmp_path, content, message):
+    (tmp_path / "train.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        rows_of(tmp_path / "train.csv")
