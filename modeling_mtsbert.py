@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 
 
@@ -22,6 +22,8 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
         SEQUENCE_CLASSIFICATION,
         TOKEN_CLASSIFICATION,
         MTSBertConfig,
+        check_sources,
+        check_weights,
     )
     from .heads_mtsbert import ClassificationHead, CosineHead, item_losses, num_items
 except ImportError:  # run from a clone, with the repository root on `sys.path`
@@ -31,6 +33,8 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         SEQUENCE_CLASSIFICATION,
         TOKEN_CLASSIFICATION,
         MTSBertConfig,
+        check_sources,
+        check_weights,
     )
     from heads_mtsbert import ClassificationHead, CosineHead, item_losses, num_items
 
@@ -112,7 +116,7 @@ class MTSBertModel(PreTrainedModel):
 
     def __init__(self, config: MTSBertConfig):
         super().__init__(config)
-        self.encoder = AutoModel.from_config(config.encoder_config)
+        self.encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None  # our pooling replaces it; unused weights would only break DDP and freezing
         self.heads = nn.ModuleDict(
@@ -129,6 +133,14 @@ class MTSBertModel(PreTrainedModel):
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
             nn.init.zeros_(module.bias)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, use_safetensors: bool | None = None, **kwargs):
+        """As every model's, from safetensors alone."""
+        if use_safetensors is False:
+            raise ValueError("mtsbert reads weights from safetensors alone; `use_safetensors` cannot be False.")
+        check_weights(pretrained_model_name_or_path, **kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
 
     @classmethod
     def from_encoder(
@@ -151,8 +163,16 @@ class MTSBertModel(PreTrainedModel):
                 Passed on to `AutoConfig.from_pretrained` and `AutoModel.from_pretrained` (`revision`, `cache_dir` …).
             config:
                 Other fields of [`MTSBertConfig`] (`pooling`, `normalize` …).
+
+        Raises:
+            `ValueError`: for an encoder with code of its own, which every checkpoint of it would have to run, or with
+                weights that are not safetensors.
         """
-        encoder_kwargs = encoder_kwargs or {}
+        encoder_kwargs = {"trust_remote_code": False, **(encoder_kwargs or {})}
+        if encoder_kwargs["trust_remote_code"]:
+            raise ValueError("The encoder is a class of transformers itself; `trust_remote_code` is of no use here.")
+        check_sources(PreTrainedConfig.get_config_dict(encoder_name_or_path, **encoder_kwargs)[0])
+        check_weights(encoder_name_or_path, **encoder_kwargs)
         encoder_config = AutoConfig.from_pretrained(encoder_name_or_path, **encoder_kwargs)
         encoder_config.dtype = None  # weights that are stored in half precision are trained in float32
         model = cls(cls.config_class(encoder_config=encoder_config, tasks=tasks, **config))

@@ -20,7 +20,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
 
 # Word pieces in a pass, padding included: as much as a core's cache holds, and what a GPU is busy with.
 TOKENS_PER_THREAD, TOKENS_PER_GPU = 512, 16_384
-TEXTS_PER_DECODING = 64
+TEXTS_PER_DECODING, PLACES_PER_DECODING = 64, 32_768  # the places of all texts, padded to the longest of them
 MAX_OVERLAP = 64  # word pieces that two neighbouring windows of a long text share, at most
 
 
@@ -221,7 +221,11 @@ def entities_of(
 ) -> list[list[dict]]:
     """The entities of each text, from the log-probabilities `(T, K)` of its positions at `offsets`."""
     found: list[list[dict]] = [[] for _ in texts]
-    by_length = sorted((row for row in range(len(texts)) if offsets[row]), key=lambda row: len(offsets[row]))
+    groups: list[list[int]] = []
+    for row in sorted((row for row in range(len(texts)) if offsets[row]), key=lambda row: len(offsets[row])):
+        if not groups or len(groups[-1]) >= min(TEXTS_PER_DECODING, PLACES_PER_DECODING // len(offsets[row])):
+            groups.append([])
+        groups[-1].append(row)
 
     def decode(rows: list[int]) -> None:
         padded = pad_sequence([scores[row] for row in rows], batch_first=True)  # (B, T, K)
@@ -236,8 +240,7 @@ def entities_of(
                 entity = {"label": span["label"], "start": start, "end": end, "text": texts[row][start:end]}
                 found[row].append(entity | {"score": score})
 
-    firsts = range(0, len(by_length), TEXTS_PER_DECODING)
-    side_by_side(decode, [by_length[first : first + TEXTS_PER_DECODING] for first in firsts], torch.device("cpu"))
+    side_by_side(decode, groups, torch.device("cpu"))
     return found
 
 

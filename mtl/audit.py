@@ -34,6 +34,7 @@ TRAIN, LABEL = "train", "label"
 NUM_NEIGHBORS = 20
 TEXTS_PER_CALL = 1_000
 WRITERS = {".csv": Dataset.to_csv, ".jsonl": Dataset.to_json, ".parquet": Dataset.to_parquet}
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes instead of showing it
 
 logger = logging.getLogger(__name__)
 
@@ -205,9 +206,16 @@ def describe_planted(planted: np.ndarray, order: np.ndarray) -> str:
 
 
 def _write(suspects: list[dict], output: Path) -> None:
+    if output.suffix == ".csv":
+        suspects = [{column: _as_text(value) for column, value in row.items()} for row in suspects]
     partial = output.with_name(f"{output.stem}.partial{output.suffix}")
     WRITERS[output.suffix](Dataset.from_list(suspects), str(partial))
     partial.rename(output)
+
+
+def _as_text(value: object) -> object:
+    """With the mark by which spreadsheets know text, where they would compute it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.audit") -> None:

@@ -14,6 +14,7 @@ from transformers import Pipeline, pipeline
 
 
 MODEL = "you/model"  # the checkpoint that `python app.py` asks: a Hub id, or a folder
+REVISION = None  # the commit of a Hub id whose code and weights are run
 
 EXAMPLES = [
     "Nokia opens a research centre in Nairobi with the University of Oulu",
@@ -161,5 +162,5 @@ def _connect(
 
 
 if __name__ == "__main__":
-    model = pipeline("multi-task", model=MODEL, trust_remote_code=True)
+    model = pipeline("multi-task", model=MODEL, revision=REVISION, trust_remote_code=True)
     build_page(model, MODEL).launch(**LOOK)

@@ -27,7 +27,7 @@ from .plots import LOSSES, draw_plots
 from .precision import number_format
 from .provenance import Provenance, changed_settings, public_name
 from .report import TITLES, markdown_table, parameter_table, plain_text
-from .snippets import snippets
+from .snippets import COMMIT, snippets
 
 
 if TYPE_CHECKING:
@@ -98,7 +98,9 @@ class ModelCard:
         self.tasks: dict[str, dict] = self.config.tasks
         self.provenance: Provenance | None = trainer.provenance
         self.evaluations = {split: trainer.evaluations[split] for split in TITLES if split in trainer.evaluations}
-        self.model_id = trainer.hub_model_id or trainer.args.hub_model_id or self.folder.resolve().name
+        hub_id = trainer.hub_model_id or trainer.args.hub_model_id
+        self.is_on_hub = hub_id is not None
+        self.model_id = hub_id or self.folder.resolve().name
         self.model_name = plain_text(model_name or self.model_id.rpartition("/")[2]) or "mtsbert"
         best = next(reversed(self.evaluations), None)  # test, if there is one
         self.plots = draw_plots(
@@ -125,7 +127,7 @@ class ModelCard:
     ) -> str:
         """YAML that the Hub reads; what is not known is left out."""
         origins = self.provenance.datasets if self.provenance else []
-        languages = {tuple(origin.languages) for origin in origins}
+        languages = {tuple(filter(is_language, origin.languages)) for origin in origins}
         if language is None and len(languages) == 1:
             language = list(languages.pop())
         results = self.eval_results()
@@ -270,7 +272,12 @@ class ModelCard:
             "transformers are enough where nothing else is imported; spaCy and the two commands need the package "
             "mtsbert."
         ]
-        for title, (language, code) in snippets(self.config, self.model_id).items():
+        if self.is_on_hub:
+            told.append(
+                f"`{COMMIT}` stands for the commit whose code you have read, from the history of this repository's "
+                "files: what is run is then that, whatever is pushed later."
+            )
+        for title, (language, code) in snippets(self.config, self.model_id, is_hub_id=self.is_on_hub).items():
             told.append(f"### {title}\n\n{fenced(code, language)}")
         return "\n\n".join(told)
 
@@ -367,6 +374,11 @@ class ModelCard:
             limits.append("Part of the labels are a program's, as said above.")
         limits.append("Measured on the splits named above and nothing else: other texts may fare worse.")
         return "\n".join(f"- {limit}" for limit in limits)
+
+
+def is_language(code: Any) -> bool:
+    """Whether what a dataset's card calls a language looks like the code of one."""
+    return isinstance(code, str) and re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", code) is not None
 
 
 def escape(text: str) -> str:

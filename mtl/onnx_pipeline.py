@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, BatchEncoding
+from transformers import BatchEncoding
 
 from .model_files import MTSBertConfig, MTSBertPipeline
+from .starting_point import open_tokenizer
 
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class OnnxPipeline(MTSBertPipeline):
         if not (folder / TEXTS_FILE).is_file():
             raise ValueError(f"{folder} has no {TEXTS_FILE}; `python -m mtl.export` writes such a folder.")
         self.model = OnnxModel(folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, config=self.model.config.encoder_config)
+        self.tokenizer = open_tokenizer(folder, self.model.config.encoder_config)
         self.device = self.model.device
         self._batch_size = None
 

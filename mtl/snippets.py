@@ -10,21 +10,27 @@ TEXT = "Carla Benítez won the 200 metres in Lisbon on Sunday"
 OTHER_TEXT = "A runner from Portugal wins in Lisbon"
 
 
-def snippets(config: MTSBertConfig, name: str) -> dict[str, tuple[str, str]]:
+COMMIT = "COMMIT"  # stands for the commit to run, which a card that is part of it cannot know
+
+
+def snippets(config: MTSBertConfig, name: str, *, is_hub_id: bool = False) -> dict[str, tuple[str, str]]:
     """
     Args:
         name: What the model is called: a Hub id, or the name of its folder.
+        is_hub_id: Whether its code is fetched; then it is pinned, to a `COMMIT` that the reader fills in.
 
     Returns:
         Title → language and code. Task names are identifiers and stand in the code as they are; `name` is quoted.
     """
     model, text = json.dumps(name, ensure_ascii=True), json.dumps(TEXT, ensure_ascii=False)
+    if is_hub_id:
+        model += f', revision="{COMMIT}"'
     found = {"Everything in one pass": ("python", _multi_task(config, model, text))}
     found["As a transformers model"] = ("python", _auto_model(config, model, text))
     found["The standard pipelines"] = ("python", _pipelines(config, model, text))
     found["Sentence embeddings"] = ("python", _sentence_transformer(model, text))
     if config.tasks_of_type(TOKEN_CLASSIFICATION) or config.tasks_of_type(SEQUENCE_CLASSIFICATION):
-        found["In a spaCy pipeline"] = ("python", _spacy(config, model, text))
+        found["In a spaCy pipeline"] = ("python", _spacy(config, json.dumps(name), text))
     quoted = shlex.quote(name)
     found["On files, from the command line"] = (
         "bash",

@@ -2,10 +2,11 @@
 
 import importlib.util
 import logging
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from .arguments import ModelArguments
 from .model_files import MTSBertConfig, MTSBertModel, MTSBertPipeline
@@ -40,8 +41,7 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     """The fast tokenizer of the starting point."""
     asked = model_args.model_name_or_path or model_args.encoder_name_or_path
     try:
-        # The config is ours or the encoder's own class: no code of the checkpoint runs here.
-        tokenizer = AutoTokenizer.from_pretrained(resolve_name(asked), config=load_encoder_config(model_args))
+        tokenizer = open_tokenizer(resolve_name(asked), load_encoder_config(model_args))
     except (OSError, KeyError) as error:
         raise ValueError(f"No tokenizer found for {asked!r}: {error}") from error
     _check_vocabulary(tokenizer, asked)
@@ -51,6 +51,24 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
             "text a word piece lies, which entities need. Choose an encoder with a fast tokenizer (tokenizer.json)."
         )
     return tokenizer
+
+
+def open_tokenizer(
+    name_or_path: str | Path, encoder_config: PreTrainedConfig, *, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer of a folder or Hub id, of which no code runs, and outside of which nothing is read.
+
+    Raises:
+        `ValueError`: where it has code of its own, or names a file elsewhere.
+    """
+    settings = get_tokenizer_config(name_or_path, revision=revision)
+    files = settings.get("fast_tokenizer_files") or []  # of which transformers opens the one for its version
+    if elsewhere := [file for file in files if PureWindowsPath(file).name != file]:
+        raise ValueError(f"{name_or_path}: its tokenizer_config.json names files outside the folder: {elsewhere}.")
+    return AutoTokenizer.from_pretrained(
+        name_or_path, config=encoder_config, revision=revision, trust_remote_code=False
+    )
 
 
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, name_or_path: str) -> None:
@@ -66,7 +84,7 @@ def load_encoder_config(model_args: ModelArguments) -> PreTrainedConfig:
         return load_checkpoint_config(model_args.model_name_or_path).encoder_config
     asked = model_args.encoder_name_or_path
     try:
-        return AutoConfig.from_pretrained(resolve_name(asked))
+        return AutoConfig.from_pretrained(resolve_name(asked), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"Unknown encoder {asked!r}: it is no folder with a config.json, no Hub id that can be reached, and no "
@@ -100,8 +118,8 @@ def load_pipeline(name_or_path: str, *, revision: str | None = None) -> MTSBertP
     """
     config = load_checkpoint_config(name_or_path, revision=revision)
     try:
-        model = MTSBertModel.from_pretrained(name_or_path, config=config, revision=revision, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, config=config.encoder_config, revision=revision)
+        model = MTSBertModel.from_pretrained(name_or_path, config=config, revision=revision)
+        tokenizer = open_tokenizer(name_or_path, config.encoder_config, revision=revision)
     except OSError as error:
         raise ValueError(f"The checkpoint {name_or_path!r} is not whole: {error}") from error
     _check_vocabulary(tokenizer, name_or_path)
@@ -125,7 +143,7 @@ def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertMod
         if new := [task for task in tasks if task not in config.tasks]:
             logger.info(f"The tasks {new} are new to the checkpoint: their heads start from nothing.")
         config.tasks = tasks
-        return MTSBertModel.from_pretrained(model_args.model_name_or_path, config=config, use_safetensors=True)
+        return MTSBertModel.from_pretrained(model_args.model_name_or_path, config=config)
     load_encoder_config(model_args)  # raises for an unknown encoder
     return MTSBertModel.from_encoder(
         resolve_name(model_args.encoder_name_or_path), tasks=tasks, **model_args.new_model_settings
