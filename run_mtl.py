@@ -5,29 +5,34 @@ import sys
 from pathlib import Path
 
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 
 try:  # installed: this is `mtsbert.run_mtl`
     from .mtl.arguments import DataArguments, MTLTrainingArguments
+    from .mtl.checkpoints import checkpoint_to_resume
     from .mtl.data import load_data, needed_splits
     from .mtl.data_report import describe_data
+    from .mtl.examples import ROW
     from .mtl.hub import check_push
     from .mtl.output import check_writable, save_predictions, save_run, set_up_logging
     from .mtl.provenance import provenance_of
     from .mtl.recipe import parse_arguments
     from .mtl.report import results_table
+    from .mtl.skipped_rows import report_skipped_rows
     from .mtl.starting_point import check_max_length, load_model, load_tokenizer, tasks_of_checkpoint
     from .mtl.trainer import MTSBertTrainer
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from mtl.arguments import DataArguments, MTLTrainingArguments
+    from mtl.checkpoints import checkpoint_to_resume
     from mtl.data import load_data, needed_splits
     from mtl.data_report import describe_data
+    from mtl.examples import ROW
     from mtl.hub import check_push
     from mtl.output import check_writable, save_predictions, save_run, set_up_logging
     from mtl.provenance import provenance_of
     from mtl.recipe import parse_arguments
     from mtl.report import results_table
+    from mtl.skipped_rows import report_skipped_rows
     from mtl.starting_point import check_max_length, load_model, load_tokenizer, tasks_of_checkpoint
     from mtl.trainer import MTSBertTrainer
 
@@ -49,6 +54,8 @@ def main(argv: list[str] | None = None, *, prog: str = "run_mtl.py") -> dict[str
     check_max_length(data_args.max_length, tokenizer, model_args)
     with training_args.main_process_first(desc="reading the data"):  # the others find what it leaves in the cache
         data = load_data(data_args, tokenizer, splits, tasks_of_checkpoint(model_args))
+    if data.skipped is not None and training_args.process_index == 0:
+        report_skipped_rows(data.skipped, training_args.output_dir)
     if data_args.check_data:
         if training_args.process_index == 0:
             sys.stdout.write(describe_data(data))
@@ -58,6 +65,7 @@ def main(argv: list[str] | None = None, *, prog: str = "run_mtl.py") -> dict[str
         training_args,
         tokenizer,
         dataset_names=data.dataset_names,
+        row_numbers=data.examples["train"][ROW][:] if "train" in data.examples else None,
         provenance=provenance_of(model_args, data_args, data),
         train_dataset=data.features.get("train"),
         eval_dataset=data.features.get("validation"),
@@ -68,7 +76,8 @@ def main(argv: list[str] | None = None, *, prog: str = "run_mtl.py") -> dict[str
     if training_args.do_train:
         metrics["num_trained_parameters"] = trainer.freezing.num_trained_parameters
     if trains:
-        metrics |= trainer.train(resume_from_checkpoint=checkpoint_to_resume(training_args)).metrics
+        checkpoint = checkpoint_to_resume(training_args, training_args.resume_from_checkpoint)
+        metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
     elif training_args.do_train:
         logger.warning("Everything is frozen, so there is nothing to train: this run only evaluates.")
     if training_args.do_eval:
@@ -86,19 +95,6 @@ def main(argv: list[str] | None = None, *, prog: str = "run_mtl.py") -> dict[str
     finally:
         trainer.accelerator.end_training()  # several processes that end without it may abort
     return metrics
-
-
-def checkpoint_to_resume(args: MTLTrainingArguments) -> str | None:
-    """`resume_from_checkpoint` is a checkpoint folder, or true for the last one in the output folder."""
-    asked = args.resume_from_checkpoint
-    if asked is None or asked.lower() == "false":
-        return None
-    if asked.lower() != "true":
-        return asked
-    found = get_last_checkpoint(args.output_dir)
-    if found is None:
-        raise ValueError(f"`resume_from_checkpoint` is true, but {args.output_dir} has no checkpoint in it.")
-    return found
 
 
 def build_missing_dataset(data_args: DataArguments, training_args: MTLTrainingArguments) -> None:

@@ -18,18 +18,19 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from .arguments import FEATURE_CACHE_DTYPES, MTLTrainingArguments
 from .balancing import LOSS_BALANCING
+from .checked_steps import CheckedTrainer
 from .collator import MultiTaskCollator
 from .dropout import fast_attention_dropout, use_fast_dropout
-from .feature_cache import CachedCollator, FeatureCache, Texts, open_feature_cache, rows_for_cache
+from .feature_cache import ROW, CachedCollator, FeatureCache, Texts, open_feature_cache, rows_for_cache
 from .features import DATASET
 from .freezing import Freezing
 from .frozen_prefix import FrozenPrefix
 from .gradients import GradientAggregation, GradientStatistics
-from .hub import PushingTrainer
 from .memory import peak_memory_gb, reset_peak_memory
 from .metrics import Evaluation, compute_metrics, count_answers, reduce_logits
 from .model_card import write_model_card
 from .model_files import MTSBertModel, is_labelled, num_items
+from .nonfinite import FiniteCheck, NumberedCollator, numbered
 from .optimization import head_learning_rate, peak_learning_rates, set_learning_rates, step_decay_schedule
 from .padding_free import PaddingFree
 from .provenance import Provenance
@@ -43,10 +44,10 @@ TEXTS_TO_CHECK = 64  # from which a few of unlike length are taken
 logger = logging.getLogger(__name__)
 
 
-class MTSBertTrainer(PushingTrainer):
+class MTSBertTrainer(CheckedTrainer):
     """
     Trains an [`MTSBertModel`] on features (see `mtl/features.py`); `dataset_names` says which dataset each number in
-    their `dataset` column is.
+    their `dataset` column is, and `row_numbers` what messages call the training rows (see `name_rows`).
 
     The loss is the weighted sum of the tasks' losses, and each of them is its mean over the labelled items of the
     whole optimizer step: the same for one batch of 32, for 4 accumulated ones of 8, and for 2 processes with 16.
@@ -63,6 +64,7 @@ class MTSBertTrainer(PushingTrainer):
         processing_class: PreTrainedTokenizerBase,
         *,
         dataset_names: Sequence[str] = ("train",),
+        row_numbers: Sequence[int] | None = None,
         provenance: Provenance | None = None,
         **kwargs,
     ):
@@ -75,6 +77,7 @@ class MTSBertTrainer(PushingTrainer):
                 f"{list(dataset_names)}."
             )
         self.dataset_names = list(dataset_names)
+        self.row_numbers = row_numbers
         self.provenance = provenance
         self.evaluations: dict[str, Evaluation] = {}  # prefix of the metrics → the last one
         self.training_metrics: dict[str, float] = {}
@@ -91,6 +94,7 @@ class MTSBertTrainer(PushingTrainer):
         )
         self._log_since_line, self._log_of_step = TaskLog(list(tasks)), TaskLog(list(tasks))
         self._tasks_to_measure: set[str] = set()
+        self.finite_check = FiniteCheck(tasks)
         self._sampler: DatasetSampler | None = None
         self.feature_cache: FeatureCache | None = None
         self._while_training: ExitStack | None = None
@@ -142,15 +146,17 @@ class MTSBertTrainer(PushingTrainer):
             began = time.perf_counter()
             self.feature_cache = self._open_feature_cache(prefix)
             self._cache_seconds = time.perf_counter() - began
+        plain = rows, collator = self.train_dataset, self.data_collator
         if self.feature_cache is None:
             self._leave_out_padding()
-            return super().get_train_dataloader()
-        if not prefix.is_whole_encoder:
-            self._leave_out_padding(first_layer=prefix.num_layers)
-        self._while_training.enter_context(prefix.skipped())
-        plain = self.train_dataset, self.data_collator
-        self.train_dataset = rows_for_cache(self.train_dataset)
-        self.data_collator = CachedCollator(self.processing_class, self.model.config.tasks, self.feature_cache)
+            rows = numbered(rows)
+        else:
+            if not prefix.is_whole_encoder:
+                self._leave_out_padding(first_layer=prefix.num_layers)
+            self._while_training.enter_context(prefix.skipped())
+            rows = rows_for_cache(rows)
+            collator = CachedCollator(self.processing_class, self.model.config.tasks, self.feature_cache)
+        self.train_dataset, self.data_collator = rows, NumberedCollator(collator)
         try:
             return super().get_train_dataloader()
         finally:
@@ -239,6 +245,7 @@ class MTSBertTrainer(PushingTrainer):
             loss = sum(weight * outputs.losses[task] for task, weight in self.task_weights.items())
             return (loss, outputs) if return_outputs else loss
         self.freezing.set_modes()  # `training_step` has just put the whole model in training mode
+        rows = inputs.pop(ROW, ())
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         labels = inputs["labels"]
         shares = {task: num_items(labels[task]) / num_items_in_batch[task].clamp(min=1) for task in self.task_weights}
@@ -247,6 +254,7 @@ class MTSBertTrainer(PushingTrainer):
         if self.balancing.learns_from_losses:
             self._log_of_step.add(outputs.losses, shares, examples)
         loss = self.balancing.combine(outputs.losses, shares)
+        self.finite_check.add(rows, outputs.logits, labels, outputs.losses, loss)
         if self._tasks_to_measure:
             present = _of_present_tasks(outputs.losses, shares)
             self.gradient_statistics.measure(
@@ -282,6 +290,7 @@ class MTSBertTrainer(PushingTrainer):
         return self.accelerator.reduce(tensor, reduction="sum") if self.args.world_size > 1 else tensor
 
     def begin_training(self) -> None:
+        super().begin_training()
         self.freezing.begin(self.state.max_steps)
         logger.info(f"What is trained:\n{parameter_table(self.freezing, self.learning_rates)}")
         if self.is_fsdp_enabled and self.args.gradient_statistics_steps > 0:
@@ -289,10 +298,26 @@ class MTSBertTrainer(PushingTrainer):
 
     def begin_step(self) -> None:
         """Before an optimizer step: thaws what is due, and says which tasks' gradients are to be measured."""
+        super().begin_step()
+        self._log_before = self._log_since_line.sums, {**self.gradient_statistics.gradients}
         self.freezing.move_to(step=self.state.global_step, epoch=self.state.epoch)
         every = 0 if self.is_fsdp_enabled else self.args.gradient_statistics_steps
         if every > 0 and self.state.global_step % every == 0 and self.gradient_statistics.parameters:
             self._tasks_to_measure = set(self.task_weights)  # each in the next batch that has labels of it
+
+    def end_backward(self) -> bool:
+        is_left_out = super().end_backward()
+        if self.args.world_size > 1 and not is_left_out:  # DDP knows the model's parameters only
+            for parameter in self.balancing.parameters():
+                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        return is_left_out
+
+    def leave_step_out(self) -> None:
+        super().leave_step_out()
+        self._log_since_line.sums, self.gradient_statistics.gradients = self._log_before
+        self._log_of_step.sums = None
+        for parameter in self.balancing.parameters():
+            parameter.grad = None
 
     def end_step(self) -> None:
         """After an optimizer step: lets the balancing know how the tasks fared in it."""
@@ -309,7 +334,8 @@ class MTSBertTrainer(PushingTrainer):
             kind = type(self.model)
             kind.__name__, kind.__module__ = MTSBertModel.__name__, MTSBertModel.__module__
         super()._save(output_dir, state_dict)
-        self.balancing.save(self.args.output_dir if output_dir is None else output_dir)
+        if self.args.should_save:
+            self.balancing.save(self.args.output_dir if output_dir is None else output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -440,9 +466,7 @@ class _StepCallback(TrainerCallback):
         self.trainer.begin_step()
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        if args.world_size > 1:  # DDP knows the model's parameters only
-            for parameter in self.trainer.balancing.parameters():
-                parameter.grad = self.trainer.accelerator.reduce(parameter.grad, reduction="mean")
+        self.trainer.end_backward()
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.end_step()

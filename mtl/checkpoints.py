@@ -1,0 +1,221 @@
+"""Which checkpoints are whole, and which one a run goes on from."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
+
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError, safe_open
+from torch import serialization
+from transformers import TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+PARTS = {  # of a checkpoint, and what they are called: a file, or with FSDP and DeepSpeed a folder
+    "weights": ("*.safetensors", "pytorch_model*"),
+    "optimizer": ("optimizer*", "global_step*"),
+    "learning rate": ("scheduler.pt",),
+    "random state": ("rng_state*.pth",),
+}
+
+logger = logging.getLogger(__name__)
+
+
+class DiskError(OSError):
+    """A file could not be written; says on which disk, and how much room there is."""
+
+
+def checkpoint_to_resume(args: TrainingArguments, asked: str | None) -> str | None:
+    """
+    What `resume_from_checkpoint` asks for: a checkpoint folder, or "true" for the newest whole one in the output
+    folder. To be called by all processes; the main process chooses.
+
+    Raises:
+        `ValueError`: where there is no whole one, or a process does not find it on its machine.
+    """
+    if asked is None or asked.lower() == "false":
+        return None
+    answer: list[str | None] = [None, None]  # a checkpoint, or what is wrong
+    if args.process_index == 0:
+        try:
+            answer[0] = str(_chosen(asked, args))
+        except ValueError as error:
+            answer[1] = str(error)
+    if args.world_size > 1:
+        broadcast_object_list(answer)
+    checkpoint, problem = answer
+    if problem is not None:
+        raise ValueError(problem)
+    _check_found_by_all(checkpoint, args)
+    if args.process_index == 0:
+        logger.info(f"Going on from {checkpoint}.")
+        if (number := num_processes_of(Path(checkpoint))) != args.world_size:
+            logger.warning(
+                f"{checkpoint} is of {number} process(es), and this run has {args.world_size}: it will not give the "
+                "numbers that the run would have given without a break."
+            )
+    return checkpoint
+
+
+def _chosen(asked: str, args: TrainingArguments) -> Path:
+    if asked.lower() != "true":
+        if (flaw := flaw_of(Path(asked))) is not None:
+            raise ValueError(
+                f"`resume_from_checkpoint` is {asked}, which is no whole checkpoint: {flaw}. A new run can begin with "
+                "weights alone, as its `model_name_or_path`."
+            )
+        return Path(asked)
+    flaws = {}
+    for checkpoint in checkpoints(args.output_dir):
+        if (flaw := flaw_of(checkpoint)) is None:
+            for name, why in flaws.items():
+                logger.warning(f"{name} is passed over, because it is not whole: {why}.")
+            return checkpoint
+        flaws[checkpoint.name] = flaw
+    if not flaws:
+        raise ValueError(f"`resume_from_checkpoint` is true, but {args.output_dir} has no checkpoint in it.")
+    described = "; ".join(f"{name}: {why}" for name, why in flaws.items())
+    raise ValueError(
+        f"`resume_from_checkpoint` is true, but {args.output_dir} has no whole checkpoint in it ({described}). Leave "
+        "the flag out to begin anew."
+    )
+
+
+def _check_found_by_all(checkpoint: str, args: TrainingArguments) -> None:
+    if args.world_size == 1:
+        return
+    without = [process for process, found in enumerate(gather_object([Path(checkpoint).is_dir()])) if not found]
+    if without:
+        raise ValueError(
+            f"Processes {without} of {args.world_size} do not find the checkpoint {checkpoint} on their machine. Copy "
+            "it there, or choose an `output_dir` that all machines share."
+        )
+
+
+def checkpoints(folder: str | Path) -> list[Path]:
+    """The checkpoint folders in an output folder, whole or not, the newest first."""
+    found = []
+    for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if (match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)) and path.is_dir():
+            found.append((int(match[1]), path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def newest_whole(folder: str | Path) -> Path | None:
+    return next((path for path in checkpoints(folder) if flaw_of(path) is None), None)
+
+
+def num_processes_of(checkpoint: Path) -> int:
+    """Of the run that saved it: each has a random state."""
+    return len(list(checkpoint.glob("rng_state*.pth")))
+
+
+def flaw_of(checkpoint: Path) -> str | None:
+    """
+    Why a run cannot go on exactly from a checkpoint; None where it can.
+
+    The Trainer writes `trainer_state.json` last (ours after the other processes' files, too), and JSON that was cut
+    cannot be read: where it can, everything was written. The other files are looked at because they may have been
+    copied, or removed, in part; this reads their ends and tables of contents, not their content.
+    """
+    if not checkpoint.is_dir():
+        return "there is no such folder"
+    try:
+        state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except OSError:
+        return f"it has no {TRAINER_STATE_NAME}, which is written last"
+    except ValueError:
+        return f"{TRAINER_STATE_NAME} is not whole"
+    if not isinstance(state, dict) or "global_step" not in state:
+        return f"{TRAINER_STATE_NAME} does not say which step it is of"
+    for kind, patterns in PARTS.items():
+        if not any(True for pattern in patterns for _ in checkpoint.glob(pattern)):
+            return f"it has no {kind} ({' or '.join(patterns)})"
+    for path in sorted(checkpoint.iterdir()):
+        if not _is_readable(path):
+            return f"{path.name} is not whole"
+    return None
+
+
+def _is_readable(path: Path) -> bool:
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt"):
+                return True
+        except (SafetensorError, OSError):
+            return False
+    if path.is_file() and path.suffix in (".pt", ".pth", ".bin"):  # what `torch.save` writes is a ZIP archive
+        return zipfile.is_zipfile(path)
+    return True
+
+
+@contextmanager
+def checkpoint_being_written(folder: Path) -> Iterator[None]:
+    """
+    Inside, the main process writes a checkpoint. One of the same step that lies there is removed first, because half
+    of it and half of the new one would look whole. What is not whole after an error is removed.
+    """
+    _remove(folder)
+    try:
+        with disk_named(folder):
+            yield
+    except Exception:
+        if flaw_of(folder) is not None:
+            _remove(folder)
+        raise
+
+
+def _remove(folder: Path) -> None:
+    (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)  # first: without it nothing takes the rest for whole
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def disk_named(folder: Path) -> Iterator[None]:
+    """
+    Raises as [`DiskError`] that something could not be written inside: torch, safetensors and Python each say that in
+    their own way, and none of them says where.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_of_writing(error):
+            raise
+        raise DiskError(_advice(folder, error)) from error
+
+
+def _is_of_writing(error: Exception) -> bool:
+    """`torch.save` raises `RuntimeError`, as others do for other reasons."""
+    if not isinstance(error, RuntimeError):
+        return True
+    return any(frame.f_code.co_filename == serialization.__file__ for frame, _ in walk_tb(error.__traceback__))
+
+
+def _advice(folder: Path, error: Exception) -> str:
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    usage = shutil.disk_usage(existing)
+    message = (
+        f"{folder} could not be written: {error}. The disk mounted at {_mount_point(existing)} has "
+        f"{usage.free / 1e6:,.0f} MB free of {usage.total / 1e6:,.0f} MB."
+    )
+    last = newest_whole(folder.parent if folder.name.startswith(PREFIX_CHECKPOINT_DIR) else folder)
+    if last is not None and last != folder:
+        message += f" {last} is whole: make room, and go on from it with --resume_from_checkpoint true."
+    return message
+
+
+def _mount_point(path: Path) -> Path:
+    path = path.absolute()
+    while not os.path.ismount(path):
+        path = path.parent
+    return path
