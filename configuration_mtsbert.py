@@ -36,7 +36,7 @@ RESERVED_NAMES = (  # columns, results and parts of answers that stand beside th
 _CLASSIFIER_KEYS = ("type", "labels", "hidden_size", "class_weights", "label_smoothing")
 TASK_KEYS = {  # type → the keys that a task of this type may have
     SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label"),
-    TOKEN_CLASSIFICATION: _CLASSIFIER_KEYS,
+    TOKEN_CLASSIFICATION: (*_CLASSIFIER_KEYS, "min_score"),
     PAIR_CLASSIFICATION: _CLASSIFIER_KEYS,
     PAIR_SIMILARITY: ("type", "score_range"),
 }
@@ -105,6 +105,9 @@ def check_task_settings(name: str, task: dict) -> None:
     smoothing = task.get("label_smoothing", 0.0)
     if not isinstance(smoothing, int | float) or not 0.0 <= smoothing < 1.0:
         raise ValueError(f"'label_smoothing' is {smoothing!r}; it must lie in [0, 1).")
+    min_score = task.get("min_score", 0.0)
+    if not isinstance(min_score, int | float) or not 0.0 <= min_score <= 1.0:
+        raise ValueError(f"'min_score' is {min_score!r}; it must lie in [0, 1].")
     if not isinstance(task.get("multi_label", False), bool):
         raise ValueError(f"'multi_label' is {task['multi_label']!r}; it must be true or false.")
     if task["type"] == PAIR_SIMILARITY:
@@ -205,7 +208,8 @@ class MTSBertConfig(PreTrainedConfig):
             Task name → `{"type": ..., ...}`, in order. Names are lower-case identifiers. The types:
 
             - `"sequence_classification"`: one label a text, or any number with `multi_label: true`;
-            - `"token_classification"`: `labels` are `O`, then `B-X` and `I-X` for every entity type;
+            - `"token_classification"`: `labels` are `O`, then `B-X` and `I-X` for every entity type; entities whose
+              tags have a mean probability below `min_score` (0 by default) are not found;
             - `"pair_classification"`: one label for two texts, from their embeddings u, v and |u - v|
               (Sentence-BERT, arXiv 1908.10084);
             - `"pair_similarity"`: a score for two texts, the cosine of their embeddings, trained by squared error

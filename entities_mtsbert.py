@@ -237,7 +237,9 @@ def join_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
     return " ".join(words), offsets
 
 
-def decode_tags(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
+def decode_tags(
+    scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str], *, min_score: float = 0.0
+) -> torch.Tensor:
     """The best legal tag sequence (Viterbi): `I-X` only behind `B-X` or `I-X`, everything outside the text `O`.
 
     Args:
@@ -245,6 +247,7 @@ def decode_tags(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[
         text_mask (`torch.Tensor` of shape `(B, T)`): True where a position belongs to the text, False for special
             tokens and padding.
         labels: The `K` tags in the order of the scores.
+        min_score (`float`, *optional*, defaults to 0): Entities whose tags have a lower mean probability become `O`.
 
     Returns:
         `torch.LongTensor` of shape `(B, T)`: tag ids.
@@ -256,7 +259,19 @@ def decode_tags(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[
     illegal = ~follows[before, likeliest].all(dim=1)
     if illegal.any():  # where the likeliest tags are legal, no other sequence can be better
         likeliest[illegal] = _viterbi(scores[illegal], text_mask[illegal], labels)
-    return likeliest
+    return _without_doubtful(likeliest, scores, labels, min_score) if min_score > 0 else likeliest
+
+
+def _without_doubtful(
+    tags: torch.Tensor, scores: torch.Tensor, labels: Sequence[str], min_score: float
+) -> torch.Tensor:
+    begins = torch.tensor([label.startswith("B-") for label in labels], device=tags.device)[tags]
+    inside = tags != labels.index(OUTSIDE)
+    entity = begins.cumsum(dim=1) * inside  # (B, T): its number in the text, from 1; 0 outside
+    chosen = scores.float().softmax(dim=-1).gather(2, tags.unsqueeze(2)).squeeze(2)
+    empty = torch.zeros(len(tags), tags.shape[1] + 1, device=tags.device)
+    means = empty.scatter_add(1, entity, chosen) / empty.scatter_add(1, entity, torch.ones_like(chosen)).clamp(min=1)
+    return tags.where(~inside | (means.gather(1, entity) >= min_score), labels.index(OUTSIDE))
 
 
 @cache

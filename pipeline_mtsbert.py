@@ -174,7 +174,8 @@ class MTSBertPipeline(Pipeline):
         for task, settings in self.model.config.tasks.items():
             if settings["type"] == TOKEN_CLASSIFICATION:
                 scores = [torch.cat([answers[row][task] for row in rows]) for rows in rows_of]
-                found = entities_of(texts, offsets, scores, settings["labels"])
+                min_score = settings.get("min_score", 0.0)
+                found = entities_of(texts, offsets, scores, settings["labels"], min_score=min_score)
             elif settings["type"] not in PAIR_TYPES:
                 found = [labels_of(settings, _mean_of(answers, rows, task)) for rows in rows_of]
             else:
@@ -217,7 +218,12 @@ def labels_of(settings: dict, probabilities: torch.Tensor) -> dict:
 
 
 def entities_of(
-    texts: list[str], offsets: list[list[tuple[int, int]]], scores: list[torch.Tensor], labels: list[str]
+    texts: list[str],
+    offsets: list[list[tuple[int, int]]],
+    scores: list[torch.Tensor],
+    labels: list[str],
+    *,
+    min_score: float = 0.0,
 ) -> list[list[dict]]:
     """The entities of each text, from the log-probabilities `(T, K)` of its positions at `offsets`."""
     found: list[list[dict]] = [[] for _ in texts]
@@ -230,7 +236,8 @@ def entities_of(
     def decode(rows: list[int]) -> None:
         padded = pad_sequence([scores[row] for row in rows], batch_first=True)  # (B, T, K)
         lengths = torch.tensor([len(offsets[row]) for row in rows])
-        tags = decode_tags(padded, torch.arange(padded.shape[1]) < lengths.unsqueeze(1), labels)
+        text_mask = torch.arange(padded.shape[1]) < lengths.unsqueeze(1)
+        tags = decode_tags(padded, text_mask, labels, min_score=min_score)
         confidence = padded.gather(2, tags.unsqueeze(2)).squeeze(2).exp().tolist()
         for row, tags_of_text, sure in zip(rows, tags.tolist(), confidence, strict=True):
             names = [labels[tag] for tag in tags_of_text[: len(offsets[row])]]

@@ -107,7 +107,8 @@ class DataArguments:
             "help": "Mapping of task name to {type, ...}; types are sequence_classification, token_classification, "
             "pair_classification and pair_similarity (with score_range). Without labels, those of the data are used: "
             "the names of a ClassLabel column, or all values found, sorted. A token task names its entity types. "
-            "Optional: hidden_size, class_weights, label_smoothing, multi_label. On the command line: JSON."
+            "Optional: hidden_size, class_weights, label_smoothing, multi_label, min_score. On the command line: "
+            "JSON."
         },
     )
     datasets: dict | str | None = field(

@@ -36,7 +36,9 @@ class Finder:
     """Texts → spans of each."""
 
 
-def load_finder(name: str, *, task: str | None = None, precision: str = "auto") -> Finder:
+def load_finder(
+    name: str, *, task: str | None = None, precision: str = "auto", min_score: float | None = None
+) -> Finder:
     """
     Opens `spacy:NAME`, an installed spaCy pipeline, or a checkpoint of ours.
 
@@ -44,6 +46,7 @@ def load_finder(name: str, *, task: str | None = None, precision: str = "auto") 
         task (`str`, *optional*): The checkpoint's token task; needed where it has several.
         precision (`str`, *optional*, defaults to `"auto"`): Of the checkpoint: `"fp32"`, `"bf16"` (autocast), or the
             latter where the machine computes it natively.
+        min_score (`float`, *optional*): Of a checkpoint's entities, instead of its own (see `MTSBertConfig`).
 
     Raises:
         `ValueError`: where it is not there, or has no such task.
@@ -57,6 +60,10 @@ def load_finder(name: str, *, task: str | None = None, precision: str = "auto") 
         (task,) = of_tokens
     if task not in of_tokens:
         raise ValueError(f"The tasks of {name!r} that find entities are {of_tokens}; --task is {task!r}.")
+    if min_score is not None:
+        if not 0.0 <= min_score <= 1.0:
+            raise ValueError(f"--min_score is {min_score}; it must lie in [0, 1].")
+        tasks[task]["min_score"] = min_score
 
     def find(texts: list[str]) -> list[list[dict]]:
         with autocast(pipeline.device, precision):
@@ -254,18 +261,28 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.evaluate_e
     )
     parser.add_argument("--task", help="The checkpoint's task that finds entities, where it has several.")
     add_precision_option(parser)
+    parser.add_argument(
+        "--min_score",
+        type=float,
+        help="Leave out entities of the model whose tags have a lower mean probability. Choose it on one file, report "
+        "on another, and give it to the task as `min_score`. Default: the checkpoint's",
+    )
     parser.add_argument("--num_resamples", type=int, default=1_000, help="For the intervals. Default: %(default)s")
     parser.add_argument("--seed", type=int, default=42, help="Of the drawing of sentences. Default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="Write all figures to this file too.")
     args = parser.parse_args(argv)
     if args.num_resamples < 1:
         raise ValueError(f"--num_resamples is {args.num_resamples}; it must be at least 1.")
+    if args.min_score is not None and args.model.startswith(SPACY_PREFIX):
+        raise ValueError(f"--min_score is for checkpoints; {args.model} gives no scores.")
     if args.json is not None and not args.json.parent.is_dir():
         raise ValueError(f"--json {args.json}: there is no folder {args.json.parent}.")
     golds = [read_gold(path, rows=args.rows, tag_scheme=args.tag_scheme) for path in args.gold]
     settings = {"task": args.task, "precision": args.precision}
     names = {TEACHER: args.teacher, MODEL: args.model}
     sides = {side: load_finder(name, **settings) for side, name in names.items() if name is not None}
+    if args.min_score is not None:
+        sides[MODEL] = load_finder(args.model, **settings, min_score=args.min_score)
     mapping = COMMON_TYPES
     if args.map is not None:
         mapping = parse_map(args.map)
@@ -276,7 +293,13 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.evaluate_e
         evaluations.append(evaluate(gold, sides, mapping, **options))
         sys.stdout.write(in_words(evaluations[-1]) + "\n")
     if args.json is not None:
-        report = {**names, **options, "rows": args.rows, "gold": [to_json(evaluation) for evaluation in evaluations]}
+        report = {
+            **names,
+            **options,
+            "min_score": args.min_score,
+            "rows": args.rows,
+            "gold": [to_json(evaluation) for evaluation in evaluations],
+        }
         partial = args.json.with_name(f"{args.json.name}.partial")
         partial.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         partial.rename(args.json)

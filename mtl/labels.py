@@ -29,7 +29,8 @@ def check_recipe_tasks(tasks: dict[str, dict]) -> None:
 def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[str, dict]:
     """
     The tasks of a run that goes on from a checkpoint: the checkpoint's, then those that only the recipe has. A task of
-    both keeps its type, labels, score range and head; the recipe decides about `class_weights` and `label_smoothing`.
+    both keeps its type, labels, score range and head; the recipe decides about `class_weights` and `label_smoothing`,
+    and may give another `min_score`.
 
     Raises:
         `ValueError`: where the two contradict each other.
@@ -51,6 +52,8 @@ def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[st
             merged[name].pop(key, None)
             if key in task:
                 merged[name][key] = task[key]
+        if "min_score" in task:
+            merged[name]["min_score"] = task["min_score"]
     return merged
 
 

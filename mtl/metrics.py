@@ -143,7 +143,7 @@ def answers(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
     if task["type"] == PAIR_SIMILARITY:
         return logits
     if task["type"] == TOKEN_CLASSIFICATION:
-        return decode_tags(logits, is_labelled(labels), task["labels"])
+        return decode_tags(logits, is_labelled(labels), task["labels"], min_score=task.get("min_score", 0.0))
     return (logits > 0).long() if task.get("multi_label") else logits.argmax(dim=-1)
 
 

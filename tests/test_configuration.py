@@ -56,6 +56,8 @@ def test_a_fork_keeps_its_own_classes_in_the_auto_map():
         ({"topic": sequence_task(labels=["a", "a"])}, "at least two labels, each once"),
         ({"topic": sequence_task(hidden_size=0)}, "'hidden_size' is 0"),
         ({"topic": sequence_task(label_smoothing=1.0)}, "'label_smoothing' is 1.0"),
+        ({"ner": {"type": "token_classification", "min_score": 1.5}}, r"'min_score' is 1.5; it must lie in \[0, 1\]"),
+        ({"topic": sequence_task(min_score=0.5)}, r"unknown keys \['min_score'\]"),
         ({"topic": sequence_task(multi_label="yes")}, "'multi_label' is 'yes'; it must be true or false"),
         ({"topic": sequence_task(class_weights=[1.0])}, "'class_weights' needs a number of 0 or more for each of 2"),
         ({"topic": sequence_task(class_weights=[1.0, -1.0])}, "'class_weights' needs a number"),

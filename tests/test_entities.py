@@ -306,6 +306,16 @@ def test_what_is_taken_off_is_an_article_and_a_possessive_and_nothing_else(text,
     assert "".join(text[last:end].split()) in ("", "'s", "’s")
 
 
+def test_entities_that_are_less_likely_than_asked_become_outside():
+    likely = {0: (0.9, 0.1, 0, 0, 0), 1: (0.2, 0.8, 0, 0, 0), 2: (0.3, 0.1, 0.6, 0, 0), 3: (0.4, 0, 0, 0.6, 0)}
+    order = [1, 2, 0, 3]  # a GPE of two positions, probable at 0.7 on average; nothing; an ORG, probable at 0.6
+    scores = torch.tensor([[likely[key] for key in order], [likely[0]] * 4]).log()
+    mask = torch.ones(2, 4)
+    found = {score: decode_tags(scores, mask, LABELS, min_score=score)[0].tolist() for score in (0, 0.5, 0.65, 0.75)}
+    assert found == {0: [1, 2, 0, 3], 0.5: [1, 2, 0, 3], 0.65: [1, 2, 0, 0], 0.75: [0, 0, 0, 0]}
+    assert decode_tags(scores, mask, LABELS, min_score=0.65)[1].tolist() == [0, 0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("opinions", "together"),
     [

@@ -130,6 +130,16 @@ def test_entities_of_a_text_by_hand():
     assert found == [{"label": "GPE", "start": 0, "end": 8, "text": "New York", "score": pytest.approx(0.7)}]
 
 
+def test_entities_below_the_least_score_are_not_found(pipeline):
+    text = "Ada Perez joins Nimbus Labs in Oslo"
+    scores = sorted(entity["score"] for entity in pipeline(text)["ner"])
+    assert len(set(scores)) > 1
+    pipeline.model.config.tasks["ner"]["min_score"] = between = (scores[0] + scores[-1]) / 2
+    assert sorted(entity["score"] for entity in pipeline(text)["ner"]) == pytest.approx(
+        [score for score in scores if score >= between]
+    )
+
+
 @pytest.mark.parametrize("position", [0, 1, 40, 41, 45, 46, 50, 61, 62, 63, 64, 100, 499])
 def test_a_long_text_is_read_to_its_end_and_every_entity_is_found_once(word_spotter, position):
     words = ["final"] * 500

@@ -331,6 +331,8 @@ def test_the_figures_in_a_file_follow_from_the_seed(command, tmp_path):
     [
         (["--map", "PERSN=PER"], r"--map names the types \['PERSN'\], which nobody has; there are \['GPE', 'LOC'"),
         (["--num_resamples", "0"], r"--num_resamples is 0; it must be at least 1"),
+        (["--min_score", "2"], r"--min_score is 2.0; it must lie in \[0, 1\]"),
+        (["--model", TEACHER, "--min_score", "0.5"], r"--min_score is for checkpoints; spacy:.* gives no scores"),
         (["--json", "nowhere/x.json"], r"--json nowhere/x.json: there is no folder nowhere"),
     ],
 )
