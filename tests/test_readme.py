@@ -102,6 +102,7 @@ def test_every_flag_in_the_readme_exists(root):
         "--input",
         "--keep",
         "--embeddings",
+        "--min_score",
         "--pair_column",
         "--host",
         "--planted_share",
