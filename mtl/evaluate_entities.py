@@ -61,8 +61,6 @@ def load_finder(
     if task not in of_tokens:
         raise ValueError(f"The tasks of {name!r} that find entities are {of_tokens}; --task is {task!r}.")
     if min_score is not None:
-        if not 0.0 <= min_score <= 1.0:
-            raise ValueError(f"--min_score is {min_score}; it must lie in [0, 1].")
         tasks[task]["min_score"] = min_score
 
     def find(texts: list[str]) -> list[list[dict]]:
@@ -273,6 +271,8 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.evaluate_e
     args = parser.parse_args(argv)
     if args.num_resamples < 1:
         raise ValueError(f"--num_resamples is {args.num_resamples}; it must be at least 1.")
+    if args.min_score is not None and not 0.0 <= args.min_score <= 1.0:
+        raise ValueError(f"--min_score is {args.min_score}; it must lie in [0, 1].")
     if args.min_score is not None and args.model.startswith(SPACY_PREFIX):
         raise ValueError(f"--min_score is for checkpoints; {args.model} gives no scores.")
     if args.json is not None and not args.json.parent.is_dir():

@@ -332,7 +332,7 @@ def test_the_figures_in_a_file_follow_from_the_seed(command, tmp_path):
         (["--map", "PERSN=PER"], r"--map names the types \['PERSN'\], which nobody has; there are \['GPE', 'LOC'"),
         (["--num_resamples", "0"], r"--num_resamples is 0; it must be at least 1"),
         (["--min_score", "2"], r"--min_score is 2.0; it must lie in \[0, 1\]"),
-        (["--model", TEACHER, "--min_score", "0.5"], r"--min_score is for checkpoints; spacy:.* gives no scores"),
+        (["--model", "spacy:any", "--min_score", "0.5"], r"--min_score is for checkpoints; spacy:.* gives no scores"),
         (["--json", "nowhere/x.json"], r"--json nowhere/x.json: there is no folder nowhere"),
     ],
 )
@@ -349,6 +349,18 @@ def test_a_checkpoint_finds_what_its_pipeline_finds(checkpoint, gold_file, capsy
     printed = capsys.readouterr().out
     assert "| all  | model |" in printed
     assert "teacher" not in printed
+
+
+def test_the_least_score_is_that_of_the_flag(checkpoint, gold_file, capsys, tmp_path):
+    scores = [entity["score"] for answer in load_pipeline(str(checkpoint))(TEXTS) for entity in answer["ner"]]
+    assert len(scores) > 1
+    least = sorted(scores)[-1]
+    found = load_finder(str(checkpoint), precision="fp32", min_score=least - 1e-6).find(TEXTS)
+    assert sum(map(len, found)) == sum(score >= least - 1e-6 for score in scores) < len(scores)
+    path = tmp_path / "scores.json"
+    main(["--model", str(checkpoint), "--gold", str(gold_file), "--min_score", "1", "--json", str(path)])
+    assert json.loads(path.read_text())["min_score"] == 1.0
+    assert "| 0     | 0     |" in capsys.readouterr().out
 
 
 def test_bf16_is_asked_of_the_checkpoint(checkpoint, monkeypatch):

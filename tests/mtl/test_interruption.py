@@ -31,6 +31,14 @@ class SignalAt(TrainerCallback):
                 os.kill(os.getpid(), number)
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """Also where the tests run in the background, which a shell lets ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 FLAGS = {  # four epochs of four steps, with dropout
     "num_train_epochs": 4,
     "per_device_train_batch_size": 1,
