@@ -201,6 +201,7 @@ def test_help_reads_as_a_manual(root):
 RECIPES = {
     "quickstart": ["topic", "ner"],
     "ag_news_minilm": ["topic", "ner"],
+    "ag_news_agreed": ["topic", "ner"],
     "ag_news": ["topic", "ner"],
     "sbert": ["similarity"],
     "nli": ["entailment"],
