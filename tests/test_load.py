@@ -70,9 +70,9 @@ def test_a_long_text_does_not_stretch_the_short_ones_beside_it(pipeline, monkeyp
 
     shapes, decode = [], pipeline_mtsbert.decode_tags
 
-    def note(scores, mask, labels):
+    def note(scores, mask, labels, **options):
         shapes.append(tuple(scores.shape[:2]))
-        return decode(scores, mask, labels)
+        return decode(scores, mask, labels, **options)
 
     monkeypatch.setattr(pipeline_mtsbert, "decode_tags", note)
     lengths = [*[5] * 130, 600, 700, 40_000]
