@@ -13,7 +13,6 @@ from packaging.version import Version
 
 LOWEST = ("transformers", "datasets", "huggingface_hub")  # what `make test-lowest` installs the lowest versions of
 MODULES = ["configuration_mtsbert", "modeling_mtsbert", "entities_mtsbert", "heads_mtsbert", "pipeline_mtsbert"]
-SECONDS_TO_IMPORT = 2.0  # of a processor, with transformers and without torch
 TRIES = 3
 
 # Hides every package from the imports but torch, transformers, and what these two require.
@@ -96,19 +95,11 @@ def seconds_of(root) -> dict[str, float]:
     for _ in range(TRIES):  # others use the machine too
         found = dict(zip(("torch", "transformers", "ours"), map(float, run(script).split()), strict=True))
         best = {name: min(value, best.get(name, value)) for name, value in found.items()}
-        if best["transformers"] + best["ours"] < SECONDS_TO_IMPORT:
-            break
     return best
 
 
 def test_the_files_of_the_model_need_nothing_but_torch_and_transformers(seconds_of):
     assert set(seconds_of) == {"torch", "transformers", "ours"}
-
-
-def test_the_files_of_the_model_are_imported_in_less_than_two_seconds_beyond_torch(seconds_of):
-    beyond = seconds_of["transformers"] + seconds_of["ours"]
-    # Or twice what torch takes: where that is more than a second, the machine is slow or busy.
-    assert beyond < max(SECONDS_TO_IMPORT, 2 * seconds_of["torch"]), seconds_of
 
 
 def test_next_to_all_of_that_time_is_that_of_transformers(seconds_of):

@@ -44,6 +44,8 @@ def csv_rows(data: bytes, delimiter: str) -> list[dict] | None:
     header, *rows = lines or [[]]
     if len(set(header)) != len(header) or any(len(row) != len(header) for row in rows):
         return None
+    if not header:
+        return []  # blank lines
     return [{column: cell or None for column, cell in zip(header, row, strict=True)} for row in rows]
 
 
