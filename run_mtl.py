@@ -20,6 +20,7 @@ try:  # installed: this is `mtsbert.run_mtl`
     from .mtl.report import results_table
     from .mtl.skipped_rows import report_skipped_rows
     from .mtl.starting_point import check_max_length, load_model, load_tokenizer, tasks_of_checkpoint
+    from .mtl.threads import use_all_cores
     from .mtl.trainer import MTSBertTrainer
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from mtl.arguments import DataArguments, MTLTrainingArguments
@@ -34,6 +35,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
     from mtl.report import results_table
     from mtl.skipped_rows import report_skipped_rows
     from mtl.starting_point import check_max_length, load_model, load_tokenizer, tasks_of_checkpoint
+    from mtl.threads import use_all_cores
     from mtl.trainer import MTSBertTrainer
 
 
@@ -45,6 +47,7 @@ def main(argv: list[str] | None = None, *, prog: str = "run_mtl.py") -> dict[str
     model_args, data_args, training_args = parse_arguments(argv, prog)
     splits = needed_splits(training_args)
     set_up_logging(training_args)
+    use_all_cores(training_args)
     check_writable(training_args.output_dir)
     check_push(training_args)
     set_seed(training_args.seed)
