@@ -280,9 +280,8 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m mtl.evaluate_e
     golds = [read_gold(path, rows=args.rows, tag_scheme=args.tag_scheme) for path in args.gold]
     settings = {"task": args.task, "precision": args.precision}
     names = {TEACHER: args.teacher, MODEL: args.model}
-    sides = {side: load_finder(name, **settings) for side, name in names.items() if name is not None}
-    if args.min_score is not None:
-        sides[MODEL] = load_finder(args.model, **settings, min_score=args.min_score)
+    sides = {} if args.teacher is None else {TEACHER: load_finder(args.teacher, **settings)}
+    sides[MODEL] = load_finder(args.model, **settings, min_score=args.min_score)
     mapping = COMMON_TYPES
     if args.map is not None:
         mapping = parse_map(args.map)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,7 @@ class OnnxModel:
     def __init__(self, folder: Path):
         self.config = MTSBertConfig.from_pretrained(folder)
         self._folder = folder
+        self._opening = Lock()
         _import_onnxruntime()
 
     @cached_property
@@ -60,7 +62,8 @@ class OnnxModel:
     def __call__(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, *, is_alone: bool = True, **unused
     ) -> OnnxOutput:
-        session = self.alone if is_alone else self.beside_others
+        with self._opening:  # several threads ask at once, and `cached_property` would open one for each
+            session = self.alone if is_alone else self.beside_others
         answers = _run(session, input_ids=input_ids, attention_mask=attention_mask)
         embedding = answers.pop(EMBEDDING)
         return OnnxOutput(embedding, {name.removeprefix(LOGITS): logits for name, logits in answers.items()})

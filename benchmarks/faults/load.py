@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from transformers import BertConfig, BertModel, BertTokenizer, set_seed
+from small_encoder import save_encoder
 
 from entities_mtsbert import bio_labels
 from modeling_mtsbert import MTSBertModel
@@ -64,20 +64,8 @@ def main() -> None:
 
 
 def save_model(folder: Path, tasks: dict[str, dict]) -> None:
-    tokenizer = BertTokenizer().train_new_from_iterator(SENTENCES * 5, vocab_size=200, show_progress=False)
-    tokenizer.model_max_length = 64
-    set_seed(0)
-    encoder = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    BertModel(encoder).save_pretrained(folder)
+    save_encoder(folder, SENTENCES * 5, vocab_size=200, num_layers=2)
     MTSBertModel.from_encoder(str(folder), tasks=tasks).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 def texts_of(case: str, rows: int):

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import BertConfig, BertModel, BertTokenizer, set_seed
+from small_encoder import save_encoder
 
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -33,16 +33,8 @@ def write_recipe(folder: Path, **changes) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in {"entities": entities, "topics": topics, "validation": topics[:21]}.items():
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-    tokenizer = BertTokenizer().train_new_from_iterator(
-        [row["text"] for row in entities + topics], vocab_size=400, show_progress=False
-    )
-    tokenizer.model_max_length = 64
-    tokenizer.save_pretrained(folder / "encoder")
-    set_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=64, **size)).save_pretrained(
-        folder / "encoder"
-    )
+    texts = [row["text"] for row in entities + topics]
+    save_encoder(folder / "encoder", texts, vocab_size=400, num_layers=3)
     settings = {
         "encoder_name_or_path": str(folder / "encoder"),
         "datasets": {
