@@ -123,3 +123,9 @@ def test_a_recipe_that_contradicts_its_checkpoint_is_refused(task, message):
 def test_entity_types_may_stand_for_the_tags_of_a_checkpoint():
     task = {"ner": {"type": "token_classification", "labels": ["GPE"]}}
     assert merge_tasks(task, CHECKPOINT)["ner"] == CHECKPOINT["ner"]
+
+
+def test_a_recipe_may_ask_for_another_least_score_than_its_checkpoint():
+    checkpoint = {"ner": {**CHECKPOINT["ner"], "min_score": 0.5}}
+    assert merge_tasks(TOKENS, checkpoint)["ner"]["min_score"] == 0.5
+    assert merge_tasks({"ner": {**TOKENS["ner"], "min_score": 0.0}}, checkpoint)["ner"]["min_score"] == 0.0

@@ -102,6 +102,16 @@ def test_predicted_tags_are_legal(tasks, random_batch):
         assert all(previous[1:] == tag[1:] for previous, tag in pairwise(tags) if tag[0] == "I")
 
 
+def test_predicted_entities_are_those_that_the_task_lets_through(tasks, random_batch):
+    logits, labels = random_batch
+    outside = tasks["ner"]["labels"].index("O")
+    found = {}
+    for least in (0.0, 0.6, 1.0):
+        of_tokens = {**tasks["ner"], "min_score": least}
+        found[least] = (reduce_logits({**tasks, "ner": of_tokens})(logits, labels)["ner"] > outside).sum()
+    assert found[0.0] > found[0.6] > found[1.0] == 0
+
+
 def test_pair_and_multi_label_metrics():
     tasks = {
         "tags": {"type": "sequence_classification", "multi_label": True, "labels": ["x", "y"]},

@@ -54,8 +54,15 @@ FINDER = Finder("runs/student", ["GPE"], lambda texts: [[span(*found)] for found
 
 
 def test_only_training_rows_change_and_the_card_says_how(prepared, tmp_path):
+    (prepared / "report").mkdir()
+    (prepared / "report.md").write_text("Of the labels as they were.\n")
     counts = relabel(FINDER, prepared, tmp_path / "agreed")
     assert counts == Agreement(given=1, agreed=1, added=1, open=1)
+    assert sorted(path.name for path in (tmp_path / "agreed").iterdir()) == [
+        "README.md",
+        "test.parquet",
+        "train.parquet",
+    ]
     splits = read_folder(tmp_path / "agreed", {"train": "train", "test": "test"})
     assert splits["train"].column_names == ["text", "label", "entities"]
     assert splits["train"].features["label"].names == ["World", "Sports"]
