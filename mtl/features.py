@@ -107,6 +107,15 @@ def build_features(
     return encoded.remove_columns([CUT, *map(COUNTS.format, token_tasks)]), report
 
 
+def unlabelled_row(features: Dataset, tasks: dict[str, dict]) -> Dataset:
+    """The first row alone and without its labels: what fills a batch up and teaches nothing."""
+    row = features[0]
+    for name, task in tasks.items():
+        missing = math.nan if task["type"] == PAIR_SIMILARITY else IGNORE_INDEX
+        row[name] = [missing] * len(row[name]) if isinstance(row[name], list) else missing
+    return Dataset.from_list([row], features=features.features)
+
+
 def _rules(tokenizer: PreTrainedTokenizerBase) -> dict:
     """All that decides how a tokenizer splits, without what the last call left in it."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())

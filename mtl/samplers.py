@@ -107,3 +107,24 @@ class DatasetSampler(Sampler[int]):
             lengths = [self.lengths[row] for row in rows]
             order = get_length_grouped_indices(lengths, self.batch_size, generator=generator)
         return [rows[place] for place in order]
+
+
+class FilledSampler(Sampler[int]):
+    """
+    The rows of another sampler, and behind them one row again and again, until their number is a multiple.
+
+    Several processes take batches in turn. Where the batches do not come out even, accelerate would give them rows
+    from the beginning of the epoch a second time; a filler without labels changes nothing in a gradient.
+    """
+
+    def __init__(self, sampler: Sampler[int], *, filler: int, multiple: int):
+        self.sampler = sampler
+        self.filler = filler
+        self.multiple = multiple
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.sampler) / self.multiple) * self.multiple
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.sampler
+        yield from itertools.repeat(self.filler, len(self) - len(self.sampler))

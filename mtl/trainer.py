@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader, Sampler
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback
@@ -22,7 +22,7 @@ from .checked_steps import CheckedTrainer
 from .collator import MultiTaskCollator
 from .dropout import fast_attention_dropout, use_fast_dropout
 from .feature_cache import ROW, CachedCollator, FeatureCache, Texts, open_feature_cache, rows_for_cache
-from .features import DATASET
+from .features import DATASET, unlabelled_row
 from .freezing import Freezing
 from .frozen_prefix import FrozenPrefix
 from .gradients import GradientAggregation, GradientStatistics
@@ -35,7 +35,7 @@ from .optimization import head_learning_rate, peak_learning_rates, set_learning_
 from .padding_free import PaddingFree
 from .provenance import Provenance
 from .report import parameter_table
-from .samplers import TEMPERATURE, WEIGHTS, DatasetSampler, dataset_weights, padding_share
+from .samplers import TEMPERATURE, WEIGHTS, DatasetSampler, FilledSampler, dataset_weights, padding_share
 from .task_log import TaskLog
 
 
@@ -96,6 +96,7 @@ class MTSBertTrainer(CheckedTrainer):
         self._tasks_to_measure: set[str] = set()
         self.finite_check = FiniteCheck(tasks)
         self._sampler: DatasetSampler | None = None
+        self._filler: int | None = None  # which row fills up the last batches of several processes
         self.feature_cache: FeatureCache | None = None
         self._while_training: ExitStack | None = None
         super().__init__(
@@ -156,11 +157,15 @@ class MTSBertTrainer(CheckedTrainer):
             self._while_training.enter_context(prefix.skipped())
             rows = rows_for_cache(rows)
             collator = CachedCollator(self.processing_class, self.model.config.tasks, self.feature_cache)
+        if self.args.world_size > 1 and not self.args.dataloader_drop_last:
+            self._filler = len(rows)
+            rows = concatenate_datasets([rows, unlabelled_row(rows, self.model.config.tasks)])
         self.train_dataset, self.data_collator = rows, NumberedCollator(collator)
         try:
             return super().get_train_dataloader()
         finally:
             self.train_dataset, self.data_collator = plain
+            self._filler = None
 
     def _prefix_to_cache(self) -> FrozenPrefix | None:
         prefix, asked = FrozenPrefix.of(self.freezing), self.args.feature_cache
@@ -345,8 +350,15 @@ class MTSBertTrainer(CheckedTrainer):
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
+        if self._filler is None:
+            return self._sampler_of(rows)
+        sampler = self._sampler_of(rows.select(range(self._filler)))
+        batches_at_once = 1 if self.accelerator.split_batches else self.args.world_size
+        return FilledSampler(sampler, filler=self._filler, multiple=self._train_batch_size * batches_at_once)
+
+    def _sampler_of(self, rows: Dataset) -> Sampler | None:
         if rows is None or self.args.train_sampling_strategy == "sequential":
-            return super()._get_train_sampler(train_dataset)
+            return super()._get_train_sampler(rows)
         dataset_ids, lengths = rows[DATASET][:], rows[self.args.length_column_name][:]
         by_length = self.args.train_sampling_strategy == "group_by_length"
         self._sampler = DatasetSampler(

@@ -148,6 +148,7 @@ class Trials:
     def all(self) -> dict[str, Callable[[], None]]:
         return {
             "equal": self.equal_to_one_process,
+            "uneven": lambda: self.equal_to_one_process("--max_train_samples", "57"),
             "tasks": self.different_tasks,
             "sigterm": lambda: self.launcher_is_told_to_stop(signal.SIGTERM),
             "sigint": lambda: self.launcher_is_told_to_stop(signal.SIGINT),
@@ -164,17 +165,15 @@ class Trials:
     def fresh(self, name: str) -> Path:
         return self.folder / f"{name}_{self.machines.number}"
 
-    def equal_to_one_process(self) -> None:
+    def equal_to_one_process(self, *flags: str) -> None:
         recipe = write_recipe(self.folder / "comparable", **COMPARABLE)
         _without_dropout(self.folder / "comparable" / "encoder")
-        one, two = self.folder / "one_process", self.fresh("two_processes")
-        alone = Run(command(recipe, one, "--per_device_train_batch_size", "8", "--per_device_eval_batch_size", "4"))
+        names = ("one_process", *flags), ("two_processes", *flags)
+        one, two = (self.fresh("_".join(name)) for name in names)
+        flags += ("--per_device_eval_batch_size", "4", "--per_device_train_batch_size")
+        alone = Run(command(recipe, one, *flags, "8"))
         statuses, _ = finish_all([alone])
-        together, seconds = finish_all(
-            runs := self.machines.start(
-                recipe, two, "--per_device_train_batch_size", "4", "--per_device_eval_batch_size", "4"
-            )
-        )
+        together, seconds = finish_all(runs := self.machines.start(recipe, two, *flags, "4"))
         if any(statuses + together):
             self.tell("training", False, "".join(run.output[-1500:] for run in [alone, *runs]))
             return
@@ -182,7 +181,7 @@ class Trials:
         difference = max((expected[name] - found[name]).abs().max().item() for name in expected)
         moved = max((expected[name] - before).abs().max().item() for name, before in _start(self.folder, expected))
         self.tell(
-            "48 steps of 2 x 4 rows against 8 in one process",
+            f"{runs[0].num_steps} steps of 2 x 4 rows against 8 in one process{' '.join(['', *flags[:-3]])}",
             difference < TOLERANCE,
             f"largest difference of a weight {difference:.1e}, where training moved weights by up to {moved:.1e}, "
             f"{seconds:.0f} s",

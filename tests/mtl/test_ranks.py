@@ -37,8 +37,8 @@ for module in model.modules():
         module.p = 0.0
 arguments = MTLTrainingArguments(
     output_dir=f"{folder}/run_{num_processes}_{rank}", precision="fp32", use_cpu=True, max_grad_norm=0.0,
-    train_sampling_strategy="sequential", task_weights={"ner": 3.0}, disable_tqdm=True,
-    **{"save_strategy": "no", **settings},
+    task_weights={"ner": 3.0}, disable_tqdm=True,
+    **{"train_sampling_strategy": "sequential", "save_strategy": "no", **settings},
 )
 trainer = MTSBertTrainer(
     model, arguments, AutoTokenizer.from_pretrained(folder, config=model.config.encoder_config),
@@ -47,6 +47,7 @@ trainer = MTSBertTrainer(
 class Event(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 1 and event in ("SIGTERM", "SIGKILL") and rank == num_processes - 1:
+            open(f"{folder}/killed", "w").close()
             os.kill(os.getpid(), getattr(signal, event))
 trainer.add_callback(Event())
 if event == "nan" and rank == num_processes - 1:
@@ -94,7 +95,7 @@ def train(model, tokenizer, tasks, examples, tmp_path, root):
     script.write_text(f"import sys\nsys.path.insert(0, {str(root)!r})\n" + TRAINING)
 
     def run(num_processes: int, batch_size: int, accumulation: int, *, fails: bool = False, **settings) -> Any:
-        """With `fails`: what the processes said before they failed, which they must within a minute."""
+        """With `fails`: what the processes said before they failed."""
         settings |= {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
         launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
         command = [sys.executable, *(launcher if num_processes == 2 else []), script, tmp_path, json.dumps(settings)]
@@ -122,6 +123,14 @@ def test_one_process_accumulation_and_two_processes_give_the_same_gradients(trai
         assert set(found) == set(whole)
         for name, gradient in found.items():
             assert torch.allclose(gradient, whole[name], atol=1e-6), (split, name)
+
+
+@pytest.mark.parametrize("order", ["sequential", "random"])
+def test_rows_that_do_not_come_out_even_are_learned_as_in_one_process(train, order):
+    settings = {"num_train_epochs": 2, "learning_rate": 0.1, "optim": "sgd", "train_sampling_strategy": order}
+    one, two = train(1, 6, 1, **settings)["weights"], train(2, 3, 1, **settings)["weights"]  # the second step: 2 rows
+    for name, weight in one.items():
+        assert torch.allclose(weight, two[name], atol=1e-6), name
 
 
 @pytest.mark.parametrize(
@@ -199,12 +208,11 @@ def test_both_stop_where_one_is_told_to_and_go_on_to_the_same_weights(train, tmp
 
 @pytest.mark.slow
 def test_where_one_is_killed_the_other_says_so_and_ends(train, tmp_path):
-    began = time.perf_counter()
     said = train(2, 2, 1, fails=True, max_steps=4, event="SIGKILL", save_strategy="steps", save_steps=1)
     assert "Another process of this run has ended, so process 0 of 2 ends as well (step 1)" in said, said[-3000:]
     assert f"--resume_from_checkpoint true goes on from {tmp_path / 'run_2_0' / 'checkpoint-1'}" in said
     assert flaw_of(tmp_path / "run_2_0" / "checkpoint-1") is None
-    assert time.perf_counter() - began < 120  # of which starting takes most
+    assert time.time() - (tmp_path / "killed").stat().st_mtime < 60
 
 
 RESUMING = """
