@@ -8,10 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 
 
-STOPPING_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-)  # the first one is what is obeyed where processes got different ones
+# Where processes got different ones, the first is what is obeyed.
+STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STANDARD_ERROR = 2
 NOTED = "\n{}: the step is finished and a checkpoint saved. Another Ctrl-C stops at once.\n"
 
