@@ -22,7 +22,7 @@ from mtl.gold import COMMON_TYPES, read_gold
 from mtl.report import markdown_table
 
 
-TOPIC_ACCURACY = "test_topic_accuracy"
+OF_TRAINING = ("test_topic_accuracy", "test_ner_f1")  # the latter against the teacher's labels
 
 
 def main() -> None:
@@ -44,8 +44,8 @@ def main() -> None:
         [name, *(f"{column[name]:.1f}" if name in column else "" for column in columns.values())] for name in names
     ]
     sys.stdout.write(markdown_table([["", *columns], *rows]) + "\n")
-    accuracies = {f"topic_accuracy_{name}": topic_accuracy(Path(folder)) for name, folder in args.models}
-    sys.stdout.write(f"Written to {write_report('gold', None, accuracies | {'table': columns})}\n")
+    of_training = {f"{key}_{name}": value for name, folder in args.models for key, value in results(folder).items()}
+    sys.stdout.write(f"Written to {write_report('gold', None, of_training | {'table': columns})}\n")
 
 
 def figures_of(scores: dict, name: str) -> dict[str, dict[str, float]]:
@@ -86,9 +86,10 @@ def remembering(finder: Finder) -> Finder:
     return Finder(finder.name, finder.types, find)
 
 
-def topic_accuracy(folder: Path) -> float:
-    """On the test rows, as training ended; `run_mtl.py --do_predict` leaves it there."""
-    return json.loads((folder / "all_results.json").read_text())[TOPIC_ACCURACY]
+def results(folder: str) -> dict[str, float]:
+    """What `run_mtl.py --do_predict` has left in its output folder."""
+    found = json.loads((ROOT / folder / "all_results.json").read_text())
+    return {key: found[key] for key in OF_TRAINING}
 
 
 if __name__ == "__main__":
