@@ -9,7 +9,6 @@ F1 of exact spans in percent, as they stand and without leading articles and pos
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from quality import ROOT, write_report
 
