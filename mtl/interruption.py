@@ -4,14 +4,14 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 
 # Where processes got different ones, the first is what is obeyed.
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STANDARD_ERROR = 2
-NOTED = "\n{}: the step is finished and a checkpoint saved. Another Ctrl-C stops at once.\n"
+NOTED = "\n{}: the step will be finished and a checkpoint saved. Another Ctrl-C stops at once.\n"
 
 
 class Interrupted(SystemExit):
@@ -54,7 +54,8 @@ class Interruption:
         if self.signal is None:
             self.signal = signal.Signals(number)
             if self.speaks:  # not by the logger, which the signal may have come in the midst of
-                os.write(STANDARD_ERROR, NOTED.format(self.signal.name).encode())
+                with suppress(OSError):  # whoever reads it may have got the same signal, and have ended
+                    os.write(STANDARD_ERROR, NOTED.format(self.signal.name).encode())
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
 

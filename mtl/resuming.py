@@ -52,7 +52,11 @@ class ResumableTrainer(PushingTrainer):
         self._stops_by, self._saved_step = None, None
         try:
             with ExitStack() as self._while_stepping:
-                return super().train(resume_from_checkpoint, *args, **kwargs)
+                output = super().train(resume_from_checkpoint, *args, **kwargs)
+                self.agree(torch.zeros(0, device=self.args.device))  # told in the last evaluation, or after it
+                if self._stops_by is not None:
+                    self._save_and_stop(self.model, has_last_weights=not self.args.load_best_model_at_end)
+                return output
         except RuntimeError as error:
             if self.args.world_size == 1 or not _is_of_lost_process(error):
                 raise
@@ -76,8 +80,11 @@ class ResumableTrainer(PushingTrainer):
         return [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
 
     def _run_epoch(self, **kwargs):
-        # A run that was killed after it had stopped early, and before it ended, must not take another step.
-        if any(one.early_stopping_patience_counter >= one.early_stopping_patience for one in self._early_stopping()):
+        # A run that was killed after its last step, or after it had stopped early, must not take another one.
+        is_stopped_early = any(
+            one.early_stopping_patience_counter >= one.early_stopping_patience for one in self._early_stopping()
+        )
+        if is_stopped_early or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return None
         return super()._run_epoch(**kwargs)
@@ -98,18 +105,20 @@ class ResumableTrainer(PushingTrainer):
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, *args, **kwargs):
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, *args, **kwargs)
-        # After the last step of an epoch this is called twice, and what is due at its end must be done as well.
-        if self._stops_by is not None and (self._is_epoch_over or self.state.epoch % 1):
+        # After the last step of an epoch, or of all, this is called twice, and what is due then must be done as well.
+        is_called_again = self.state.epoch % 1 == 0 or self.control.should_training_stop
+        if self._stops_by is not None and (self._is_epoch_over or not is_called_again):
             self._save_and_stop(model)
 
-    def _save_and_stop(self, model: torch.nn.Module) -> None:
-        if self._saved_step != self.state.global_step:
+    def _save_and_stop(self, model: torch.nn.Module, *, has_last_weights: bool = True) -> None:
+        if has_last_weights and self._saved_step != self.state.global_step:
             self._save_checkpoint(model, trial=None)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self.accelerator.wait_for_everyone()  # a launcher that sees one end tells the others to
+        saved = newest_whole(self._checkpoint_folder().parent)  # at the end, those that are not the best may be gone
         logger.warning(
             f"Stopped by {self._stops_by.name} after step {self.state.global_step} of {self.state.max_steps}. "
-            f"{self._checkpoint_folder()} is saved; the same command and --resume_from_checkpoint true go on from it."
+            f"{saved or 'Nothing'} is saved; the same command and --resume_from_checkpoint true go on from it."
         )
         if self.args.world_size > 1:
             self.accelerator.end_training()

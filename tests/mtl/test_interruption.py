@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from mtl.checkpoints import flaw_of
-from mtl.interruption import STOPPING_SIGNALS, Interrupted, Interruption, deaf_to_signals
+from mtl.interruption import STANDARD_ERROR, STOPPING_SIGNALS, Interrupted, Interruption, deaf_to_signals
 from mtl.trainer import MTSBertTrainer
 
 
@@ -100,6 +100,46 @@ def test_at_the_end_of_an_epoch_what_is_due_there_is_done_first(start, tmp_path)
     assert [line["step"] for line in resumed.state.log_history if "eval_loss" in line] == [4, 8, 12, 16]
 
 
+@pytest.mark.parametrize("stops", [True, False])
+def test_no_step_follows_the_last_one_though_it_is_within_an_epoch(start, stops):
+    flags = {"max_steps": 6, "lr_scheduler_type": "constant", "eval_strategy": "epoch"}
+    straight = start(**flags)
+    straight.train()
+    if stops:
+        told = start(SignalAt("on_step_begin", 5, signal.SIGTERM), **flags)
+        with pytest.raises(Interrupted):
+            told.train()
+        assert [line["step"] for line in told.state.log_history if "eval_loss" in line] == [4, 6]
+    else:
+        start(**flags, save_strategy="steps", save_steps=6).train()
+    resumed = start(**flags)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 6
+    assert_same_weights(straight, resumed)
+
+
+@pytest.mark.parametrize("event", ["on_evaluate", "on_train_end"])
+def test_a_run_that_is_told_after_its_last_step_stops_as_well(start, tmp_path, event):
+    straight = start()
+    straight.train()
+    told = start(SignalAt(event, 16, signal.SIGTERM), eval_strategy="epoch")
+    with pytest.raises(Interrupted):
+        told.train()
+    assert flaw_of(tmp_path / "run" / "checkpoint-16") is None
+    resumed = start()
+    resumed.train(resume_from_checkpoint=True)
+    assert_same_weights(straight, resumed)
+
+
+def test_the_best_weights_are_not_saved_as_those_of_the_last_step(start, tmp_path, caplog):
+    flags = {"eval_strategy": "epoch", "save_strategy": "best", "metric_for_best_model": "eval_ner_f1"}  # always 0
+    told = start(SignalAt("on_train_end", 16, signal.SIGTERM), **flags, load_best_model_at_end=True)
+    with pytest.raises(Interrupted):
+        told.train()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-4"]
+    assert f"{tmp_path / 'run' / 'checkpoint-4'} is saved; the same command" in caplog.text
+
+
 def test_a_step_is_saved_though_the_strategy_saves_the_best_only(start, tmp_path):
     flags = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "metric_for_best_model": "eval_loss"}
     told = start(SignalAt("on_step_begin", 5, signal.SIGTERM), **flags, learning_rate=0.0)
@@ -158,7 +198,25 @@ def test_the_first_signal_is_answered_at_once_by_one_process(capfd):
         with interruption.awaited():
             os.kill(os.getpid(), signal.SIGINT)
             assert interruption.signal == signal.SIGINT
-    assert capfd.readouterr().err.count("SIGINT: the step is finished and a checkpoint saved. Another Ctrl-C") == 1
+    assert (
+        capfd.readouterr().err.count("SIGINT: the step will be finished and a checkpoint saved. Another Ctrl-C") == 1
+    )
+
+
+def test_a_signal_is_noted_though_nobody_reads_the_answer_any_more():
+    reader, writer = os.pipe()
+    os.close(reader)
+    before = os.dup(STANDARD_ERROR)
+    os.dup2(writer, STANDARD_ERROR)
+    try:
+        interruption = Interruption()
+        with interruption.awaited():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        os.dup2(before, STANDARD_ERROR)
+        os.close(before)
+        os.close(writer)
+    assert interruption.signal == signal.SIGINT
 
 
 def test_workers_that_read_the_data_outlive_the_signal_that_stops_the_run(start, tmp_path):
