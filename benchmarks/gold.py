@@ -26,6 +26,7 @@ OF_TRAINING = ("test_topic_accuracy", "test_ner_f1")  # the latter against the t
 
 def main() -> None:
     args = parse_arguments()
+    of_training = {f"{key}_{name}": value for name, folder in args.models for key, value in results(folder).items()}
     teacher = remembering(load_finder(args.teacher))
     models = {name: remembering(load_finder(folder)) for name, folder in args.models}
     columns: dict[str, dict[str, float]] = {}  # type → whose → F1
@@ -43,7 +44,6 @@ def main() -> None:
         [name, *(f"{column[name]:.1f}" if name in column else "" for column in columns.values())] for name in names
     ]
     sys.stdout.write(markdown_table([["", *columns], *rows]) + "\n")
-    of_training = {f"{key}_{name}": value for name, folder in args.models for key, value in results(folder).items()}
     sys.stdout.write(f"Written to {write_report('gold', None, of_training | {'table': columns})}\n")
 
 
@@ -60,16 +60,16 @@ def figures_of(scores: dict, name: str) -> dict[str, dict[str, float]]:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--models", nargs="+", required=True, metavar="NAME=FOLDER", type=lambda pair: pair.split("=", 1)
-    )
+    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=FOLDER", type=name_and_folder)
     parser.add_argument("--teacher", default="spacy:en_core_web_sm", help="Default: %(default)s")
     parser.add_argument("--gold", nargs="+", required=True, metavar="FILE[:even|:odd]")
     return parser.parse_args()
 
 
 def name_and_folder(text: str) -> tuple[str, str]:
-    name, _, folder = text.partition("=")
+    name, is_pair, folder = text.partition("=")
+    if not is_pair:
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=FOLDER.")
     return name, folder
 
 

@@ -92,9 +92,11 @@ class BlockLabeller:
 
     def _label(self, texts: list[str]) -> list[LabelledText]:
         """The words are the first labeller's."""
-        if self._truecaser is not None:
-            texts = [self._truecaser(text) for text in texts]  # as long as before: offsets stay right
-        by_labeller = [labeller.label(texts) for labeller in self._labellers]
+        shown = texts if self._truecaser is None else [self._truecaser(text) for text in texts]  # as long as before
+        by_labeller = [
+            [_without_articles_and_possessives(*pair) for pair in zip(texts, labeller.label(shown), strict=True)]
+            for labeller in self._labellers
+        ]
         if len(by_labeller) == 1:
             return by_labeller[0]
         return [
@@ -108,9 +110,7 @@ class BlockLabeller:
         entities, words, shift = [], [], 0
         for part, found in zip(parts, labelled, strict=True):
             for span in found.entities:
-                start, end = without_article_and_possessive(part, span["start"], span["end"])
-                if start < end:
-                    entities.append({"start": start + shift, "end": end + shift, "label": span["label"]})
+                entities.append({**span, "start": span["start"] + shift, "end": span["end"] + shift})
             words += [(start + shift, end + shift) for start, end in found.words]
             shift += len(part) + 1
         return {
@@ -120,6 +120,17 @@ class BlockLabeller:
             "tokens": [text[start:end] for start, end in words],
             "ner_tags": spans_to_tags(entities, words, self._label2id).tags,
         }
+
+
+def _without_articles_and_possessives(text: str, found: LabelledText) -> LabelledText:
+    """Entities that were nothing else are gone."""
+    borders = [without_article_and_possessive(text, span["start"], span["end"]) for span in found.entities]
+    entities = [
+        {**span, "start": start, "end": end}
+        for span, (start, end) in zip(found.entities, borders, strict=True)
+        if start < end
+    ]
+    return LabelledText(entities, found.words)
 
 
 def blocks_of(rows: Iterable[dict]) -> Iterator[list[dict]]:

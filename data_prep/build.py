@@ -89,6 +89,8 @@ def build_dataset(
         raise ValueError(f"`validation_share` is {validation_share}; it must lie in [0, 1).")
     if output.exists() and not output.is_dir():
         raise ValueError(f"Output {output} is a file; name a folder.")
+    if output.resolve().is_mount():
+        raise ValueError(f"Output {output} is where a disk is mounted, and cannot be replaced; name a folder on it.")
     if output.is_dir() and any(output.iterdir()) and not overwrite:
         raise ValueError(f"Output folder {output} is not empty. Pass --overwrite to replace it, or name another.")
 
@@ -104,7 +106,8 @@ def build_dataset(
         spacy_version=labellers[0].spacy_version,
         truecases_headlines=truecase_headlines,
     )
-    unfinished = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    folder = output.resolve()  # where a link leads to
+    unfinished, replaced = (folder.with_name(f".{folder.name}.{what}-{os.getpid()}") for what in ("partial", "old"))
     try:
         unfinished.mkdir(parents=True)
     except OSError as error:
@@ -120,9 +123,10 @@ def build_dataset(
                 if not provenance.num_rows[split]:
                     raise ValueError(f"Split {split!r} of source {source!r} has no row with text in it.")
         (unfinished / "README.md").write_text(dataset_card(provenance), encoding="utf-8")
-        if output.exists():
-            shutil.rmtree(output)
-        unfinished.rename(output)
+        if folder.exists():
+            folder.rename(replaced)
+        unfinished.rename(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return provenance

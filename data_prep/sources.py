@@ -140,7 +140,7 @@ def _open_hub_dataset(source: str) -> Source:
         description=f"the Hub dataset [{source}](https://huggingface.co/datasets/{source})",
         license="other",
         splits={
-            split: lambda rows=splits[split]: ({"parts": [row["text"]], "label": row["label"]} for row in rows)
+            split: lambda rows=splits[split]: ({"parts": [row["text"] or ""], "label": row["label"]} for row in rows)
             for split in SPLITS
             if split in splits
         },

@@ -17,6 +17,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 from .computed_once import fingerprint_of
 from .datasets import TEXT, TEXT_PAIR, SourceDataset
 from .model_files import (
+    OUTSIDE,
     PAIR_SIMILARITY,
     PAIR_TYPES,
     TAG_SCHEMES,
@@ -238,7 +239,10 @@ def _read_tags(
     if len(value) != len(words):
         raise ValueError(f"{len(value)} tags for {len(words)} words.")
     names = getattr(feature, "feature", None)
-    tags = [names.int2str(tag) if isinstance(names, ClassLabel) else tag for tag in value]
+    tags, unknown = list(value), []
+    if isinstance(names, ClassLabel):
+        unknown = [word for word, tag in zip(words, value, strict=True) if tag is not None and tag < 0]
+        tags = [names.int2str(tag) if tag is None or tag >= 0 else OUTSIDE for tag in value]
     if not all(isinstance(tag, str) for tag in tags):
         raise ValueError(f"tags are strings, or a list of a ClassLabel; got {value!r}.")
     try:
@@ -248,5 +252,7 @@ def _read_tags(
             f"{error} The dataset's 'tag_scheme' is {tag_scheme}; {list(TAG_SCHEMES)} are known."
         ) from None
     spans = [{key: span[key] for key in ("start", "end", "label")} for span in spans]
+    spans += [{"start": start, "end": end, "label": None} for start, end in unknown]
+    spans.sort(key=lambda span: span["start"])
     check_spans(spans, text)  # of words that are nothing but blanks
     return spans

@@ -17,7 +17,8 @@ from .model_files import IGNORE_INDEX, PAIR_SIMILARITY, TOKEN_CLASSIFICATION, sp
 
 logger = logging.getLogger(__name__)
 
-CUT, COUNTS = "cut", "{} entities"  # columns, the second one for every token task, that become the report
+# Columns, the second one for every token task, that become the report. No task has a name with a blank.
+CUT, COUNTS = "is cut", "{} entities"
 
 
 @dataclass

@@ -50,7 +50,7 @@ class GoldFile:
     texts: list[str]
     """Of the chosen rows; words are joined by blanks."""
     entities: list[list[dict]]
-    """By text: spans, sorted, not overlapping."""
+    """By text: spans, sorted, not overlapping; one without a label says that it is not known what is there."""
 
 
 def read_gold(path: Path, *, rows: str | None = None, tag_scheme: str = "bio") -> GoldFile:
@@ -77,7 +77,7 @@ def read_gold(path: Path, *, rows: str | None = None, tag_scheme: str = "bio") -
         )
     source = SourceDataset(str(path), DatasetDict({"gold": table}), columns, tag_scheme)
     everything = list(read_examples(source, "gold", {ENTITIES: {"type": TOKEN_CLASSIFICATION}}))
-    types = sorted({span["label"] for example in everything for span in example[ENTITIES] or []})
+    types = sorted({span["label"] for example in everything for span in example[ENTITIES] or []} - {None})
     if not types:
         raise ValueError(f"{path} has no entity in any of its {len(everything)} rows.")
     chosen = everything if rows is None else everything[ROWS[rows]]

@@ -137,6 +137,31 @@ def test_several_pipelines_vote_and_leave_open_what_they_disagree_on(csv_file, t
     assert "a vote of the spaCy pipelines en_core_web_sm 3.8.0, rules 0.0.0" in card
 
 
+def test_voters_agree_on_an_entity_that_one_gives_an_article(csv_file, tmp_path):
+    rules = {"with": "the New York", "without": "New York"}
+    for name, pattern in rules.items():
+        nlp = spacy.blank("en")
+        nlp.add_pipe("entity_ruler").add_patterns([{"label": "GPE", "pattern": pattern}])
+        nlp.to_disk(tmp_path / name)
+    path = tmp_path / "articles.csv"
+    path.write_text('"1","News","Rain in the New York area"\n')
+    build_dataset(source=str(path), spacy_model=[str(tmp_path / name) for name in rules], output=tmp_path / "out")
+    (row,) = load_dataset(str(tmp_path / "out"))["train"]
+    assert [(row["text"][span["start"] : span["end"]], span["label"]) for span in row["entities"]] == [
+        ("New York", "GPE")
+    ]
+
+
+def test_a_link_to_a_folder_is_followed(csv_file, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "old.txt").write_text("old")
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    build_dataset(source=str(csv_file), output=tmp_path / "out", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "disk").iterdir()) == ["README.md", "train.parquet"]
+    assert (tmp_path / "out").is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
 def test_no_pipeline_is_refused(csv_file, tmp_path):
     with pytest.raises(ValueError, match="`spacy_model` is empty; name a spaCy pipeline"):
         build_dataset(source=str(csv_file), spacy_model=[], output=tmp_path / "out")

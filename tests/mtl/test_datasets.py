@@ -163,7 +163,8 @@ def test_parquet_with_class_labels_and_files_per_split(tmp_path, tasks):
             "tags": List(ClassLabel(names=["O", "B-GPE", "I-GPE"])),
         }
     )
-    rows = {"words": [["Oslo", "wins"], ["Yes"]], "topic": [1, -1], "tags": [[1, 0], [0]]}
+    words = [["Oslo", "wins"], ["Yes"], ["Lima", "or", "Oslo"]]
+    rows = {"words": words, "topic": [1, -1, 0], "tags": [[1, 0], [0], [-100, 0, 1]]}
     Dataset.from_dict(rows, features=features).to_parquet(str(tmp_path / "a.parquet"))
     spec = {
         "files": {"validation": str(tmp_path / "a.parquet")},
@@ -172,6 +173,11 @@ def test_parquet_with_class_labels_and_files_per_split(tmp_path, tasks):
     assert examples_of(spec, tasks, "validation") == [
         {"text": "Oslo wins", "topic": "Sports", "ner": SPANS},
         {"text": "Yes", "topic": None, "ner": []},
+        {
+            "text": "Lima or Oslo",
+            "topic": "Business",
+            "ner": [{"start": 0, "end": 4, "label": None}, {"start": 8, "end": 12, "label": "GPE"}],
+        },
     ]
 
 

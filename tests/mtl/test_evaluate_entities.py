@@ -249,6 +249,18 @@ def test_an_evaluation_by_hand(gold_file, sides):
     assert evaluation.scores[AGREEMENT].counts[0].tolist() == [1, 5, 4, 1, 2]
 
 
+def test_what_the_gold_file_leaves_open_is_not_scored(sides, tmp_path):
+    opened, marked = {"start": 20, "end": 27, "label": None}, {"start": 31, "end": 35, "label": "LOC"}
+    path = tmp_path / "gold.jsonl"
+    path.write_text(json.dumps({"text": TEXTS[0], "entities": [opened, marked]}))
+    gold = read_gold(path)
+    assert gold.types == ["LOC"]
+    mapping = {**COMMON_TYPES, "ORG": "LOC"}
+    evaluation = evaluate(gold, sides, mapping)  # both have an ORG that touches what is open
+    assert evaluation.scores[MODEL].counts[0].tolist() == [1, 1, 1, 0, 0]
+    assert evaluation.scores[TEACHER].counts[0].tolist() == [1, 1, 1, 0, 0]
+
+
 def test_normalizing_changes_all_sides(gold_file, sides):
     evaluation = evaluate(read_gold(gold_file), sides, COMMON_TYPES, normalize=True)
     assert evaluation.scores[MODEL].counts[0].tolist() == [2, 5, 4, 1, 1]

@@ -1,5 +1,7 @@
 """How many threads a run computes with."""
 
+import os
+
 import psutil
 import pytest
 import torch
@@ -17,12 +19,14 @@ def one_thread():
 
 
 @pytest.mark.parametrize(
-    ("launched", "cores", "threads"), [(True, 3, 3), (False, 3, 1), (True, 1, 1), (True, None, 1)]
+    ("launched", "cores", "allowed", "threads"),
+    [(True, 3, 9, 3), (True, 3, 2, 2), (False, 3, 9, 1), (True, 1, 9, 1), (True, None, 9, 1)],
 )
-def test_a_single_process_of_accelerate_takes_all_cores(monkeypatch, tmp_path, launched, cores, threads):
+def test_a_single_process_of_accelerate_takes_all_cores(monkeypatch, tmp_path, launched, cores, allowed, threads):
     monkeypatch.delenv(SET_BY_ACCELERATE, raising=False)
     if launched:
         monkeypatch.setenv(SET_BY_ACCELERATE, "no")
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(allowed)))
     use_all_cores(MTLTrainingArguments(output_dir=str(tmp_path), use_cpu=True))
     assert torch.get_num_threads() == threads
