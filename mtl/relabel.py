@@ -1,6 +1,6 @@
 """A second opinion on machine-made entities: where a model that learned them now says otherwise, they are left open.
 
-    python -m mtl.relabel --model runs/ag_news_minilm --data data/ag_news --output data/ag_news_agreed
+    python -m mtl.relabel --model runs/ag_news_first --data data/ag_news --output data/ag_news_agreed
 
 Writes a copy of a prepared dataset. An entity that the model finds too, with the same borders and type, is kept;
 where the two differ, an entity without a label covers both, so that nothing is learned there. Only training rows are
