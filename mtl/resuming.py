@@ -115,10 +115,11 @@ class ResumableTrainer(PushingTrainer):
             self._save_checkpoint(model, trial=None)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self.accelerator.wait_for_everyone()  # a launcher that sees one end tells the others to
-        saved = newest_whole(self._checkpoint_folder().parent)  # at the end, those that are not the best may be gone
+        # At the end, those that are not the best may be gone; and a machine with a disk of its own has none.
+        saved = newest_whole(self.args.output_dir) or self._checkpoint_folder()
         logger.warning(
             f"Stopped by {self._stops_by.name} after step {self.state.global_step} of {self.state.max_steps}. "
-            f"{saved or 'Nothing'} is saved; the same command and --resume_from_checkpoint true go on from it."
+            f"{saved} is saved; the same command and --resume_from_checkpoint true go on from it."
         )
         if self.args.world_size > 1:
             self.accelerator.end_training()

@@ -168,12 +168,11 @@ class Trials:
     def equal_to_one_process(self, *flags: str) -> None:
         recipe = write_recipe(self.folder / "comparable", **COMPARABLE)
         _without_dropout(self.folder / "comparable" / "encoder")
-        names = ("one_process", *flags), ("two_processes", *flags)
-        one, two = (self.fresh("_".join(name)) for name in names)
-        flags += ("--per_device_eval_batch_size", "4", "--per_device_train_batch_size")
-        alone = Run(command(recipe, one, *flags, "8"))
+        one, two = (self.fresh("_".join([name, *flags])) for name in ("one_process", "two_processes"))
+        batches = ("--per_device_eval_batch_size", "4", "--per_device_train_batch_size")
+        alone = Run(command(recipe, one, *flags, *batches, "8"))
         statuses, _ = finish_all([alone])
-        together, seconds = finish_all(runs := self.machines.start(recipe, two, *flags, "4"))
+        together, seconds = finish_all(runs := self.machines.start(recipe, two, *flags, *batches, "4"))
         if any(statuses + together):
             self.tell("training", False, "".join(run.output[-1500:] for run in [alone, *runs]))
             return
@@ -181,7 +180,7 @@ class Trials:
         difference = max((expected[name] - found[name]).abs().max().item() for name in expected)
         moved = max((expected[name] - before).abs().max().item() for name, before in _start(self.folder, expected))
         self.tell(
-            f"{runs[0].num_steps} steps of 2 x 4 rows against 8 in one process{' '.join(['', *flags[:-3]])}",
+            f"{runs[0].num_steps} steps of 2 x 4 rows against 8 in one process{' '.join(['', *flags])}",
             difference < TOLERANCE,
             f"largest difference of a weight {difference:.1e}, where training moved weights by up to {moved:.1e}, "
             f"{seconds:.0f} s",

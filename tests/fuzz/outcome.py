@@ -2,8 +2,7 @@
 
 import signal
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 OURS = (ROOT, ROOT / "mtl", ROOT / "data_prep")  # folders whose code may raise for an input
-# Longer is a hang: inputs are of a few hundred bytes. On a busy machine the wall's clock runs much faster.
-PROCESSOR_SECONDS, SECONDS = 20, 300
+SECONDS = 20  # longer is a hang: inputs are of a few hundred bytes
 
 
 @dataclass(frozen=True)
@@ -28,32 +26,20 @@ def outcome_of(read: Callable[[], Any], *, names: str) -> Any:
     does not say `names` (the file, say), or takes too long.
     """
 
+    def stop(*_) -> None:
+        raise TimeoutError(f"no answer in {SECONDS} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
     try:
-        with _stopped_after(PROCESSOR_SECONDS, SECONDS):
-            return read()
+        return read()
     except ValueError as error:
         refusal = error
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
     innermost = Path(traceback.extract_tb(refusal.__traceback__)[-1].filename)
     assert type(refusal) is ValueError, f"{type(refusal).__name__} is not a plain ValueError: {refusal}"
     assert innermost.parent in OURS, f"raised in {innermost}: {refusal}"
     assert names in str(refusal), f"does not name {names}: {refusal}"
     return Refused(str(refusal))
-
-
-@contextmanager
-def _stopped_after(processor_seconds: int, seconds: int) -> Iterator[None]:
-    """Raises `TimeoutError` in the midst of what takes longer, by either clock."""
-
-    def stop(*_) -> None:
-        raise TimeoutError(f"no answer in {processor_seconds} seconds of the processor, or {seconds} of the wall")
-
-    clocks = {signal.SIGPROF: (signal.ITIMER_PROF, processor_seconds), signal.SIGALRM: (signal.ITIMER_REAL, seconds)}
-    before = {number: signal.signal(number, stop) for number in clocks}
-    for timer, limit in clocks.values():
-        signal.setitimer(timer, limit)
-    try:
-        yield
-    finally:
-        for number, (timer, _) in clocks.items():
-            signal.setitimer(timer, 0)
-            signal.signal(number, before[number])
