@@ -20,9 +20,9 @@ from transformers import TrainerCallback
 
 sys.path.insert(0, str(ROOT))
 
-from mtl.data import TaskData, load_data
-from mtl.recipe import parse_arguments
-from mtl.starting_point import load_tokenizer
+from mtsbert.data.loading import TaskData, load_data
+from mtsbert.network.starting_point import load_tokenizer
+from mtsbert.recipe import parse_arguments
 
 
 FROZEN = {

@@ -14,9 +14,9 @@ from quality import ROOT, write_report
 
 sys.path.insert(0, str(ROOT))
 
-from mtl.arguments import ModelArguments, MTLTrainingArguments
-from mtl.starting_point import load_model, load_tokenizer
-from mtl.trainer import MTSBertTrainer
+from mtsbert.arguments import ModelArguments, MTLTrainingArguments
+from mtsbert.network.starting_point import load_model, load_tokenizer
+from mtsbert.training.trainer import MTSBertTrainer
 
 
 EVERY = 50  # the default of --gradient_statistics_steps

@@ -25,10 +25,10 @@ from train import our_trainer
 
 sys.path.insert(0, str(ROOT))
 
-from mtl.data import load_data
-from mtl.recipe import parse_arguments
-from mtl.runs import mean_and_sd
-from mtl.starting_point import load_tokenizer, resolve_name
+from mtsbert.commands.runs import mean_and_sd
+from mtsbert.data.loading import load_data
+from mtsbert.network.starting_point import load_tokenizer, resolve_name
+from mtsbert.recipe import parse_arguments
 
 
 OURS, TASKNET = "ours", "tasknet"

@@ -27,10 +27,10 @@ from train import our_trainer
 sys.path.insert(0, str(ROOT))
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION
-from mtl.data import load_data
-from mtl.memory import peak_memory_gb
-from mtl.recipe import parse_arguments
-from mtl.starting_point import load_tokenizer
+from mtsbert.data.loading import load_data
+from mtsbert.machine import peak_memory_gb
+from mtsbert.network.starting_point import load_tokenizer
+from mtsbert.recipe import parse_arguments
 
 
 TIMES = (1, 4, 16)

@@ -27,11 +27,11 @@ from train import our_trainer
 sys.path.insert(0, str(ROOT))
 
 from configuration_mtsbert import PAIR_SIMILARITY
-from mtl.data import TaskData, load_data
-from mtl.datasets import TEXT, TEXT_PAIR
-from mtl.recipe import parse_arguments
-from mtl.runs import mean_and_sd
-from mtl.starting_point import load_tokenizer, resolve_name
+from mtsbert.commands.runs import mean_and_sd
+from mtsbert.data.loading import TaskData, load_data
+from mtsbert.data.sources import TEXT, TEXT_PAIR
+from mtsbert.network.starting_point import load_tokenizer, resolve_name
+from mtsbert.recipe import parse_arguments
 
 
 OURS, THEIRS = "ours", "sentence-transformers"

@@ -29,13 +29,13 @@ from transformers import (
 
 sys.path.insert(0, str(ROOT))
 
-from mtl.arguments import ModelArguments, MTLTrainingArguments
-from mtl.data import TaskData, load_data
-from mtl.dropout import fast_attention_dropout, use_fast_dropout
-from mtl.padding_free import PaddingFree
-from mtl.recipe import parse_arguments
-from mtl.starting_point import load_model, load_tokenizer, resolve_name
-from mtl.trainer import MTSBertTrainer
+from mtsbert.arguments import ModelArguments, MTLTrainingArguments
+from mtsbert.data.loading import TaskData, load_data
+from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
+from mtsbert.network.padding_free import PaddingFree
+from mtsbert.network.starting_point import load_model, load_tokenizer, resolve_name
+from mtsbert.recipe import parse_arguments
+from mtsbert.training.trainer import MTSBertTrainer
 
 
 OURS, OURS_FP32 = "ours, joint, bf16", "ours, joint, fp32"
