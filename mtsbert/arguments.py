@@ -1,13 +1,13 @@
 """Everything a recipe or a flag can say, as dataclasses. The help texts are the manual."""
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
 from mtsbert.machine import PRECISIONS, has_native_bf16
-from mtsbert.settings import parse_mapping, parse_weights
+from mtsbert.settings import parse_mapping, parse_weights, spelled_out
 
 
 PROPORTIONAL, TEMPERATURE, ROUND_ROBIN, WEIGHTS = "proportional", "temperature", "round_robin", "weights"
@@ -16,6 +16,7 @@ STATIC, UNCERTAINTY, DWA, FIRST_STEP = "static", "uncertainty", "dwa", "first_st
 LOSS_BALANCING = (STATIC, UNCERTAINTY, DWA, FIRST_STEP)
 ERROR, SKIP = "error", "skip"
 BAD_ROWS = (ERROR, SKIP)
+MAX_LENGTH = 128  # tokens of a text that are read in training
 FEATURE_CACHE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -100,7 +101,7 @@ class DataArguments:
         },
     )
     max_length: int = field(
-        default=128,
+        default=MAX_LENGTH,
         metadata={
             "help": "Word pieces of a text that are read in training and evaluation; longer texts are cut, and the "
             "number of cut texts is reported."
@@ -135,7 +136,7 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        self.tasks = parse_mapping(self.tasks, "tasks")
+        self.tasks = spelled_out(parse_mapping(self.tasks, "tasks"))
         self.datasets = parse_mapping(self.datasets, "datasets")
         self.prepare = parse_mapping(self.prepare, "prepare")
         if not self.datasets:
@@ -334,6 +335,25 @@ class MTLTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.gradual_unfreezing:
             self.ddp_find_unused_parameters = True  # frozen ones are unused, and DDP must know them from the start
+        self.task_weights = parse_weights(self.task_weights, "task_weights")
+        self.sampling_weights = parse_weights(self.sampling_weights, "sampling_weights")
+        self.check()
+
+    @classmethod
+    def of(cls, args: TrainingArguments | None) -> "MTLTrainingArguments":
+        """Arguments as they are, or what was set in plain `TrainingArguments`, with our defaults for the rest."""
+        if isinstance(args, cls):
+            return args
+        changed = {}
+        for setting in fields(TrainingArguments) if args is not None else ():
+            value = getattr(args, setting.name)
+            default = setting.default_factory() if setting.default is MISSING else setting.default
+            if setting.init and value != default:
+                changed[setting.name] = value
+        return cls(**changed)
+
+    def check(self) -> None:
+        """Raises `ValueError` for values that cannot be, alone or together."""
         if self.step_decay_every is not None and self.step_decay_every <= 0:
             raise ValueError(f"`step_decay_every` is {self.step_decay_every}; it must be more than 0 epochs.")
         if not 0.0 < self.step_decay_factor <= 1.0:
@@ -366,8 +386,6 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"Several GPUs ({self.n_gpu}) need one process each: start with `accelerate launch run_mtl.py …`."
             )
-        self.task_weights = parse_weights(self.task_weights, "task_weights")
-        self.sampling_weights = parse_weights(self.sampling_weights, "sampling_weights")
         if self.dataset_sampling not in DATASET_SAMPLING:
             raise ValueError(f"`dataset_sampling` is {self.dataset_sampling!r}; allowed are {list(DATASET_SAMPLING)}.")
         if self.sampling_temperature < 1.0:
@@ -418,3 +436,9 @@ class MTLTrainingArguments(TrainingArguments):
             self.bf16 = has_native_bf16(self.use_cpu)
         elif self.precision in ("bf16", "fp16"):
             setattr(self, self.precision, True)
+
+
+def own_settings(args: MTLTrainingArguments) -> dict[str, Any]:
+    """The arguments that transformers does not have, and the learning rate: what a model's parts are trained by."""
+    of_transformers = {setting.name for setting in fields(TrainingArguments)} - {"learning_rate"}
+    return {one.name: getattr(args, one.name) for one in fields(args) if one.name not in of_transformers}

@@ -1,7 +1,10 @@
-"""Values of settings: mappings that are parsed, and numbers that no run can use, refused by name."""
+"""Values of settings, parsed and checked, and packages that only some of them need."""
 
+import importlib
 import json
 import math
+from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 
@@ -51,6 +54,11 @@ def parse_weights(value: dict | str | None, name: str) -> dict[str, float]:
     return weights
 
 
+def spelled_out(tasks: Mapping[str, str | dict]) -> dict[str, dict]:
+    """Tasks with a type alone, as `{"topic": "sequence_classification"}`, in the form that has room for settings."""
+    return {name: {"type": task} if isinstance(task, str) else task for name, task in tasks.items()}
+
+
 def check_numbers(settings: dict[str, Any]) -> None:
     """Raises `ValueError` for a number among flags and their values that lies outside of what the flag can mean."""
     for name, value in settings.items():
@@ -69,3 +77,14 @@ def check_numbers(settings: dict[str, Any]) -> None:
     for name in ("seed", "data_seed"):
         if (value := settings.get(name)) is not None and value > MAX_SEED:
             raise ValueError(f"`{name}` is {value}; it must be at most {MAX_SEED:,}.")
+
+
+def import_extra(module: str, *, extra: str) -> ModuleType:
+    """A module of an optional package. Raises `ValueError`, naming the extra to install, where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"{module.partition('.')[0]} is not installed: `pip install 'mtsbert[{extra}]'`, or in a clone "
+            f"`pip install -r requirements-{extra}.txt`. ({error})"
+        ) from None

@@ -19,6 +19,7 @@ from huggingface_hub import HfApi
 
 from mtsbert.network.starting_point import load_checkpoint_config, load_pipeline
 from mtsbert.results.tables import escape
+from mtsbert.settings import import_extra
 
 
 SDK_VERSION = "6.31.0"  # of gradio, that a Space installs
@@ -44,10 +45,7 @@ def serve(model_name_or_path: str, *, host: str, port: int | None, revision: str
         `ValueError`: where gradio is not installed, the checkpoint is none of ours, or the port is taken.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
-        raise ValueError("The demo needs gradio: `pip install -r requirements-demo.txt`.") from None
+    import_extra("gradio", extra="demo")
     from mtsbert.commands.demo_app import LOOK, build_page
 
     page = build_page(load_pipeline(model_name_or_path, revision=revision), title_of(model_name_or_path))

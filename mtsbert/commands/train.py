@@ -7,12 +7,17 @@ from pathlib import Path
 from transformers import set_seed
 
 from mtsbert.arguments import DataArguments, MTLTrainingArguments
-from mtsbert.data.examples import ROW
-from mtsbert.data.loading import load_data, needed_splits
+from mtsbert.data.loading import load_recipe_data, needed_splits
 from mtsbert.data.report import describe_data
 from mtsbert.data.skipped_rows import report_skipped_rows
 from mtsbert.machine import use_all_cores
-from mtsbert.network.starting_point import check_max_length, load_model, load_tokenizer, tasks_of_checkpoint
+from mtsbert.network.starting_point import (
+    check_longest,
+    load_encoder_config,
+    load_model,
+    load_tokenizer,
+    tasks_of_checkpoint,
+)
 from mtsbert.preparation import data_prep, prepare
 from mtsbert.recipe import parse_arguments
 from mtsbert.results.provenance import provenance_of
@@ -38,9 +43,9 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
 
     build_missing_dataset(data_args, training_args)
     tokenizer = load_tokenizer(model_args)
-    check_max_length(data_args.max_length, tokenizer, model_args)
+    check_longest(data_args.max_length, tokenizer, load_encoder_config(model_args))
     with training_args.main_process_first(desc="reading the data"):  # the others find what it leaves in the cache
-        data = load_data(data_args, tokenizer, splits, tasks_of_checkpoint(model_args))
+        data = load_recipe_data(data_args, tokenizer, splits, tasks_of_checkpoint(model_args))
     if data.skipped is not None and training_args.process_index == 0:
         report_skipped_rows(data.skipped, training_args.output_dir)
     if data_args.check_data:
@@ -50,12 +55,11 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
     trainer = MTSBertTrainer(
         load_model(model_args, data.tasks),
         training_args,
-        tokenizer,
-        dataset_names=data.dataset_names,
-        row_numbers=data.examples["train"][ROW][:] if "train" in data.examples else None,
-        provenance=provenance_of(model_args, data_args, data),
+        processing_class=tokenizer,
         train_dataset=data.features.get("train"),
         eval_dataset=data.features.get("validation"),
+        max_length=data_args.max_length,
+        provenance=provenance_of(model_args, data_args, data),
     )
 
     metrics: dict[str, float] = {}

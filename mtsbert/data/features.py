@@ -3,15 +3,16 @@
 import json
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from datasets import Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
 from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION
 from entities_mtsbert import IGNORE_INDEX, spans_to_tags, visible_offsets
-from mtsbert.data.examples import DATASET
+from mtsbert.data.examples import DATASET, ROW
 from mtsbert.data.fingerprint import fingerprint_of
 from mtsbert.data.sources import TEXT, TEXT_PAIR
 
@@ -52,21 +53,35 @@ class TokenizationReport:
 
 
 def build_features(
-    examples: Dataset, tasks: dict[str, dict], tokenizer: PreTrainedTokenizerBase, *, max_length: int, split: str
+    examples: Dataset,
+    tasks: dict[str, dict],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    split: str,
+    dataset_names: Sequence[str] = ("train",),
 ) -> tuple[Dataset, TokenizationReport]:
     """
-    Tokenizes the texts of examples and turns labels into ids; says once what was cut or could not be aligned. What a
-    file's examples become is kept in the cache of `datasets`, and read from there the next time.
+    Tokenizes the texts of examples and turns labels into ids. What was cut or could not be aligned is logged once. The
+    features of a file are kept in the cache of `datasets`, and read from there the next time.
+
+    Args:
+        examples (`Dataset`): Checked rows, see `examples.py`.
+        tasks (`dict[str, dict]`): The tasks of the model, with their labels.
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+        max_length (`int`): Longer texts are cut to this many tokens, special tokens included.
+        split (`str`): Name of the split in messages.
+        dataset_names (`Sequence[str]`, *optional*): What the numbers in the examples' `dataset` column stand for.
 
     Returns:
-        A dataset with `input_ids`, `pair_input_ids` (empty where there is no second text), `length`, `dataset` (the
-        number of the dataset that the example names), and a column per task: a class id, zeros and ones for each
-        label of a multi-label task, a score, or for a token task a list of tag ids as long as `input_ids`.
-        `IGNORE_INDEX`, and NaN for a score, where a label is missing. Beside it, what was cut.
+        A dataset with `input_ids`, `pair_input_ids` (empty where there is no second text), `length` (tokens of both),
+        `dataset` (a `ClassLabel` of `dataset_names`), `row` (its number there), and one column for each task: a class
+        id, zeros and ones for each label of a multi-label task, a score, or for a token task one tag id for each
+        token. Missing labels are `IGNORE_INDEX`, and NaN for a score. Beside it, a report of what was cut.
     """
     token_tasks = [name for name, task in tasks.items() if task["type"] == TOKEN_CLASSIFICATION]
     columns: dict[str, Value | List] = {"input_ids": List(Value("int32")), "pair_input_ids": List(Value("int32"))}
-    columns |= {"length": Value("int32"), DATASET: Value("int32")}
+    columns |= {"length": Value("int32"), DATASET: ClassLabel(names=list(dataset_names)), ROW: Value("int64")}
     columns |= {name: _label_feature(task) for name, task in tasks.items()}
     columns |= {CUT: Value("bool"), **{COUNTS.format(name): List(Value("int32"), length=3) for name in token_tasks}}
     label2id = {name: {label: i for i, label in enumerate(task.get("labels", []))} for name, task in tasks.items()}
@@ -83,6 +98,7 @@ def build_features(
             features["pair_input_ids"].append(pair.ids if pair else [])
             features["length"].append(len(encoding.ids) + (len(pair.ids) if pair else 0))
             features[DATASET].append(row[DATASET])
+            features[ROW].append(row[ROW])
             features[CUT].append(bool(encoding.overflowing or (pair and pair.overflowing)))
             for name, task in tasks.items():
                 if name in token_tasks:
@@ -98,7 +114,7 @@ def build_features(
         batched=True,
         remove_columns=examples.column_names,
         features=Features(columns),
-        new_fingerprint=fingerprint_of(examples, tasks, _rules(tokenizer), max_length),
+        new_fingerprint=fingerprint_of(examples, tasks, _rules(tokenizer), max_length, list(dataset_names)),
         desc=f"Tokenizing {split}",
     )
     counts = {name: np.sum(encoded.with_format("numpy")[COUNTS.format(name)][:], axis=0) for name in token_tasks}
@@ -107,6 +123,13 @@ def build_features(
     )
     report.log(split)
     return encoded.remove_columns([CUT, *map(COUNTS.format, token_tasks)]), report
+
+
+def num_labelled_rows(features: Dataset, task: str) -> int:
+    """How many rows of features have a label for a task."""
+    values = features.select_columns(task).with_format("numpy")[task][:]
+    labelled = [not np.all(np.isnan(value) | (np.asarray(value) == IGNORE_INDEX)) for value in values]
+    return sum(labelled)
 
 
 def unlabelled_row(features: Dataset, tasks: dict[str, dict]) -> Dataset:

@@ -1,18 +1,20 @@
-"""From the recipe's data arguments to features per split: open, read, check, complete the labels, tokenize."""
+"""From datasets, in memory or named by a recipe, to features of every split: open, read, check, complete, tokenize."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from mtsbert.arguments import SKIP, DataArguments, MTLTrainingArguments
+from mtsbert.arguments import BAD_ROWS, ERROR, MAX_LENGTH, SKIP, DataArguments, MTLTrainingArguments
 from mtsbert.data.examples import read_examples
 from mtsbert.data.features import TokenizationReport, build_features
+from mtsbert.data.in_memory import as_datasets, is_features, specs_of
 from mtsbert.data.labels import check_recipe_tasks, complete_tasks, merge_tasks
 from mtsbert.data.skipped_rows import SkippedRow
-from mtsbert.data.sources import TEXT, TEXT_PAIR, open_datasets
+from mtsbert.data.sources import SPLITS, TEXT, TEXT_PAIR, open_datasets
+from mtsbert.settings import spelled_out
 
 
 logger = logging.getLogger(__name__)
@@ -20,18 +22,37 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TaskData:
+    """Datasets that were read and checked. `data["train"]` is what the Trainer takes as its `train_dataset`."""
+
     tasks: dict[str, dict]
-    """Task name → `{"type", "labels"}`, labels complete."""
+    """Task name → `{"type", "labels", ...}`, labels complete: the `tasks` of a model."""
     dataset_names: list[str]
-    """The datasets that have training rows, in the order of their numbers in the features."""
+    """What the numbers in the `dataset` column stand for; those that have training rows come first."""
     examples: dict[str, Dataset]
-    """Split → what the rows say (see `data/examples.py`)."""
-    features: dict[str, Dataset]
-    """Split → what the model reads."""
-    tokenization: dict[str, TokenizationReport]
+    """Split → what the rows say (see `examples.py`)."""
+    features: dict[str, Dataset] = field(default_factory=dict)
+    """Split → what the model reads, once it is tokenized."""
+    tokenization: dict[str, TokenizationReport] = field(default_factory=dict)
     """Split → what was cut or could not be aligned."""
     skipped: list[SkippedRow] | None = None
     """Rows that were left out, in order; None where a row that cannot be used is an error."""
+
+    def __getitem__(self, split: str) -> Dataset:
+        if split not in self.features:
+            raise KeyError(
+                f"{split!r} was not tokenized; there are {list(self.features)}. Give `load_data` a tokenizer."
+            )
+        return self.features[split]
+
+    def tokenize(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TaskData":
+        """Makes the features of every split."""
+        for split, rows in self.examples.items():
+            self.features[split], self.tokenization[split] = build_features(
+                rows, self.tasks, tokenizer, max_length=max_length, split=split, dataset_names=self.dataset_names
+            )
+            mean_length = sum(self.features[split]["length"]) / len(rows)
+            logger.info(f"{split}: {len(rows):,} texts, {mean_length:.0f} tokens on average.")
+        return self
 
     def texts(self, split: str) -> Iterator[str | tuple[str, str]]:
         """The texts behind the features, in the same order; pairs as tuples."""
@@ -57,31 +78,84 @@ def needed_splits(args: MTLTrainingArguments) -> list[str]:
     return [split for split, is_needed in needed.items() if is_needed]
 
 
-def load_data(
+def load_recipe_data(
     data_args: DataArguments,
     tokenizer: PreTrainedTokenizerBase,
     splits: list[str],
     checkpoint_tasks: dict[str, dict] | None = None,
 ) -> TaskData:
+    """What `load_data` makes of a recipe's data arguments."""
+    return load_data(
+        data_args.datasets,
+        data_args.tasks,
+        tokenizer,
+        splits=splits,
+        checkpoint_tasks=checkpoint_tasks,
+        max_length=data_args.max_length,
+        max_samples=data_args.max_samples,
+        bad_rows=data_args.bad_rows,
+    )
+
+
+def load_data(
+    data: Dataset | Mapping,
+    tasks: Mapping[str, str | dict],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    columns: Mapping | None = None,
+    splits: Sequence[str] | None = None,
+    checkpoint_tasks: dict[str, dict] | None = None,
+    max_length: int = MAX_LENGTH,
+    max_samples: Mapping[str, int | None] | None = None,
+    bad_rows: str = ERROR,
+) -> TaskData:
     """
-    Reads and checks everything before the first training step.
+    Reads and checks datasets, completes the tasks' labels from them, and tokenizes them.
 
     Args:
-        splits: The splits to read; each must exist in some dataset.
-        checkpoint_tasks: The tasks of the checkpoint that the run goes on from, see `merge_tasks`. One that no dataset
-            feeds stays as it is.
+        data (`Dataset`, `DatasetDict` or `dict`):
+            A `datasets.Dataset` (training rows), a mapping of splits (`train`, `validation`, `test`) to datasets, a
+            mapping of names of your choice to either of them, or the `datasets` of a recipe.
+        tasks (`dict[str, str | dict]`):
+            Task name → its type, or `{"type": ..., "labels": [...], ...}` as in a recipe. Labels that are left out are
+            those of the data.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): A fast tokenizer. Without one nothing is tokenized.
+        columns (`dict`, *optional*):
+            Column → `"text"`, `"text_pair"` or a task; for several datasets also dataset name → such a mapping. By
+            default columns are found by those names.
+        splits (`Sequence[str]`, *optional*): The splits to read; each must exist in some dataset. Default: all.
+        checkpoint_tasks (`dict[str, dict]`, *optional*):
+            The tasks of the checkpoint that training goes on from (see `merge_tasks`). One that no dataset feeds stays
+            as it is.
+        max_length (`int`, *optional*, defaults to 128): Tokens of a text that are read; the rest is cut.
+        max_samples (`dict[str, int]`, *optional*): Split → the most rows of each dataset, drawn from all of it.
+        bad_rows (`str`, *optional*, defaults to `"error"`):
+            `"error"` raises for the first row that cannot be used; `"skip"` leaves such rows out and lists them in
+            `TaskData.skipped`.
+
+    Returns:
+        [`TaskData`]
 
     Raises:
-        `ValueError`: naming dataset, split, row and column of whatever is wrong.
+        `ValueError`: naming dataset, split, row (counted from 0) and column of whatever is wrong.
+
+    Example:
+
+        >>> data = load_data(news, {"topic": "sequence_classification", "ner": "token_classification"}, tokenizer)
+        >>> model = MTSBertModel.from_encoder(encoder, tasks=data.tasks)
+        >>> trainer = MTSBertTrainer(model, args, train_dataset=data["train"], eval_dataset=data["validation"])
     """
-    check_recipe_tasks(data_args.tasks)
-    tasks = merge_tasks(data_args.tasks, checkpoint_tasks or {})
+    asked = spelled_out(tasks)
+    check_recipe_tasks(asked)
+    tasks = merge_tasks(asked, checkpoint_tasks or {})
     if not tasks:
-        raise ValueError("The recipe names no `tasks`.")
-    skipped: list[SkippedRow] | None = [] if data_args.bad_rows == SKIP else None
-    sources = open_datasets(
-        data_args.datasets, tasks, must_be_fed=list(data_args.tasks), skip_bad_rows=skipped is not None
-    )
+        raise ValueError("There are no `tasks`: name some in the recipe, or as a mapping of names to types.")
+    if bad_rows not in BAD_ROWS:
+        raise ValueError(f"`bad_rows` is {bad_rows!r}; allowed are {list(BAD_ROWS)}.")
+    skipped: list[SkippedRow] | None = [] if bad_rows == SKIP else None
+    sources = open_datasets(specs_of(data, columns), tasks, must_be_fed=list(asked), skip_bad_rows=skipped is not None)
+    if splits is None:
+        splits = [split for split in SPLITS if any(split in source.splits for source in sources)]
     sources.sort(key=lambda source: "train" not in splits or "train" not in source.splits)
     examples: dict[str, dict[str, Dataset]] = {}
     for split in splits:
@@ -91,7 +165,7 @@ def load_data(
         for number, source in enumerate(sources):
             if split in source.splits:
                 rows = read_examples(
-                    source, split, tasks, data_args.max_samples[split], number=number, skipped=skipped
+                    source, split, tasks, (max_samples or {}).get(split), number=number, skipped=skipped
                 )
                 examples.setdefault(source.name, {})[split] = rows
     _check_left(examples, skipped or [])
@@ -101,16 +175,59 @@ def load_data(
         split: concatenate_datasets([examples[source.name][split] for source in sources if split in source.splits])
         for split in splits
     }
-    _check_labelled(list(data_args.tasks) or list(tasks), merged)
-    features, tokenization = {}, {}
-    for split, rows in merged.items():
-        features[split], tokenization[split] = build_features(
-            rows, tasks, tokenizer, max_length=data_args.max_length, split=split
-        )
-        mean_length = sum(features[split]["length"]) / len(rows)
-        logger.info(f"{split}: {len(rows):,} texts, {mean_length:.0f} word pieces on average.")
-    trained = [source.name for source in sources if "train" in examples.get(source.name, {})]
-    return TaskData(tasks, trained, merged, features, tokenization, None if skipped is None else sorted(skipped))
+    fed = [task for task in tasks if any(task in source.columns for source in sources)]
+    if fed or set(merged) != {"test"}:
+        _check_labelled(list(asked) or fed, merged)
+    names = [source.name for source in sources]
+    read = TaskData(tasks, names, merged, skipped=None if skipped is None else sorted(skipped))
+    return read if tokenizer is None else read.tokenize(tokenizer, max_length)
+
+
+def infer_tasks(
+    data: Dataset | Mapping, tasks: Mapping[str, str | dict], *, columns: Mapping | None = None
+) -> dict[str, dict]:
+    """
+    Completes the labels of tasks from data, as [`~mtsbert.load_data`] does, for a model that is to be trained on it.
+
+    Args:
+        data, tasks, columns: As for [`~mtsbert.load_data`]. All splits are read.
+
+    Returns:
+        The `tasks` of [`MTSBertModel.from_encoder`].
+
+    Raises:
+        `ValueError`: naming dataset, split, row and column of whatever is wrong.
+
+    Example:
+
+        >>> infer_tasks(news, {"topic": "sequence_classification"})
+        {'topic': {'type': 'sequence_classification', 'labels': ['Business', 'Sports']}}
+    """
+    return load_data(data, tasks, columns=columns).tasks
+
+
+def load_split(
+    rows: Dataset | Mapping[str, Dataset],
+    split: str,
+    tasks: dict[str, dict],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    argument: str,
+    columns: Mapping | None = None,
+    max_length: int,
+) -> Dataset:
+    """
+    The features of one split for a model that has its tasks already; `rows` themselves where they are features.
+
+    Args:
+        rows (`Dataset` or `dict[str, Dataset]`): Rows in memory, of one dataset or of several by name.
+        argument (`str`): What messages call them.
+    """
+    if is_features(rows, tasks):
+        return rows
+    datasets = {name: {split: of_name} for name, of_name in as_datasets(rows, argument).items()}
+    options = {"columns": columns, "splits": [split], "checkpoint_tasks": tasks, "max_length": max_length}
+    return load_data(datasets, {}, tokenizer, **options)[split]
 
 
 def _check_left(examples: dict[str, dict[str, Dataset]], skipped: list[SkippedRow]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from mtsbert.settings import unique_keys
 
@@ -42,6 +42,29 @@ def read_folder(folder: Path, splits: dict[str, str]) -> DatasetDict:
     # Not `load_dataset(folder)`: where the folder's card has a `configs` section, datasets 5.2 caches under the
     # folder's name and that section alone, and returns the old rows when the files have changed.
     return _load_parquet(str(folder), lambda: load_dataset("parquet", data_files=files))
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` of a `Dataset` or `DatasetDict` wrote the folder."""
+    return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
+
+
+def read_saved(folder: Path, splits: dict[str, str]) -> DatasetDict:
+    """A folder that `save_to_disk` wrote. A single `Dataset` is training rows.
+
+    Args:
+        splits: Our name of a split → its name there.
+    """
+    try:
+        saved = load_from_disk(str(folder))
+    except Exception as error:  # what pyarrow and datasets raise for broken files shares no base class
+        raise ValueError(f"{folder} cannot be read ({type(error).__name__}: {error}).") from None
+    if isinstance(saved, Dataset):
+        return DatasetDict({"train": saved})
+    found = DatasetDict({split: saved[named] for split, named in splits.items() if named in saved})
+    if not found:
+        raise ValueError(f"{folder} has none of the splits {list(splits.values())}; it has {list(saved)}.")
+    return found
 
 
 def read_file(path: Path, broken: dict[int, str] | None = None) -> Dataset:

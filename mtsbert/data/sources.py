@@ -8,12 +8,13 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from configuration_mtsbert import PAIR_TYPES
 from entities_mtsbert import TAG_SCHEMES
-from mtsbert.data.readers import read_file, read_folder
+from mtsbert.data.readers import is_saved, read_file, read_folder, read_saved
 
 
 TEXT, TEXT_PAIR = "text", "text_pair"
 SPLITS = ("train", "validation", "test")
-SPEC_KEYS = ("path", "files", "splits", "columns", "tag_scheme")
+SOURCE_KEYS = ("path", "files", "dataset")  # of which a dataset has one
+SPEC_KEYS = (*SOURCE_KEYS, "splits", "columns", "tag_scheme")
 
 
 @dataclass
@@ -56,7 +57,7 @@ def open_datasets(
 
 
 def _open_dataset(name: str, spec: dict, tasks: dict[str, dict], skip_bad_rows: bool) -> SourceDataset:
-    if not isinstance(spec, dict) or ("path" in spec) == ("files" in spec):
+    if not isinstance(spec, dict) or sum(key in spec for key in SOURCE_KEYS) != 1:
         raise ValueError(f"Dataset {name!r} needs either 'path' or 'files'; got {spec!r}.")
     if unknown := sorted(set(spec) - set(SPEC_KEYS)):
         raise ValueError(f"Dataset {name!r} has unknown keys {unknown}; allowed are {list(SPEC_KEYS)}.")
@@ -78,6 +79,8 @@ def _read_splits(spec: dict, broken: dict[str, dict[int, str]] | None) -> Datase
     def read(split: str, path: Path) -> Dataset:
         return read_file(path, None if broken is None else broken.setdefault(split, {}))
 
+    if "dataset" in spec:  # in memory, see `in_memory.py`
+        return DatasetDict(spec["dataset"])
     if "files" in spec:
         files = _check_split_names("files", spec["files"])
         return DatasetDict({split: read(split, _path("files", name)) for split, name in files.items()})
@@ -86,7 +89,7 @@ def _read_splits(spec: dict, broken: dict[str, dict[int, str]] | None) -> Datase
         return DatasetDict({"train": read("train", path)})
     splits = _check_split_names("splits", spec.get("splits", dict(zip(SPLITS, SPLITS, strict=True))))
     if path.is_dir():
-        return read_folder(path, splits)
+        return read_saved(path, splits) if is_saved(path) else read_folder(path, splits)
     if path.suffix or path.is_absolute() or len(path.parts) != 2:
         raise ValueError(
             f"{path} is neither a file nor a folder. A folder of labelled news is made by "

@@ -27,7 +27,7 @@ from mtsbert.network.frozen_prefix import FrozenPrefix
 
 
 FORMAT = 1  # of the files; a change makes older caches unknown
-ROW = "row"  # the column of training rows that the collator looks up
+PLACE = "_place"  # the column of training rows, numbered from 0, that the collator looks up; no task has such a name
 STATES_FILE, DESCRIPTION_FILE = "states.bin", "cache.json"
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class CachedCollator(MultiTaskCollator):
 
     def texts(self, features: list[dict], prefix: str) -> dict[str, torch.Tensor]:
         states, mask = self.cache.batch(
-            [feature[ROW] for feature in features],
+            [feature[PLACE] for feature in features],
             second=bool(prefix),
             padding_side=self.tokenizer.padding_side,
         )
@@ -130,7 +130,7 @@ class CachedCollator(MultiTaskCollator):
 
 def rows_for_cache(features: Dataset) -> Dataset:
     """Training rows that know their number and have no word pieces."""
-    return features.remove_columns(["input_ids", "pair_input_ids"]).add_column(ROW, list(range(len(features))))
+    return features.remove_columns(["input_ids", "pair_input_ids"]).add_column(PLACE, list(range(len(features))))
 
 
 def open_feature_cache(

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ from transformers import BatchEncoding
 
 from configuration_mtsbert import MTSBertConfig
 from mtsbert.network.starting_point import open_tokenizer
+from mtsbert.settings import import_extra
 from pipeline_mtsbert import MTSBertPipeline
 
 
@@ -44,7 +44,7 @@ class OnnxModel:
         self.config = MTSBertConfig.from_pretrained(folder)
         self._folder = folder
         self._opening = Lock()
-        _import_onnxruntime()
+        import_extra("onnxruntime", extra="onnx")
 
     @cached_property
     def alone(self) -> "InferenceSession":
@@ -94,17 +94,9 @@ class OnnxPipeline(MTSBertPipeline):
         return self.model(**inputs, is_alone=is_alone)
 
 
-def _import_onnxruntime() -> ModuleType:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ValueError("ONNX needs onnxruntime: `pip install -r requirements-onnx.txt`.") from None
-    return onnxruntime
-
-
 def _session(path: Path, *, num_threads: int = 0) -> "InferenceSession":
     """With 0 threads, onnxruntime takes as many as there are cores."""
-    onnxruntime = _import_onnxruntime()
+    onnxruntime = import_extra("onnxruntime", extra="onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -47,12 +47,16 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
     except (OSError, KeyError) as error:
         raise ValueError(f"No tokenizer found for {asked!r}: {error}") from error
     _check_vocabulary(tokenizer, asked)
+    _check_fast(tokenizer, asked)
+    return tokenizer
+
+
+def _check_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     if not tokenizer.is_fast:
         raise ValueError(
-            f"The tokenizer of {asked!r} ({type(tokenizer).__name__}) is a slow one: it does not say where in the "
-            "text a word piece lies, which entities need. Choose an encoder with a fast tokenizer (tokenizer.json)."
+            f"The tokenizer of {name!r} ({type(tokenizer).__name__}) is a slow one: it does not say where in the "
+            "text a token lies, which entities need. Choose an encoder with a fast tokenizer (tokenizer.json)."
         )
-    return tokenizer
 
 
 def open_tokenizer(
@@ -152,13 +156,45 @@ def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertMod
     )
 
 
-def check_max_length(max_length: int, tokenizer: PreTrainedTokenizerBase, model_args: ModelArguments) -> None:
+def check_longest(max_length: int, tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> None:
     """Raises `ValueError` for a `max_length` that the encoder cannot read, or that leaves no room for text."""
-    positions = getattr(load_encoder_config(model_args), "max_position_embeddings", None)
-    longest = min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    longest = longest_input(tokenizer, encoder_config)
     special = tokenizer.num_special_tokens_to_add()
     if not special < max_length <= longest:
         raise ValueError(
-            f"`max_length` is {max_length}; this encoder reads from {special + 1} to {longest} word pieces, of which "
+            f"`max_length` is {max_length}; this encoder reads from {special + 1} to {longest} tokens, of which "
             f"{special} are special."
         )
+
+
+def longest_input(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:
+    """The tokens of a text that an encoder reads at once, special ones included."""
+    positions = getattr(encoder_config, "max_position_embeddings", None)
+    return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+
+
+def name_of(model: MTSBertModel) -> str:
+    """The checkpoint or encoder that a model was loaded from; empty where it was made from a config alone."""
+    return model.config.name_or_path or getattr(model, "encoder_name_or_path", "")
+
+
+def tokenizer_of(model: MTSBertModel) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer that lies beside the checkpoint or the encoder which a model was loaded from.
+
+    Raises:
+        `ValueError`: where the model was not loaded from anywhere, or there is no tokenizer.
+    """
+    encoder_config = model.config.encoder_config
+    name = name_of(model)
+    if not name:
+        raise ValueError(
+            "The model was not loaded from a folder or the Hub: give its tokenizer as `processing_class`."
+        )
+    try:
+        tokenizer = open_tokenizer(name, encoder_config)
+        _check_vocabulary(tokenizer, name)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"No tokenizer found for {name!r}; give it as `processing_class`. ({error})") from error
+    _check_fast(tokenizer, name)
+    return tokenizer

@@ -1,6 +1,7 @@
 """What is measured per task, as `evaluate.Metric`s that need no Hub, and their composite."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -165,6 +166,53 @@ def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[s
         return results
 
     return compute
+
+
+ANSWERS, LOGITS = "answers", "logits"  # what an evaluation keeps of the outputs
+
+
+class AnswerMetrics:
+    """
+    What the Trainer calls while it evaluates: `reduce` for every batch, `compute` at the end.
+
+    Args:
+        compute_more (*optional*): A `compute_metrics` of the user's, beside ours. Where it names one of ours, it wins.
+        preprocess (*optional*): A `preprocess_logits_for_metrics` of the user's: its result is what `compute_more` and
+            `Trainer.predict` get as `predictions`, instead of the logits by task.
+    """
+
+    def __init__(
+        self,
+        tasks: dict[str, dict],
+        compute_more: Callable[[EvalPrediction], dict] | None = None,
+        preprocess: Callable[[dict, dict], Any] | None = None,
+    ):
+        self._reduce, self._compute = reduce_logits(tasks), compute_metrics(tasks)
+        self._compute_more, self._preprocess = compute_more, preprocess
+        self._keeps_logits = compute_more is not None
+
+    @contextmanager
+    def keeping_logits(self) -> Iterator[None]:
+        """Inside, logits are kept, which takes memory: `(N, T, K)` numbers for a token task."""
+        before, self._keeps_logits = self._keeps_logits, True
+        try:
+            yield
+        finally:
+            self._keeps_logits = before
+
+    def reduce(self, logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, Any]:
+        kept = {ANSWERS: self._reduce(logits, labels)}
+        if self._keeps_logits:
+            kept[LOGITS] = logits if self._preprocess is None else self._preprocess(logits, labels)
+        return kept
+
+    def compute(self, evaluation: EvalPrediction) -> dict[str, float]:
+        def of(kept: str) -> EvalPrediction:
+            given = {"inputs": evaluation.inputs, "losses": evaluation.losses}
+            return EvalPrediction(evaluation.predictions[kept], evaluation.label_ids, **given)
+
+        results = self._compute(of(ANSWERS))
+        return results if self._compute_more is None else results | self._compute_more(of(LOGITS))
 
 
 def _metric_inputs(task: dict, predictions: np.ndarray, labels: np.ndarray, labelled: np.ndarray) -> dict:

@@ -2,19 +2,23 @@
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import yaml
+from datasets import Dataset
 from huggingface_hub import DatasetCard
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import DataArguments, ModelArguments, MTLTrainingArguments
+from mtsbert.data.features import DATASET, num_labelled_rows
 from mtsbert.data.loading import TaskData
 from mtsbert.data.sources import SPLITS
-from mtsbert.network.starting_point import PACKAGE_PREFIX
+from mtsbert.network.starting_point import PACKAGE_PREFIX, name_of
 from mtsbert.results.tables import plain
 
 
@@ -84,6 +88,34 @@ def provenance_of(model_args: ModelArguments, data_args: DataArguments, data: Ta
         num_rows={split: len(rows) for split, rows in data.examples.items()},
         num_labelled={task: {split: data.num_labelled(split, task) for split in data.examples} for task in data.tasks},
         recipe=changed_settings(model_args) | changed_settings(data_args),
+    )
+
+
+def provenance_in_memory(
+    model: MTSBertModel, features: Mapping[str, Dataset | None], *, max_length: int
+) -> Provenance:
+    """
+    Of a Trainer that got its model and its data as objects.
+
+    Args:
+        features: What the Trainer was given as `train_dataset` and `eval_dataset`.
+    """
+    name = name_of(model)
+    by_split = {"train": features.get("train_dataset"), "validation": features.get("eval_dataset")}
+    by_split = {split: rows for split, rows in by_split.items() if rows is not None}
+    names = dict.fromkeys(name for rows in by_split.values() for name in rows.features[DATASET].names)
+    return Provenance(
+        started_from=public_name(name) if name else "a model without a name",
+        base_model=name if name and is_hub_id(name) else None,
+        is_continued=bool(model.config.name_or_path),
+        datasets=[DatasetOrigin(name, "rows in memory") for name in names],
+        max_length=max_length,
+        num_rows={split: len(rows) for split, rows in by_split.items()},
+        num_labelled={
+            task: {split: num_labelled_rows(rows, task) for split, rows in by_split.items()}
+            for task in model.config.tasks
+        },
+        recipe={"max_length": max_length},
     )
 
 

@@ -1,25 +1,32 @@
-"""Losses and gradients that are not finite numbers: seen before they reach the weights, and traced to their rows."""
+"""Losses and gradients that are not finite, found before they reach the weights and traced to their rows."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
 from heads_mtsbert import item_losses
 from mtsbert.data.collator import MultiTaskCollator
-from mtsbert.data.features import DATASET
-from mtsbert.network.feature_cache import ROW
+from mtsbert.data.features import DATASET, ROW
+from mtsbert.network.feature_cache import PLACE
+from mtsbert.training.resuming import ResumableTrainer
 
 
 NUM_ROWS_NAMED, LETTERS_SHOWN = 5, 60
+SKIPPED_STEPS = "nonfinite_steps_skipped"  # in the log and in the results
+NUM_WARNINGS = 3  # after which steps that are left out are only counted
+
+logger = logging.getLogger(__name__)
 
 
 def numbered(features: Dataset) -> Dataset:
     """Training rows that know their number."""
-    return features.add_column(ROW, list(range(len(features))))
+    return features.add_column(PLACE, list(range(len(features))))
 
 
 @dataclass
@@ -29,7 +36,7 @@ class NumberedCollator:
     collator: MultiTaskCollator
 
     def __call__(self, features: list[dict]) -> dict:
-        return self.collator(features) | {ROW: [feature[ROW] for feature in features]}
+        return self.collator(features) | {PLACE: [feature[PLACE] for feature in features]}
 
 
 @dataclass
@@ -103,26 +110,13 @@ class FiniteCheck:
         return guilty or batch.rows  # each is finite, and they are too large together
 
 
-def name_rows(
-    rows: Sequence[int],
-    features: Dataset,
-    dataset_names: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
-    row_numbers: Sequence[int] | None = None,
-) -> str:
-    """
-    Training rows in words: their datasets, their numbers there, and how their texts begin.
-
-    Args:
-        row_numbers (*optional*): What to call the rows, by their place in the features, where not all rows of a
-            dataset are trained on. By default they are counted from 0 in their dataset.
-    """
-    datasets = features[DATASET][:]
+def name_rows(rows: Sequence[int], features: Dataset, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Training rows in words: their datasets, their numbers there, and how their texts begin."""
+    names = features.features[DATASET]
     named = []
-    for row in rows[:NUM_ROWS_NAMED]:
-        number = datasets[:row].count(datasets[row]) if row_numbers is None else row_numbers[row]
-        text = tokenizer.decode(features[row]["input_ids"], skip_special_tokens=True)
-        named.append(f"row {number} of dataset {dataset_names[datasets[row]]!r} ({text[:LETTERS_SHOWN]!r})")
+    for row in map(features.__getitem__, rows[:NUM_ROWS_NAMED]):
+        text = tokenizer.decode(row["input_ids"], skip_special_tokens=True)
+        named.append(f"row {row[ROW]} of dataset {names.int2str(row[DATASET])!r} ({text[:LETTERS_SHOWN]!r})")
     more = f" and {len(rows) - NUM_ROWS_NAMED} more" if len(rows) > NUM_ROWS_NAMED else ""
     return ", ".join(named) + more
 
@@ -143,3 +137,83 @@ class SkippedSteps:
             logs.pop(key)
         else:
             logs[key] *= self.num_steps / (self.num_steps - self.num_skipped)
+
+
+class CheckedTrainer(ResumableTrainer):
+    """
+    A Trainer that stops with a `FloatingPointError` before such a step, or with `skip_nonfinite` leaves it out: the
+    whole optimizer step, with all its micro-batches, in all processes.
+
+    A subclass calls `begin_step` and `end_backward` in every optimizer step, and shows every micro-batch to
+    `finite_check`.
+    """
+
+    finite_check: FiniteCheck
+
+    def begin_training(self) -> None:
+        super().begin_training()
+        self._steps_since_line, self._steps = SkippedSteps(), SkippedSteps()
+
+    def begin_step(self) -> None:
+        self.finite_check.begin_step()
+        if self.args.skip_nonfinite:
+            self._loss_before = self._tr_loss.clone()
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | float | None = None):
+        norm = super()._get_grad_norm(model, grad_norm)
+        if isinstance(norm, torch.Tensor) and self.accelerator.scaler is None:  # which looks for itself
+            self.finite_check.add_gradient_norm(norm.detach())
+        return norm
+
+    def end_backward(self) -> bool:
+        """Before the optimizer changes the weights: whether the step is left out, the same in all processes."""
+        bad_losses, bad_gradients = self.agree(self.finite_check.flags())
+        is_skipped = bool(bad_losses or bad_gradients)
+        self._steps_since_line.add(is_skipped=is_skipped)
+        self._steps.add(is_skipped=is_skipped)
+        if is_skipped:
+            message = f"Step {self.state.global_step + 1}: {self._name_nonfinite(of_losses=bad_losses > 0)}."
+            if not self.args.skip_nonfinite:
+                raise FloatingPointError(
+                    f"{message} The weights are still those of the step before. Look at these rows, or lower "
+                    "`learning_rate`. --skip_nonfinite leaves such steps out, and counts them."
+                )
+            self.leave_step_out()
+            if self.num_skipped_steps <= NUM_WARNINGS:
+                last = " More of them are only counted in the log." if self.num_skipped_steps == NUM_WARNINGS else ""
+                logger.warning(f"{message} The step is left out.{last}")
+        self.finite_check.begin_step()  # lets go of what it holds
+        return is_skipped
+
+    def _name_nonfinite(self, *, of_losses: bool) -> str:
+        check = self.finite_check
+        found = check.rows_of_losses() if of_losses else {"the gradient": check.all_rows()}
+        named = [
+            f"{what} is not a finite number, with " + name_rows(rows, self.train_dataset, self.processing_class)
+            for what, rows in found.items()
+        ]
+        return "; ".join(gather_object(named) if self.args.world_size > 1 else named)
+
+    def leave_step_out(self) -> None:
+        """Undoes what the step has left behind."""
+        self._tr_loss.copy_(self._loss_before)
+        for parameter in self.model.parameters():
+            parameter.grad = None  # no optimizer touches what has no gradient
+        self.state.stateful_callbacks[SKIPPED_STEPS] = {"count": self.num_skipped_steps + 1}
+
+    @property
+    def num_skipped_steps(self) -> int:
+        """Over the whole run; a checkpoint keeps it."""
+        return self.state.stateful_callbacks.get(SKIPPED_STEPS, {"count": 0})["count"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Mean losses are those of the steps that were taken; the others are counted."""
+        if "loss" in logs:
+            if self._steps_since_line.num_skipped:
+                self._steps_since_line.correct(logs, "loss")
+                logs[SKIPPED_STEPS] = self._steps_since_line.num_skipped
+            self._steps_since_line = SkippedSteps()
+        if "train_loss" in logs and self.args.skip_nonfinite:
+            self._steps.correct(logs, "train_loss")
+            logs[SKIPPED_STEPS] = self.num_skipped_steps
+        super().log(logs, start_time)

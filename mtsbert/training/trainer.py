@@ -2,62 +2,99 @@
 
 import logging
 import math
-import time
-from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from datasets import Dataset, concatenate_datasets
-from huggingface_hub.constants import HF_HOME
-from torch.utils.data import DataLoader, Sampler
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput
+from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 from heads_mtsbert import is_labelled, num_items
 from modeling_mtsbert import MTSBertModel
-from mtsbert.arguments import FEATURE_CACHE_DTYPES, TEMPERATURE, WEIGHTS, MTLTrainingArguments
+from mtsbert.arguments import MAX_LENGTH, MTLTrainingArguments, own_settings
 from mtsbert.data.collator import MultiTaskCollator
-from mtsbert.data.features import DATASET, unlabelled_row
-from mtsbert.data.samplers import DatasetSampler, FilledSampler, dataset_weights, padding_share
+from mtsbert.data.features import num_labelled_rows
+from mtsbert.data.loading import load_split
 from mtsbert.machine import peak_memory_gb, reset_peak_memory
 from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
-from mtsbert.network.feature_cache import ROW, CachedCollator, FeatureCache, Texts, open_feature_cache, rows_for_cache
+from mtsbert.network.feature_cache import PLACE
 from mtsbert.network.freezing import Freezing
-from mtsbert.network.frozen_prefix import FrozenPrefix
-from mtsbert.network.padding_free import PaddingFree
-from mtsbert.results.metrics import Evaluation, compute_metrics, count_answers, reduce_logits
+from mtsbert.network.parts import is_of_encoder
+from mtsbert.network.starting_point import check_longest, longest_input, tokenizer_of
+from mtsbert.results.metrics import COMPOSITE
 from mtsbert.results.model_card import write_model_card
-from mtsbert.results.provenance import Provenance
+from mtsbert.results.provenance import Provenance, provenance_in_memory
 from mtsbert.results.tables import parameter_table
 from mtsbert.training.balancing import BALANCING
-from mtsbert.training.checked_steps import CheckedTrainer
-from mtsbert.training.gradients import GradientAggregation, GradientStatistics
-from mtsbert.training.nonfinite import FiniteCheck, NumberedCollator, numbered
+from mtsbert.training.batches import check_sampling, training_datasets
+from mtsbert.training.evaluation import EvaluatingTrainer
+from mtsbert.training.nonfinite import FiniteCheck
 from mtsbert.training.optimization import (
     head_learning_rate,
     peak_learning_rates,
     set_learning_rates,
     step_decay_schedule,
 )
-from mtsbert.training.task_log import TaskLog
+from mtsbert.training.task_statistics import GradientAggregation, GradientStatistics, TaskLog
 
 
-TEXTS_TO_CHECK = 64  # from which a few of unlike length are taken
+SPLIT_OF = {"train_dataset": "train", "eval_dataset": "validation"}  # what messages call an argument's rows
 
 logger = logging.getLogger(__name__)
 
 
-class MTSBertTrainer(CheckedTrainer):
+class MTSBertTrainer(EvaluatingTrainer):
     """
-    Trains an [`MTSBertModel`] on features (see `data/features.py`); `dataset_names` says which dataset each number in
-    their `dataset` column is, and `row_numbers` what messages call the training rows (see `name_rows`).
+    transformers' `Trainer` for an [`MTSBertModel`] and its tasks. Datasets are raw: texts, and a column of labels for
+    each task. They are checked and tokenized before the first step.
 
     The loss is the weighted sum of the tasks' losses, and each of them is its mean over the labelled items of the
     whole optimizer step: the same for one batch of 32, for 4 accumulated ones of 8, and for 2 processes with 16.
     `eval_loss` and `eval_<task>_loss` are exact means over the evaluation data in the same way.
+
+    Args:
+        model ([`MTSBertModel`], *optional*): The model to train. Either this or `model_init`.
+        args ([`MTLTrainingArguments`] or `TrainingArguments`, *optional*):
+            How to train. Of plain `TrainingArguments`, what was set is taken, and the rest has the defaults of
+            [`MTLTrainingArguments`].
+        data_collator (`Callable`, *optional*, defaults to [`MultiTaskCollator`]):
+            Features of several rows → a batch of `input_ids`, `attention_mask` and `labels` by task.
+        train_dataset, eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*):
+            A `datasets.Dataset` with the columns `text`, `text_pair` where texts are compared, and one for each task
+            (see `columns`); labels may be missing, in single rows or altogether. A mapping of names to such datasets
+            trains on all of them, and is evaluated as one. What [`load_data`] returns is taken as well.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): The tokenizer. Default: that of the model's encoder.
+        model_init (`Callable`, *optional*):
+            Makes the model anew for every call of `train`, as `hyperparameter_search` needs it.
+        compute_metrics (`Callable[[EvalPrediction], dict]`, *optional*):
+            Metrics beside those of the tasks. `predictions` and `label_ids` are mappings of task to array.
+        callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: As for `Trainer`.
+        columns (`dict`, *optional*):
+            Column → `"text"`, `"text_pair"` or a task, where they are called otherwise; for several datasets also
+            dataset name → such a mapping.
+        max_length (`int`, *optional*, defaults to 128, or what the encoder reads if that is less):
+            Tokens of a text that are read; the rest is cut.
+        provenance ([`Provenance`], *optional*): What the model card says of the data. Default: what can be seen here.
+
+    Raises:
+        `ValueError`: for data or arguments that cannot be used, before the first step.
+
+    Example:
+
+        >>> trainer = MTSBertTrainer(model, MTLTrainingArguments("out"), train_dataset=news["train"])
+        >>> trainer.train()
+        >>> trainer.predict(news["test"]).predictions["topic"].shape
+        (7600, 4)
     """
 
     args: MTLTrainingArguments
@@ -65,166 +102,155 @@ class MTSBertTrainer(CheckedTrainer):
 
     def __init__(
         self,
-        model: MTSBertModel,
-        args: MTLTrainingArguments,
-        processing_class: PreTrainedTokenizerBase,
+        model: MTSBertModel | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[list[dict]], dict] | None = None,
+        train_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        model_init: Callable[..., MTSBertModel] | None = None,
+        compute_loss_func: Callable | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable | None = None,
         *,
-        dataset_names: Sequence[str] = ("train",),
-        row_numbers: Sequence[int] | None = None,
+        columns: Mapping | None = None,
+        max_length: int | None = None,
         provenance: Provenance | None = None,
-        **kwargs,
     ):
-        tasks = model.config.tasks
-        if unknown := sorted(set(args.task_weights) - set(tasks)):
-            raise ValueError(f"`task_weights` names unknown tasks {unknown}; the tasks are {list(tasks)}.")
-        if args.do_train and args.sampling_weights and set(args.sampling_weights) != set(dataset_names):
+        args = MTLTrainingArguments.of(args)
+        if compute_loss_func is not None:
             raise ValueError(
-                f"`sampling_weights` names {list(args.sampling_weights)}; the training datasets are "
-                f"{list(dataset_names)}."
+                "`compute_loss_func` is not used here: the tasks' own losses are weighted by `task_weights` and "
+                "`loss_balancing`."
             )
-        self.dataset_names = list(dataset_names)
-        self.row_numbers = row_numbers
-        self.provenance = provenance
-        self.evaluations: dict[str, Evaluation] = {}  # prefix of the metrics → the last one
+        if (model is None) == (model_init is None):
+            raise ValueError("Give either a `model`, or a `model_init` that makes one.")
+        self._made_first: MTSBertModel | None = None
+        if model is None:
+            set_seed(args.seed)  # as before every other call
+            self.model_init = model_init
+            self._made_first = Trainer.call_model_init(self)
+        first = self._made_first if model is None else model
+        self.tasks: dict[str, dict] = first.config.tasks
+        if unknown := sorted(set(args.task_weights) - set(self.tasks)):
+            raise ValueError(f"`task_weights` names unknown tasks {unknown}; the tasks are {list(self.tasks)}.")
+        processing_class = processing_class or tokenizer_of(first)
+        encoder_config = first.config.encoder_config
+        if max_length is None:
+            max_length = min(MAX_LENGTH, longest_input(processing_class, encoder_config))
+        check_longest(max_length, processing_class, encoder_config)
+        self._reading = {"columns": columns, "max_length": max_length}
+        given = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        features = {
+            name: None if rows is None else self.features_of(rows, SPLIT_OF[name], name, processing_class)
+            for name, rows in given.items()
+        }
+        if train_dataset is not None:
+            check_sampling(args, training_datasets(features["train_dataset"]))
+        self.provenance = provenance or provenance_in_memory(first, features, max_length=max_length)
         self.training_metrics: dict[str, float] = {}
-        self._evaluations_of_steps: dict[int, Evaluation] = {}
-        self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in tasks}
-        if not args.torch_compile:  # which writes dropout its own way
-            use_fast_dropout(model)
-        self.freezing = Freezing(model, args)
-        self.learning_rates = peak_learning_rates(model, self.freezing.parts, args)
-        self.balancing = BALANCING[args.loss_balancing](tasks, self.task_weights)
-        self.gradient_statistics = GradientStatistics(model)
-        self.gradient_aggregation = (
-            GradientAggregation(args.gradient_aggregator, model) if args.gradient_aggregator else None
-        )
-        self._log_since_line, self._log_of_step = TaskLog(list(tasks)), TaskLog(list(tasks))
+        self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in self.tasks}
+        self._log_since_line, self._log_of_step = TaskLog(list(self.tasks)), TaskLog(list(self.tasks))
         self._tasks_to_measure: set[str] = set()
-        self.finite_check = FiniteCheck(tasks)
-        self._sampler: DatasetSampler | None = None
-        self._filler: int | None = None  # which row fills up the last batches of several processes
-        self.feature_cache: FeatureCache | None = None
-        self._while_training: ExitStack | None = None
+        self.finite_check = FiniteCheck(self.tasks)
+        self.args = args
+        self._attach(first)
         super().__init__(
             model=model,
             args=args,
+            data_collator=data_collator or MultiTaskCollator(processing_class, self.tasks),
             processing_class=processing_class,
-            data_collator=MultiTaskCollator(processing_class, tasks),
-            compute_metrics=compute_metrics(tasks),
-            preprocess_logits_for_metrics=reduce_logits(tasks),
-            **kwargs,
+            model_init=model_init,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            **features,
         )
         self.add_callback(_StepCallback(self))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
-    # The frozen lower end of the encoder, computed once
+    def features_of(
+        self, rows: Dataset | Mapping, split: str, argument: str, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> Dataset:
+        """What the model reads of raw rows; `split` and `argument` are what messages call them."""
+        tokenizer = tokenizer or self.processing_class
+        return load_split(rows, split, self.tasks, tokenizer, argument=argument, **self._reading)
+
+    # What belongs to a model, and is made anew with it
+
+    def _attach(self, model: MTSBertModel) -> None:
+        """What is frozen, how fast each part learns, how losses are weighted: all of this very model."""
+        if model.config.tasks != self.tasks:
+            raise ValueError(
+                f"`model_init` makes models of different tasks: {model.config.tasks}, and before {self.tasks}."
+            )
+        if not self.args.torch_compile:  # which writes dropout its own way
+            use_fast_dropout(model)
+        self.freezing = Freezing(model, self.args)
+        self.learning_rates = peak_learning_rates(model, self.freezing.parts, self.args)
+        self.balancing = BALANCING[self.args.loss_balancing](self.tasks, self.task_weights)
+        self.gradient_statistics = GradientStatistics(model)
+        aggregator = self.args.gradient_aggregator
+        self.gradient_aggregation = GradientAggregation(aggregator, model) if aggregator else None
+        self._attached_with = own_settings(self.args)
+
+    def call_model_init(self, trial: Any = None) -> MTSBertModel:
+        model, self._made_first = self._made_first, None
+        if model is None:
+            model = super().call_model_init(trial)
+        self._attach(model)
+        return model
+
+    def get_train_dataloader(self) -> DataLoader:
+        if own_settings(self.args) != self._attached_with:  # a trial sets its arguments once it has its model
+            self.args.check()
+            self._attach(self.model)
+        return super().get_train_dataloader()
+
+    # Training
 
     def train(self, *args, **kwargs):
         """Adds to the metrics the seconds that the feature cache took before training, and the peak of memory."""
+        if self.train_dataset is None:
+            raise ValueError("There is nothing to train on: give the Trainer a `train_dataset`.")
         if self.freezing.is_total:
             raise ValueError("Everything is frozen, so there is nothing to train.")
-        self.feature_cache, self._cache_seconds = None, 0.0
-        self._evaluations_of_steps.clear()
         reset_peak_memory()
-        try:
-            # Several backward passes through one compiled forward pass, as gradient statistics need them.
-            keep_buffers = torch._functorch.config.patch(donated_buffer=False)
-            with fast_attention_dropout(), keep_buffers, ExitStack() as self._while_training:
-                output = super().train(*args, **kwargs)
-        finally:
-            self._while_training = None
+        # Several backward passes through one compiled forward pass, as gradient statistics need them.
+        keep_buffers = torch._functorch.config.patch(donated_buffer=False)
+        with fast_attention_dropout(), keep_buffers:
+            output = super().train(*args, **kwargs)
         output.metrics["feature_cache_runtime"] = self._cache_seconds
         output.metrics["train_peak_memory_gb"] = peak_memory_gb()
         self.training_metrics = output.metrics
-        if self.state.best_model_checkpoint and self.args.load_best_model_at_end:
-            self.evaluations.pop("eval", None)  # of the last weights, which are gone
-            if self.state.best_global_step in self._evaluations_of_steps:
-                self.evaluations["eval"] = self._evaluations_of_steps[self.state.best_global_step]
         return output
 
-    def get_train_dataloader(self) -> DataLoader:
-        # Called in training once a checkpoint to resume from is loaded, whose weights the cache must be of.
-        if self._while_training is None:
-            return super().get_train_dataloader()
-        self._while_training.close()  # of an earlier call: `auto_find_batch_size` begins again
-        self.feature_cache = None
-        if (prefix := self._prefix_to_cache()) is not None:
-            began = time.perf_counter()
-            self.feature_cache = self._open_feature_cache(prefix)
-            self._cache_seconds = time.perf_counter() - began
-        plain = rows, collator = self.train_dataset, self.data_collator
-        if self.feature_cache is None:
-            self._leave_out_padding()
-            rows = numbered(rows)
-        else:
-            if not prefix.is_whole_encoder:
-                self._leave_out_padding(first_layer=prefix.num_layers)
-            self._while_training.enter_context(prefix.skipped())
-            rows = rows_for_cache(rows)
-            collator = CachedCollator(self.processing_class, self.model.config.tasks, self.feature_cache)
-        if self.args.world_size > 1 and not self.args.dataloader_drop_last:
-            self._filler = len(rows)
-            rows = concatenate_datasets([rows, unlabelled_row(rows, self.model.config.tasks)])
-        self.train_dataset, self.data_collator = rows, NumberedCollator(collator)
-        try:
-            return super().get_train_dataloader()
-        finally:
-            self.train_dataset, self.data_collator = plain
-            self._filler = None
-
-    def _prefix_to_cache(self) -> FrozenPrefix | None:
-        prefix, asked = FrozenPrefix.of(self.freezing), self.args.feature_cache
-        if asked and prefix is None:
-            raise ValueError(
-                "`feature_cache` needs a frozen lower end of the encoder: `freeze_encoder`, or `freeze_embeddings` "
-                "with `num_frozen_layers`."
-            )
-        if asked is None and prefix is not None:
-            rows_of_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            num_epochs = self.args.num_train_epochs
-            if self.args.max_steps > 0:
-                num_epochs = self.args.max_steps * rows_of_a_step / len(self.train_dataset)
-            asked = prefix.is_whole_encoder and num_epochs > 1
-        return prefix if asked else None
-
-    def _open_feature_cache(self, prefix: FrozenPrefix) -> FeatureCache | None:
-        try:
-            return open_feature_cache(
-                prefix,
-                self.train_dataset,
-                folder=Path(self.args.feature_cache_dir or Path(HF_HOME) / "mtsbert" / "feature_cache"),
-                dtype=FEATURE_CACHE_DTYPES[self.args.feature_cache_dtype],
-                limit_gb=self.args.feature_cache_gb,
-                batch_size=self.args.per_device_eval_batch_size,
-                padding_side=self.processing_class.padding_side,
-                autocast=self.accelerator.autocast,
-            )
-        except ValueError as error:
-            if self.args.feature_cache:
-                raise
-            logger.warning(f"No feature cache: {error}")
-            return None
-
-    # Padding
-
-    def _leave_out_padding(self, first_layer: int = 0) -> None:
-        """From here to the end of training the encoder's layers from the given one on see no padding."""
-        if not self.args.padding_free or self.args.torch_compile:
-            return
-        texts = Texts.of(self.train_dataset.select(range(min(len(self.train_dataset), TEXTS_TO_CHECK))))
-        input_ids, attention_mask = texts.padded(texts.sample(), self.args.device, self.processing_class.padding_side)
-        self.model.eval()
-        try:
-            padding_free = PaddingFree(self.model, first_layer=first_layer)
-            padding_free.check(input_ids=input_ids, attention_mask=attention_mask)
-        except ValueError as error:
-            logger.info(f"Training with padding: {error}")
-            return
-        self._while_training.enter_context(padding_free.active())
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return super().floating_point_ops(inputs) if "input_ids" in inputs else 0  # cached states: hardly any
+    def hyperparameter_search(
+        self,
+        hp_space: Callable | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "maximize",
+        backend: Any = None,
+        hp_name: Callable | None = None,
+        **kwargs,
+    ):
+        """As `Trainer.hyperparameter_search`, but by default for the highest `eval_composite`."""
+        return super().hyperparameter_search(
+            hp_space,
+            compute_objective or (lambda metrics: metrics[f"eval_{COMPOSITE}"]),
+            n_trials,
+            direction,
+            backend,
+            hp_name,
+            **kwargs,
+        )
 
     # Loss
 
@@ -256,7 +282,7 @@ class MTSBertTrainer(CheckedTrainer):
             loss = sum(weight * outputs.losses[task] for task, weight in self.task_weights.items())
             return (loss, outputs) if return_outputs else loss
         self.freezing.set_modes()  # `training_step` has just put the whole model in training mode
-        rows = inputs.pop(ROW, ())
+        rows = inputs.pop(PLACE, ())
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         labels = inputs["labels"]
         shares = {task: num_items(labels[task]) / num_items_in_batch[task].clamp(min=1) for task in self.task_weights}
@@ -303,6 +329,7 @@ class MTSBertTrainer(CheckedTrainer):
     def begin_training(self) -> None:
         super().begin_training()
         self.freezing.begin(self.state.max_steps)
+        self._warn_of_unfed_heads()
         logger.info(f"What is trained:\n{parameter_table(self.freezing, self.learning_rates)}")
         if self.is_fsdp_enabled and self.args.gradient_statistics_steps > 0:
             logger.info("The gradients of single tasks are not measured: FSDP shares out the weights.")
@@ -315,6 +342,15 @@ class MTSBertTrainer(CheckedTrainer):
         every = 0 if self.is_fsdp_enabled else self.args.gradient_statistics_steps
         if every > 0 and self.state.global_step % every == 0 and self.gradient_statistics.parameters:
             self._tasks_to_measure = set(self.task_weights)  # each in the next batch that has labels of it
+
+    def _warn_of_unfed_heads(self) -> None:
+        unfed = [task for task in self.tasks if not num_labelled_rows(self.train_dataset, task)]
+        if unfed and any(map(is_of_encoder, set(self.freezing.parts) - self.freezing.forever)):
+            logger.warning(
+                f"No training row has a label for {unfed}: these heads stay as they are while the encoder changes "
+                "under them, and their answers get worse. Freeze the encoder (`freeze_encoder`); or train on rows "
+                "of their data as well; or, where those are gone, on the old checkpoint's answers to the new texts."
+            )
 
     def end_backward(self) -> bool:
         is_left_out = super().end_backward()
@@ -352,47 +388,7 @@ class MTSBertTrainer(CheckedTrainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.balancing.load(resume_from_checkpoint)
 
-    # Order of the data
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        if self._filler is None:
-            return self._sampler_of(rows)
-        sampler = self._sampler_of(rows.select(range(self._filler)))
-        batches_at_once = 1 if self.accelerator.split_batches else self.args.world_size
-        return FilledSampler(sampler, filler=self._filler, multiple=self._train_batch_size * batches_at_once)
-
-    def _sampler_of(self, rows: Dataset) -> Sampler | None:
-        if rows is None or self.args.train_sampling_strategy == "sequential":
-            return super()._get_train_sampler(rows)
-        dataset_ids, lengths = rows[DATASET][:], rows[self.args.length_column_name][:]
-        by_length = self.args.train_sampling_strategy == "group_by_length"
-        self._sampler = DatasetSampler(
-            dataset_ids,
-            batch_size=self.args.train_batch_size,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-            lengths=lengths if by_length else None,
-            sampling=self.args.dataset_sampling,
-            weights=self._sampling_weights(dataset_ids),
-        )
-        share = padding_share(self._sampler, lengths, self.args.per_device_train_batch_size)
-        logger.info(f"Of the batches, {share:.1%} is padding.")
-        return self._sampler
-
-    def _sampling_weights(self, dataset_ids: list[int]) -> list[float] | None:
-        if self.args.dataset_sampling == TEMPERATURE:
-            counts = Counter(dataset_ids)
-            sizes = [counts[dataset] for dataset in range(len(self.dataset_names))]
-            return dataset_weights(sizes, self.args.sampling_temperature)
-        if self.args.dataset_sampling == WEIGHTS:
-            return [self.args.sampling_weights[name] for name in self.dataset_names]
-        return None
-
     def _run_epoch(self, *, epoch: int, **kwargs):
-        # The epoch does not reach a sampler through accelerate's wrappers when a run of several processes is resumed
-        # within an epoch.
-        if self._sampler is not None:
-            self._sampler.set_epoch(epoch)
         self.balancing.begin_epoch(epoch)
         return super()._run_epoch(epoch=epoch, **kwargs)
 
@@ -424,32 +420,7 @@ class MTSBertTrainer(CheckedTrainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
-    # Evaluation
-
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs):
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        losses = {task: output.metrics.get(f"{metric_key_prefix}_{task}_loss") for task in self.task_weights}
-        output.metrics[f"{metric_key_prefix}_loss"] = sum(
-            self.task_weights[task] * loss for task, loss in losses.items() if loss is not None
-        )
-        self._keep_evaluation(output, metric_key_prefix)
-        return output
-
-    def _keep_evaluation(self, output: EvalLoopOutput, prefix: str) -> None:
-        """For the model card: numbers and counts, not the answers."""
-        if output.predictions is None:
-            return
-        metrics = {key.removeprefix(f"{prefix}_"): value for key, value in output.metrics.items()}
-        counts = count_answers(self.model.config.tasks, output.predictions, output.label_ids)
-        self.evaluations[prefix] = Evaluation(metrics, counts)
-        if self.is_training and prefix == "eval":
-            self._evaluations_of_steps[self.state.global_step] = self.evaluations[prefix]
-
     # Model card
-
-    @property
-    def is_training(self) -> bool:
-        return self._while_training is not None
 
     def create_model_card(
         self,

@@ -39,7 +39,7 @@ def features(examples, tasks, tokenizer):
 def trainer_of(model, features, tokenizer, tmp_path):
     """Builds a Trainer on the eight rows; keyword arguments are training arguments."""
 
-    def build(*, of: MTSBertModel = model, eval_dataset=None, dataset_names=("train",), **arguments) -> MTSBertTrainer:
+    def build(*, of: MTSBertModel = model, train_dataset=features, eval_dataset=None, **arguments) -> MTSBertTrainer:
         settings = {
             "output_dir": str(tmp_path / "run"),
             "precision": "fp32",
@@ -56,9 +56,8 @@ def trainer_of(model, features, tokenizer, tmp_path):
         return MTSBertTrainer(
             of,
             MTLTrainingArguments(**settings),
-            tokenizer,
-            dataset_names=dataset_names,
-            train_dataset=features,
+            processing_class=tokenizer,
+            train_dataset=train_dataset,
             eval_dataset=eval_dataset,
         )
 

@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset
 
 from mtsbert.arguments import DataArguments
-from mtsbert.data.loading import load_data
+from mtsbert.data.loading import load_recipe_data
 from mtsbert.data.skipped_rows import SKIPPED_ROWS_FILE
 from run_mtl import main
 
@@ -69,7 +69,7 @@ REASONS = {  # rows counted from 0; blank lines are none
 def test_bad_rows_of_jsonl_are_left_out_with_their_numbers_and_reasons(tokenizer, tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", JSONL)
     tasks = {**TASKS, "topic": {**TASKS["topic"], "labels": ["Business", "Sports"]}}
-    data = load_data(arguments_of({"train": path}, tasks), tokenizer, ["train"])
+    data = load_recipe_data(arguments_of({"train": path}, tasks), tokenizer, ["train"])
     assert list(data.texts("train")) == ["Oslo wins", "Lima wins"]
     assert data.examples["train"]["row"][:] == [0, 6]
     assert [data.num_labelled("train", task) for task in tasks] == [2, 2]
@@ -87,13 +87,13 @@ def test_the_first_bad_row_is_an_error_unless_rows_are_skipped(tokenizer, tmp_pa
         path = write_jsonl(tmp_path / f"{row}.jsonl", [GOOD, GOOD, lines[row]])
         message = reason.replace(f"Line {row + 1 + (row > 3)} ", "Line 3 ").replace(f"Row {row + 1} ", "Row 3 ")
         with pytest.raises(ValueError, match=message):
-            load_data(arguments_of({"train": path}, tasks, bad_rows="error"), tokenizer, ["train"])
+            load_recipe_data(arguments_of({"train": path}, tasks, bad_rows="error"), tokenizer, ["train"])
 
 
 def test_bad_rows_of_csv_are_left_out(tokenizer, tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,topic\nOslo,Sports\nLima\n,Sports\n\nKyiv,Sports,x\nRome,World\n")
-    data = load_data(arguments_of({"train": path}, only("topic")), tokenizer, ["train"])
+    data = load_recipe_data(arguments_of({"train": path}, only("topic")), tokenizer, ["train"])
     assert list(data.texts("train")) == ["Oslo", "Rome"]
     assert [one.row for one in data.skipped] == [1, 2, 3, 4]
     assert data.skipped[0].reason == f"Row 2 of {path} has 1 cells; the header has 2: ['text', 'topic']."
@@ -103,7 +103,7 @@ def test_bad_rows_of_csv_are_left_out(tokenizer, tmp_path):
 def test_bad_texts_of_a_bio_file_are_left_out_whole(tokenizer, tmp_path):
     path = tmp_path / "a.bio"
     path.write_text("Oslo\tB-GPE\n\nLima\nwins\tO\n\nIn\tO\nRome\tI-GPE\n\n\tO\n\nKyiv\tB-\n\nKyiv\tB-GPE\n")
-    data = load_data(
+    data = load_recipe_data(
         arguments_of({"train": path}, only("ner"), {"tokens": "text", "tags": "ner"}), tokenizer, ["train"]
     )
     assert list(data.texts("train")) == ["Oslo", "Kyiv"]
@@ -122,12 +122,12 @@ def test_text_of_a_parquet_file_that_is_not_utf8_is_a_bad_row(tokenizer, tmp_pat
     )
     pq.write_table(pa.table({"text": texts, "topic": ["a", "b", "a"]}), tmp_path / "a.parquet")
     arguments = arguments_of({"train": tmp_path / "a.parquet"}, {"topic": {**TASKS["topic"], "labels": ["a", "b"]}})
-    data = load_data(arguments, tokenizer, ["train"])
+    data = load_recipe_data(arguments, tokenizer, ["train"])
     assert list(data.texts("train")) == ["Oslo", "Lima"]
     assert [(one.row, one.reason[:36]) for one in data.skipped] == [(1, "column 'text' cannot be read ('utf-8")]
     arguments.bad_rows = "error"
     with pytest.raises(ValueError, match="Row 1 of dataset 'news', split 'train': column 'text' cannot be read"):
-        load_data(arguments, tokenizer, ["train"])
+        load_recipe_data(arguments, tokenizer, ["train"])
 
 
 def test_what_is_read_from_the_cache_reports_the_same_rows(tokenizer, tmp_path, monkeypatch):
@@ -135,10 +135,10 @@ def test_what_is_read_from_the_cache_reports_the_same_rows(tokenizer, tmp_path, 
     Dataset.from_dict({"text": texts, "topic": ["a", "b", "c", "a", "b"]}).to_parquet(tmp_path / "a.parquet")
     tasks = {"topic": {**TASKS["topic"], "labels": ["a", "b"]}}
     arguments = arguments_of({"train": tmp_path / "a.parquet"}, tasks)
-    first = load_data(arguments, tokenizer, ["train"])
+    first = load_recipe_data(arguments, tokenizer, ["train"])
     assert [one.row for one in first.skipped] == [1, 2, 3]
     monkeypatch.setattr("mtsbert.data.features._tokenize", None)
-    again = load_data(arguments, tokenizer, ["train"])
+    again = load_recipe_data(arguments, tokenizer, ["train"])
     assert again.skipped == first.skipped
     assert again.features["train"][:] == first.features["train"][:]
 
@@ -148,14 +148,16 @@ def test_row_numbers_of_a_sample_are_those_of_the_file(tokenizer, tmp_path):
     rows[28]["topic"] = "z"
     path = write_jsonl(tmp_path / "a.jsonl", rows)
     tasks = {"topic": {**TASKS["topic"], "labels": ["a", "b"]}}
-    data = load_data(arguments_of({"train": path}, tasks, max_train_samples=20), tokenizer, ["train"])
+    data = load_recipe_data(arguments_of({"train": path}, tasks, max_train_samples=20), tokenizer, ["train"])
     assert len(data.examples["train"]) + len(data.skipped) == 20
     assert [f"Text {row}" for row in data.examples["train"]["row"]] == list(data.texts("train"))
     assert all(one.row % 3 == 0 or one.row == 28 for one in data.skipped)
     rows = [{"text": f"Text {row}", "topic": "z" if row == 28 else "a"} for row in range(30)]
     path = write_jsonl(tmp_path / "b.jsonl", rows)
     with pytest.raises(ValueError, match="Row 28 of dataset 'news', split 'train': label 'z' is not one"):
-        load_data(arguments_of({"train": path}, tasks, max_train_samples=29, bad_rows="error"), tokenizer, ["train"])
+        load_recipe_data(
+            arguments_of({"train": path}, tasks, max_train_samples=29, bad_rows="error"), tokenizer, ["train"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_row_numbers_of_a_sample_are_those_of_the_file(tokenizer, tmp_path):
 def test_a_file_that_is_broken_as_a_whole_remains_an_error(tokenizer, tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=message):
-        load_data(arguments_of({"train": tmp_path / name}, only("topic")), tokenizer, ["train"])
+        load_recipe_data(arguments_of({"train": tmp_path / name}, only("topic")), tokenizer, ["train"])
 
 
 def test_an_unknown_choice_is_refused():

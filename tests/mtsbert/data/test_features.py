@@ -11,7 +11,7 @@ from mtsbert.arguments import DataArguments
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import _tokenize, build_features
 from mtsbert.data.labels import _labels_of
-from mtsbert.data.loading import load_data
+from mtsbert.data.loading import load_recipe_data
 from tests.mtsbert.rows import examples_of
 
 
@@ -130,16 +130,16 @@ def test_a_file_is_read_and_tokenized_once(tokenizer, tasks, tmp_path, monkeypat
     )
     rows = Dataset.from_dict({"text": ["Lima wins", "Oil rises"] * 4, "label": ["Sports", "Business"] * 4})
     rows.to_parquet(tmp_path / "train.parquet")
-    first = load_data(arguments, tokenizer, ["train"])
+    first = load_recipe_data(arguments, tokenizer, ["train"])
     calls = []
     monkeypatch.setattr("mtsbert.data.features._tokenize", lambda *args: calls.append(args) or _tokenize(*args))
     monkeypatch.setattr("mtsbert.data.examples._read_example", None)
-    again = load_data(arguments, tokenizer, ["train"])
+    again = load_recipe_data(arguments, tokenizer, ["train"])
     assert not calls
     assert again.features["train"][:] == first.features["train"][:]
     assert again.examples["train"][:] == first.examples["train"][:]
     arguments.max_length = 3
-    shorter = load_data(arguments, tokenizer, ["train"])
+    shorter = load_recipe_data(arguments, tokenizer, ["train"])
     assert len(calls) == 1
     assert shorter.features["train"]["length"][:] == [3] * 8
     assert all(shorter.tokenization["train"].cut)

@@ -260,16 +260,17 @@ def test_pairs_and_several_datasets_are_cached(trainer_of, encoder_folder, token
         for i, text in enumerate(texts)
     ]
     rows.append({"text": texts[0], "text_pair": None, "topic": "b", "dataset": 1})  # among pairs
-    features, _ = build_features(examples_of(rows, tasks), tasks, tokenizer, max_length=32, split="train")
+    features, _ = build_features(
+        examples_of(rows, tasks), tasks, tokenizer, max_length=32, split="train", dataset_names=["one", "two"]
+    )
     model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks)
     found = []
     for cached in (True, False):
         trainer = trainer_of(
             of=copy.deepcopy(model), num_train_epochs=2, per_device_train_batch_size=5, freeze_encoder=True,
             feature_cache=cached, feature_cache_dir=str(tmp_path), feature_cache_dtype="fp32",
-            train_sampling_strategy="random", dataset_sampling="round_robin", dataset_names=["one", "two"],
+            train_sampling_strategy="random", dataset_sampling="round_robin", train_dataset=features,
         )  # fmt: skip
-        trainer.train_dataset = features
         trainer.train()
         found.append(trainer)
     assert found[0].feature_cache is not None

@@ -313,7 +313,7 @@ def test_pair_tasks_have_a_card_and_code_of_their_own(trainer_of, encoder_folder
     for tasks, tag in ((pairs, "text-classification"), ({"sts": pairs["sts"]}, "sentence-similarity")):
         (tmp_path / "run" / "README.md").unlink(missing_ok=True)
         model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks)
-        trainer_of(of=model).create_model_card()
+        trainer_of(of=model, train_dataset=None).create_model_card()
         card = card_of(tmp_path / "run")
         assert card.data.pipeline_tag == tag
         snippets = code_of(card, "python")

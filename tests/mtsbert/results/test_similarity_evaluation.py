@@ -27,7 +27,9 @@ def test_spearman_equals_that_of_sentence_transformers(real_data, minilm, tmp_pa
     tokenizer = load_tokenizer(arguments)
     features, _ = build_features(examples_of(examples, tasks), tasks, tokenizer, max_length=128, split="validation")
     settings = MTLTrainingArguments(output_dir=str(tmp_path), precision="fp32", per_device_eval_batch_size=50)
-    ours = MTSBertTrainer(load_model(arguments, tasks), settings, tokenizer, eval_dataset=features).evaluate()
+    ours = MTSBertTrainer(
+        load_model(arguments, tasks), settings, processing_class=tokenizer, eval_dataset=features
+    ).evaluate()
 
     model = SentenceTransformer(resolve_name(minilm), device="cpu")
     evaluator = EmbeddingSimilarityEvaluator(

@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
+from datasets import ClassLabel
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import build_features
-from mtsbert.training.checked_steps import SKIPPED_STEPS
-from mtsbert.training.nonfinite import name_rows
+from mtsbert.training.nonfinite import SKIPPED_STEPS, name_rows
 from run_mtl import main
 from tests.mtsbert.rows import examples_of
 
@@ -139,16 +139,15 @@ def test_a_sum_that_is_no_number_is_seen_though_each_loss_is_one(trainer_of):
 
 
 def test_rows_are_called_by_their_numbers_in_their_datasets(features, tokenizer):
-    datasets = features.remove_columns("dataset").add_column("dataset", [0, 0, 0, 1, 1, 1, 1, 1])
-    named = name_rows([2, 4], datasets, ["news", "more"], tokenizer)
+    rows = features.remove_columns(["dataset", "row"])
+    rows = rows.add_column("dataset", [0, 0, 0, 1, 1, 1, 1, 1]).add_column("row", [0, 1, 2, 0, 1, 2, 3, 4])
+    rows = rows.cast_column("dataset", ClassLabel(names=["news", "more"]))
+    named = name_rows([2, 4], rows, tokenizer)
     assert named == (
         "row 2 of dataset 'news' ('nimbus labs opens an office in lima'), "
         "row 1 of dataset 'more' ('the final ends without a goal')"
     )
-    assert name_rows([4], datasets, ["news", "more"], tokenizer, range(100, 108)).startswith(
-        "row 104 of dataset 'more'"
-    )
-    assert name_rows(range(8), datasets, ["news", "more"], tokenizer).endswith(" and 3 more")
+    assert name_rows(range(8), rows, tokenizer).endswith(" and 3 more")
 
 
 def test_a_run_counts_in_its_results_and_names_rows_as_the_file_does(recipe, model, tokenizer, tmp_path):

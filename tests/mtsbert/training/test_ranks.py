@@ -14,8 +14,8 @@ import torch
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import build_features
-from mtsbert.training.checked_steps import SKIPPED_STEPS
 from mtsbert.training.checkpoints import flaw_of, newest_whole
+from mtsbert.training.nonfinite import SKIPPED_STEPS
 from tests.mtsbert.rows import examples_of
 
 
@@ -41,7 +41,7 @@ arguments = MTLTrainingArguments(
     **{"train_sampling_strategy": "sequential", "save_strategy": "no", **settings},
 )
 trainer = MTSBertTrainer(
-    model, arguments, AutoTokenizer.from_pretrained(folder, config=model.config.encoder_config),
+    model, arguments, processing_class=AutoTokenizer.from_pretrained(folder, config=model.config.encoder_config),
     train_dataset=load_from_disk(folder + "/features"), eval_dataset=load_from_disk(folder + "/features"),
 )
 class Event(TrainerCallback):
