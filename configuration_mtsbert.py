@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -282,6 +283,22 @@ class MTSBertConfig(PreTrainedConfig):
     def hidden_size(self) -> int:
         """Width `H` of the encoder, which is also the size of the sentence embedding."""
         return self.encoder_config.hidden_size
+
+    def select_tasks(self, names: str | Iterable[str] | None) -> dict[str, dict]:
+        """
+        The named tasks with their settings, in the order of the config; all of them for None.
+
+        Raises:
+            `ValueError`: for a name that is no task of this config.
+        """
+        if names is None:
+            return self.tasks
+        chosen = {names} if isinstance(names, str) else set(names)
+        if unknown := sorted(chosen - set(self.tasks), key=str):
+            raise ValueError(
+                f"`tasks` names tasks that the model does not have: {unknown}; it has {list(self.tasks)}."
+            )
+        return {name: task for name, task in self.tasks.items() if name in chosen}
 
     def tasks_of_type(self, task_type: str) -> list[str]:
         return [name for name, task in self.tasks.items() if task["type"] == task_type]

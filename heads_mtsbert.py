@@ -1,7 +1,9 @@
-"""What stands on the encoder: heads from states to logits, and the loss of every item.
+"""What stands on the encoder: heads from states to logits, the loss of every item, and changing a model's tasks.
 
 Letters used below: `B` texts, `T` word pieces, `H` hidden size, `C` classes, `K` tags.
 """
+
+from copy import deepcopy
 
 import torch
 from torch import nn
@@ -9,11 +11,23 @@ from torch.nn import functional as F
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
-    from .configuration_mtsbert import PAIR_CLASSIFICATION, PAIR_SIMILARITY, MTSBertConfig
-    from .entities_mtsbert import IGNORE_INDEX
+    from .configuration_mtsbert import (
+        PAIR_CLASSIFICATION,
+        PAIR_SIMILARITY,
+        TOKEN_CLASSIFICATION,
+        MTSBertConfig,
+        check_tasks,
+    )
+    from .entities_mtsbert import IGNORE_INDEX, OUTSIDE, bio_labels, entity_types
 except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from configuration_mtsbert import PAIR_CLASSIFICATION, PAIR_SIMILARITY, MTSBertConfig
-    from entities_mtsbert import IGNORE_INDEX
+    from configuration_mtsbert import (
+        PAIR_CLASSIFICATION,
+        PAIR_SIMILARITY,
+        TOKEN_CLASSIFICATION,
+        MTSBertConfig,
+        check_tasks,
+    )
+    from entities_mtsbert import IGNORE_INDEX, OUTSIDE, bio_labels, entity_types
 
 
 class ClassificationHead(nn.Module):
@@ -41,6 +55,11 @@ class CosineHead(nn.Module):
 
     def forward(self, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return F.cosine_similarity(u.float(), v.float(), dim=-1)
+
+
+def new_head(config: MTSBertConfig, task: dict) -> nn.Module:
+    """The head for a task with these settings, not yet initialised."""
+    return CosineHead() if task["type"] == PAIR_SIMILARITY else ClassificationHead(config, task)
 
 
 def is_labelled(labels: torch.Tensor) -> torch.Tensor:
@@ -83,3 +102,104 @@ def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch
         label_smoothing=smoothing,
     )
     return losses.view(labels.shape)
+
+
+class TaskEditing:
+    """
+    Adding, dropping and renaming the tasks of a model. `save_pretrained` keeps the result. An edit that is refused
+    changes nothing. Build optimizers after editing: they hold the parameters that were there before.
+    """
+
+    def add_task(self, name: str, settings: str | dict) -> None:
+        """
+        Adds a task with a freshly initialised head, which the model answers with from now on, but has yet to learn.
+
+        Args:
+            name (`str`): A lower-case identifier that the model has no task of yet.
+            settings (`dict` or `str`):
+                The task's settings, as in [`MTSBertConfig`], or only its type. The labels of a token task may be
+                entity types: `["ORG"]` stands for `["O", "B-ORG", "I-ORG"]`.
+
+        Raises:
+            `ValueError`: for a name that is taken, and for settings that no head can be built from.
+        """
+        self._check_free(name)
+        settings = {"type": settings} if isinstance(settings, str) else deepcopy(settings)
+        if isinstance(settings, dict) and settings.get("type") == TOKEN_CLASSIFICATION:
+            labels = settings.get("labels")
+            if isinstance(labels, list | tuple) and labels and OUTSIDE not in labels:
+                settings["labels"] = bio_labels(labels)
+        tasks = {**self.config.tasks, name: settings}
+        check_tasks(tasks)
+        head = new_head(self.config, settings).apply(self._init_weights)
+        self.heads[name] = head.to(self.device, self.dtype).train(self.training)
+        self.config.tasks = tasks
+
+    def drop_task(self, name: str) -> None:
+        """
+        Removes a task and its head.
+
+        Raises:
+            `ValueError`: for a task that the model does not have, and for its only one.
+        """
+        self._check_known(name)
+        if len(self.config.tasks) == 1:
+            raise ValueError(f"{name!r} is the only task of this model, and a model needs at least one.")
+        del self.heads[name]
+        self.config.tasks = {task: settings for task, settings in self.config.tasks.items() if task != name}
+
+    def rename_task(self, old: str, new: str) -> None:
+        """
+        Gives a task another name. Its place among the tasks and its head stay.
+
+        Raises:
+            `ValueError`: for a task that the model does not have, and for a new name that is taken or not allowed.
+        """
+        self._check_known(old)
+        self._check_free(new)
+        tasks = {new if task == old else task: settings for task, settings in self.config.tasks.items()}
+        check_tasks(tasks)
+        heads = list(self.heads.values())
+        self.heads.clear()
+        self.heads.update(zip(tasks, heads, strict=True))
+        self.config.tasks = tasks
+
+    def rename_labels(self, task: str, names: dict[str, str]) -> None:
+        """
+        Gives labels of a task other names. Their order and the weights stay.
+
+        Args:
+            task (`str`): The task's name.
+            names (`dict[str, str]`):
+                Present label → new label; the others keep theirs. For a token task these are entity types:
+                `{"GPE": "PLACE"}` renames `B-GPE` and `I-GPE`.
+
+        Raises:
+            `ValueError`: for a task or a label that the model does not have, and where two labels would be the same.
+        """
+        self._check_known(task)
+        settings = self.config.tasks[task]
+        is_token_task = settings["type"] == TOKEN_CLASSIFICATION
+        labels = settings.get("labels")
+        if labels is None:
+            raise ValueError(f"Task {task!r} is a {settings['type']} task, which has no labels.")
+        present = entity_types(labels) if is_token_task else list(labels)
+        if unknown := [name for name in names if name not in present]:
+            kind = "entity types" if is_token_task else "labels"
+            raise ValueError(f"Task {task!r} has no {kind} {unknown}; it has {present}.")
+        if wrong := [name for name in names.values() if not isinstance(name, str) or not name]:
+            raise ValueError(f"Task {task!r}: the new names {wrong} are not non-empty strings.")
+        renamed = [names.get(name, name) for name in present]
+        if len(set(renamed)) < len(renamed):
+            raise ValueError(f"Task {task!r}: two labels would have the same name in {renamed}.")
+        if is_token_task:  # the tags may be in any order behind the 'O'
+            renamed = [tag if tag == OUTSIDE else f"{tag[:2]}{names.get(tag[2:], tag[2:])}" for tag in labels]
+        self.config.tasks = {**self.config.tasks, task: {**settings, "labels": renamed}}
+
+    def _check_known(self, name: str) -> None:
+        if name not in self.config.tasks:
+            raise ValueError(f"The model has no task {name!r}; it has {list(self.config.tasks)}.")
+
+    def _check_free(self, name: str) -> None:
+        if name in self.config.tasks:
+            raise ValueError(f"The model already has a task {name!r}; drop that one, or choose another name.")

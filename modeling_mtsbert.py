@@ -4,6 +4,7 @@ Letters used below: `B` texts, `T` word pieces, `H` hidden size, `C` classes, `K
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 
 
@@ -25,7 +26,8 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
         check_sources,
         check_weights,
     )
-    from .heads_mtsbert import ClassificationHead, CosineHead, item_losses, num_items
+    from .heads_mtsbert import TaskEditing, item_losses, new_head, num_items
+    from .pipeline_mtsbert import MTSBertPipeline
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from configuration_mtsbert import (
         PAIR_SIMILARITY,
@@ -36,7 +38,8 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         check_sources,
         check_weights,
     )
-    from heads_mtsbert import ClassificationHead, CosineHead, item_losses, num_items
+    from heads_mtsbert import TaskEditing, item_losses, new_head, num_items
+    from pipeline_mtsbert import MTSBertPipeline
 
 
 @dataclass
@@ -95,7 +98,7 @@ def sentence_transformers_files(config: MTSBertConfig) -> dict[str, Any]:
     }
 
 
-class MTSBertModel(PreTrainedModel):
+class MTSBertModel(TaskEditing, PreTrainedModel):
     """The whole model: an encoder, its pooling and one head per task of the config.
 
     `from_pretrained` loads a checkpoint of this class; [`MTSBertModel.from_encoder`] starts a new one from a
@@ -119,12 +122,7 @@ class MTSBertModel(PreTrainedModel):
         self.encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None  # our pooling replaces it; unused weights would only break DDP and freezing
-        self.heads = nn.ModuleDict(
-            {
-                name: CosineHead() if task["type"] == PAIR_SIMILARITY else ClassificationHead(config, task)
-                for name, task in config.tasks.items()
-            }
-        )
+        self.heads = nn.ModuleDict({name: new_head(config, task) for name, task in config.tasks.items()})
         self.post_init()
 
     @torch.no_grad()
@@ -290,6 +288,7 @@ class MTSBertModel(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        tasks: Iterable[str] | None = None,
     ) -> MTSBertOutput | tuple:
         r"""
         Args:
@@ -309,10 +308,15 @@ class MTSBertModel(PreTrainedModel):
             num_items_in_batch (`dict[str, torch.Tensor]`, *optional*):
                 By task: what to divide the summed loss by, instead of the labelled items of this very batch. The
                 Trainer passes the count over the whole optimizer step.
+            tasks (`Iterable[str]`, *optional*, defaults to all of them):
+                The tasks to compute `logits` of; the other heads are not run. Not together with `labels`.
 
         Returns:
             [`MTSBertOutput`], or a tuple of its fields that are not None.
         """
+        if tasks is not None and labels is not None:
+            raise ValueError("Give either `labels` or `tasks`: the losses need the logits of every task.")
+        chosen = self.config.select_tasks(tasks)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         requested = self._requested(output_attentions, output_hidden_states)
         texts, pair_texts, second_states = input_ids, pair_input_ids, None
@@ -338,7 +342,7 @@ class MTSBertModel(PreTrainedModel):
         u = self.embed(text_states)
         v = None if second_states is None else self.embed(second_states)
         logits = {}
-        for task, settings in self.config.tasks.items():
+        for task, settings in chosen.items():
             if settings["type"] not in PAIR_TYPES:
                 logits[task] = self.head_logits(task, encoded.last_hidden_state, text_states)
             elif v is not None:
@@ -379,12 +383,8 @@ class MTSBertModel(PreTrainedModel):
             losses[task] = sum((part.float().sum() * 0.0 for part in in_graph), torch.zeros((), device=self.device))
         return losses
 
-    def as_pipeline(self, tokenizer, **kwargs):
-        """The [`MTSBertPipeline`] of this model. Its import also makes every saved checkpoint carry that file."""
-        try:
-            from .pipeline_mtsbert import MTSBertPipeline
-        except ImportError:
-            from pipeline_mtsbert import MTSBertPipeline
+    def as_pipeline(self, tokenizer: PreTrainedTokenizerBase | str | None = None, **kwargs) -> MTSBertPipeline:
+        """The [`MTSBertPipeline`] of this model, which takes the same arguments."""
         return MTSBertPipeline(model=self, tokenizer=tokenizer, **kwargs)
 
     def _requested(self, output_attentions: bool | None, output_hidden_states: bool | None) -> dict[str, bool]:
@@ -415,12 +415,28 @@ class _SingleTaskView(MTSBertModel):
             raise ValueError(f"`head` is {head!r}; the {self.task_type} tasks of this checkpoint are {candidates}.")
         super().__init__(config)
         self.head = head or candidates[0]
-        labels = config.tasks[self.head]["labels"]
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
         is_multi_label = config.tasks[self.head].get("multi_label", False)
         config.problem_type = "multi_label_classification" if is_multi_label else "single_label_classification"
+        self._name_labels()
+
+    def _name_labels(self) -> None:
+        labels = self.config.tasks[self.head]["labels"]
+        self.config.id2label = dict(enumerate(labels))
+        self.config.label2id = {label: index for index, label in enumerate(labels)}
         self.num_labels = len(labels)
+
+    def drop_task(self, name: str) -> None:
+        if name == self.head:
+            raise ValueError(f"This model answers with the head {name!r}; open the checkpoint with another `head`.")
+        super().drop_task(name)
+
+    def rename_task(self, old: str, new: str) -> None:
+        super().rename_task(old, new)
+        self.head = new if self.head == old else self.head
+
+    def rename_labels(self, task: str, names: dict[str, str]) -> None:
+        super().rename_labels(task, names)
+        self._name_labels()
 
     def forward(
         self,
