@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import BatchEncoding
 
-from .model_files import MTSBertConfig, MTSBertPipeline
+from .model_files import PAIR_TYPES, MTSBertConfig, MTSBertPipeline
 from .starting_point import open_tokenizer
 
 
@@ -60,16 +60,24 @@ class OnnxModel:
         return _session(self._folder / PAIRS_FILE)
 
     def __call__(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, *, is_alone: bool = True, **unused
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        *,
+        is_alone: bool = True,
+        tasks: list[str] | None = None,
+        **unused,
     ) -> OnnxOutput:
+        chosen = self.config.select_tasks(tasks)
+        names = [EMBEDDING, *(LOGITS + task for task in chosen if chosen[task]["type"] not in PAIR_TYPES)]
         with self._opening:  # several threads ask at once, and `cached_property` would open one for each
             session = self.alone if is_alone else self.beside_others
-        answers = _run(session, input_ids=input_ids, attention_mask=attention_mask)
+        answers = _run(session, names, input_ids=input_ids, attention_mask=attention_mask)
         embedding = answers.pop(EMBEDDING)
         return OnnxOutput(embedding, {name.removeprefix(LOGITS): logits for name, logits in answers.items()})
 
     def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return _run(self.pairs, u=u, v=v)[LOGITS + task]
+        return _run(self.pairs, [LOGITS + task], u=u, v=v)[LOGITS + task]
 
 
 class OnnxPipeline(MTSBertPipeline):
@@ -80,7 +88,7 @@ class OnnxPipeline(MTSBertPipeline):
         `ValueError`: where the folder is no export, or onnxruntime is not installed.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, **parameters):
         folder = Path(folder)
         if not (folder / TEXTS_FILE).is_file():
             raise ValueError(f"{folder} has no {TEXTS_FILE}; `python -m mtl.export` writes such a folder.")
@@ -88,9 +96,10 @@ class OnnxPipeline(MTSBertPipeline):
         self.tokenizer = open_tokenizer(folder, self.model.config.encoder_config)
         self.device = self.model.device
         self._batch_size = None
+        _, self._forward_params, self._postprocess_params = self._sanitize_parameters(**parameters)
 
-    def _outputs(self, inputs: BatchEncoding, *, is_alone: bool) -> OnnxOutput:
-        return self.model(**inputs, is_alone=is_alone)
+    def _outputs(self, inputs: BatchEncoding, *, is_alone: bool, tasks: list[str] | None) -> OnnxOutput:
+        return self.model(**inputs, is_alone=is_alone, tasks=tasks)
 
 
 def _import_onnxruntime() -> ModuleType:
@@ -109,7 +118,9 @@ def _session(path: Path, *, num_threads: int = 0) -> "InferenceSession":
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _run(session, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-    names = [output.name for output in session.get_outputs()]
-    answers = session.run(names, {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()})
-    return dict(zip(names, map(torch.from_numpy, answers), strict=True))
+def _run(session: "InferenceSession", names: list[str], **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The outputs of these names; what only others need is not computed."""
+    options = _import_onnxruntime().RunOptions()
+    options.only_execute_path_to_fetches = True
+    given = {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()}
+    return dict(zip(names, map(torch.from_numpy, session.run(names, given, options)), strict=True))
