@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from os import PathLike
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -79,14 +79,14 @@ class MTSBertPipeline(Pipeline):
     _load_feature_extractor = False
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | PathLike | None = None, **kwargs
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path | None = None, **kwargs
     ):
         if (head := getattr(model, "head", None)) is not None:
             raise ValueError(
                 f"This model is a view of a checkpoint that answers with the head {head!r} alone. Open the checkpoint "
                 "with `AutoModel` for the multi-task pipeline."
             )
-        if tokenizer is None or isinstance(tokenizer, str | PathLike):
+        if tokenizer is None or isinstance(tokenizer, str | Path):
             tokenizer = saved_tokenizer(model, tokenizer)
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
 
@@ -325,7 +325,7 @@ class PipelineOfModel:
     _load_feature_extractor = False
 
     def __new__(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | PathLike | None = None, **kwargs
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path | None = None, **kwargs
     ):
         if not hasattr(model, "as_pipeline"):
             raise ValueError(
@@ -338,7 +338,7 @@ if PIPELINE_TASK not in PIPELINE_REGISTRY.get_supported_tasks():  # once in a pr
     PIPELINE_REGISTRY.register_pipeline(PIPELINE_TASK, PipelineOfModel, pt_model=AutoModel, type="text")
 
 
-def saved_tokenizer(model: PreTrainedModel, name_or_path: str | PathLike | None = None) -> PreTrainedTokenizerBase:
+def saved_tokenizer(model: PreTrainedModel, name_or_path: str | Path | None = None) -> PreTrainedTokenizerBase:
     """
     A saved tokenizer, of which no code is run; by default the one beside the model.
 

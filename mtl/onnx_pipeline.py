@@ -82,7 +82,12 @@ class OnnxModel:
 
 class OnnxPipeline(MTSBertPipeline):
     """
-    Answers like [`MTSBertPipeline`], from a folder that `mtl.export` wrote.
+    Answers like [`MTSBertPipeline`], from a folder that `mtl.export` wrote. onnxruntime computes the whole graph;
+    `tasks` spares only what comes after it.
+
+    Args:
+        folder (`str` or `Path`): The export.
+        parameters: What a call does unless it says otherwise; see [`~MTSBertPipeline.__call__`].
 
     Raises:
         `ValueError`: where the folder is no export, or onnxruntime is not installed.
@@ -119,8 +124,5 @@ def _session(path: Path, *, num_threads: int = 0) -> "InferenceSession":
 
 
 def _run(session: "InferenceSession", names: list[str], **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The outputs of these names; what only others need is not computed."""
-    options = _import_onnxruntime().RunOptions()
-    options.only_execute_path_to_fetches = True
-    given = {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()}
-    return dict(zip(names, map(torch.from_numpy, session.run(names, given, options)), strict=True))
+    answers = session.run(names, {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()})
+    return dict(zip(names, map(torch.from_numpy, answers), strict=True))
