@@ -30,6 +30,9 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
     from entities_mtsbert import IGNORE_INDEX, OUTSIDE, bio_labels, entity_types
 
 
+MULTI_LABEL_THRESHOLD = 0.5
+
+
 class ClassificationHead(nn.Module):
     """Dropout, an optional hidden layer, and a linear layer on states of any width."""
 
@@ -102,6 +105,27 @@ def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch
         label_smoothing=smoothing,
     )
     return losses.view(labels.shape)
+
+
+def probabilities_of(settings: dict, logits: torch.Tensor) -> torch.Tensor:
+    """Logits `(…, C)` of a task about whole texts → probabilities, which add up to 1 unless it is multi-label."""
+    return logits.float().sigmoid() if settings.get("multi_label") else logits.float().softmax(dim=-1)
+
+
+def labels_of(
+    settings: dict, probabilities: torch.Tensor, *, top_k: int | None = None, threshold: float | None = None
+) -> dict:
+    """The answer of a task about whole texts, from its probabilities `(C,)`; see [`~MTSBertPipeline.__call__`]."""
+    scores = dict(zip(settings["labels"], probabilities.tolist(), strict=True))
+    best = scores
+    if top_k is not None:
+        best = dict(sorted(scores.items(), key=lambda item: item[1], reverse=True)[:top_k])
+    if settings.get("multi_label"):
+        cut = MULTI_LABEL_THRESHOLD if threshold is None else threshold
+        return {"labels": [label for label, score in scores.items() if score > cut], "scores": best}
+    label = max(scores, key=scores.__getitem__)
+    is_sure = threshold is None or scores[label] >= threshold
+    return {"label": label if is_sure else None, "score": scores[label], "scores": best}
 
 
 class TaskEditing:

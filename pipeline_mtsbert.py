@@ -16,16 +16,17 @@ from transformers.utils import ModelOutput
 try:  # part of a package: how `trust_remote_code=True` loads this file
     from .configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
     from .entities_mtsbert import decode_tags, tags_to_spans, visible_offsets
+    from .heads_mtsbert import labels_of, probabilities_of
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
     from entities_mtsbert import decode_tags, tags_to_spans, visible_offsets
+    from heads_mtsbert import labels_of, probabilities_of
 
 
 # Word pieces in a pass, padding included: as much as a core's cache holds, and what a GPU is busy with.
 TOKENS_PER_THREAD, TOKENS_PER_GPU = 512, 16_384
 TEXTS_PER_DECODING, PLACES_PER_DECODING = 64, 32_768  # the places of all texts, padded to the longest of them
 MAX_OVERLAP = 64  # word pieces that two neighbouring windows of a long text share, at most
-MULTI_LABEL_THRESHOLD = 0.5
 
 PIPELINE_TASK = "multi-task"
 FORWARD_PARAMETERS = ("tasks",)
@@ -324,9 +325,7 @@ class PipelineOfModel:
     _load_video_processor = False
     _load_feature_extractor = False
 
-    def __new__(
-        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path | None = None, **kwargs
-    ):
+    def __new__(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path | None = None, **kwargs):
         if not hasattr(model, "as_pipeline"):
             raise ValueError(
                 f"The multi-task pipeline is one of mtsbert models, and this is a {type(model).__name__}."
@@ -375,27 +374,6 @@ def check_threshold(threshold: Any, tasks: dict[str, dict]) -> None:
 
 def threshold_of(task: str, threshold: float | dict[str, float] | None) -> float | None:
     return threshold.get(task) if isinstance(threshold, dict) else threshold
-
-
-def probabilities_of(settings: dict, logits: torch.Tensor) -> torch.Tensor:
-    """Logits `(…, C)` of a task about whole texts → probabilities, which add up to 1 unless it is multi-label."""
-    return logits.float().sigmoid() if settings.get("multi_label") else logits.float().softmax(dim=-1)
-
-
-def labels_of(
-    settings: dict, probabilities: torch.Tensor, *, top_k: int | None = None, threshold: float | None = None
-) -> dict:
-    """The answer of a task about whole texts, from its probabilities `(C,)`; see [`~MTSBertPipeline.__call__`]."""
-    scores = dict(zip(settings["labels"], probabilities.tolist(), strict=True))
-    best = scores
-    if top_k is not None:
-        best = dict(sorted(scores.items(), key=lambda item: item[1], reverse=True)[:top_k])
-    if settings.get("multi_label"):
-        cut = MULTI_LABEL_THRESHOLD if threshold is None else threshold
-        return {"labels": [label for label, score in scores.items() if score > cut], "scores": best}
-    label = max(scores, key=scores.__getitem__)
-    is_sure = threshold is None or scores[label] >= threshold
-    return {"label": label if is_sure else None, "score": scores[label], "scores": best}
 
 
 def entities_of(
