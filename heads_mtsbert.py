@@ -1,4 +1,4 @@
-"""What stands on the encoder: heads from states to logits, the loss of every item, and changing a model's tasks.
+"""The heads on top of the encoder, their losses, and the methods that add, drop and rename tasks of a model.
 
 Letters used below: `B` texts, `T` word pieces, `H` hidden size, `C` classes, `K` tags.
 """
@@ -34,7 +34,7 @@ MULTI_LABEL_THRESHOLD = 0.5
 
 
 class ClassificationHead(nn.Module):
-    """Dropout, an optional hidden layer, and a linear layer on states of any width."""
+    """Dropout, an optional hidden layer and a linear layer. Works on the states of texts, tokens and pairs alike."""
 
     def __init__(self, config: MTSBertConfig, task: dict):
         super().__init__()
@@ -54,34 +54,34 @@ class ClassificationHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """The cosine of two embeddings `(B, H)`, in float32; 0 where one of them is the zero vector."""
+    """Cosine similarity of two embeddings `(B, H)`, computed in float32. It is 0 if one of them is the zero vector."""
 
     def forward(self, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return F.cosine_similarity(u.float(), v.float(), dim=-1)
 
 
 def new_head(config: MTSBertConfig, task: dict) -> nn.Module:
-    """The head for a task with these settings, not yet initialised."""
+    """Builds the head of a task. Its weights are not initialised yet."""
     return CosineHead() if task["type"] == PAIR_SIMILARITY else ClassificationHead(config, task)
 
 
 def is_labelled(labels: torch.Tensor) -> torch.Tensor:
-    """Where a tensor of labels has one: not `IGNORE_INDEX`, and for scores not NaN."""
+    """A mask of the labelled items: class ids other than `IGNORE_INDEX`, and scores other than NaN."""
     return labels.isnan().logical_not() if labels.is_floating_point() else labels.ne(IGNORE_INDEX)
 
 
 def num_items(labels: torch.Tensor) -> torch.Tensor:
-    """How many items of a batch are labelled, as a tensor without dimensions."""
+    """The number of labelled items in a batch, as a tensor without dimensions."""
     return is_labelled(labels).sum()
 
 
 def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
-    The loss of every item in float32, shaped like `labels`; exactly 0 where there is no label.
+    The loss of every item in float32, in the shape of `labels`. Items without a label have a loss of exactly 0.
 
-    Cross-entropy; binary cross-entropy for each label of a multi-label task; for a similarity, the squared error
-    between the cosine and the score scaled to [0, 1]. Class weights multiply an item's loss; a mean is still taken
-    over the number of items.
+    The loss is the cross-entropy; for a multi-label task, the binary cross-entropy of each label; for a similarity,
+    the squared error between the cosine and the score scaled to [0, 1]. Class weights multiply the loss of an item;
+    means are still taken over the number of items, not over the sum of their weights.
     """
     logits = logits.float()
     labelled = is_labelled(labels)
@@ -108,14 +108,21 @@ def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch
 
 
 def probabilities_of(settings: dict, logits: torch.Tensor) -> torch.Tensor:
-    """Logits `(…, C)` of a task about whole texts → probabilities, which add up to 1 unless it is multi-label."""
+    """Turns logits `(…, C)` into probabilities, which add up to 1 unless the task is multi-label."""
     return logits.float().sigmoid() if settings.get("multi_label") else logits.float().softmax(dim=-1)
 
 
 def labels_of(
     settings: dict, probabilities: torch.Tensor, *, top_k: int | None = None, threshold: float | None = None
 ) -> dict:
-    """The answer of a task about whole texts, from its probabilities `(C,)`; see [`~MTSBertPipeline.__call__`]."""
+    """
+    The answer of a sequence or pair classification.
+
+    Args:
+        settings (`dict`): Settings of the task.
+        probabilities (`torch.Tensor` of shape `(C,)`): Of its labels.
+        top_k, threshold (*optional*): See [`~MTSBertPipeline.__call__`].
+    """
     scores = dict(zip(settings["labels"], probabilities.tolist(), strict=True))
     best = scores
     if top_k is not None:
@@ -130,22 +137,22 @@ def labels_of(
 
 class TaskEditing:
     """
-    Adding, dropping and renaming the tasks of a model. `save_pretrained` keeps the result. An edit that is refused
-    changes nothing. Build optimizers after editing: they hold the parameters that were there before.
+    Methods of [`MTSBertModel`] that add, drop and rename its tasks. `save_pretrained` saves the result. A method that
+    raises an error leaves the model unchanged. Build the optimizer afterwards: it keeps the parameters it is given.
     """
 
     def add_task(self, name: str, settings: str | dict) -> None:
         """
-        Adds a task with a freshly initialised head, which the model answers with from now on, but has yet to learn.
+        Adds a task with a freshly initialised head, which still has to be trained.
 
         Args:
-            name (`str`): A lower-case identifier that the model has no task of yet.
+            name (`str`): Name of the new task, a lower-case identifier.
             settings (`dict` or `str`):
-                The task's settings, as in [`MTSBertConfig`], or only its type. The labels of a token task may be
-                entity types: `["ORG"]` stands for `["O", "B-ORG", "I-ORG"]`.
+                Settings of the task, as in [`MTSBertConfig`], or just its type. The labels of a token task may be
+                given as entity types: `["ORG"]` stands for `["O", "B-ORG", "I-ORG"]`.
 
         Raises:
-            `ValueError`: for a name that is taken, and for settings that no head can be built from.
+            `ValueError`: If the name is taken, or a head cannot be built from the settings.
         """
         self._check_free(name)
         settings = {"type": settings} if isinstance(settings, str) else deepcopy(settings)
@@ -164,7 +171,7 @@ class TaskEditing:
         Removes a task and its head.
 
         Raises:
-            `ValueError`: for a task that the model does not have, and for its only one.
+            `ValueError`: If the model has no such task, or no other task.
         """
         self._check_known(name)
         if len(self.config.tasks) == 1:
@@ -174,10 +181,10 @@ class TaskEditing:
 
     def rename_task(self, old: str, new: str) -> None:
         """
-        Gives a task another name. Its place among the tasks and its head stay.
+        Renames a task. The order of the tasks and the weights of the head stay the same.
 
         Raises:
-            `ValueError`: for a task that the model does not have, and for a new name that is taken or not allowed.
+            `ValueError`: If the model has no such task, or the new name is taken or not allowed.
         """
         self._check_known(old)
         self._check_free(new)
@@ -190,16 +197,16 @@ class TaskEditing:
 
     def rename_labels(self, task: str, names: dict[str, str]) -> None:
         """
-        Gives labels of a task other names. Their order and the weights stay.
+        Renames labels of a task. The order of the labels and the weights of the head stay the same.
 
         Args:
-            task (`str`): The task's name.
+            task (`str`): Name of the task.
             names (`dict[str, str]`):
-                Present label → new label; the others keep theirs. For a token task these are entity types:
-                `{"GPE": "PLACE"}` renames `B-GPE` and `I-GPE`.
+                Current label → new label. Other labels keep their names. For a token task, give entity types:
+                `{"GPE": "PLACE"}` renames both `B-GPE` and `I-GPE`.
 
         Raises:
-            `ValueError`: for a task or a label that the model does not have, and where two labels would be the same.
+            `ValueError`: If the model has no such task or label, or two labels would have the same name.
         """
         self._check_known(task)
         settings = self.config.tasks[task]
