@@ -307,4 +307,31 @@ class MTSBertConfig(PreTrainedConfig):
         return [name for name, task in self.tasks.items() if task["type"] == task_type]
 
 
+def sentence_transformers_files(config: MTSBertConfig) -> dict[str, Any]:
+    """File name → content of the files that `SentenceTransformer` reads, in a format that all its versions know."""
+    modules = ["Transformer", "Pooling", *(["Normalize"] if config.normalize else [])]
+    folders = ["", "1_Pooling", "2_Normalize"]
+    modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
+    return {
+        "modules.json": [
+            {"idx": index, "name": str(index), "path": folder, "type": f"sentence_transformers.models.{module}"}
+            for index, (module, folder) in enumerate(zip(modules, folders, strict=False))
+        ],
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": config.hidden_size,
+            **{mode: pooling == config.pooling for pooling, mode in modes.items()},
+        },
+        "sentence_bert_config.json": {"do_lower_case": False},  # the longest text is what the tokenizer says
+        "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+    }
+
+
+def save_sentence_transformers_files(config: MTSBertConfig, folder: Path) -> None:
+    """Writes the files by which `SentenceTransformer(folder)` finds the pooling of a model or encoder saved there."""
+    for name, content in sentence_transformers_files(config).items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 MTSBertConfig.register_for_auto_class()

@@ -3,7 +3,6 @@
 Letters used below: `B` texts, `T` word pieces, `H` hidden size, `C` classes, `K` tags.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
         MTSBertConfig,
         check_sources,
         check_weights,
+        save_sentence_transformers_files,
     )
     from .heads_mtsbert import TaskEditing, item_losses, new_head, num_items
     from .pipeline_mtsbert import MTSBertPipeline
@@ -37,6 +37,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         MTSBertConfig,
         check_sources,
         check_weights,
+        save_sentence_transformers_files,
     )
     from heads_mtsbert import TaskEditing, item_losses, new_head, num_items
     from pipeline_mtsbert import MTSBertPipeline
@@ -78,25 +79,6 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
         peaks = hidden.masked_fill(~mask, torch.finfo(hidden.dtype).min).amax(dim=1)
         return torch.where(mask.any(dim=1), peaks, 0.0)
     return hidden.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
-def sentence_transformers_files(config: MTSBertConfig) -> dict[str, Any]:
-    """File name → content of the files that `SentenceTransformer` reads, in a format that all its versions know."""
-    modules = ["Transformer", "Pooling", *(["Normalize"] if config.normalize else [])]
-    folders = ["", "1_Pooling", "2_Normalize"]
-    modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
-    return {
-        "modules.json": [
-            {"idx": index, "name": str(index), "path": folder, "type": f"sentence_transformers.models.{module}"}
-            for index, (module, folder) in enumerate(zip(modules, folders, strict=False))
-        ],
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": config.hidden_size,
-            **{mode: pooling == config.pooling for pooling, mode in modes.items()},
-        },
-        "sentence_bert_config.json": {"do_lower_case": False},  # the longest text is what the tokenizer says
-        "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
-    }
 
 
 class MTSBertModel(TaskEditing, PreTrainedModel):
@@ -187,10 +169,7 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         """Like `PreTrainedModel.save_pretrained`, and also writes the files that `SentenceTransformer` needs."""
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
-            for name, content in sentence_transformers_files(self.config).items():
-                path = Path(save_directory) / name
-                path.parent.mkdir(exist_ok=True)
-                path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            save_sentence_transformers_files(self.config, Path(save_directory))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()

@@ -15,7 +15,8 @@ COMMANDS = {  # what the help says of each
     "evaluate-entities": "compare found entities with those that people marked",
     "relabel": "leave open the entities that a model which learned them disagrees with",
     "audit": "list the rows whose label is most likely wrong",
-    "export": "write a checkpoint as ONNX",
+    "export": "write a checkpoint as ONNX, or its encoder alone",
+    "edit": "add, drop or rename the tasks and labels of a checkpoint",
     "study": "compare what freezing costs and brings on your data",
     "demo": "try a model in the browser",
 }

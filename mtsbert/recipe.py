@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -16,6 +17,7 @@ from mtsbert.settings import check_numbers, unique_keys
 
 
 ARGUMENTS = (ModelArguments, DataArguments, MTLTrainingArguments)
+NOT_IN_RECIPES = ("help", "config", "search")
 MAX_VALUES = 100_000  # in a recipe, where what an alias stands for counts each time
 
 DESCRIPTION = """Trains one encoder on several tasks, evaluates it, and saves a checkpoint that opens anywhere.
@@ -33,6 +35,12 @@ def build_parser(prog: str = "run_mtl.py") -> HfArgumentParser:
         formatter_class=_ManualFormatter,
     )
     parser.add_argument("--config", help="Recipe: a YAML file whose keys are the flags below.")
+    parser.add_argument(
+        "--search",
+        metavar="SPACE",
+        help="Instead of one run, several with values of these flags that optuna chooses: a YAML file, see "
+        "`commands/search.py`.",
+    )
     return parser
 
 
@@ -93,24 +101,43 @@ _RecipeLoader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.con
 
 def recipe_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
     """The recipe as command-line flags, so that both are converted and checked by the same code."""
+    return read_yaml(path, "Recipe", lambda recipe: flags_of(recipe, parser))
+
+
+def read_yaml(path: Path, what: str, use: Callable[[dict], Any]) -> Any:
+    """
+    What becomes of a YAML file that is a mapping.
+
+    Args:
+        what (`str`): What messages call the file.
+        use (`Callable`): What to do with the mapping. What it raises names the file.
+
+    Raises:
+        `ValueError`: for a file that cannot be read, is no such YAML, or cannot be used.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Recipe {path} cannot be read: {error}.") from None
+        raise ValueError(f"{what} {path} cannot be read: {error}.") from None
     try:
-        recipe = yaml.load(text, Loader=_RecipeLoader)
-        if not isinstance(recipe, dict):
-            raise ValueError(f"it must be a mapping of flags to values; got {type(recipe).__name__}.")
-        _check_size(recipe)
-        actions = {action.dest: action for action in parser._actions if action.dest not in ("help", "config")}
-        flags = [flag for key, value in recipe.items() for flag in _flags_of(key, value, actions)]
-        _check_values(flags, parser)
+        mapping = yaml.load(text, Loader=_RecipeLoader)
+        if not isinstance(mapping, dict):
+            raise ValueError(f"it must be a mapping of flags to values; got {type(mapping).__name__}.")
+        _check_size(mapping)
+        return use(mapping)
     except yaml.YAMLError as error:
-        raise ValueError(f"Recipe {path} is not YAML: {error}") from None
+        raise ValueError(f"{what} {path} is not YAML: {error}") from None
     except RecursionError:
-        raise ValueError(f"Recipe {path} is nested too deeply.") from None
+        raise ValueError(f"{what} {path} is nested too deeply.") from None
     except ValueError as error:
-        raise ValueError(f"Recipe {path}: {error}") from None
+        raise ValueError(f"{what} {path}: {error}") from None
+
+
+def flags_of(settings: dict, parser: argparse.ArgumentParser) -> list[str]:
+    """Settings as command-line flags. Raises `ValueError` for an unknown one, or a value that its flag cannot have."""
+    actions = {action.dest: action for action in parser._actions if action.dest not in NOT_IN_RECIPES}
+    flags = [flag for key, value in settings.items() for flag in _flags_of(key, value, actions)]
+    _check_values(flags, parser)
     return flags
 
 

@@ -117,7 +117,7 @@ def test_mistakes_end_with_a_line_and_not_with_a_traceback(mtsbert, arguments, m
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "prepare", "predict", "evaluate-entities", "relabel", "audit", "export", "study", "demo"]
+    X
 )
 def test_every_command_explains_itself(mtsbert, command):
     done = mtsbert(command, "--help")

@@ -10,7 +10,6 @@ Serving needs gradio (requirements-demo.txt).
 import argparse
 import importlib.metadata
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from huggingface_hub import HfApi
 
 from mtsbert.network.starting_point import load_checkpoint_config, load_pipeline
 from mtsbert.results.tables import escape
+from mtsbert.results.unfinished import new_folder
 from mtsbert.settings import import_extra
 
 
@@ -83,8 +83,6 @@ def write_app(model_name_or_path: str, folder: Path, *, revision: str | None = N
     Raises:
         `ValueError`: where the folder is there already, or the checkpoint is none of ours.
     """
-    if folder.exists():
-        raise ValueError(f"{folder} exists already; remove it or name another folder.")
     tasks = load_checkpoint_config(model_name_or_path, revision=revision).tasks
     is_local = Path(model_name_or_path).is_dir()
     commit = None if is_local else commit_of(model_name_or_path, revision)
@@ -111,12 +109,9 @@ def write_app(model_name_or_path: str, folder: Path, *, revision: str | None = N
         f"The model's own code is run (`trust_remote_code=True`){'' if is_local else f', that of commit {commit}'}. "
         "By hand: `pip install -r requirements.txt`, then `python app.py`.\n",
     }
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, text in files.items():
-        (partial / name).write_text(text, encoding="utf-8")
-    partial.rename(folder)
+    with new_folder(folder) as partial:
+        for name, text in files.items():
+            (partial / name).write_text(text, encoding="utf-8")
     sys.stdout.write(f"{folder}: {', '.join(files)}\n")
     if is_local:
         sys.stdout.write(

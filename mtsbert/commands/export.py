@@ -1,23 +1,25 @@
-"""A checkpoint as ONNX: one graph with every output, for any number and length of texts.
+"""A checkpoint as ONNX: one graph with every output, for any number and length of texts. Or its encoder alone.
 
     mtsbert export --model runs/quickstart --output exports/quickstart [--int8]
+    mtsbert export --model runs/quickstart --output exports/encoder --encoder
 
-`mtsbert.OnnxPipeline(folder)` answers from it like the multi-task pipeline. Needs onnx, onnxscript and onnxruntime
+`mtsbert.OnnxPipeline(folder)` answers like the multi-task pipeline; that needs onnx, onnxscript and onnxruntime
 (requirements-onnx.txt).
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from configuration_mtsbert import PAIR_TYPES
+from configuration_mtsbert import PAIR_TYPES, save_sentence_transformers_files
 from modeling_mtsbert import MTSBertModel
 from mtsbert.network.onnx_pipeline import EMBEDDING, LOGITS, PAIRS_FILE, TEXTS_FILE
 from mtsbert.network.starting_point import load_pipeline
+from mtsbert.results.unfinished import new_folder
+from mtsbert.settings import import_extra
 
 
 OPSET = 23  # the first that has attention as one operation, which is faster
@@ -59,36 +61,44 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
     Raises:
         `ValueError`: where the output is there already, or the checkpoint is none of ours.
     """
-    if output.exists():
-        raise ValueError(f"{output} exists already; remove it or name another folder.")
-    pipeline = load_pipeline(model_name_or_path)
-    model, tokenizer = pipeline.model.to("cpu", torch.float32), pipeline.tokenizer
-    partial = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        model.config.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        import_extra(package, extra="onnx")
+    with new_folder(output) as folder:
+        pipeline = load_pipeline(model_name_or_path)
+        model = pipeline.model.to("cpu", torch.float32)
+        model.config.save_pretrained(folder)
+        pipeline.tokenizer.save_pretrained(folder)
         texts = TextGraph(model)
-        ids = torch.full((2, 7), tokenizer.pad_token_id or 0)
+        ids = torch.full((2, 7), pipeline.tokenizer.pad_token_id or 0)
         _write(
             texts,
             {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
             {0: "batch", 1: "sequence"},
             [EMBEDDING, *(LOGITS + task for task in texts.tasks)],
-            partial / TEXTS_FILE,
+            folder / TEXTS_FILE,
         )
         if int8:
-            _quantize(partial / TEXTS_FILE)
+            _quantize(folder / TEXTS_FILE)
         pairs = PairGraph(model)
         if pairs.tasks:
             u, v = torch.rand(2, 2, model.config.hidden_size)
             names = [LOGITS + task for task in pairs.tasks]
-            _write(pairs, {"u": u, "v": v}, {0: "batch"}, names, partial / PAIRS_FILE)
-        partial.rename(output)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+            _write(pairs, {"u": u, "v": v}, {0: "batch"}, names, folder / PAIRS_FILE)
+
+
+def export_encoder(model_name_or_path: str, output: Path) -> None:
+    """
+    Writes the encoder alone to a new folder, with its tokenizer and its pooling, as `SentenceTransformer`,
+    text-embeddings-inference and converters read it: without the heads, and without code of its own.
+
+    Raises:
+        `ValueError`: where the output is there already, or the checkpoint is none of ours.
+    """
+    with new_folder(output) as folder:
+        pipeline = load_pipeline(model_name_or_path)
+        pipeline.model.encoder.save_pretrained(folder)
+        pipeline.tokenizer.save_pretrained(folder)
+        save_sentence_transformers_files(pipeline.model.config, folder)
 
 
 def _write(
@@ -123,12 +133,23 @@ def _quantize(path: Path) -> None:
 
 def main(argv: list[str] | None = None, *, prog: str = "mtsbert export") -> None:
     parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--model", required=True, help="mtsbert checkpoint: a folder or a Hub id.")
     parser.add_argument("--output", required=True, type=Path, help="Folder to make.")
-    parser.add_argument("--int8", action="store_true", help="Quantize the weights: about a quarter of the size.")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--int8", action="store_true", help="Quantize the weights: a quarter of the size.")
+    kind.add_argument(
+        "--encoder",
+        action="store_true",
+        help="Not ONNX: the plain encoder with its pooling, which SentenceTransformer and others read without "
+        "trust_remote_code. The heads are left out.",
+    )
     args = parser.parse_args(argv)
+    if args.encoder:
+        export_encoder(args.model, args.output)
+        sys.stdout.write(f"{args.output}: the encoder, its pooling and its tokenizer\n")
+        return
     export(args.model, args.output, int8=args.int8)
     size = (args.output / TEXTS_FILE).stat().st_size / 1e6
     sys.stdout.write(f"{args.output}: {TEXTS_FILE} ({size:.1f} MB), config and tokenizer\n")

@@ -20,6 +20,7 @@ from mtsbert.data.gold import ENTITIES
 from mtsbert.data.readers import read_file
 from mtsbert.data.sources import TEXT
 from mtsbert.machine import add_precision_option
+from mtsbert.results.unfinished import new_folder
 
 
 TRAIN_FILE, CARD_FILE = "train.parquet", "README.md"
@@ -67,15 +68,12 @@ def relabel(finder: Finder, data: Path, output: Path) -> Agreement:
     """
     if not (data / TRAIN_FILE).is_file():
         raise ValueError(f"{data} has no {TRAIN_FILE}; `python -m data_prep` makes such a folder.")
-    if output.exists():
-        raise ValueError(f"{output} exists already; remove it or name another folder.")
     columns = read_file(data / TRAIN_FILE).column_names
     if missing := sorted({TEXT, ENTITIES} - set(columns)):
         raise ValueError(f"{data / TRAIN_FILE} has no columns {missing}; it has {columns}.")
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        shutil.copytree(data, partial, ignore=shutil.ignore_patterns("*.parquet", "report", "report.md"))
+    with new_folder(output) as partial:
+        left_behind = shutil.ignore_patterns("*.parquet", "report", "report.md")
+        shutil.copytree(data, partial, ignore=left_behind, dirs_exist_ok=True)
         counts = Agreement()
 
         def agree_on(batch: dict[str, list]) -> dict[str, list]:
@@ -92,9 +90,6 @@ def relabel(finder: Finder, data: Path, output: Path) -> Agreement:
                 split = split.map(agree_on, batched=True, load_from_cache_file=False, desc="Relabelling")
             split.to_parquet(partial / path.name)
         _note(partial / CARD_FILE, finder, counts)
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return counts
 
 

@@ -1,5 +1,6 @@
 """Trains, evaluates and saves one encoder for several tasks, as a recipe says: `mtsbert train` and `run_mtl.py`."""
 
+import argparse
 import logging
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from mtsbert.arguments import DataArguments, MTLTrainingArguments
+from mtsbert.commands.search import search
 from mtsbert.data.loading import load_recipe_data, needed_splits
 from mtsbert.data.report import describe_data
 from mtsbert.data.skipped_rows import report_skipped_rows
@@ -33,6 +35,11 @@ logger = logging.getLogger(__name__)
 
 def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[str, float]:
     """Runs what the arguments say and returns all metrics. Wrong input raises `ValueError` before any training."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--search", type=Path)
+    found, rest = finder.parse_known_args(argv)
+    if found.search is not None:
+        return search(found.search, rest)
     model_args, data_args, training_args = parse_arguments(argv, prog)
     splits = needed_splits(training_args)
     set_up_logging(training_args)

@@ -1,4 +1,4 @@
-"""Answers on their way to a file: what is done lies beside it, by one process at a time, until all of it is."""
+"""Output that is not finished yet: it lies beside its place, under another name, until it is whole."""
 
 import json
 import shutil
@@ -13,9 +13,32 @@ LINES_FILE, DESCRIPTION_FILE, LOCK_FILE = "answers.jsonl", "description.json", "
 SUFFIX = ".partial"
 
 
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """
+    Gives a folder to write in, which becomes `output` when the block ends; after an exception nothing is left.
+
+    Raises:
+        `ValueError`: where `output` is there already, or cannot be made.
+    """
+    if output.exists():
+        raise ValueError(f"{output} exists already; remove it or name another folder.")
+    partial = output.with_name(f".{output.name}{SUFFIX}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(f"{output} cannot be written: {error}.") from None
+    try:
+        yield partial
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 class Unfinished:
     """
-    The folder of the unfinished answers to `output`.
+    Resumable output: finished answers stay in a locked folder beside `output` until the file is complete.
 
     Args:
         description: What the answers follow from, as JSON. Answers that follow from something else are not gone on

@@ -1,6 +1,8 @@
 """ONNX: one graph that answers as the model does, at shapes that the export never saw."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -94,3 +96,30 @@ def test_folders_that_cannot_be_are_refused(checkpoint, exported, tmp_path):
     with pytest.raises(ValueError, match="No checkpoint found"):
         main(["--model", str(tmp_path / "nothing"), "--output", str(tmp_path / "new")])
     assert not (tmp_path / "new").exists()
+
+
+def test_the_encoder_alone_needs_no_code_of_ours(checkpoint, tmp_path):
+    """As SentenceTransformer and AutoModel read it, in an interpreter that knows nothing of the project."""
+    main(["--model", str(checkpoint), "--output", str(tmp_path / "encoder"), "--encoder"])
+    assert not list((tmp_path / "encoder").glob("*.py"))
+    assert "auto_map" not in (tmp_path / "encoder" / "config.json").read_text()
+    code = (
+        "import json, sys\n"
+        "from sentence_transformers import SentenceTransformer\n"
+        "from transformers import AutoModel\n"
+        "_, info = AutoModel.from_pretrained('encoder', add_pooling_layer=False, output_loading_info=True)\n"
+        "assert not info['missing_keys'] and not info['unexpected_keys'], info\n"
+        "print(json.dumps(SentenceTransformer('encoder').encode(sys.argv[1:]).tolist()))"
+    )
+    texts = [text for text in TEXTS if len(text) < 100]
+    done = subprocess.run([sys.executable, "-I", "-c", code, *texts], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    answers = MTSBertModel.from_pretrained(checkpoint).eval().as_pipeline()(texts)
+    expected = torch.tensor([answer["embedding"] for answer in answers])
+    assert torch.allclose(torch.tensor(json.loads(done.stdout.splitlines()[-1])), expected, atol=1e-5)
+
+
+def test_an_encoder_is_not_quantized_to_onnx(checkpoint, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--model", str(checkpoint), "--output", str(tmp_path / "encoder"), "--encoder", "--int8"])
+    assert "not allowed with argument" in capsys.readouterr().err

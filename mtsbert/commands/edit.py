@@ -1,0 +1,115 @@
+"""Changes the tasks of a checkpoint without training, and writes it to a new folder.
+
+    mtsbert edit --model runs/news --output runs/renamed --rename_labels topic Sci/Tech=Science --drop_task mood
+    mtsbert edit --model runs/news --output runs/more --add_task mood '{"type": "sequence_classification", ...}'
+
+Changes are made in the order in which they are named. The head of a new task starts from nothing: train it by
+`mtsbert train --model_name_or_path`.
+"""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from modeling_mtsbert import MTSBertModel
+from mtsbert.network.starting_point import load_pipeline
+from mtsbert.results.model_card import CARD_FILE
+from mtsbert.results.tables import escape
+from mtsbert.results.unfinished import new_folder
+from mtsbert.settings import parse_mapping
+
+
+def edit(model_name_or_path: str, output: Path, edits: list[tuple[str, list[str]]]) -> list[str]:
+    """
+    Writes a checkpoint with other tasks to a new folder.
+
+    Args:
+        edits: Each the name of a method of [`MTSBertModel`] (`add_task`, `drop_task`, `rename_task`, `rename_labels`)
+            and the words of the command line that stand for its arguments.
+
+    Returns:
+        What was changed, a line for each.
+
+    Raises:
+        `ValueError`: where the output is there already, the checkpoint is none of ours, or a change cannot be made.
+            Nothing is written then.
+    """
+    with new_folder(output) as folder:
+        pipeline = load_pipeline(model_name_or_path)
+        changes = [_apply(pipeline.model, kind, words) for kind, words in edits]
+        pipeline.model.save_pretrained(folder)
+        pipeline.tokenizer.save_pretrained(folder)
+        _write_card(Path(model_name_or_path) / CARD_FILE, folder / CARD_FILE, model_name_or_path, changes)
+    return changes
+
+
+def _apply(model: MTSBertModel, kind: str, words: list[str]) -> str:
+    if kind == "add_task":
+        name, settings = words
+        model.add_task(name, parse_mapping(settings, "add_task") if settings.lstrip().startswith("{") else settings)
+        return f"task {name!r} is new, and its head is not trained"
+    if kind == "drop_task":
+        model.drop_task(*words)
+        return f"task {words[0]!r} is gone"
+    if kind == "rename_task":
+        model.rename_task(*words)
+        return f"task {words[0]!r} is called {words[1]!r} now"
+    task, *pairs = words
+    if wrong := [pair for pair in pairs if "=" not in pair]:
+        raise ValueError(f"--rename_labels {wrong[0]!r}: write OLD=NEW, such as Sci/Tech=Science.")
+    if not pairs:
+        raise ValueError(f"--rename_labels {task}: name the labels as well, OLD=NEW.")
+    renamed = dict(pair.split("=", 1) for pair in pairs)
+    model.rename_labels(task, renamed)
+    return f"labels of task {task!r} are called otherwise: " + ", ".join(f"{a} → {b}" for a, b in renamed.items())
+
+
+def _write_card(old: Path, new: Path, name: str, changes: list[str]) -> None:
+    """The card of the checkpoint that was changed, if it has one, and what was changed."""
+    if old.is_file():
+        shutil.copy(old, new)
+    lines = "\n".join(f"- {escape(change)}" for change in changes)
+    with new.open("a", encoding="utf-8") as card:
+        card.write(
+            f"\n## Edited\n\nThis checkpoint was made from {escape(Path(name).name)} by `mtsbert edit`, without "
+            f"training. What is said above is of that one. Since then:\n\n{lines}\n"
+        )
+
+
+class _Edit(argparse.Action):
+    """Keeps the changes in the order of the command line."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        words = [values] if isinstance(values, str) else values
+        namespace.edits = [*(namespace.edits or []), (self.option_strings[0].removeprefix("--"), words)]
+
+
+def main(argv: list[str] | None = None, *, prog: str = "mtsbert edit") -> None:
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--model", required=True, help="mtsbert checkpoint: a folder or a Hub id.")
+    parser.add_argument("--output", required=True, type=Path, help="Folder to make.")
+    options = {"action": _Edit, "dest": "edits", "default": None}
+    parser.add_argument(
+        "--add_task",
+        nargs=2,
+        metavar=("NAME", "SETTINGS"),
+        help="A new task with a fresh head; its settings as JSON, as in a recipe.",
+        **options,
+    )
+    parser.add_argument("--drop_task", metavar="NAME", help="Leave out a task and its head.", **options)
+    parser.add_argument("--rename_task", nargs=2, metavar=("OLD", "NEW"), help="Call a task otherwise.", **options)
+    parser.add_argument(
+        "--rename_labels",
+        nargs="+",
+        metavar=("TASK", "OLD=NEW"),
+        help="Call labels otherwise; for a token task, entity types.",
+        **options,
+    )
+    args = parser.parse_args(argv)
+    if not args.edits:
+        raise ValueError("Name a change: --add_task, --drop_task, --rename_task or --rename_labels.")
+    changes = edit(args.model, args.output, args.edits)
+    sys.stdout.write(f"{args.output}: " + "; ".join(changes) + "\n")

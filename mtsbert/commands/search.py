@@ -1,0 +1,143 @@
+"""Searches for the flags with which a recipe does best, by optuna: `mtsbert train --config RECIPE --search SPACE`.
+
+SPACE is a YAML file:
+
+    num_trials: 20                # runs that are finished; those of an earlier call count
+    objective: eval_composite     # the result to look at (default)
+    direction: maximize           # or minimize
+    space:                        # flag → a list of values, or the ends of a range
+      learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
+      num_train_epochs: {low: 1, high: 4}
+      freeze_encoder: [true, false]
+
+Every trial is a run of its own in the output folder. optuna's storage lies there too, so that the same command goes on
+where it was interrupted.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from mtsbert.commands.runs import run_once
+from mtsbert.recipe import build_parser, flags_of, parse_arguments, read_yaml
+from mtsbert.results.metrics import COMPOSITE
+from mtsbert.results.tables import markdown_table
+from mtsbert.settings import import_extra
+
+
+KEYS = ("num_trials", "objective", "direction", "space")
+RANGE_KEYS = ("low", "high", "log")
+DIRECTIONS = ("maximize", "minimize")
+STORAGE_FILE, RESULTS_FILE = "search.log", "search.json"
+# A trial is about its last epoch: no choosing among epochs, and nothing that is only of use at the end.
+OF_EVERY_TRIAL = {"do_train": True, "do_eval": True, "do_predict": False, "save_strategy": "no", "push_to_hub": False}
+OF_EVERY_TRIAL |= {"load_best_model_at_end": False}
+
+logger = logging.getLogger(__name__)
+
+
+def search(space_file: Path, argv: list[str]) -> dict[str, Any]:
+    """
+    Runs the trials that are not finished yet, and writes `search.json` to the output folder.
+
+    Args:
+        argv (`list[str]`): The command line of `mtsbert train` without `--search`.
+
+    Returns:
+        `{"flags", "objective"}` of the best trial.
+
+    Raises:
+        `ValueError`: before the first trial, for a space or a recipe that cannot be used.
+        `RuntimeError`: with the end of its log, where a trial fails.
+    """
+    optuna = import_extra("optuna", extra="search")
+    backends = import_extra("optuna.storages.journal", extra="search")
+    settings = read_yaml(space_file, "Search space", _checked)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for of_search in ("--config", "--output_dir"):
+        finder.add_argument(of_search)
+    known, others = finder.parse_known_args(argv)
+    if known.config is None:
+        raise ValueError("A search needs a recipe: --config RECIPE.")
+    _, _, training_args = parse_arguments(argv)
+    for flags in _corners(settings["space"]):
+        parse_arguments([*argv, *flags])  # raises for what cannot be combined with the recipe
+    folder = Path(training_args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = optuna.storages.JournalStorage(backends.JournalFileBackend(str(folder / STORAGE_FILE)))
+    study = optuna.create_study(
+        study_name=space_file.stem, storage=storage, direction=settings["direction"], load_if_exists=True
+    )
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # of a call that was killed
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    while len(finished := study.get_trials(states=[optuna.trial.TrialState.COMPLETE])) < settings["num_trials"]:
+        study.sampler = optuna.samplers.TPESampler(seed=training_args.seed + len(study.trials))
+        trial = study.ask()
+        chosen = {name: _suggest(trial, name, choices) for name, choices in settings["space"].items()}
+        flags = flags_of(chosen | OF_EVERY_TRIAL, build_parser())
+        logger.info(f"Trial {len(finished) + 1} of {settings['num_trials']}: {chosen}")
+        results = run_once(Path(known.config), [*others, *flags], folder=folder, name=f"trial_{trial.number}")
+        if settings["objective"] not in results:
+            raise ValueError(f"`objective` is {settings['objective']!r}; a run has {sorted(results)}.")
+        study.tell(trial, results[settings["objective"]])
+    best = {"flags": study.best_trial.params, "objective": study.best_value}
+    trials = [{"flags": trial.params, "objective": trial.value} for trial in finished]
+    (folder / RESULTS_FILE).write_text(json.dumps({**settings, "best": best, "trials": trials}, indent=2) + "\n")
+    command = " ".join(flags_of(best["flags"], build_parser()))
+    sys.stdout.write(
+        f"\n{_table(trials, settings['objective'])}\n\nBest: {settings['objective']} {best['objective']:.4f}, with\n"
+        f"    mtsbert train --config {known.config} {command}\n"
+    )
+    return best
+
+
+def _checked(settings: dict) -> dict:
+    """The settings of a search, complete. Raises `ValueError` for what cannot be."""
+    if unknown := sorted(set(settings) - set(KEYS)):
+        raise ValueError(f"it has unknown keys {unknown}; allowed are {list(KEYS)}.")
+    settings = {"num_trials": 20, "objective": f"eval_{COMPOSITE}", "direction": DIRECTIONS[0]} | settings
+    if not isinstance(settings["num_trials"], int) or settings["num_trials"] < 1:
+        raise ValueError(f"`num_trials` is {settings['num_trials']!r}; it must be a whole number of at least 1.")
+    if settings["direction"] not in DIRECTIONS:
+        raise ValueError(f"`direction` is {settings['direction']!r}; allowed are {list(DIRECTIONS)}.")
+    if not isinstance(settings.get("space"), dict) or not settings["space"]:
+        raise ValueError("it needs a `space`: flags, and for each a list of values or {low: ..., high: ...}.")
+    for name, choices in settings["space"].items():
+        if isinstance(choices, list) and choices:
+            for choice in choices:
+                flags_of({name: choice}, build_parser())
+            continue
+        fits = isinstance(choices, dict) and {"low", "high"} <= set(choices) <= set(RANGE_KEYS)
+        if not fits or not all(isinstance(choices[end], int | float) for end in ("low", "high")):
+            raise ValueError(f"{name!r} needs a list of values, or {{low: ..., high: ...}}; got {choices!r}.")
+        if choices["low"] >= choices["high"] or (choices.get("log") and choices["low"] <= 0):
+            raise ValueError(f"{name!r} goes from {choices['low']} to {choices['high']}; that is no range to search.")
+        flags_of({name: choices["low"]}, build_parser())
+    return settings
+
+
+def _corners(space: dict) -> list[list[str]]:
+    """Flags of a few points of the space: all first values, and all last ones."""
+    ends = [
+        (choices[0], choices[-1]) if isinstance(choices, list) else (choices["low"], choices["high"])
+        for choices in space.values()
+    ]
+    return [flags_of(dict(zip(space, values, strict=True)), build_parser()) for values in zip(*ends, strict=True)]
+
+
+def _suggest(trial: Any, name: str, choices: list | dict) -> Any:
+    if isinstance(choices, list):
+        return trial.suggest_categorical(name, choices)
+    is_whole = isinstance(choices["low"], int) and isinstance(choices["high"], int)
+    suggest = trial.suggest_int if is_whole else trial.suggest_float
+    return suggest(name, choices["low"], choices["high"], log=choices.get("log", False))
+
+
+def _table(trials: list[dict], objective: str) -> str:
+    names = list(trials[0]["flags"])
+    rows = [[*(str(trial["flags"][name]) for name in names), f"{trial['objective']:.4f}"] for trial in trials]
+    return markdown_table([[*names, objective], *rows])
