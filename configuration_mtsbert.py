@@ -6,7 +6,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
@@ -191,12 +191,17 @@ def _is_own_safetensors(part: str) -> bool:
     return part.endswith(".safetensors") and part == PureWindowsPath(part).name  # which knows / and \ alike
 
 
-class MTSBertConfig(PreTrainedConfig):
+def _of_encoder(name: str) -> property:
+    """An attribute of [`MTSBertConfig`] that is read from the encoder's config, and missing where that has none."""
+    return property(lambda config: getattr(config.encoder_config, name))
+
+
+class MTSBertConfig(PretrainedConfig):
     r"""
     The shape of an mtsbert model.
 
     Args:
-        encoder_config (`dict` or `PreTrainedConfig`, *optional*, defaults to a BERT of default size):
+        encoder_config (`dict` or `PretrainedConfig`, *optional*, defaults to a BERT of default size):
             Any encoder that `AutoModel.from_config` builds and that returns `last_hidden_state`.
         pooling (`str`, *optional*, defaults to `"mean"`):
             How token states become the sentence embedding: `"mean"` over the attended positions, `"cls"` (the first
@@ -239,7 +244,7 @@ class MTSBertConfig(PreTrainedConfig):
     def __init__(
         self,
         *,
-        encoder_config: dict | PreTrainedConfig | None = None,
+        encoder_config: dict | PretrainedConfig | None = None,
         pooling: str = "mean",
         normalize: bool = True,
         tasks: dict | None = None,
@@ -254,7 +259,7 @@ class MTSBertConfig(PreTrainedConfig):
         if tasks is None:
             tasks = default_tasks()
         check_tasks(tasks)
-        if not isinstance(encoder_config, PreTrainedConfig):
+        if not isinstance(encoder_config, PretrainedConfig):
             encoder_config = AutoConfig.for_model(**{"model_type": "bert"} | (encoder_config or {}))
         for name in CODE_SETTINGS:  # the encoder is always transformers' own class
             vars(encoder_config).pop(name, None)
@@ -285,7 +290,7 @@ class MTSBertConfig(PreTrainedConfig):
             config_dict = {name: value for name, value in config_dict.items() if name not in CODE_SETTINGS}
         return super().from_dict(config_dict, **kwargs)
 
-    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
+    def get_text_config(self, decoder=None, encoder=None) -> PretrainedConfig:
         return self.encoder_config.get_text_config(decoder=decoder, encoder=encoder)
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -301,10 +306,12 @@ class MTSBertConfig(PreTrainedConfig):
             config["tasks"] = self.tasks
         return json.dumps(config, indent=2) + "\n"
 
-    @property
-    def hidden_size(self) -> int:
-        """Width `H` of the encoder, which is also the size of the sentence embedding."""
-        return self.encoder_config.hidden_size
+    # What tools ask of the config of any text encoder. The first is also the size of the sentence embedding.
+    hidden_size = _of_encoder("hidden_size")
+    num_hidden_layers = _of_encoder("num_hidden_layers")
+    num_attention_heads = _of_encoder("num_attention_heads")
+    vocab_size = _of_encoder("vocab_size")
+    max_position_embeddings = _of_encoder("max_position_embeddings")
 
     def tasks_of_type(self, task_type: str) -> list[str]:
         return [name for name, task in self.tasks.items() if task["type"] == task_type]
