@@ -8,6 +8,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchEncoding, Pipeline
 from transformers.utils import ModelOutput
+from transformers.utils.versions import require_version
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
@@ -21,6 +22,8 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
 # Word pieces in a pass, padding included: as much as a core's cache holds, and what a GPU is busy with.
 TOKENS_PER_THREAD, TOKENS_PER_GPU = 512, 16_384
 TEXTS_PER_DECODING, PLACES_PER_DECODING = 64, 32_768  # the places of all texts, padded to the longest of them
+# Releases that lose windows of long texts without a word: https://github.com/huggingface/tokenizers/issues/2091
+BROKEN_TOKENIZERS = ("0.23.1", "0.23.2")
 MAX_OVERLAP = 64  # word pieces that two neighbouring windows of a long text share, at most
 
 
@@ -103,6 +106,9 @@ class MTSBertPipeline(Pipeline):
             return_offsets_mapping=True,
             return_special_tokens_mask=True,
         )
+        if any(len(pieces) == max_length for pieces in encoded["input_ids"]):
+            for broken in BROKEN_TOKENIZERS:
+                require_version(f"tokenizers!={broken}", "It loses parts of texts that are longer than the model reads.")
         text_of = encoded.pop("overflow_to_sample_mapping")
         offsets = encoded.pop("offset_mapping")
         special = encoded.pop("special_tokens_mask")
