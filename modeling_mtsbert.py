@@ -182,6 +182,7 @@ class MTSBertModel(PreTrainedModel):
         weights = encoder.state_dict()
         model.encoder.load_state_dict({name: weights[name] for name in weights if not name.startswith("pooler.")})
         model.config.encoder_config._name_or_path = ""  # a path of this machine means nothing in a checkpoint
+        model.encoder_name_or_path = encoder_name_or_path  # of this object alone: where its tokenizer is
         return model
 
     def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs):

@@ -20,9 +20,9 @@ from transformers import TrainerCallback
 
 sys.path.insert(0, str(ROOT))
 
-from mtl.data import TaskData, load_data
-from mtl.recipe import parse_arguments
-from mtl.starting_point import load_tokenizer
+from mtsbert.data.loading import TaskData, load_recipe_data
+from mtsbert.network.starting_point import load_tokenizer
+from mtsbert.recipe import parse_arguments
 
 
 FROZEN = {
@@ -58,7 +58,7 @@ def main() -> None:
     always = [*TRAINING_ALONE, "--num_train_epochs=2"]
     arguments = ["--config", str(ROOT / args.config), "--disable_tqdm=True", *always, *args.flags]
     model_args, data_args, _ = parse_arguments(arguments)
-    data = load_data(data_args, load_tokenizer(model_args), ["train"])
+    data = load_recipe_data(data_args, load_tokenizer(model_args), ["train"])
     figures = {"threads": torch.get_num_threads(), "rows": len(data.features["train"])}
     for name, frozen in FROZEN.items():
         with tempfile.TemporaryDirectory() as folder:

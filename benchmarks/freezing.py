@@ -1,4 +1,4 @@
-"""What freezing costs and saves: the study of a recipe (see `mtl/study.py`), with the machine that it ran on.
+"""What freezing costs and saves: the study of a recipe (see `mtsbert study`), with the machine that it ran on.
 
 python benchmarks/freezing.py --config recipes/ag_news_minilm.yaml --seeds 3 -- --max_train_samples=1000
 """
@@ -8,7 +8,7 @@ import sys
 
 from quality import write_report
 
-from mtl.study import main as study
+from mtsbert.commands.study import main as study
 
 
 def main() -> None:

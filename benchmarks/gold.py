@@ -15,10 +15,10 @@ from quality import ROOT, write_report
 
 sys.path.insert(0, str(ROOT))
 
-from mtl.entity_scores import ALL
-from mtl.evaluate_entities import MODEL, TEACHER, Finder, evaluate, load_finder, to_json
-from mtl.gold import COMMON_TYPES, read_gold
-from mtl.report import markdown_table
+from mtsbert.commands.evaluate_entities import MODEL, TEACHER, Finder, evaluate, load_finder, to_json
+from mtsbert.data.gold import COMMON_TYPES, read_gold
+from mtsbert.results.entity_scores import ALL
+from mtsbert.results.tables import markdown_table
 
 
 OF_TRAINING = ("test_topic_accuracy", "test_ner_f1")  # the latter against the teacher's labels

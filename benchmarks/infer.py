@@ -30,9 +30,9 @@ from transformers import (
 sys.path.insert(0, str(ROOT))
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
-from mtl.export import export
-from mtl.onnx_pipeline import OnnxPipeline
-from mtl.starting_point import load_pipeline
+from mtsbert.commands.export import export
+from mtsbert.network.onnx_pipeline import OnnxPipeline
+from mtsbert.network.starting_point import load_pipeline
 
 
 OURS = "ours, torch fp32"

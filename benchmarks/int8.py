@@ -15,9 +15,9 @@ from quality import ROOT, write_report
 sys.path.insert(0, str(ROOT))
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION
-from mtl.export import export
-from mtl.onnx_pipeline import OnnxPipeline
-from mtl.starting_point import load_pipeline
+from mtsbert.commands.export import export
+from mtsbert.network.onnx_pipeline import OnnxPipeline
+from mtsbert.network.starting_point import load_pipeline
 
 
 def main() -> None:

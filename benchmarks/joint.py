@@ -9,8 +9,8 @@ import sys
 import yaml
 from quality import ROOT, TRAINING_ALONE, parse_arguments, run, write_report
 
-from mtl.metrics import PRIMARY_METRIC
-from mtl.runs import mean_and_sd
+from mtsbert.commands.runs import mean_and_sd
+from mtsbert.results.metrics import PRIMARY_METRIC
 
 
 # No choosing among epochs: what is reported is the model at the end, so no task needs validation rows.

@@ -25,8 +25,8 @@ from quality import ROOT, write_report
 
 sys.path.insert(0, str(ROOT))
 
-from mtl.export import export
-from mtl.starting_point import load_pipeline
+from mtsbert.commands.export import export
+from mtsbert.network.starting_point import load_pipeline
 
 
 TEXT = "Nokia opens a research centre in Nairobi with the University of Oulu"
@@ -37,11 +37,11 @@ from transformers import pipeline
 pipeline("multi-task", model="{model}", trust_remote_code=True)(text)
 """,
     "ours, ONNX fp32": """
-from mtl.onnx_pipeline import OnnxPipeline
+from mtsbert.network.onnx_pipeline import OnnxPipeline
 OnnxPipeline("{folder}/fp32")(text)
 """,
     "ours, ONNX int8": """
-from mtl.onnx_pipeline import OnnxPipeline
+from mtsbert.network.onnx_pipeline import OnnxPipeline
 OnnxPipeline("{folder}/int8")(text)
 """,
     "three transformers pipelines": """

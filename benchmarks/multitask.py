@@ -25,10 +25,10 @@ from train import our_trainer
 
 sys.path.insert(0, str(ROOT))
 
-from mtl.data import load_data
-from mtl.recipe import parse_arguments
-from mtl.runs import mean_and_sd
-from mtl.starting_point import load_tokenizer, resolve_name
+from mtsbert.commands.runs import mean_and_sd
+from mtsbert.data.loading import load_recipe_data
+from mtsbert.network.starting_point import load_tokenizer, resolve_name
+from mtsbert.recipe import parse_arguments
 
 
 OURS, TASKNET = "ours", "tasknet"
@@ -94,7 +94,7 @@ def take_rows(arguments: list[str], rows: dict[str, int], folder: Path) -> list[
 
 def train_ours(arguments: list[str], folder: Path) -> dict[str, float]:
     model_args, data_args, _ = parse_arguments(arguments)
-    data = load_data(data_args, load_tokenizer(model_args), ["train", "test"])
+    data = load_recipe_data(data_args, load_tokenizer(model_args), ["train", "test"])
     trainer, _, _ = our_trainer(arguments, data)
     seconds = trainer.train().metrics["train_runtime"]
     metrics = trainer.evaluate(data.features["test"], metric_key_prefix="test")

@@ -27,10 +27,10 @@ from train import our_trainer
 sys.path.insert(0, str(ROOT))
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION
-from mtl.data import load_data
-from mtl.memory import peak_memory_gb
-from mtl.recipe import parse_arguments
-from mtl.starting_point import load_tokenizer
+from mtsbert.data.loading import load_recipe_data
+from mtsbert.machine import peak_memory_gb
+from mtsbert.network.starting_point import load_tokenizer
+from mtsbert.recipe import parse_arguments
 
 
 TIMES = (1, 4, 16)
@@ -83,7 +83,7 @@ def measure(arguments: list[str]) -> dict[str, float]:
     """Reads and trains as `run_mtl.py` does."""
     model_args, data_args, _ = parse_arguments(arguments)
     began = time.perf_counter()
-    data = load_data(data_args, load_tokenizer(model_args), ["train"])
+    data = load_recipe_data(data_args, load_tokenizer(model_args), ["train"])
     reading, memory = time.perf_counter() - began, peak_memory_gb()
     trainer, _, _ = our_trainer(arguments, data)
     metrics = trainer.train().metrics

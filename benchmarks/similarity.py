@@ -27,11 +27,11 @@ from train import our_trainer
 sys.path.insert(0, str(ROOT))
 
 from configuration_mtsbert import PAIR_SIMILARITY
-from mtl.data import TaskData, load_data
-from mtl.datasets import TEXT, TEXT_PAIR
-from mtl.recipe import parse_arguments
-from mtl.runs import mean_and_sd
-from mtl.starting_point import load_tokenizer, resolve_name
+from mtsbert.commands.runs import mean_and_sd
+from mtsbert.data.loading import TaskData, load_recipe_data
+from mtsbert.data.sources import TEXT, TEXT_PAIR
+from mtsbert.network.starting_point import load_tokenizer, resolve_name
+from mtsbert.recipe import parse_arguments
 
 
 OURS, THEIRS = "ours", "sentence-transformers"
@@ -110,7 +110,7 @@ def train_theirs(arguments: list[str]) -> tuple[float, float]:
 
 def read(arguments: list[str], split: str) -> TaskData:
     model_args, data_args, _ = parse_arguments(arguments)
-    return load_data(data_args, load_tokenizer(model_args), [split])
+    return load_recipe_data(data_args, load_tokenizer(model_args), [split])
 
 
 def similarity(data: TaskData) -> str:

@@ -14,8 +14,8 @@ from quality import RESULTS, ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from mtl.report import markdown_table
-from mtl.study import Outcome, study_table
+from mtsbert.commands.study import Outcome, study_table
+from mtsbert.results.tables import markdown_table
 
 
 HEADER = """# Results

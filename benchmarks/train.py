@@ -29,13 +29,13 @@ from transformers import (
 
 sys.path.insert(0, str(ROOT))
 
-from mtl.arguments import ModelArguments, MTLTrainingArguments
-from mtl.data import TaskData, load_data
-from mtl.dropout import fast_attention_dropout, use_fast_dropout
-from mtl.padding_free import PaddingFree
-from mtl.recipe import parse_arguments
-from mtl.starting_point import load_model, load_tokenizer, resolve_name
-from mtl.trainer import MTSBertTrainer
+from mtsbert.arguments import ModelArguments, MTLTrainingArguments
+from mtsbert.data.loading import TaskData, load_recipe_data
+from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
+from mtsbert.network.padding_free import PaddingFree
+from mtsbert.network.starting_point import load_model, load_tokenizer, resolve_name
+from mtsbert.recipe import parse_arguments
+from mtsbert.training.trainer import MTSBertTrainer
 
 
 OURS, OURS_FP32 = "ours, joint, bf16", "ours, joint, fp32"
@@ -53,7 +53,7 @@ def main() -> None:
         flags += ["--disable_tqdm=True", "--output_dir", folder, f"--max_train_samples={args.rows}"]
         arguments = ["--config", str(ROOT / args.config), *flags]
         model_args, data_args, _ = parse_arguments(arguments)
-        data = load_data(data_args, load_tokenizer(model_args), ["train"])
+        data = load_recipe_data(data_args, load_tokenizer(model_args), ["train"])
         ways: dict[str, Callable[[], float]] = {
             OURS: lambda: joint([*arguments, "--precision=bf16"], data),
             OURS_FP32: lambda: joint([*arguments, "--precision=fp32"], data),
@@ -81,8 +81,7 @@ def our_trainer(
     trainer = MTSBertTrainer(
         load_model(model_args, data.tasks),
         training_args,
-        load_tokenizer(model_args),
-        dataset_names=data.dataset_names,
+        processing_class=load_tokenizer(model_args),
         train_dataset=data.features["train"],
         **kwargs,
     )

@@ -4,16 +4,11 @@ import argparse
 import shlex
 import sys
 
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub import HfApi
 
 from .build import DEFAULT_SOURCE, DEFAULT_SPACY_MODEL, build_dataset
-
-
-try:  # installed: this is `mtsbert.data_prep`
-    from ..ray_workers import ENGINES, LOCAL
-except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from ray_workers import ENGINES, LOCAL
+from .hub import check_push
+from .ray_workers import ENGINES, LOCAL
 
 
 def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") -> None:
@@ -70,7 +65,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
     repo_id = args.pop("push_to_hub")
     try:
         if repo_id:
-            check_push(repo_id)
+            check_push(repo_id, undone="nothing was built")
         provenance = build_dataset(**args)
     except ValueError as error:
         sys.exit(f"data_prep: {error}")
@@ -80,30 +75,13 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
         push(args["output"], repo_id)
 
 
-def check_push(repo_id: str) -> None:
-    """Raises `ValueError` unless the Hub knows who would push, and `repo_id` is a possible name. Labelling is long."""
-    validate_repo_id(repo_id)
-    if get_token() is None:
-        raise ValueError(
-            "--push_to_hub needs a token of the Hub, and there is none. Log in with `hf auth login`, or set the "
-            "environment variable HF_TOKEN."
-        )
-    try:
-        HfApi().whoami()
-    except Exception as error:  # the Hub's errors and those of its HTTP client have no class in common
-        raise ValueError(
-            f"Nothing could be pushed to {repo_id}, so nothing was built. Where the token is not valid, log in again "
-            f"with `hf auth login`, or correct the variable HF_TOKEN. ({error})"
-        ) from error
-
-
 def push(folder: str, repo_id: str) -> None:
     """Uploads a dataset folder as it is."""
     api = HfApi()
     try:
         api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
         pushed = api.upload_folder(folder_path=folder, repo_id=repo_id, repo_type="dataset")
-    except Exception as error:  # as above
+    except Exception as error:  # the Hub's errors and those of its HTTP client have no class in common
         later = shlex.join(["hf", "upload", repo_id, folder, ".", "--repo-type", "dataset"])
         sys.exit(
             f"data_prep: the push to {repo_id} failed: {error}\n\n"

@@ -8,15 +8,11 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
+from entities_mtsbert import bio_labels, spans_to_tags, vote, without_article_and_possessive
+
 from .cleaning import clean
 from .headlines import Truecaser
 from .labelling import EntityLabeller, LabelledText
-
-
-try:  # installed: this is `mtsbert.data_prep`
-    from ..entities_mtsbert import bio_labels, spans_to_tags, vote, without_article_and_possessive
-except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from entities_mtsbert import bio_labels, spans_to_tags, vote, without_article_and_possessive
 
 
 ROWS_PER_BLOCK = 64

@@ -15,21 +15,16 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, List, Value
 from tqdm import tqdm
 
+from entities_mtsbert import bio_labels
+
 from .blocks import BlockLabeller, LabelledBlock, blocks_of, types_of
 from .cleaning import clean
 from .dataset_card import Provenance, dataset_card
 from .headlines import Truecaser
 from .labelling import EntityLabeller
 from .processes import processes
+from .ray_workers import LOCAL, RAY, check_engine, ray_workers
 from .sources import Source, open_source
-
-
-try:  # installed: this is `mtsbert.data_prep`
-    from ..entities_mtsbert import bio_labels
-    from ..ray_workers import LOCAL, RAY, check_engine, ray_workers
-except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from entities_mtsbert import bio_labels
-    from ray_workers import LOCAL, RAY, check_engine, ray_workers
 
 
 DEFAULT_SOURCE = "fancyzhx/ag_news"
@@ -67,8 +62,8 @@ def build_dataset(
         spacy_model (`str` or list of `str`): The spaCy pipeline that labels entities. Several vote (see
             [`~entities_mtsbert.vote`]), and leave open what they do not agree on.
         output (`str` or `Path`): The folder to write.
-        engine (`str`): `"local"`, or `"ray"` for a cluster of machines (see [`~ray_workers.ray_workers`]). The bytes
-            written are the same.
+        engine (`str`): `"local"`, or `"ray"` for a cluster of machines (see `ray_workers.py`). The bytes written are
+            the same.
         num_proc (`int`): Processes, or workers of the cluster, that label. A script that asks for several processes
             keeps the call behind `if __name__ == "__main__"`.
         max_rows (`int`, *optional*): At most so many rows of each split.

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from modeling_mtsbert import MTSBertForTokenClassification, MTSBertModel
-from mtl.hub import push_command
+from mtsbert.training.hub import push_command
 from tests.conftest import ROOT, ROWS
 from tests.hub_server import HubServer
 from tests.test_doors import CODE_FILES

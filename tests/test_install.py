@@ -48,13 +48,18 @@ def python(installed: Path, folder: Path, code: str) -> str:
 
 
 def test_everything_is_in_one_package_under_one_name(installed, tmp_path):
-    assert {path.name for path in installed.iterdir() if "dist-info" not in path.name} == {"mtsbert", "bin"}
+    files = [f"{kind}_mtsbert.py" for kind in ("configuration", "entities", "heads", "modeling", "pipeline")]
+    assert {path.name for path in installed.iterdir() if not path.name.endswith((".dist-info", "__pycache__"))} == {
+        "mtsbert",
+        "bin",
+        *files,
+    }
     code = (
-        "import mtsbert.modeling_mtsbert, mtsbert.run_mtl, mtsbert.mtl.trainer, mtsbert.data_prep.build\n"
-        "import mtsbert.mtl.study, mtsbert.mtl.export, mtsbert.mtl.predict\n"
-        "import mtsbert.mtl.audit, mtsbert.mtl.evaluate_entities\n"
-        "print([name for name in sys.modules if name.partition('.')[0] in ('mtl', 'data_prep', 'modeling_mtsbert')])\n"
-        "print(mtsbert.mtl.trainer.MTSBertModel is mtsbert.modeling_mtsbert.MTSBertModel)"
+        "import modeling_mtsbert, mtsbert.commands.train, mtsbert.training.trainer, mtsbert.data_prep.build\n"
+        "import mtsbert.commands.study, mtsbert.commands.export, mtsbert.commands.predict\n"
+        "import mtsbert.commands.audit, mtsbert.commands.evaluate_entities\n"
+        "print([name for name in sys.modules if name.partition('.')[0] == 'data_prep'])\n"
+        "print(mtsbert.training.trainer.MTSBertModel is modeling_mtsbert.MTSBertModel)"
     )
     assert python(installed, tmp_path, code).split("\n")[:2] == ["[]", "True"]
 

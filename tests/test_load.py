@@ -10,7 +10,7 @@ from transformers import set_seed
 
 from entities_mtsbert import bio_labels
 from modeling_mtsbert import MTSBertModel
-from mtl.starting_point import load_pipeline
+from mtsbert.network.starting_point import load_pipeline
 from pipeline_mtsbert import PLACES_PER_DECODING
 from run_mtl import main as train
 

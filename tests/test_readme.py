@@ -8,9 +8,9 @@ import sys
 import pytest
 import yaml
 
-from mtl.datasets import SPEC_KEYS
-from mtl.labels import check_recipe_tasks
-from mtl.recipe import build_parser
+from mtsbert.data.labels import check_recipe_tasks
+from mtsbert.data.sources import SPEC_KEYS
+from mtsbert.recipe import build_parser
 
 
 pytestmark = [pytest.mark.weights, pytest.mark.spacy_model]
@@ -54,7 +54,7 @@ def after_commands(root, clone):
         if words[:2] == ["accelerate", "launch"]:
             words = ["python", "-m", "accelerate.commands.launch", "--num_processes", "1", *words[2:]]
         assert words[0] == "python", line
-        if "mtl.study" in words:
+        if "mtsbert.commands.study" in words:
             words += ["--strategies", "encoder_frozen", "--seeds", "1", "--", *SMALLER]
         small = SMALLER if "run_mtl.py" in words and "--help" not in words else []
         run([sys.executable, *words[1:], *small], clone)

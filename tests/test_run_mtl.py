@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modeling_mtsbert import MTSBertModel
-from mtl.recipe import parse_arguments
+from mtsbert.recipe import parse_arguments
 from run_mtl import main
 
 
@@ -136,7 +136,9 @@ def test_a_run_resumes_from_its_last_checkpoint(recipe, tmp_path):
     ],
 )
 def test_mistakes_are_named_before_training(recipe, changes, message, monkeypatch):
-    monkeypatch.setattr("mtl.trainer.MTSBertTrainer.train", lambda *args, **kwargs: pytest.fail("training began"))
+    monkeypatch.setattr(
+        "mtsbert.training.trainer.MTSBertTrainer.train", lambda *args, **kwargs: pytest.fail("training began")
+    )
     with pytest.raises(ValueError, match=message):
         run(recipe, **changes)
 

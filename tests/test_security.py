@@ -16,15 +16,15 @@ import yaml
 from huggingface_hub import ModelCard
 
 from configuration_mtsbert import MTSBertConfig
-from mtl.audit import _write as write_suspects
-from mtl.demo import main as demo
-from mtl.model_card import is_language
-from mtl.predict import main as predict
-from mtl.recipe import _RecipeLoader, parse_arguments
-from mtl.snippets import COMMIT, snippets
+from mtsbert.commands.audit import _write as write_suspects
+from mtsbert.commands.demo import main as demo
+from mtsbert.commands.predict import main as predict
+from mtsbert.recipe import _RecipeLoader, parse_arguments
+from mtsbert.results.model_card import is_language
+from mtsbert.results.snippets import COMMIT, snippets
 from run_mtl import main as train
 from tests.hub_server import HubServer
-from tests.mtl.test_demo import SERVE, free_port, running, wait_for
+from tests.mtsbert.commands.test_demo import SERVE, free_port, running, wait_for
 from tests.test_doors import CODE_FILES
 from tests.test_hub import RUN_PROGRAMS, environment
 
@@ -165,7 +165,7 @@ def test_a_recipe_is_data(tag, tmp_path):
 
 
 def test_every_reader_of_yaml_is_a_safe_one(root):
-    files = [*root.glob("*.py"), *(root / "mtl").glob("*.py"), *(root / "data_prep").glob("*.py")]
+    files = [*root.glob("*.py"), *(root / "mtsbert").rglob("*.py"), *(root / "data_prep").glob("*.py")]
     for file in [*files, *(root / "benchmarks").rglob("*.py")]:
         called = re.findall(r"yaml\.(?!safe_load\b|safe_dump\b)\w*load\w*\(.*", file.read_text(encoding="utf-8"))
         assert all("Loader=_RecipeLoader" in call for call in called), file
@@ -248,7 +248,7 @@ def test_a_space_is_pinned_to_a_commit(tmp_path, checkpoint, root):
         env = environment(hub, tmp_path / "home", TOKEN)
         script = (
             "import sys; sys.path.insert(0, sys.argv[1])\n"
-            "from huggingface_hub import HfApi; from mtl.demo import main\n"
+            "from huggingface_hub import HfApi; from mtsbert.commands.demo import main\n"
             "HfApi().create_repo('some/name'); HfApi().upload_folder(repo_id='some/name', folder_path=sys.argv[2]);"
             "main(['--model', 'some/name', '--app', 'space'])"
         )
@@ -263,7 +263,9 @@ def test_a_space_is_pinned_to_a_commit(tmp_path, checkpoint, root):
 
 
 def test_a_space_of_a_model_whose_commit_is_unknown_is_refused(monkeypatch, checkpoint, tmp_path):
-    monkeypatch.setattr("mtl.demo.load_checkpoint_config", lambda *_, **__: MTSBertConfig.from_pretrained(checkpoint))
+    monkeypatch.setattr(
+        "mtsbert.commands.demo.load_checkpoint_config", lambda *_, **__: MTSBertConfig.from_pretrained(checkpoint)
+    )
     with pytest.raises(ValueError, match="The commit of some/name that the page shall run is not known"):
         demo(["--model", "some/name", "--app", str(tmp_path / "space")])
     assert not (tmp_path / "space").exists()

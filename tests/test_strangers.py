@@ -12,11 +12,11 @@ from transformers import AutoTokenizer, BertConfig
 
 from configuration_mtsbert import AUTO_MAP, CUSTOM_PIPELINES, MTSBertConfig
 from modeling_mtsbert import MTSBertForTokenClassification, MTSBertModel
-from mtl.arguments import ModelArguments
-from mtl.export import main as export
-from mtl.onnx_pipeline import OnnxPipeline
-from mtl.predict import main as predict
-from mtl.starting_point import load_model, load_pipeline, load_tokenizer
+from mtsbert.arguments import ModelArguments
+from mtsbert.commands.export import main as export
+from mtsbert.commands.predict import main as predict
+from mtsbert.network.onnx_pipeline import OnnxPipeline
+from mtsbert.network.starting_point import load_model, load_pipeline, load_tokenizer
 from run_mtl import main as train
 from tests.test_doors import CODE_FILES, in_fresh_interpreter
 
@@ -134,7 +134,7 @@ def tasks_of(folder: Path) -> dict:
 def spacy_pipeline(folder: Path):
     import spacy
 
-    import spacy_mtsbert  # noqa: F401 (registers the component)
+    import mtsbert.spacy_component  # noqa: F401 (registers the component)
 
     nlp = spacy.blank("en")
     nlp.add_pipe("mtsbert", config={"model": str(folder)})

@@ -26,7 +26,7 @@ from hypothesis.strategies import SearchStrategy
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from mtl.recipe import build_parser
+from mtsbert.recipe import build_parser
 from tests.fuzz.checks import check_changed, check_changed_recipe, check_written, check_written_recipe
 from tests.fuzz.inputs import FILES, changed
 

@@ -90,8 +90,16 @@ def write_texts(path: Path, texts) -> None:
 
 
 def predict(folder: Path) -> dict:
-    """Runs `mtl.predict` and reads its memory as its progress bar moves."""
-    command = [sys.executable, "-m", "mtl.predict", "--model", folder / "model", "--input", folder / "texts.csv"]
+    """Runs `mtsbert.commands.predict` and reads its memory as its progress bar moves."""
+    command = [
+        sys.executable,
+        "-m",
+        "mtsbert.commands.predict",
+        "--model",
+        folder / "model",
+        "--input",
+        folder / "texts.csv",
+    ]
     began = time.monotonic()
     process = subprocess.Popen(
         [*map(str, command), "--output", str(folder / "answers.jsonl"), "--precision", "fp32"],
@@ -113,7 +121,7 @@ def predict(folder: Path) -> dict:
         line = b""
     said = process.stdout.read().decode()
     if process.wait():
-        raise RuntimeError(f"mtl.predict failed on {folder}: {line.decode()}")
+        raise RuntimeError(f"mtsbert.commands.predict failed on {folder}: {line.decode()}")
     shares = {f"{share:.0%}": next((memory for done, memory in resident if done >= share), None) for share in SHARES}
     rows = int(said.rpartition(": ")[2].partition(" ")[0].replace(",", ""))
     return {

@@ -1,8 +1,8 @@
 """What the report of a dataset tells of labels that contradict one another."""
 
+from ..markdown import share, table
 from .agreement import by_count
 from .excerpts import cell, mention_of
-from .markdown import share, table
 from .stability import ONE_NOT_LABELLED, OTHER_BORDERS, OTHER_TYPE, SAME
 from .survey import MIN_MENTIONS, Survey
 

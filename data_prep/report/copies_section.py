@@ -1,10 +1,10 @@
 """What the report of a dataset tells of texts that stand in it twice."""
 
+from ..markdown import share, table
 from .agreement import by_count
 from .copies import Pair
 from .duplicates import THRESHOLD, WORDS_PER_SEQUENCE
 from .excerpts import beginning, cell
-from .markdown import share, table
 from .survey import Survey
 
 

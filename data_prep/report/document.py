@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ..markdown import share, table
 from .agreement import LEFT_OPEN, by_count
 from .agreement_section import agreement_section
 from .copies_section import copies_section
 from .entities_section import each_type_section, left_open_section, texts_section, types_section
 from .excerpts import cell
-from .markdown import share, table
 from .plots import draw_agreement, draw_types
 from .stability import SAME
 from .survey import Survey, survey

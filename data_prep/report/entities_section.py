@@ -2,9 +2,9 @@
 
 from collections import Counter
 
+from ..markdown import share, table
 from .agreement import LEFT_OPEN, by_count
 from .excerpts import cell, mention_of, with_entities
-from .markdown import share, table
 from .survey import MIN_MENTIONS, NAMES_SHOWN, Survey
 
 

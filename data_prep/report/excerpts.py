@@ -1,7 +1,7 @@
 """Names, mentions and whole texts of a dataset as lines of Markdown."""
 
+from ..markdown import escape, plain, shorten
 from .agreement import Place
-from .markdown import escape, plain, shorten
 from .prepared import Row
 
 

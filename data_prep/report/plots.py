@@ -1,34 +1,16 @@
 """The pictures of a dataset's report: how many entities of each type, and which types are mixed up."""
 
-import os
-import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..figures import BLUE, MOST_SHOWN, ORANGE, SKY, STYLE, new_figure, save, short
 from .agreement import NOT_LABELLED, TypeAgreement, Verdicts
-from .markdown import plain, shorten
-
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 FOLDER = "report"
 # `load_dataset` takes a file for rows of a split where "train", "test", "val" or the like stand in its name.
 TYPES, AGREEMENT = f"{FOLDER}/types.png", f"{FOLDER}/agreement.png"
-MOST_TYPES = 20  # that one figure shows; more cannot be read
-MOST_LETTERS = 24
-# The look of a run's plots. Of Okabe and Ito's palette, which colour-blind readers can tell apart.
-BLUE, ORANGE, PALE = "#0072B2", "#D55E00", "#A6D3F0"
-STYLE = {
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.parse_math": False,  # labels are text, dollar signs included
-}
 
 
 def draw_types(folder: Path, counts: list[tuple[str, int]], agreement: dict[str, TypeAgreement]) -> str:
@@ -38,31 +20,32 @@ def draw_types(folder: Path, counts: list[tuple[str, int]], agreement: dict[str,
     Returns:
         The path of the picture, relative to `folder`.
     """
-    shown = counts[:MOST_TYPES]
+    shown = counts[:MOST_SHOWN]
     parts = np.array([_parts(count, agreement.get(name)) for name, count in shown])
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        figure = _figure(6.4, 0.27 * len(shown) + 1.6)
+        figure = new_figure(6.4, 0.27 * len(shown) + 1.6)
         axes = figure.subplots()
         places, left = np.arange(len(shown)), np.zeros(len(shown))
         legend = ("the name's usual type", "not its usual type", "not compared")
-        for label, colour, hatch, widths in zip(legend, (BLUE, ORANGE, PALE), ("", "////", ""), parts.T, strict=True):
+        for label, colour, hatch, widths in zip(legend, (BLUE, ORANGE, SKY), ("", "////", ""), parts.T, strict=True):
             axes.barh(
                 places, widths, left=left, color=colour, edgecolor="white", linewidth=0, hatch=hatch, label=label
             )
             left += widths
         for place, (_, count) in enumerate(shown):
             axes.text(count + 0.01 * left.max(), place, f"{count:,}", va="center", fontsize=8)
-        axes.set_yticks(places, [_short(name) for name, _ in shown])
+        axes.set_yticks(places, [short(name) for name, _ in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlim(0, 1.12 * left.max())
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.tick_params(axis="y", length=0)
-        more = f"\nthe {MOST_TYPES} commonest of {len(counts)} types" if len(counts) > MOST_TYPES else ""
+        more = f"\nthe {MOST_SHOWN} commonest of {len(counts)} types" if len(counts) > MOST_SHOWN else ""
         axes.set_title(f"Entities by type{more}")
         figure.legend(loc="outside lower center", ncols=3, frameon=False)
-        return _save(figure, folder, TYPES)
+        save(figure, folder / TYPES)
+        return TYPES
 
 
 def _parts(count: int, agreement: TypeAgreement | None) -> tuple[int, int, int]:
@@ -77,7 +60,7 @@ def draw_agreement(folder: Path, counts: list[tuple[str, int]], verdicts: dict[s
     None where there is no name to compare.
     """
     compared = {label for of_name in verdicts.values() for label, _ in of_name.types}
-    types = [name for name, _ in counts if name in compared][:MOST_TYPES]
+    types = [name for name, _ in counts if name in compared][:MOST_SHOWN]
     if not types:
         return None
     columns = {name: place for place, name in enumerate([*types, NOT_LABELLED])}
@@ -92,7 +75,7 @@ def draw_agreement(folder: Path, counts: list[tuple[str, int]], verdicts: dict[s
 
     with matplotlib.rc_context(STYLE):
         side = 0.38 * len(types) + 2.6
-        figure = _figure(side + 1.2, side)
+        figure = new_figure(side + 1.2, side)
         axes = figure.subplots()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(*shares.shape):
@@ -101,8 +84,8 @@ def draw_agreement(folder: Path, counts: list[tuple[str, int]], verdicts: dict[s
                     column, row, f"{shares[row, column]:.0%}", ha="center", va="center", fontsize=6.5,
                     color="white" if shares[row, column] > 0.55 else "black",
                 )  # fmt: skip
-        axes.set_xticks(range(len(columns)), [_short(name) for name in columns], rotation=90)
-        axes.set_yticks(range(len(types)), [_short(name) for name in types])
+        axes.set_xticks(range(len(columns)), [short(name) for name in columns], rotation=90)
+        axes.set_yticks(range(len(types)), [short(name) for name in types])
         axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(len(types) + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=1)
@@ -114,28 +97,5 @@ def draw_agreement(folder: Path, counts: list[tuple[str, int]], verdicts: dict[s
         bar = figure.colorbar(image, ax=axes, shrink=0.8, aspect=25)
         bar.set_label("share of the row")
         bar.outline.set_visible(False)
-        return _save(figure, folder, AGREEMENT)
-
-
-def _figure(width: float, height: float) -> "Figure":
-    from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the whole process
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-    return figure
-
-
-def _short(label: str) -> str:
-    return shorten(plain(label), MOST_LETTERS)
-
-
-def _save(figure: "Figure", folder: Path, name: str) -> str:
-    path = folder / name
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with warnings.catch_warnings():
-        # A script that the font lacks is drawn as boxes.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(partial, dpi=150, format="png")
-    os.replace(partial, path)
-    return name
+        save(figure, folder / AGREEMENT)
+        return AGREEMENT

@@ -8,13 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features
 
+from entities_mtsbert import check_spans
+
 from ..sources import SPLITS
-
-
-try:  # installed: this is `mtsbert.data_prep`
-    from ...entities_mtsbert import check_spans
-except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from entities_mtsbert import check_spans
 
 
 TEXT, ENTITIES = "text", "entities"

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from data_prep.figures import MOST_SHOWN
+from data_prep.markdown import escape, plain, share, table
 from data_prep.report.agreement import (
     LEFT_OPEN,
     NOT_LABELLED,
@@ -21,8 +23,7 @@ from data_prep.report.agreement import (
     spelling_conflicts,
 )
 from data_prep.report.document import main, write_report
-from data_prep.report.markdown import escape, plain, share, table
-from data_prep.report.plots import AGREEMENT, MOST_TYPES, TYPES, draw_types
+from data_prep.report.plots import AGREEMENT, TYPES, draw_types
 from data_prep.report.prepared import PreparedDataset, Row
 from data_prep.report.stability import ONE_NOT_LABELLED, OTHER_BORDERS, OTHER_TYPE, SAME, compare_copies
 from data_prep.report.survey import survey
@@ -161,7 +162,7 @@ def test_the_pictures_show_something_and_every_one_is_in_the_report(prepared):
 
 
 def test_many_types_and_strange_ones_can_be_drawn(tmp_path):
-    names = [*HOSTILE, "日本語", *(f"T{number}" for number in range(MOST_TYPES))]
+    names = [*HOSTILE, "日本語", *(f"T{number}" for number in range(MOST_SHOWN))]
     counts = [(name, 100 - place) for place, name in enumerate(names)]
     assert draw_types(tmp_path, counts, {}) == TYPES
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["types.png"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser
 
-from mtl.readers import read_file
-from mtl.recipe import build_arguments, recipe_flags
+from mtsbert.data.readers import read_file
+from mtsbert.recipe import build_arguments, recipe_flags
 from tests.fuzz.independent import bio_texts, csv_rows, json_rows, parquet_rows, same
 from tests.fuzz.inputs import Written
 from tests.fuzz.outcome import Refused, outcome_of

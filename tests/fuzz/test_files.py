@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mtl.recipe import build_parser
+from mtsbert.recipe import build_parser
 from tests.fuzz.checks import check_changed, check_changed_recipe, check_written, check_written_recipe
 from tests.fuzz.inputs import FILES, changed
 

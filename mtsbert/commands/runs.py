@@ -1,0 +1,68 @@
+"""Runs of `run_mtl.py` in processes of their own, each done once: what studies and benchmarks are made of."""
+
+import hashlib
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+
+ROOT = Path(__file__).parents[2]  # the clone, or the folder that packages are installed in
+RESULTS_FILE = "all_results.json"
+LOG_LINES = 20  # of a run that failed
+
+logger = logging.getLogger(__name__)
+
+
+def run_once(config: Path, flags: list[str], *, folder: Path, name: str) -> dict[str, float]:
+    """
+    Trains by a recipe and returns all metrics of the run; a finished run of the same code, recipe and flags is not
+    repeated. Its folder keeps the results and the log, not the weights.
+
+    Args:
+        folder, name: Where the run's folder lies, and how its name begins; the rest is a digest.
+
+    Raises:
+        `RuntimeError`: with the end of the log, where the run failed.
+    """
+    digest = hashlib.sha256("\n".join([_code(), config.read_text(encoding="utf-8"), *flags]).encode()).hexdigest()
+    output = folder / f"{name}_{digest[:8]}"
+    results = output / RESULTS_FILE
+    if (finished := _read(results)) is not None:
+        return finished
+    logger.info(f"{name} ...")
+    output.mkdir(parents=True, exist_ok=True)
+    log = output / "log.txt"
+    command = [sys.executable, "-m", "mtsbert", "train", "--config", str(config), "--output_dir", str(output), *flags]
+    found_first = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": found_first}
+    with log.open("w", encoding="utf-8") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    if done.returncode:
+        end = "\n".join(log.read_text(encoding="utf-8").splitlines()[-LOG_LINES:])
+        raise RuntimeError(f"{name} failed; the end of {log}:\n{end}")
+    for weights in output.glob("*.safetensors"):
+        weights.unlink()
+    return json.loads(results.read_text(encoding="utf-8"))
+
+
+def _read(results: Path) -> dict[str, float] | None:
+    """What a finished run wrote; None where it did not come to that."""
+    try:
+        return json.loads(results.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _code() -> str:
+    """A digest of the code that trains."""
+    files = sorted([*ROOT.glob("*_mtsbert.py"), *(ROOT / "mtsbert").rglob("*.py")])
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def mean_and_sd(values: list[float]) -> dict[str, float]:
+    """The sample's standard deviation; 0 for a single value."""
+    return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0.0}

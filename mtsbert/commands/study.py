@@ -1,0 +1,232 @@
+"""What freezing costs and saves on your data: one recipe by several strategies, several seeds, one table.
+
+    mtsbert study --config recipes/ag_news_minilm.yaml --seeds 3
+
+Every run is one of `run_mtl.py`; what comes after `--` is passed on to all of them. An interrupted study goes on where
+it was. Figures are those of the validation split after the last epoch.
+"""
+
+import argparse
+import itertools
+import json
+import logging
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.commands.runs import mean_and_sd, run_once
+from mtsbert.network.starting_point import load_encoder_config, tasks_of_checkpoint
+from mtsbert.preparation import data_prep
+from mtsbert.recipe import parse_arguments
+from mtsbert.results.metrics import COMPOSITE, PRIMARY_METRIC
+from mtsbert.results.tables import markdown_table
+
+
+# What a study decides itself. The model at the end is what counts: no choosing among epochs, no predictions, no
+# checkpoints in between, nothing pushed.
+ALWAYS = {
+    "do_train": True,
+    "do_eval": True,
+    "do_predict": False,
+    "check_data": False,
+    "eval_strategy": "no",
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "push_to_hub": False,
+}
+NEVER = (
+    *("early_stopping_patience", "metric_for_best_model", "resume_from_checkpoint", "seed", "output_dir"),
+    *("freeze_encoder", "freeze_embeddings", "num_frozen_layers", "freeze_heads"),
+    *("gradual_unfreezing", "unfreeze_every", "layer_decay", "feature_cache", "gradient_aggregator"),
+)
+
+logger = logging.getLogger(__name__)
+
+
+def strategies(num_layers: int, tasks: list[str]) -> dict[str, list[str]]:
+    """Name → flags of `run_mtl.py`, for an encoder of so many layers and these heads."""
+    lowest = {"lower_half_frozen": num_layers // 2, "top_layer": num_layers - 1}
+    if lowest["top_layer"] == lowest["lower_half_frozen"]:
+        del lowest["top_layer"]
+    return {
+        "full": [],
+        "encoder_frozen": ["--freeze_encoder"],
+        **{f"{task}_head_frozen": ["--freeze_heads", task] for task in tasks},
+        **{
+            name: ["--freeze_embeddings", f"--num_frozen_layers={number}", "--feature_cache=True"]
+            for name, number in lowest.items()
+            if number
+        },
+        "embeddings_frozen": ["--freeze_embeddings"],
+        "gradual": ["--gradual_unfreezing", f"--unfreeze_every={1 / (num_layers + 2):.4f}"],
+        "nothing_trained": ["--freeze_encoder", "--freeze_heads", *tasks],
+    }
+
+
+def study_recipe(config: Path, folder: Path) -> tuple[Path, int]:
+    """Writes the recipe without what the study decides itself; returns the new file, and the recipe's seed."""
+    recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
+    if left_out := [key for key in NEVER if key in recipe and key not in ("seed", "output_dir")]:
+        logger.info(f"The study decides for itself, and leaves out of the recipe: {left_out}.")
+    kept = {key: value for key, value in recipe.items() if key not in NEVER}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(kept | ALWAYS, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path, recipe.get("seed", MTLTrainingArguments.seed)
+
+
+@dataclass
+class Outcome:
+    """What a strategy came to over all seeds."""
+
+    metrics: dict[str, dict[str, float]]
+    """Task, or `composite` → `mean` and `sd` of the main metric."""
+    num_trained_parameters: int
+    seconds: float
+    """Of all epochs, mean over the seeds, and of building a feature cache, which only the first one to come does."""
+    seconds_per_epoch: float
+    """Of the epochs alone; mean over the seeds."""
+    peak_memory_gb: float | None
+    num_seeds: int
+
+    @classmethod
+    def of(cls, runs: list[dict[str, float]], keys: dict[str, str]) -> "Outcome":
+        epochs = [run.get("train_runtime", 0.0) for run in runs]
+        caches = [run.get("feature_cache_runtime", 0.0) for run in runs]
+        peaks = [run["train_peak_memory_gb"] for run in runs if "train_peak_memory_gb" in run]
+        return cls(
+            metrics={name: mean_and_sd([run[key] for run in runs]) for name, key in keys.items()},
+            num_trained_parameters=int(runs[0]["num_trained_parameters"]),
+            seconds=mean_and_sd(epochs)["mean"] + max(caches),
+            seconds_per_epoch=mean_and_sd(
+                [taken / (run.get("epoch") or 1.0) for taken, run in zip(epochs, runs, strict=True)]
+            )["mean"],
+            peak_memory_gb=max(peaks, default=None),
+            num_seeds=len(runs),
+        )
+
+
+def main(argv: list[str] | None = None, *, prog: str = "mtsbert study") -> Path:
+    """Runs the study and returns the folder with its results."""
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    logging.getLogger("mtsbert").setLevel(logging.INFO)
+    args = _parse(argv, prog)
+    parse_arguments(["--config", str(args.config)])  # raises for a recipe that cannot be used
+    folder = args.output_dir or Path("runs") / "study" / args.config.stem
+    config, first_seed = study_recipe(args.config, folder)
+    base = ["--config", str(config), "--output_dir", str(folder), *args.flags]
+    model_args, data_args, _ = parse_arguments(base)
+    tasks = (tasks_of_checkpoint(model_args) or {}) | data_args.tasks
+    known = strategies(load_encoder_config(model_args).get_text_config().num_hidden_layers, list(tasks))
+    if unknown := [name for name in args.strategies or [] if name not in known]:
+        raise ValueError(f"Unknown strategies {unknown}; for this recipe there are {list(known)}.")
+    chosen = {name: known[name] for name in args.strategies or known}
+    for flags in chosen.values():
+        parse_arguments([*base, *flags])  # raises for what cannot be combined, before the first run
+    keys = {task: f"eval_{task}_{PRIMARY_METRIC[settings['type']]}" for task, settings in tasks.items()}
+    keys[COMPOSITE] = f"eval_{COMPOSITE}"
+    outcomes = {}
+    for name, flags in chosen.items():
+        try:
+            runs = [
+                run_once(config, [*args.flags, *flags, f"--seed={seed}"], folder=folder, name=f"{name}_seed{seed}")
+                for seed in range(first_seed, first_seed + args.seeds)
+            ]
+        except RuntimeError as error:  # an encoder without a list of layers, say: the other strategies go on
+            logger.error(f"Strategy {name} is left out: {error}")
+            continue
+        outcomes[name] = Outcome.of(runs, {task: key for task, key in keys.items() if key in runs[0]})
+    if not outcomes:
+        raise ValueError("No strategy could be run; the reasons are above.")
+    text = f"{study_table(outcomes)}\n\n{verdict(outcomes)}\n"
+    (folder / "study.json").write_text(
+        json.dumps({name: vars(outcome) for name, outcome in outcomes.items()}, indent=2)
+    )
+    (folder / "study.md").write_text(text, encoding="utf-8")
+    plot(outcomes, folder / "study.png")
+    sys.stdout.write(f"\n{text}\nSaved in {folder}: study.json, study.md, study.png\n")
+    return folder
+
+
+def _parse(argv: list[str] | None, prog: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", type=Path, required=True, help="Recipe of `run_mtl.py`.")
+    parser.add_argument("--strategies", nargs="+", help="Which ones; default: all. An unknown name lists them.")
+    parser.add_argument("--seeds", type=int, default=3, help="How many, counted up from the recipe's (default: 3).")
+    parser.add_argument("--output_dir", type=Path, help="Default: runs/study/NAME OF THE RECIPE.")
+    parser.add_argument("flags", nargs="*", help="Flags of run_mtl.py for all runs, after '--'.")
+    args = parser.parse_args(argv)
+    if args.seeds < 1:
+        raise ValueError(f"`--seeds` is {args.seeds}; it must be at least 1.")
+    given = {flag.partition("=")[0].removeprefix("--") for flag in args.flags if flag.startswith("--")}
+    if mine := sorted(given & {*NEVER, *ALWAYS}):
+        raise ValueError(f"The study decides {mine} itself; leave them out behind '--'.")
+    return args
+
+
+def study_table(outcomes: dict[str, Outcome]) -> str:
+    """Markdown: one line per strategy; metrics in percent as mean ± standard deviation over the seeds."""
+    names = list(next(iter(outcomes.values())).metrics)
+    cells = [["strategy", *names, "trained parameters", "s per epoch", "s in all", "peak memory"]]
+    for strategy, outcome in outcomes.items():
+        metrics = [f"{100 * value['mean']:.1f} ± {100 * value['sd']:.1f}" for value in outcome.metrics.values()]
+        memory = "" if outcome.peak_memory_gb is None else f"{outcome.peak_memory_gb:.1f} GB"
+        seconds = [f"{value:.1f}" if value else "" for value in (outcome.seconds_per_epoch, outcome.seconds)]
+        cells.append([strategy, *metrics, f"{outcome.num_trained_parameters:,}", *seconds, memory])
+    return markdown_table(cells)
+
+
+def verdict(outcomes: dict[str, Outcome]) -> str:
+    """Which strategy wins and by how much, and the fastest one that is not worse by more than the seeds' spread."""
+
+    def score(name: str) -> dict[str, float]:
+        return outcomes[name].metrics[COMPOSITE]
+
+    ranking = sorted(outcomes, key=lambda name: -score(name)["mean"])
+    best = ranking[0]
+    sentences = [f"Best composite: {best} with {100 * score(best)['mean']:.1f}"]
+    if len(ranking) > 1:
+        lead = 100 * (score(best)["mean"] - score(ranking[1])["mean"])
+        sentences[0] += f", {lead:.1f} points before {ranking[1]}"
+    within = [
+        name
+        for name in ranking
+        if score(best)["mean"] - score(name)["mean"] <= 2 * _standard_error(outcomes[best], outcomes[name])
+    ]
+    if others := [name for name in within if name != best]:
+        sentences.append(f"Within two standard errors of it, so not told apart by these seeds: {', '.join(others)}")
+    fastest = min(within, key=lambda name: outcomes[name].seconds)
+    if fastest != best:
+        share = outcomes[fastest].seconds / outcomes[best].seconds
+        sentences.append(f"Of these, {fastest} is the fastest: {share:.0%} of the training time of {best}")
+    return ". ".join(sentences) + "."
+
+
+def _standard_error(one: Outcome, other: Outcome) -> float:
+    """Of the difference between two mean composites."""
+    return math.hypot(one.metrics[COMPOSITE]["sd"], other.metrics[COMPOSITE]["sd"]) / math.sqrt(one.num_seeds)
+
+
+def plot(outcomes: dict[str, Outcome], path: Path) -> None:
+    """Quality against training time, one point a strategy."""
+    import matplotlib
+
+    figures = data_prep("figures")
+    with matplotlib.rc_context(figures.STYLE):
+        figure = figures.new_figure(9, 5)
+        axes = figure.subplots()
+        for name, marker in zip(outcomes, itertools.cycle("os^vD<>pP*X"), strict=False):
+            outcome, score = outcomes[name], outcomes[name].metrics[COMPOSITE]
+            of_seeds = {"yerr": 100 * score["sd"], "fmt": marker, "capsize": 3, "label": name, "alpha": 0.8}
+            axes.errorbar(outcome.seconds, 100 * score["mean"], **of_seeds)
+        axes.set_xlabel("training time in seconds")
+        axes.set_ylabel("composite on the validation split in %")
+        axes.grid(alpha=0.3)
+        figure.legend(loc="outside right center")
+        figures.save(figure, path)

@@ -1,0 +1,249 @@
+"""Rows of a dataset → examples: what a row says in the words of the recipe's tasks, whatever its columns were called.
+
+An example is `{"text": str, "text_pair": str or None, "dataset": number, "row": number, <task>: …}` with, by the type
+of the task, the name of a label (a list of names for a multi-label task), a list of spans, or a score. None is
+unlabelled.
+"""
+
+import math
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Features, List, Value
+
+from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
+from entities_mtsbert import OUTSIDE, TAG_SCHEMES, check_spans, join_words, tags_to_spans, to_bio
+from mtsbert.data.fingerprint import fingerprint_of
+from mtsbert.data.skipped_rows import SkippedRow
+from mtsbert.data.sources import TEXT, TEXT_PAIR, SourceDataset
+
+
+DATASET = "dataset"  # the column that says which dataset of the recipe a row is from
+ROW = "row"  # the column that says which row of its split it is, counted from 0
+
+
+def example_features(tasks: dict[str, dict]) -> Features:
+    """The columns of examples."""
+    return Features(
+        {
+            TEXT: Value("string"),
+            TEXT_PAIR: Value("string"),
+            DATASET: Value("int32"),
+            ROW: Value("int64"),
+            **{name: _feature(task) for name, task in tasks.items()},
+        }
+    )
+
+
+def _feature(task: dict) -> Value | List:
+    if task["type"] == TOKEN_CLASSIFICATION:
+        return List({"start": Value("int64"), "end": Value("int64"), "label": Value("string")})
+    if task["type"] == PAIR_SIMILARITY:
+        return Value("float64")
+    return List(Value("string")) if task.get("multi_label") else Value("string")
+
+
+def read_examples(
+    source: SourceDataset,
+    split: str,
+    tasks: dict[str, dict],
+    max_rows: int | None = None,
+    *,
+    number: int = 0,
+    skipped: list[SkippedRow] | None = None,
+) -> Dataset:
+    """
+    The rows of one split as examples, each checked; at most `max_rows` of them, drawn from all of it.
+
+    Args:
+        number: What they have as their `dataset`.
+        skipped (*optional*): Rows that cannot be used are left out, and added here with why. Without it, the first
+            one is an error.
+
+    Raises:
+        `ValueError`: naming dataset, split, row (counted from 0) and column.
+    """
+    rows = source.splits[split]
+    chosen = range(len(rows))
+    if max_rows is not None and max_rows < len(rows):
+        chosen = sorted(random.Random(0).sample(chosen, max_rows))  # files are often in some order
+        rows = rows.select(chosen)
+    broken = source.broken.get(split, {})
+
+    def read_each(table: pa.Table, places: Iterable[int]) -> Iterator[tuple[int, dict | ValueError]]:
+        """The number of each row, and its example or what is wrong with it."""
+        columns = {role: _values_of(table[column]) for role, column in source.columns.items()}
+        for place, values in zip(places, zip(*columns.values(), strict=True), strict=True):
+            row = chosen[place]
+            try:
+                if row in broken:
+                    raise ValueError(broken[row])
+                example = _read_example(dict(zip(columns, values, strict=True)), source, rows.features, tasks)
+                yield row, example | {DATASET: number, ROW: row}
+            except ValueError as error:
+                yield row, error
+
+    def read(table: pa.Table, places: list[int]) -> dict[str, list]:
+        examples = []
+        for row, example in read_each(table, places):
+            if not isinstance(example, ValueError):
+                examples.append(example)
+            elif skipped is None:
+                raise ValueError(f"{source.where(split, row)}: {example}")
+        return {name: [example.get(name) for example in examples] for name in features}
+
+    features = example_features(tasks)
+    settings = [source.columns, source.tag_scheme, tasks, number, skipped is not None, sorted(broken)]
+    examples = (
+        rows.with_format("arrow")
+        .map(
+            read,
+            with_indices=True,
+            batched=True,
+            remove_columns=rows.column_names,
+            features=features,
+            new_fingerprint=fingerprint_of(rows, *settings),
+            desc=f"Reading {source.name}, {split}",
+        )
+        .with_format(None)
+    )
+    if skipped is not None and len(examples) < len(chosen):  # read again, because the cache has examples alone
+        left_out = np.setdiff1d(np.arange(len(chosen)), np.searchsorted(chosen, examples.data[ROW].to_numpy()))
+        table = rows.select(left_out).with_format("arrow")[:]
+        for row, reason in read_each(table, left_out.tolist()):
+            skipped.append(SkippedRow(source.name, split, row, str(reason)))
+    return examples
+
+
+def _values_of(column: pa.ChunkedArray) -> list:
+    """What a column has in its rows; what is not a value of its type there, a `ValueError`."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):  # text that is not UTF-8, a date that is none
+        return [_value_of(scalar) for scalar in column]
+
+
+def _value_of(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError) as error:
+        return ValueError(f"cannot be read ({error})")
+
+
+def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tasks: dict[str, dict]) -> dict[str, Any]:
+    for role, value in row.items():
+        if isinstance(value, ValueError):
+            raise ValueError(f"column {source.columns[role]!r} {value}.")
+    text, words = row[TEXT], None
+    if isinstance(text, list):
+        if not all(isinstance(word, str) for word in text):
+            raise ValueError(f"column {source.columns[TEXT]!r} holds {text!r}; it needs a text or a list of words.")
+        text, words = join_words(text)
+    example: dict[str, Any] = {TEXT: _check_text(text, source.columns[TEXT])}
+    if (pair := row.get(TEXT_PAIR)) is not None:
+        example[TEXT_PAIR] = _check_text(pair, source.columns[TEXT_PAIR])
+    for role, value in row.items():
+        if role in (TEXT, TEXT_PAIR):
+            continue
+        column = source.columns[role]
+        try:
+            example[role] = _read_value(value, tasks[role], features[column], text, words, source.tag_scheme)
+        except ValueError as error:
+            raise ValueError(f"column {column!r}: {error}") from None
+        if example[role] is not None and tasks[role]["type"] in PAIR_TYPES and pair is None:
+            raise ValueError(f"column {column!r} compares two texts, but {source.columns[TEXT_PAIR]!r} is empty.")
+    return example
+
+
+def _check_text(text: Any, column: str) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"column {column!r} has no text in it: {text!r}.")
+    return text
+
+
+def _read_value(
+    value: Any, task: dict, feature: Any, text: str, words: list[tuple[int, int]] | None, tag_scheme: str
+) -> Any:
+    if value is None:
+        return None
+    if task["type"] == TOKEN_CLASSIFICATION:
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r} is neither a list of {{start, end, label}} nor a list of tags.")
+        return _read_spans(value, text) if words is None else _read_tags(value, text, words, feature, tag_scheme)
+    if task["type"] == PAIR_SIMILARITY:
+        return _read_score(value, task["score_range"])
+    if task.get("multi_label"):
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r} is not a list of labels, which a multi-label task needs.")
+        labels = [None if label is None else _read_label(label, getattr(feature, "feature", None)) for label in value]
+        if None in labels:
+            raise ValueError(f"{value!r} has a missing label in it; None instead of the list is an unlabelled text.")
+        return labels
+    return _read_label(value, feature)
+
+
+def _read_label(value: Any, feature: Any) -> str | None:
+    if isinstance(feature, ClassLabel):
+        return None if value < 0 else feature.int2str(value)
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, list | dict | bytes) or value == "":
+        raise ValueError(f"{value!r} is not a label.")
+    return str(value)
+
+
+def _read_score(value: Any, score_range: tuple[float, float]) -> float | None:
+    try:
+        score = math.inf if isinstance(value, bool) or "_" in str(value) else float(value)
+    except (TypeError, ValueError):
+        score = math.inf
+    if math.isinf(score):
+        raise ValueError(f"{value!r} is not a score.")
+    if math.isnan(score):
+        return None
+    lowest, highest = score_range
+    if not lowest <= score <= highest:
+        raise ValueError(f"score {score} lies outside 'score_range' [{lowest}, {highest}].")
+    return score
+
+
+def _read_spans(value: list, text: str) -> list[dict[str, Any]]:
+    for span in value:
+        has_borders = isinstance(span, dict) and span.get("start") is not None and span.get("end") is not None
+        if not has_borders or "label" not in span:
+            raise ValueError(f"entity {span!r} needs 'start', 'end' and 'label'; tags need a 'text' of words.")
+        if isinstance(span["label"], list | dict | bytes) or span["label"] == "":
+            raise ValueError(f"entity {span!r} has a label that is none.")
+    check_spans(value, text)
+    return [
+        {"start": span["start"], "end": span["end"], "label": None if span["label"] is None else str(span["label"])}
+        for span in value
+    ]
+
+
+def _read_tags(
+    value: list, text: str, words: list[tuple[int, int]], feature: Any, tag_scheme: str
+) -> list[dict[str, Any]]:
+    if len(value) != len(words):
+        raise ValueError(f"{len(value)} tags for {len(words)} words.")
+    names = getattr(feature, "feature", None)
+    tags, unknown = list(value), []
+    if isinstance(names, ClassLabel):
+        unknown = [word for word, tag in zip(words, value, strict=True) if tag is not None and tag < 0]
+        tags = [names.int2str(tag) if tag is None or tag >= 0 else OUTSIDE for tag in value]
+    if not all(isinstance(tag, str) for tag in tags):
+        raise ValueError(f"tags are strings, or a list of a ClassLabel; got {value!r}.")
+    try:
+        spans = tags_to_spans(to_bio(tags, tag_scheme), words)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} The dataset's 'tag_scheme' is {tag_scheme}; {list(TAG_SCHEMES)} are known."
+        ) from None
+    spans = [{key: span[key] for key in ("start", "end", "label")} for span in spans]
+    spans += [{"start": start, "end": end, "label": None} for start, end in unknown]
+    spans.sort(key=lambda span: span["start"])
+    check_spans(spans, text)  # of words that are nothing but blanks
+    return spans

@@ -1,0 +1,177 @@
+"""Examples → what the model reads: word pieces, and labels as ids."""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Features, List, Value
+from transformers import PreTrainedTokenizerBase
+
+from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION
+from entities_mtsbert import IGNORE_INDEX, spans_to_tags, visible_offsets
+from mtsbert.data.examples import DATASET, ROW
+from mtsbert.data.fingerprint import fingerprint_of
+from mtsbert.data.sources import TEXT, TEXT_PAIR
+
+
+logger = logging.getLogger(__name__)
+
+# Columns, the second one for every token task, that become the report. No task has a name with a blank.
+CUT, COUNTS = "is cut", "{} entities"
+
+
+@dataclass
+class EntityCounts:
+    """What became of the entities of one token task."""
+
+    total: int
+    unaligned: int
+    truncated: int
+
+
+@dataclass
+class TokenizationReport:
+    """What did not survive tokenization, over one split."""
+
+    cut: np.ndarray
+    """For every row, whether a text of it was longer than `max_length`."""
+    entities: dict[str, EntityCounts]
+    """By token task."""
+
+    def log(self, split: str) -> None:
+        if self.cut.any():
+            logger.warning(f"{split}: {self.cut.sum():,} of {len(self.cut):,} rows are longer than `max_length`: cut.")
+        for task, counts in self.entities.items():
+            if counts.truncated or counts.unaligned:
+                logger.warning(
+                    f"{split}: of {counts.total:,} {task} entities, {counts.truncated:,} were cut off and "
+                    f"{counts.unaligned:,} begin or end inside a word piece; they are neither learned nor scored."
+                )
+
+
+def build_features(
+    examples: Dataset,
+    tasks: dict[str, dict],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    split: str,
+    dataset_names: Sequence[str] = ("train",),
+) -> tuple[Dataset, TokenizationReport]:
+    """
+    Tokenizes the texts of examples and turns labels into ids. What was cut or could not be aligned is logged once. The
+    features of a file are kept in the cache of `datasets`, and read from there the next time.
+
+    Args:
+        examples (`Dataset`): Checked rows, see `examples.py`.
+        tasks (`dict[str, dict]`): The tasks of the model, with their labels.
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+        max_length (`int`): Longer texts are cut to this many tokens, special tokens included.
+        split (`str`): Name of the split in messages.
+        dataset_names (`Sequence[str]`, *optional*): What the numbers in the examples' `dataset` column stand for.
+
+    Returns:
+        A dataset with `input_ids`, `pair_input_ids` (empty where there is no second text), `length` (tokens of both),
+        `dataset` (a `ClassLabel` of `dataset_names`), `row` (its number there), and one column for each task: a class
+        id, zeros and ones for each label of a multi-label task, a score, or for a token task one tag id for each
+        token. Missing labels are `IGNORE_INDEX`, and NaN for a score. Beside it, a report of what was cut.
+    """
+    token_tasks = [name for name, task in tasks.items() if task["type"] == TOKEN_CLASSIFICATION]
+    columns: dict[str, Value | List] = {"input_ids": List(Value("int32")), "pair_input_ids": List(Value("int32"))}
+    columns |= {"length": Value("int32"), DATASET: ClassLabel(names=list(dataset_names)), ROW: Value("int64")}
+    columns |= {name: _label_feature(task) for name, task in tasks.items()}
+    columns |= {CUT: Value("bool"), **{COUNTS.format(name): List(Value("int32"), length=3) for name in token_tasks}}
+    label2id = {name: {label: i for i, label in enumerate(task.get("labels", []))} for name, task in tasks.items()}
+
+    def encode(batch: dict[str, list]) -> dict[str, list]:
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        encodings = _tokenize(tokenizer, batch[TEXT], max_length)
+        paired = [text for text in batch[TEXT_PAIR] if text is not None]
+        pairs = iter(_tokenize(tokenizer, paired, max_length) if paired else [])
+        features: dict[str, list] = {name: [] for name in columns}
+        for row, encoding in zip(rows, encodings, strict=True):
+            pair = next(pairs) if row[TEXT_PAIR] is not None else None
+            features["input_ids"].append(encoding.ids)
+            features["pair_input_ids"].append(pair.ids if pair else [])
+            features["length"].append(len(encoding.ids) + (len(pair.ids) if pair else 0))
+            features[DATASET].append(row[DATASET])
+            features[ROW].append(row[ROW])
+            features[CUT].append(bool(encoding.overflowing or (pair and pair.overflowing)))
+            for name, task in tasks.items():
+                if name in token_tasks:
+                    tags, counts = _tags(row[name], label2id[name], row[TEXT], encoding)
+                    features[name].append(tags)
+                    features[COUNTS.format(name)].append(counts)
+                else:
+                    features[name].append(_label(row[name], task, label2id[name]))
+        return features
+
+    encoded = examples.map(
+        encode,
+        batched=True,
+        remove_columns=examples.column_names,
+        features=Features(columns),
+        new_fingerprint=fingerprint_of(examples, tasks, _rules(tokenizer), max_length, list(dataset_names)),
+        desc=f"Tokenizing {split}",
+    )
+    counts = {name: np.sum(encoded.with_format("numpy")[COUNTS.format(name)][:], axis=0) for name in token_tasks}
+    report = TokenizationReport(
+        np.array(encoded[CUT][:], dtype=bool), {name: EntityCounts(*map(int, sums)) for name, sums in counts.items()}
+    )
+    report.log(split)
+    return encoded.remove_columns([CUT, *map(COUNTS.format, token_tasks)]), report
+
+
+def num_labelled_rows(features: Dataset, task: str) -> int:
+    """How many rows of features have a label for a task."""
+    values = features.select_columns(task).with_format("numpy")[task][:]
+    labelled = [not np.all(np.isnan(value) | (np.asarray(value) == IGNORE_INDEX)) for value in values]
+    return sum(labelled)
+
+
+def unlabelled_row(features: Dataset, tasks: dict[str, dict]) -> Dataset:
+    """The first row alone and without its labels: what fills a batch up and teaches nothing."""
+    row = features[0]
+    for name, task in tasks.items():
+        missing = math.nan if task["type"] == PAIR_SIMILARITY else IGNORE_INDEX
+        row[name] = [missing] * len(row[name]) if isinstance(row[name], list) else missing
+    return Dataset.from_list([row], features=features.features)
+
+
+def _rules(tokenizer: PreTrainedTokenizerBase) -> dict:
+    """All that decides how a tokenizer splits, without what the last call left in it."""
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")}
+
+
+def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list:
+    return tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True).encodings
+
+
+def _tags(
+    value: list[dict] | None, label2id: dict[str, int], text: str, encoding
+) -> tuple[list[int], tuple[int, int, int]]:
+    """The tag ids of one text, one a word piece; how many entities there were, unaligned ones and cut ones."""
+    if value is None:
+        return [IGNORE_INDEX] * len(encoding.ids), (0, 0, 0)
+    offsets = visible_offsets(encoding.offsets, text)
+    tagged = spans_to_tags(value, offsets, label2id, truncated=bool(encoding.overflowing))
+    return tagged.tags, (sum(span["label"] is not None for span in value), tagged.num_unaligned, tagged.num_truncated)
+
+
+def _label(value: str | list[str] | float | None, task: dict, label2id: dict[str, int]) -> int | list[int] | float:
+    """The label of a whole text, or of a pair, as the model reads it."""
+    if task["type"] == PAIR_SIMILARITY:
+        return math.nan if value is None else value
+    if task.get("multi_label"):
+        return [IGNORE_INDEX if value is None else int(label in value) for label in label2id]
+    return IGNORE_INDEX if value is None else label2id[value]
+
+
+def _label_feature(task: dict) -> Value | List:
+    if task["type"] == PAIR_SIMILARITY:
+        return Value("float32")
+    return List(Value("int64")) if task["type"] == TOKEN_CLASSIFICATION or task.get("multi_label") else Value("int64")

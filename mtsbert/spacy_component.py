@@ -1,0 +1,107 @@
+"""An mtsbert checkpoint as a component of a spaCy pipeline: `nlp.add_pipe("mtsbert", config={"model": "runs/news"})`.
+
+Where the project is installed, spaCy finds the component by itself; in a clone, import this module first.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from spacy import Language
+from spacy.tokens import Doc
+from spacy.util import filter_spans, minibatch
+
+from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from mtsbert.network.starting_point import load_pipeline
+
+
+@Language.factory(
+    "mtsbert",
+    assigns=["doc.ents", "doc.cats", "doc._.mtsbert"],
+    default_config={"revision": None, "entity_task": None},
+)
+def create_component(
+    nlp: Language, name: str, model: str, revision: str | None, entity_task: str | None
+) -> "MTSBertComponent":
+    return MTSBertComponent(model, revision=revision, entity_task=entity_task)
+
+
+class MTSBertComponent:
+    """
+    One pass of the model over each batch of texts sets
+
+    - `doc.ents`: the entities of `entity_task`, widened to whole tokens where they begin or end inside one;
+    - `doc.cats`: label → probability, of every task that labels texts (`task/label` where there are several);
+    - `doc.vector`: the sentence embedding, float32 `(H,)`;
+    - `doc._.mtsbert`: the answer of [`MTSBertPipeline`], with the exact characters of every entity.
+
+    spaCy does not keep `doc.vector` when a document goes through bytes, as between processes (`n_process`); the
+    embedding in `doc._.mtsbert` stays.
+
+    The model is loaded when the first text comes.
+
+    Args:
+        model: Checkpoint: a folder or a Hub id.
+        revision: Branch, tag or commit of a Hub id.
+        entity_task: Default: the first token classification task, if there is one.
+
+    Raises:
+        `ValueError`: at the first text, where there is no such checkpoint or task.
+    """
+
+    def __init__(self, model: str, *, revision: str | None = None, entity_task: str | None = None):
+        if not Doc.has_extension("mtsbert"):
+            Doc.set_extension("mtsbert", default=None)
+        self._model, self._revision, self._entity_task = model, revision, entity_task
+        self._pipeline, self._process = None, os.getpid()
+
+    @property
+    def pipeline(self):
+        if self._pipeline is None:
+            self._pipeline = load_pipeline(self._model, revision=self._revision)
+            tasks = self._pipeline.model.config.tasks
+            self._text_tasks = [name for name, task in tasks.items() if task["type"] == SEQUENCE_CLASSIFICATION]
+            token_tasks = [name for name, task in tasks.items() if task["type"] == TOKEN_CLASSIFICATION]
+            if self._entity_task is None and token_tasks:
+                self._entity_task = token_tasks[0]
+            if self._entity_task is not None and self._entity_task not in token_tasks:
+                raise ValueError(
+                    f"`entity_task` is {self._entity_task!r}; the token classification tasks of {self._model!r} are "
+                    f"{token_tasks}."
+                )
+        return self._pipeline
+
+    def __call__(self, doc: Doc) -> Doc:
+        return next(self.pipe([doc]))
+
+    def pipe(self, stream: Iterable[Doc], *, batch_size: int = 64) -> Iterator[Doc]:
+        if os.getpid() != self._process:  # of `n_process`: forked, it would wait for torch's threads for ever
+            torch.set_num_threads(1)
+        for docs in minibatch(stream, batch_size):
+            for doc, answer in zip(docs, self.pipeline([doc.text for doc in docs]), strict=True):
+                yield self._annotated(doc, answer)
+
+    def _annotated(self, doc: Doc, answer: dict) -> Doc:
+        if self._entity_task is not None:
+            spans = [
+                doc.char_span(entity["start"], entity["end"], label=entity["label"], alignment_mode="expand")
+                for entity in answer[self._entity_task]
+            ]
+            doc.ents = filter_spans(spans)
+        for task in self._text_tasks:
+            prefix = f"{task}/" if len(self._text_tasks) > 1 else ""
+            doc.cats |= {prefix + label: score for label, score in answer[task]["scores"].items()}
+        doc.vector = np.array(answer["embedding"], dtype=np.float32)
+        doc._.mtsbert = answer
+        return doc
+
+    def to_disk(self, path: Path, *, exclude: tuple = ()) -> None:
+        """Saves the whole checkpoint, so that the pipeline's folder needs nothing else."""
+        self.pipeline.model.save_pretrained(path)
+        self.pipeline.tokenizer.save_pretrained(path)
+
+    def from_disk(self, path: Path, *, exclude: tuple = ()) -> "MTSBertComponent":
+        self._model, self._revision, self._pipeline = str(path), None, None
+        return self

@@ -1,0 +1,1 @@
+"""The Trainer and what it is made of. Imports everything but commands."""

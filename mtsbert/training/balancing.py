@@ -1,0 +1,199 @@
+"""How the losses of several tasks become one.
+
+Notation: L_k is the loss of task k in one optimizer step, w_k its fixed weight (`task_weights`), K the number of
+tasks. A task without a label in a step takes no part in it.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from configuration_mtsbert import PAIR_SIMILARITY
+from mtsbert.arguments import DWA, FIRST_STEP, STATIC, UNCERTAINTY
+
+
+STATE_FILE = "loss_balancing.json"
+DWA_TEMPERATURE = 2.0  # T of arXiv 1803.10704
+
+
+class StaticBalancing:
+    """Σ w_k L_k. The other schemes are this one with a factor on each w_k that changes in training.
+
+    Args:
+        tasks: Task name → settings, as in the model's config.
+        task_weights: Task name → w_k.
+    """
+
+    learns_from_losses = False  # whether `end_step` and `begin_epoch` must be called
+
+    def __init__(self, tasks: dict[str, dict], task_weights: dict[str, float]):
+        self.tasks = tasks
+        self.task_weights = task_weights
+
+    def factor(self, task: str) -> torch.Tensor | float:
+        """What multiplies w_k at present."""
+        return 1.0
+
+    def weighted(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {task: self.task_weights[task] * self.factor(task) * loss for task, loss in losses.items()}
+
+    def combine(self, losses: dict[str, torch.Tensor], shares: dict[str, torch.Tensor]) -> torch.Tensor:
+        """
+        Args:
+            losses: By task, this micro-batch's part of L_k: the parts of an optimizer step add up to L_k.
+            shares: By task, this micro-batch's part of the step's labelled items, between 0 and 1.
+        """
+        return sum(self.weighted(losses).values())
+
+    def weights(self) -> dict[str, float]:
+        """Each task's present weight, for the log."""
+        with torch.no_grad():
+            return {task: weight * float(self.factor(task)) for task, weight in self.task_weights.items()}
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What the optimizer learns along with the model."""
+        return []
+
+    def end_step(self, losses: dict[str, float]) -> None:
+        """Learns of L_k for the tasks that took part in an optimizer step."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Learns that an epoch begins, or goes on in a resumed run; they are counted from 0."""
+
+    def state(self) -> dict:
+        """What a resumed run must know, as JSON."""
+        return {}
+
+    def load_state(self, state: dict) -> None:
+        """Takes over what `state` returned."""
+
+    def save(self, folder: str | Path) -> None:
+        if state := self.state():
+            (Path(folder) / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
+
+    def load(self, folder: str | Path) -> None:
+        if not self.state():
+            return
+        path = Path(folder) / STATE_FILE
+        if not path.is_file():
+            raise ValueError(f"{folder} has no {STATE_FILE}: it was not trained with this `loss_balancing`.")
+        self.load_state(json.loads(path.read_text()))
+
+
+class UncertaintyBalancing(StaticBalancing):
+    """
+    Homoscedastic uncertainty (Kendall et al. 2018, arXiv 1705.07115): learns s_k = log σ_k² for every task.
+
+    The loss is Σ w_k (exp(-s_k) L_k + s_k / 2), with half of exp(-s_k) for a squared error.
+    """
+
+    def __init__(self, tasks: dict[str, dict], task_weights: dict[str, float]):
+        super().__init__(tasks, task_weights)
+        self.log_variances = {task: torch.nn.Parameter(torch.zeros(())) for task in tasks}
+
+    def factor(self, task: str) -> torch.Tensor:
+        precision = torch.exp(-self.log_variances[task])
+        return precision / 2 if self.tasks[task]["type"] == PAIR_SIMILARITY else precision
+
+    def combine(self, losses: dict[str, torch.Tensor], shares: dict[str, torch.Tensor]) -> torch.Tensor:
+        penalties = [self.task_weights[task] * shares[task] * self.log_variances[task] / 2 for task in losses]
+        return super().combine(losses, shares) + sum(penalties)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return list(self.log_variances.values())
+
+    def state(self) -> dict:
+        return {"log_variances": {task: value.item() for task, value in self.log_variances.items()}}
+
+    def load_state(self, state: dict) -> None:
+        with torch.no_grad():
+            for task, value in state["log_variances"].items():
+                self.log_variances[task].fill_(value)
+
+
+class DynamicWeightAverage(StaticBalancing):
+    """
+    Dynamic weight average (Liu et al. 2019, arXiv 1803.10704): tasks whose loss falls slowly get more weight.
+
+    In epoch t the factor of task k is K exp(r_k / T) / Σ exp(r_i / T), where r_k is its mean loss of epoch t-1 over
+    that of t-2 and T is 2. In the first two epochs all factors are 1.
+    """
+
+    learns_from_losses = True
+
+    def __init__(self, tasks: dict[str, dict], task_weights: dict[str, float]):
+        super().__init__(tasks, task_weights)
+        self.factors = dict.fromkeys(tasks, 1.0)
+        self.epochs: list[dict[str, float]] = []  # mean losses of the last two epochs
+        self.sums = dict.fromkeys(tasks, 0.0)
+        self.steps = dict.fromkeys(tasks, 0)
+        self.epoch = 0  # the one that sums and steps are about
+
+    def factor(self, task: str) -> float:
+        return self.factors[task]
+
+    def end_step(self, losses: dict[str, float]) -> None:
+        for task, loss in losses.items():
+            self.sums[task] += loss
+            self.steps[task] += 1
+
+    def begin_epoch(self, epoch: int) -> None:
+        if epoch <= self.epoch:  # the first one, or resumed within it
+            return
+        self.epoch = epoch
+        means = {task: self.sums[task] / steps if steps else math.nan for task, steps in self.steps.items()}
+        self.epochs = [*self.epochs, means][-2:]
+        self.sums, self.steps = dict.fromkeys(self.tasks, 0.0), dict.fromkeys(self.tasks, 0)
+        if len(self.epochs) < 2:
+            return
+        before, last = self.epochs
+        ratios = {task: last[task] / before[task] if before[task] else 1.0 for task in self.tasks}
+        ratios = {task: 1.0 if math.isnan(ratio) else ratio for task, ratio in ratios.items()}  # a task that paused
+        largest = max(ratios.values())  # taken out of all, which changes nothing but keeps exp() from overflowing
+        powers = {task: math.exp((ratio - largest) / DWA_TEMPERATURE) for task, ratio in ratios.items()}
+        self.factors = {task: len(powers) * power / sum(powers.values()) for task, power in powers.items()}
+
+    def state(self) -> dict:
+        names = ("factors", "epochs", "sums", "steps", "epoch")
+        return {name: getattr(self, name) for name in names}
+
+    def load_state(self, state: dict) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+class FirstStepBalancing(StaticBalancing):
+    """Divides every task's loss by its loss in the first optimizer step that it took part in, so that all begin at 1.
+
+    That very step is taken with a factor of 1.
+    """
+
+    learns_from_losses = True
+
+    def __init__(self, tasks: dict[str, dict], task_weights: dict[str, float]):
+        super().__init__(tasks, task_weights)
+        self.first_losses: dict[str, float] = {}
+
+    def factor(self, task: str) -> float:
+        first = self.first_losses.get(task)
+        return 1.0 / first if first else 1.0
+
+    def end_step(self, losses: dict[str, float]) -> None:
+        for task, loss in losses.items():
+            self.first_losses.setdefault(task, loss)
+
+    def state(self) -> dict:
+        return {"first_losses": self.first_losses}
+
+    def load_state(self, state: dict) -> None:
+        self.first_losses = state["first_losses"]
+
+
+BALANCING: dict[str, type[StaticBalancing]] = {
+    STATIC: StaticBalancing,
+    UNCERTAINTY: UncertaintyBalancing,
+    DWA: DynamicWeightAverage,
+    FIRST_STEP: FirstStepBalancing,
+}

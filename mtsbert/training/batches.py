@@ -1,0 +1,211 @@
+"""Where the batches of training come from: rows in their order, padding left out, frozen states read from disk."""
+
+import logging
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+from huggingface_hub.constants import HF_HOME
+from torch.utils.data import DataLoader, Sampler
+
+from mtsbert.arguments import FEATURE_CACHE_DTYPES, TEMPERATURE, WEIGHTS, MTLTrainingArguments
+from mtsbert.data.collator import MultiTaskCollator
+from mtsbert.data.features import DATASET, unlabelled_row
+from mtsbert.data.samplers import DatasetSampler, FilledSampler, dataset_weights, padding_share
+from mtsbert.network.feature_cache import CachedCollator, FeatureCache, Texts, open_feature_cache, rows_for_cache
+from mtsbert.network.freezing import Freezing
+from mtsbert.network.frozen_prefix import FrozenPrefix
+from mtsbert.network.padding_free import PaddingFree
+from mtsbert.training.nonfinite import CheckedTrainer, NumberedCollator, numbered
+
+
+TEXTS_TO_CHECK = 64  # from which a few of different lengths are taken
+
+logger = logging.getLogger(__name__)
+
+
+class BatchingTrainer(CheckedTrainer):
+    """
+    A Trainer that chooses, when training begins, what its batches are made of:
+
+    - the word pieces of the rows, and an encoder that leaves out their padding; or the states of a frozen encoder (or
+      of its bottom layers), computed once and read from disk;
+    - in an order that seed and epoch alone decide, so that a resumed run repeats it; each row with its number,
+      by which errors name it;
+    - with several processes, filled up by rows without labels, so that they learn what one process learns.
+
+    A subclass has `freezing`.
+    """
+
+    args: MTLTrainingArguments
+    freezing: Freezing
+
+    def __init__(self, *args, **kwargs):
+        self.feature_cache: FeatureCache | None = None
+        self._while_training: ExitStack | None = None  # what is undone when training ends
+        self._cache_seconds = 0.0
+        self._sampler: DatasetSampler | None = None
+        self._filler: int | None = None  # which row fills up the last batches of several processes
+        super().__init__(*args, **kwargs)
+
+    @property
+    def is_training(self) -> bool:
+        return self._while_training is not None
+
+    def train(self, *args, **kwargs):
+        self.feature_cache, self._cache_seconds = None, 0.0
+        try:
+            with ExitStack() as self._while_training:
+                return super().train(*args, **kwargs)
+        finally:
+            self._while_training = None
+
+    def get_train_dataloader(self) -> DataLoader:
+        # Called in training once a checkpoint to resume from is loaded, whose weights the cache must be of.
+        if not self.is_training:
+            return super().get_train_dataloader()
+        self._while_training.close()  # of an earlier call: `auto_find_batch_size` begins again
+        plain = self.train_dataset, self.data_collator
+        rows, collator = self._rows_and_collator()
+        if self.args.world_size > 1 and not self.args.dataloader_drop_last:
+            self._filler = len(rows)
+            rows = concatenate_datasets([rows, unlabelled_row(rows, self.model.config.tasks)])
+        self.train_dataset, self.data_collator = rows, NumberedCollator(collator)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset, self.data_collator = plain
+            self._filler = None
+
+    def _rows_and_collator(self) -> tuple[Dataset, Any]:
+        """Rows with their numbers, and what makes a batch of some of them; prepares the model for such batches."""
+        self.feature_cache = None
+        if (prefix := self._prefix_to_cache()) is not None:
+            began = time.perf_counter()
+            self.feature_cache = self._open_feature_cache(prefix)
+            self._cache_seconds = time.perf_counter() - began
+        if self.feature_cache is None:
+            self._leave_out_padding()
+            return numbered(self.train_dataset), self.data_collator
+        if not prefix.is_whole_encoder:
+            self._leave_out_padding(first_layer=prefix.num_layers)
+        self._while_training.enter_context(prefix.skipped())
+        cached = CachedCollator(self.processing_class, self.model.config.tasks, self.feature_cache)
+        return rows_for_cache(self.train_dataset), cached
+
+    # The frozen bottom layers, computed once
+
+    def _prefix_to_cache(self) -> FrozenPrefix | None:
+        prefix, asked = FrozenPrefix.of(self.freezing), self.args.feature_cache
+        is_ours = type(self.data_collator) is MultiTaskCollator
+        if asked and prefix is None:
+            raise ValueError(
+                "`feature_cache` needs a frozen lower end of the encoder: `freeze_encoder`, or `freeze_embeddings` "
+                "with `num_frozen_layers`."
+            )
+        if asked and not is_ours:
+            raise ValueError(
+                "`feature_cache` reads batches from disk, which a `data_collator` of yours cannot; drop one."
+            )
+        if asked is None and prefix is not None:
+            rows_of_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            num_epochs = self.args.num_train_epochs
+            if self.args.max_steps > 0:
+                num_epochs = self.args.max_steps * rows_of_a_step / len(self.train_dataset)
+            asked = is_ours and prefix.is_whole_encoder and num_epochs > 1
+        return prefix if asked else None
+
+    def _open_feature_cache(self, prefix: FrozenPrefix) -> FeatureCache | None:
+        try:
+            return open_feature_cache(
+                prefix,
+                self.train_dataset,
+                folder=Path(self.args.feature_cache_dir or Path(HF_HOME) / "mtsbert" / "feature_cache"),
+                dtype=FEATURE_CACHE_DTYPES[self.args.feature_cache_dtype],
+                limit_gb=self.args.feature_cache_gb,
+                batch_size=self.args.per_device_eval_batch_size,
+                padding_side=self.processing_class.padding_side,
+                autocast=self.accelerator.autocast,
+            )
+        except ValueError as error:
+            if self.args.feature_cache:
+                raise
+            logger.warning(f"No feature cache: {error}")
+            return None
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return super().floating_point_ops(inputs) if "input_ids" in inputs else 0  # cached states: hardly any
+
+    # Padding
+
+    def _leave_out_padding(self, first_layer: int = 0) -> None:
+        """Until training ends, the encoder's layers from `first_layer` on see no padding, where it allows that."""
+        if not self.args.padding_free or self.args.torch_compile:
+            return
+        texts = Texts.of(self.train_dataset.select(range(min(len(self.train_dataset), TEXTS_TO_CHECK))))
+        input_ids, attention_mask = texts.padded(texts.sample(), self.args.device, self.processing_class.padding_side)
+        self.model.eval()
+        try:
+            padding_free = PaddingFree(self.model, first_layer=first_layer)
+            padding_free.check(input_ids=input_ids, attention_mask=attention_mask)
+        except ValueError as error:
+            logger.info(f"Training with padding: {error}")
+            return
+        self._while_training.enter_context(padding_free.active())
+
+    # Order
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        if self._filler is None:
+            return self._sampler_of(rows)
+        sampler = self._sampler_of(rows.select(range(self._filler)))
+        batches_at_once = 1 if self.accelerator.split_batches else self.args.world_size
+        return FilledSampler(sampler, filler=self._filler, multiple=self._train_batch_size * batches_at_once)
+
+    def _sampler_of(self, rows: Dataset) -> Sampler | None:
+        if rows is None or self.args.train_sampling_strategy == "sequential":
+            return super()._get_train_sampler(rows)
+        dataset_ids, lengths = rows[DATASET][:], rows[self.args.length_column_name][:]
+        by_length = self.args.train_sampling_strategy == "group_by_length"
+        self._sampler = DatasetSampler(
+            dataset_ids,
+            batch_size=self.args.train_batch_size,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            lengths=lengths if by_length else None,
+            sampling=self.args.dataset_sampling,
+            weights=self._sampling_weights(dataset_ids),
+        )
+        share = padding_share(self._sampler, lengths, self.args.per_device_train_batch_size)
+        logger.info(f"Padding share of the training batches: {share:.1%}.")
+        return self._sampler
+
+    def _sampling_weights(self, dataset_ids: list[int]) -> list[float] | None:
+        names = training_datasets(self.train_dataset)
+        if self.args.dataset_sampling == TEMPERATURE:
+            counts = Counter(dataset_ids)
+            return dataset_weights([counts[dataset] for dataset in range(len(names))], self.args.sampling_temperature)
+        if self.args.dataset_sampling == WEIGHTS:
+            return [self.args.sampling_weights[name] for name in names]
+        return None
+
+    def _run_epoch(self, *, epoch: int, **kwargs):
+        # The epoch does not reach a sampler through accelerate's wrappers when a run of several processes is resumed
+        # within an epoch.
+        if self._sampler is not None:
+            self._sampler.set_epoch(epoch)
+        return super()._run_epoch(epoch=epoch, **kwargs)
+
+
+def training_datasets(features: Dataset) -> list[str]:
+    """The datasets that features are of, in the order of their numbers."""
+    return features.features[DATASET].names[: max(features[DATASET]) + 1]
+
+
+def check_sampling(args: MTLTrainingArguments, names: list[str]) -> None:
+    """Raises `ValueError` where `sampling_weights` are not those of the training datasets."""
+    if args.sampling_weights and set(args.sampling_weights) != set(names):
+        raise ValueError(f"`sampling_weights` names {list(args.sampling_weights)}; the training datasets are {names}.")

@@ -1,0 +1,96 @@
+"""Evaluation over all tasks: exact losses, metrics beside the user's own, logits where they are asked for."""
+
+from collections.abc import Callable, Mapping
+
+from datasets import Dataset
+from transformers import EvalPrediction
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
+
+from mtsbert.results.metrics import ANSWERS, LOGITS, AnswerMetrics, Evaluation, count_answers
+from mtsbert.training.batches import BatchingTrainer
+
+
+class EvaluatingTrainer(BatchingTrainer):
+    """
+    A Trainer that evaluates every task of its model. `compute_metrics` and `preprocess_logits_for_metrics` are the
+    user's, if there are any: their metrics stand beside those of the tasks.
+
+    A subclass has `tasks`, `task_weights` and `features_of`.
+    """
+
+    tasks: dict[str, dict]
+    task_weights: dict[str, float]
+    features_of: Callable[..., Dataset]
+
+    def __init__(
+        self,
+        *args,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        **kwargs,
+    ):
+        self.evaluations: dict[str, Evaluation] = {}  # prefix of the metrics → the last one
+        self._evaluations_of_steps: dict[int, Evaluation] = {}
+        self.answer_metrics = AnswerMetrics(self.tasks, compute_metrics, preprocess_logits_for_metrics)
+        super().__init__(
+            *args,
+            compute_metrics=self.answer_metrics.compute,
+            preprocess_logits_for_metrics=self.answer_metrics.reduce,
+            **kwargs,
+        )
+
+    def train(self, *args, **kwargs):
+        self._evaluations_of_steps.clear()
+        output = super().train(*args, **kwargs)
+        if self.state.best_model_checkpoint and self.args.load_best_model_at_end:
+            self.evaluations.pop("eval", None)  # of the last weights, which are gone
+            if self.state.best_global_step in self._evaluations_of_steps:
+                self.evaluations["eval"] = self._evaluations_of_steps[self.state.best_global_step]
+        return output
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As `Trainer.evaluate`; a mapping of datasets is evaluated as one, as `eval_dataset` is."""
+        if eval_dataset is not None:
+            eval_dataset = self.features_of(eval_dataset, "test", "eval_dataset")
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def predict(
+        self,
+        test_dataset: Dataset | Mapping[str, Dataset],
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "test",
+    ) -> PredictionOutput:
+        """
+        As `Trainer.predict`, for rows with labels or without.
+
+        Returns:
+            `predictions`: task → logits, `(N, C)`, `(N, T, K)` for a token task (padded by -100), `(N,)` cosines for a
+            similarity. `label_ids`: task → labels, -100 (NaN for scores) where there is none. `metrics`.
+        """
+        rows = self.features_of(test_dataset, "test", "test_dataset")
+        with self.answer_metrics.keeping_logits():
+            return super().predict(rows, ignore_keys, metric_key_prefix)
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        losses = {task: output.metrics.get(f"{metric_key_prefix}_{task}_loss") for task in self.task_weights}
+        output.metrics[f"{metric_key_prefix}_loss"] = sum(
+            self.task_weights[task] * loss for task, loss in losses.items() if loss is not None
+        )
+        if output.predictions is None:
+            return output
+        self._keep_evaluation(output, metric_key_prefix)
+        return output._replace(predictions=output.predictions.get(LOGITS))
+
+    def _keep_evaluation(self, output: EvalLoopOutput, prefix: str) -> None:
+        """For the model card: numbers and counts, not the answers."""
+        metrics = {key.removeprefix(f"{prefix}_"): value for key, value in output.metrics.items()}
+        counts = count_answers(self.tasks, output.predictions[ANSWERS], output.label_ids)
+        self.evaluations[prefix] = Evaluation(metrics, counts)
+        if self.is_training and prefix == "eval":
+            self._evaluations_of_steps[self.state.global_step] = self.evaluations[prefix]

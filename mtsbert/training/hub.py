@@ -1,0 +1,148 @@
+"""Pushing a run to the Hub: what cannot work is refused before training, and a push that fails loses nothing."""
+
+import logging
+import shlex
+import shutil
+from concurrent.futures import Future
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, HfApi
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import PushInProgress
+
+from mtsbert.preparation import data_prep
+
+
+# What a checkpoint folder has beside the model. It is pushed only as part of a checkpoint to resume from.
+TRAINER_STATE = (
+    *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", "training_args.bin"),
+    *("loss_balancing.json", "global_step*", "pytorch_model_fsdp*"),
+)
+# What an output folder has beside the model: paths of this machine, the checkpoints, texts of the test split.
+NOT_PUSHED = ("checkpoint-*", "training_args.bin", "trainer_state.json", "loss_balancing.json", "predictions.jsonl*")
+
+hub = data_prep("hub")
+UNDONE = "nothing was trained"
+logger = logging.getLogger(__name__)
+
+
+def check_push(args: TrainingArguments) -> None:
+    """Raises `ValueError` unless the Hub knows who would push, and the name to push to is a possible one."""
+    if args.push_to_hub and args.process_index == 0:
+        hub.check_push(args.hub_model_id, undone=UNDONE)
+
+
+def push_command(repo_id: str, folder: str, revision: str | None = None) -> str:
+    """The command that pushes an output folder as [`PushingTrainer.push_to_hub`] does."""
+    excluded = [word for pattern in NOT_PUSHED for word in ("--exclude", pattern)]
+    branch = [] if revision is None else ["--revision", revision]
+    return shlex.join(["hf", "upload", repo_id, str(folder), ".", *branch, *excluded])
+
+
+class PushingTrainer(Trainer):
+    """
+    A Trainer whose every push can be loaded: weights, config, tokenizer, code, the files of sentence-transformers,
+    and the model card once there is one. transformers' own pushes during training lack the code that `auto_map` names.
+
+    A push during training that fails is warned about, and training goes on. The last push raises.
+    """
+
+    _has_warned_of_push = False
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        with hub.refused_early(self.args.hub_model_id, undone=UNDONE):
+            super().init_hf_repo(token=token, private=private)
+            if self.is_world_process_zero():
+                HfApi().auth_check(self.hub_model_id, token=token, write=True)
+                if self.args.hub_revision is not None:
+                    HfApi().create_branch(self.hub_model_id, branch=self.args.hub_revision, token=token, exist_ok=True)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **card,
+    ) -> CommitInfo | Future | None:
+        """
+        Saves the model in the output folder and uploads that folder, on the main process. The model card is the
+        README.md that lies there; `create_model_card` writes one where there is none, or where `card` has arguments
+        for it.
+
+        Raises:
+            `RuntimeError`: with the command that pushes later, where the upload fails.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        if card or not (Path(self.args.output_dir) / "README.md").exists():
+            self.create_model_card(**{"model_name": self.hub_model_id.split("/")[-1], **card})
+        self._finish_current_push()
+        revision = revision or self.args.hub_revision
+        try:
+            return self._upload(commit_message, token=token, revision=revision, run_as_future=not blocking)
+        except Exception as error:  # as above; whatever it is, the user must know that nothing is lost
+            raise RuntimeError(
+                f"The push to {self.hub_model_id} failed: {error}\n\nThe model is whole in {self.args.output_dir}. To "
+                f"push it later: {push_command(self.hub_model_id, self.args.output_dir, revision)}"
+            ) from error
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Uploads a checkpoint that was just saved, beside training; called at every save."""
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        if self.push_in_progress is not None and not self.push_in_progress.is_done():
+            if not self.args.hub_always_push:
+                return
+            self._finish_current_push()  # what is being uploaded must not change under it
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        # Not uploaded from where it lies: `save_total_limit` may remove that folder meanwhile.
+        without_state = shutil.ignore_patterns(*TRAINER_STATE)
+        shutil.copytree(checkpoint_folder, self.args.output_dir, ignore=without_state, dirs_exist_ok=True)
+        message = f"Training in progress, step {self.state.global_step}"
+        jobs = [self._upload(message, run_as_future=True)]
+        if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+            is_last = self.args.hub_strategy == HubStrategy.CHECKPOINT
+            jobs.append(
+                self._upload(
+                    f"{message}, checkpoint",
+                    folder_path=checkpoint_folder,
+                    path_in_repo="last-checkpoint" if is_last else Path(checkpoint_folder).name,
+                    ignore_patterns=None,
+                    run_as_future=True,
+                )
+            )
+        for job in jobs:
+            job.add_done_callback(self._warn_of_failed_push)
+        self.push_in_progress = PushInProgress(jobs)
+
+    def _upload(self, commit_message: str, **kwargs) -> CommitInfo | Future:
+        settings = {
+            "folder_path": self.args.output_dir,
+            "ignore_patterns": list(NOT_PUSHED),
+            "revision": self.args.hub_revision,
+            **kwargs,
+        }
+        return self._hub_api.upload_folder(repo_id=self.hub_model_id, commit_message=commit_message, **settings)
+
+    @property
+    def _hub_api(self) -> HfApi:
+        # One for all uploads: those that run as futures of one `HfApi` follow one another.
+        if not hasattr(self, "_api"):
+            self._api = HfApi()
+        return self._api
+
+    def _warn_of_failed_push(self, job: Future) -> None:
+        error = job.exception()
+        if error is not None and not self._has_warned_of_push:
+            self._has_warned_of_push = True
+            logger.warning(
+                f"A push during training failed: {error}\nTraining goes on, and the model is pushed again at its end. "
+                "More failures like this are not reported."
+            )

@@ -1,0 +1,54 @@
+"""Learning rates: one for every part of the model, and steps over time."""
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from modeling_mtsbert import MTSBertModel
+from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.network.parts import EMBEDDINGS, OTHER, Part, encoder_layers, is_of_encoder, layer_name
+
+
+def head_learning_rate(args: MTLTrainingArguments) -> float:
+    return args.learning_rate if args.head_learning_rate is None else args.head_learning_rate
+
+
+def peak_learning_rates(model: MTSBertModel, parts: dict[str, Part], args: MTLTrainingArguments) -> dict[str, float]:
+    """
+    Each of the model's `parts` (see `network/parts.py`) → its learning rate after the warm-up.
+
+    Heads have `head_learning_rate`. With `layer_decay` ξ and L layers the encoder has ξ · `learning_rate` in its last
+    layer, one factor ξ more for each layer below, and ξ^(L + 1) in the embeddings (as ELECTRA describes it, arXiv
+    2003.10555; its code decays once more).
+    """
+    rates = {name: args.learning_rate if is_of_encoder(name) else head_learning_rate(args) for name in parts}
+    if args.layer_decay is not None:
+        num_layers = len(encoder_layers(model))
+        steps_down = {layer_name(index): num_layers - index for index in range(num_layers)}
+        steps_down |= {OTHER: 1, EMBEDDINGS: num_layers + 1}
+        rates |= {name: args.learning_rate * args.layer_decay**steps for name, steps in steps_down.items()}
+    return rates
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, parts: dict[str, Part], rates: dict[str, float]) -> None:
+    """Splits the optimizer's groups by the rates of the model's parts; all else in a group stays the same."""
+    rate_of = {id(parameter): rates[name] for name, part in parts.items() for parameter in part.parameters}
+    groups = []
+    for group in optimizer.param_groups:
+        by_rate: dict[float, list[torch.nn.Parameter]] = {}
+        for parameter in group["params"]:
+            by_rate.setdefault(rate_of[id(parameter)], []).append(parameter)
+        groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+    optimizer.param_groups[:] = groups
+
+
+def step_decay_schedule(
+    optimizer: torch.optim.Optimizer, *, num_warmup_steps: int, steps_between: int, factor: float
+) -> LambdaLR:
+    """Linear warm-up, then `factor` once more every `steps_between` steps, like `torch.optim.lr_scheduler.StepLR`."""
+
+    def rate(step: int) -> float:
+        if step < num_warmup_steps:
+            return step / num_warmup_steps
+        return factor ** ((step - num_warmup_steps) // steps_between)
+
+    return LambdaLR(optimizer, rate)

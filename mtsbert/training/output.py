@@ -1,0 +1,71 @@
+"""What a run leaves behind: its checkpoint, its results, its answers."""
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+
+import datasets
+import transformers
+from tqdm import tqdm
+
+from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.machine import number_format
+from mtsbert.results.answers import PAIR, TEXT, answers
+from mtsbert.training.trainer import MTSBertTrainer
+
+
+PREDICTIONS_FILE = "predictions.jsonl"
+
+logger = logging.getLogger(__name__)
+
+
+def set_up_logging(args: MTLTrainingArguments) -> None:
+    """Our own messages at INFO on the first process; transformers' as its flags say."""
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    logging.getLogger("mtsbert").setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
+    transformers.utils.logging.set_verbosity(args.get_process_log_level())
+    if args.disable_tqdm or args.process_index:
+        datasets.disable_progress_bars()
+    logger.info(f"Computing in {number_format(args)} on {args.device.type}, {args.world_size} process(es).")
+
+
+def check_writable(output_dir: str) -> None:
+    """Raises `ValueError` unless files can be written to the output folder."""
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output_dir).close()
+    except OSError as error:
+        raise ValueError(f"The output folder {output_dir} cannot be written: {error}.") from None
+
+
+def save_run(trainer: MTSBertTrainer, metrics: dict[str, float], *, trained: bool) -> None:
+    """
+    Writes `all_results.json`, and after training the checkpoint and the trainer's state. A run that was to train also
+    leaves a model card and its plots.
+    """
+    if trained:
+        trainer.save_model(_internal_call=True)  # a push comes later, and once
+        trainer.save_state()
+    trainer.save_metrics("all", metrics, combined=False)
+    if trainer.args.do_train:
+        trainer.create_model_card()
+
+
+def save_predictions(trainer: MTSBertTrainer, texts: Iterable[str | tuple[str, str]], *, total: int) -> None:
+    """Writes what the model answers for texts or pairs: one JSON object a line, in order, without embeddings."""
+    writes = trainer.is_world_process_zero()
+    if not writes and not trainer.is_fsdp_enabled:  # with FSDP every process has a part of the weights
+        return
+    path = Path(trainer.args.output_dir) / PREDICTIONS_FILE
+    partial = path.with_suffix(".partial")
+    pipeline = trainer.model.eval().as_pipeline(trainer.processing_class, device=trainer.model.device)
+    rows = ({TEXT: text} if isinstance(text, str) else {TEXT: text[0], PAIR: text[1]} for text in texts)
+    with partial.open("w", encoding="utf-8") if writes else nullcontext() as lines:
+        for answer in tqdm(answers(pipeline, rows), desc="Predicting", total=total, disable=not writes):
+            if writes:
+                lines.write(json.dumps(answer, ensure_ascii=False) + "\n")
+    if writes:
+        partial.rename(path)

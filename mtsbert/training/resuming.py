@@ -1,0 +1,188 @@
+"""A Trainer whose run may end at any step, and goes on as if it had not."""
+
+import logging
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
+
+from mtsbert.training.checkpoints import checkpoint_being_written, checkpoint_to_resume, disk_named, newest_whole
+from mtsbert.training.hub import PushingTrainer
+from mtsbert.training.interruption import STOPPING_SIGNALS, Interrupted, Interruption, deaf_to_signals
+
+
+# How gloo, and the store that processes meet in, say that a process is gone; NCCL has a class of error for it.
+SIGNS_OF_LOSS = ("gloo/", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableTrainer(PushingTrainer):
+    """
+    A Trainer that saves whole checkpoints only, also when it is told to stop (see `interruption.py`), and that goes on
+    from one with the numbers of an uninterrupted run.
+
+    A subclass calls `begin_training` before the first step, and `agree` once in every step, in all processes.
+    """
+
+    def __init__(self, *args, **kwargs):
+        self.interruption = Interruption()
+        self._stops_by: int | None = None  # place of the signal that all processes have agreed to stop by
+        self._is_epoch_over = False
+        self._saved_step: int | None = None
+        super().__init__(*args, **kwargs)
+        self.interruption.speaks = self.args.process_index == 0
+        self.add_callback(_EpochCallback(self))
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
+        """
+        `resume_from_checkpoint=True` is the newest whole checkpoint in the output folder.
+
+        Raises:
+            `Interrupted`: once a checkpoint is saved, where the process is told to stop.
+            `RuntimeError`: where another process of the run has ended.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = checkpoint_to_resume(self.args, "true")
+        self._stops_by, self._saved_step = None, None
+        try:
+            with ExitStack() as self._while_stepping:
+                output = super().train(resume_from_checkpoint, *args, **kwargs)
+                self.agree(torch.zeros(0, device=self.args.device))  # told in the last evaluation, or after it
+                if self._stops_by is not None:
+                    self._save_and_stop(self.model, has_last_weights=not self.args.load_best_model_at_end)
+                return output
+        except RuntimeError as error:
+            if self.args.world_size == 1 or not _is_of_lost_process(error):
+                raise
+            last = newest_whole(self.args.output_dir)
+            remedy = f"--resume_from_checkpoint true goes on from {last}." if last else "There is no checkpoint yet."
+            raise RuntimeError(
+                f"Another process of this run has ended, so process {self.args.process_index} of "
+                f"{self.args.world_size} ends as well (step {self.state.global_step}). {remedy}"
+            ) from error
+
+    def begin_training(self) -> None:
+        """When the first step is about to begin: what came before it needs no checkpoint to be stopped."""
+        self._while_stepping.close()  # `auto_find_batch_size` begins again
+        self._while_stepping.enter_context(self.interruption.awaited())
+        saved = self.state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
+        for callback in self._early_stopping():
+            if isinstance(saved, dict):  # of the checkpoint; transformers begins to count anew
+                callback.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
+
+    def _early_stopping(self) -> list[EarlyStoppingCallback]:
+        return [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
+
+    def _run_epoch(self, **kwargs):
+        # A run that was killed after its last step, or after it had stopped early, must not take another one.
+        is_stopped_early = any(
+            one.early_stopping_patience_counter >= one.early_stopping_patience for one in self._early_stopping()
+        )
+        if is_stopped_early or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(**kwargs)
+
+    def agree(self, flags: torch.Tensor) -> list[float]:
+        """
+        Sums numbers over all processes in the midst of an optimizer step, and lets them agree on whether it is the
+        last one. Waits for the device, once.
+        """
+        told = torch.tensor([float(self.interruption.signal == one) for one in STOPPING_SIGNALS], device=flags.device)
+        together = torch.cat([flags, told])
+        if self.args.world_size > 1:
+            together = self.accelerator.reduce(together, reduction="sum")
+        *sums, first, second = together.tolist()
+        if self._stops_by is None and (first or second):
+            self._stops_by = STOPPING_SIGNALS[0 if first else 1]
+        return sums
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, *args, **kwargs):
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, *args, **kwargs)
+        # After the last step of an epoch, or of all, this is called twice, and what is due then must be done as well.
+        is_called_again = self.state.epoch % 1 == 0 or self.control.should_training_stop
+        if self._stops_by is not None and (self._is_epoch_over or not is_called_again):
+            self._save_and_stop(model)
+
+    def _save_and_stop(self, model: torch.nn.Module, *, has_last_weights: bool = True) -> None:
+        if has_last_weights and self._saved_step != self.state.global_step:
+            self._save_checkpoint(model, trial=None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self.accelerator.wait_for_everyone()  # a launcher that sees one end tells the others to
+        # At the end, those that are not the best may be gone; and a machine with a disk of its own has none.
+        saved = newest_whole(self.args.output_dir) or self._checkpoint_folder()
+        logger.warning(
+            f"Stopped by {self._stops_by.name} after step {self.state.global_step} of {self.state.max_steps}. "
+            f"{saved} is saved; the same command and --resume_from_checkpoint true go on from it."
+        )
+        if self.args.world_size > 1:
+            self.accelerator.end_training()
+        raise Interrupted(self._stops_by)
+
+    # Checkpoints
+
+    def _checkpoint_folder(self, trial=None) -> Path:
+        return Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial) -> None:
+        with ExitStack() as stack:
+            if self.args.should_save:
+                stack.enter_context(checkpoint_being_written(self._checkpoint_folder(trial)))
+            self.accelerator.wait_for_everyone()
+            super()._save_checkpoint(model, trial)
+        self._saved_step = self.state.global_step
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        with disk_named(Path(self.args.output_dir if output_dir is None else output_dir)):
+            super()._save(output_dir, state_dict)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """The main process writes the random states of all: then `trainer_state.json` is the last file of all."""
+        if self.args.world_size == 1:
+            super()._save_rng_state(output_dir)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            super()._save_rng_state(folder)
+            files = gather_object([(path.name, path.read_bytes()) for path in Path(folder).iterdir()])
+        if self.args.should_save:
+            for name, content in files:
+                (Path(output_dir) / name).write_bytes(content)
+
+    # What must not differ between a run that was interrupted and one that was not
+
+    def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
+        # A DataLoader draws a random number when it begins. A run that goes on from the end of an epoch does not
+        # repeat the evaluation there, and must draw the same numbers after it.
+        with torch.random.fork_rng(devices=[]):
+            return super().evaluation_loop(*args, **kwargs)
+
+    def _get_dataloader(self, *args, **kwargs) -> DataLoader:
+        loader = super()._get_dataloader(*args, **kwargs)
+        if self.args.dataloader_num_workers > 0:
+            inner = getattr(loader, "base_dataloader", loader)  # of accelerate's
+            inner.worker_init_fn = deaf_to_signals(inner.worker_init_fn)
+        return loader
+
+
+class _EpochCallback(TrainerCallback):
+    def __init__(self, trainer: ResumableTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer._is_epoch_over = False
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer._is_epoch_over = False
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.trainer._is_epoch_over = True
+
+
+def _is_of_lost_process(error: RuntimeError) -> bool:
+    return isinstance(error, torch.distributed.DistError) or any(sign in str(error) for sign in SIGNS_OF_LOSS)

@@ -1,0 +1,475 @@
+"""transformers' Trainer for several tasks: one loss from many, exact means, and a report of each."""
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from heads_mtsbert import is_labelled, num_items
+from modeling_mtsbert import MTSBertModel
+from mtsbert.arguments import MAX_LENGTH, MTLTrainingArguments, own_settings
+from mtsbert.data.collator import MultiTaskCollator
+from mtsbert.data.features import num_labelled_rows
+from mtsbert.data.loading import load_split
+from mtsbert.machine import peak_memory_gb, reset_peak_memory
+from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
+from mtsbert.network.feature_cache import PLACE
+from mtsbert.network.freezing import Freezing
+from mtsbert.network.parts import is_of_encoder
+from mtsbert.network.starting_point import check_longest, longest_input, tokenizer_of
+from mtsbert.results.metrics import COMPOSITE
+from mtsbert.results.model_card import write_model_card
+from mtsbert.results.provenance import Provenance, provenance_in_memory
+from mtsbert.results.tables import parameter_table
+from mtsbert.training.balancing import BALANCING
+from mtsbert.training.batches import check_sampling, training_datasets
+from mtsbert.training.evaluation import EvaluatingTrainer
+from mtsbert.training.nonfinite import FiniteCheck
+from mtsbert.training.optimization import (
+    head_learning_rate,
+    peak_learning_rates,
+    set_learning_rates,
+    step_decay_schedule,
+)
+from mtsbert.training.task_statistics import GradientAggregation, GradientStatistics, TaskLog
+
+
+SPLIT_OF = {"train_dataset": "train", "eval_dataset": "validation"}  # what messages call an argument's rows
+
+logger = logging.getLogger(__name__)
+
+
+class MTSBertTrainer(EvaluatingTrainer):
+    """
+    transformers' `Trainer` for an [`MTSBertModel`] and its tasks. Datasets are raw: texts, and a column of labels for
+    each task. They are checked and tokenized before the first step.
+
+    The loss is the weighted sum of the tasks' losses, and each of them is its mean over the labelled items of the
+    whole optimizer step: the same for one batch of 32, for 4 accumulated ones of 8, and for 2 processes with 16.
+    `eval_loss` and `eval_<task>_loss` are exact means over the evaluation data in the same way.
+
+    Args:
+        model ([`MTSBertModel`], *optional*): The model to train. Either this or `model_init`.
+        args ([`MTLTrainingArguments`] or `TrainingArguments`, *optional*):
+            How to train. Of plain `TrainingArguments`, what was set is taken, and the rest has the defaults of
+            [`MTLTrainingArguments`].
+        data_collator (`Callable`, *optional*, defaults to [`MultiTaskCollator`]):
+            Features of several rows → a batch of `input_ids`, `attention_mask` and `labels` by task.
+        train_dataset, eval_dataset (`Dataset` or `dict[str, Dataset]`, *optional*):
+            A `datasets.Dataset` with the columns `text`, `text_pair` where texts are compared, and one for each task
+            (see `columns`); labels may be missing, in single rows or altogether. A mapping of names to such datasets
+            trains on all of them, and is evaluated as one. What [`load_data`] returns is taken as well.
+        processing_class (`PreTrainedTokenizerBase`, *optional*): The tokenizer. Default: that of the model's encoder.
+        model_init (`Callable`, *optional*):
+            Makes the model anew for every call of `train`, as `hyperparameter_search` needs it.
+        compute_metrics (`Callable[[EvalPrediction], dict]`, *optional*):
+            Metrics beside those of the tasks. `predictions` and `label_ids` are mappings of task to array.
+        callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: As for `Trainer`.
+        columns (`dict`, *optional*):
+            Column → `"text"`, `"text_pair"` or a task, where they are called otherwise; for several datasets also
+            dataset name → such a mapping.
+        max_length (`int`, *optional*, defaults to 128, or what the encoder reads if that is less):
+            Tokens of a text that are read; the rest is cut.
+        provenance ([`Provenance`], *optional*): What the model card says of the data. Default: what can be seen here.
+
+    Raises:
+        `ValueError`: for data or arguments that cannot be used, before the first step.
+
+    Example:
+
+        >>> trainer = MTSBertTrainer(model, MTLTrainingArguments("out"), train_dataset=news["train"])
+        >>> trainer.train()
+        >>> trainer.predict(news["test"]).predictions["topic"].shape
+        (7600, 4)
+    """
+
+    args: MTLTrainingArguments
+    loss_is_scaled_for_ga = True  # `num_items_in_batch` counts the whole optimizer step
+
+    def __init__(
+        self,
+        model: MTSBertModel | None = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[list[dict]], dict] | None = None,
+        train_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        model_init: Callable[..., MTSBertModel] | None = None,
+        compute_loss_func: Callable | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, LambdaLR | None] = (None, None),
+        optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable | None = None,
+        *,
+        columns: Mapping | None = None,
+        max_length: int | None = None,
+        provenance: Provenance | None = None,
+    ):
+        args = MTLTrainingArguments.of(args)
+        if compute_loss_func is not None:
+            raise ValueError(
+                "`compute_loss_func` is not used here: the tasks' own losses are weighted by `task_weights` and "
+                "`loss_balancing`."
+            )
+        if (model is None) == (model_init is None):
+            raise ValueError("Give either a `model`, or a `model_init` that makes one.")
+        self._made_first: MTSBertModel | None = None
+        if model is None:
+            set_seed(args.seed)  # as before every other call
+            self.model_init = model_init
+            self._made_first = Trainer.call_model_init(self)
+        first = self._made_first if model is None else model
+        self.tasks: dict[str, dict] = first.config.tasks
+        if unknown := sorted(set(args.task_weights) - set(self.tasks)):
+            raise ValueError(f"`task_weights` names unknown tasks {unknown}; the tasks are {list(self.tasks)}.")
+        processing_class = processing_class or tokenizer_of(first)
+        encoder_config = first.config.encoder_config
+        if max_length is None:
+            max_length = min(MAX_LENGTH, longest_input(processing_class, encoder_config))
+        check_longest(max_length, processing_class, encoder_config)
+        self._reading = {"columns": columns, "max_length": max_length}
+        given = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+        features = {
+            name: None if rows is None else self.features_of(rows, SPLIT_OF[name], name, processing_class)
+            for name, rows in given.items()
+        }
+        if train_dataset is not None:
+            check_sampling(args, training_datasets(features["train_dataset"]))
+        self.provenance = provenance or provenance_in_memory(first, features, max_length=max_length)
+        self.training_metrics: dict[str, float] = {}
+        self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in self.tasks}
+        self._log_since_line, self._log_of_step = TaskLog(list(self.tasks)), TaskLog(list(self.tasks))
+        self._tasks_to_measure: set[str] = set()
+        self.finite_check = FiniteCheck(self.tasks)
+        self.args = args
+        self._attach(first)
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator or MultiTaskCollator(processing_class, self.tasks),
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+            **features,
+        )
+        self.add_callback(_StepCallback(self))
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
+
+    def features_of(
+        self, rows: Dataset | Mapping, split: str, argument: str, tokenizer: PreTrainedTokenizerBase | None = None
+    ) -> Dataset:
+        """What the model reads of raw rows; `split` and `argument` are what messages call them."""
+        tokenizer = tokenizer or self.processing_class
+        return load_split(rows, split, self.tasks, tokenizer, argument=argument, **self._reading)
+
+    # What belongs to a model, and is made anew with it
+
+    def _attach(self, model: MTSBertModel) -> None:
+        """What is frozen, how fast each part learns, how losses are weighted: all of this very model."""
+        if model.config.tasks != self.tasks:
+            raise ValueError(
+                f"`model_init` makes models of different tasks: {model.config.tasks}, and before {self.tasks}."
+            )
+        if not self.args.torch_compile:  # which writes dropout its own way
+            use_fast_dropout(model)
+        self.freezing = Freezing(model, self.args)
+        self.learning_rates = peak_learning_rates(model, self.freezing.parts, self.args)
+        self.balancing = BALANCING[self.args.loss_balancing](self.tasks, self.task_weights)
+        self.gradient_statistics = GradientStatistics(model)
+        aggregator = self.args.gradient_aggregator
+        self.gradient_aggregation = GradientAggregation(aggregator, model) if aggregator else None
+        self._attached_with = own_settings(self.args)
+
+    def call_model_init(self, trial: Any = None) -> MTSBertModel:
+        model, self._made_first = self._made_first, None
+        if model is None:
+            model = super().call_model_init(trial)
+        self._attach(model)
+        return model
+
+    def get_train_dataloader(self) -> DataLoader:
+        if own_settings(self.args) != self._attached_with:  # a trial sets its arguments once it has its model
+            self.args.check()
+            self._attach(self.model)
+        return super().get_train_dataloader()
+
+    # Training
+
+    def train(self, *args, **kwargs):
+        """Adds to the metrics the seconds that the feature cache took before training, and the peak of memory."""
+        if self.train_dataset is None:
+            raise ValueError("There is nothing to train on: give the Trainer a `train_dataset`.")
+        if self.freezing.is_total:
+            raise ValueError("Everything is frozen, so there is nothing to train.")
+        reset_peak_memory()
+        # Several backward passes through one compiled forward pass, as gradient statistics need them.
+        keep_buffers = torch._functorch.config.patch(donated_buffer=False)
+        with fast_attention_dropout(), keep_buffers:
+            output = super().train(*args, **kwargs)
+        output.metrics["feature_cache_runtime"] = self._cache_seconds
+        output.metrics["train_peak_memory_gb"] = peak_memory_gb()
+        self.training_metrics = output.metrics
+        return output
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "maximize",
+        backend: Any = None,
+        hp_name: Callable | None = None,
+        **kwargs,
+    ):
+        """As `Trainer.hyperparameter_search`, but by default for the highest `eval_composite`."""
+        return super().hyperparameter_search(
+            hp_space,
+            compute_objective or (lambda metrics: metrics[f"eval_{COMPOSITE}"]),
+            n_trials,
+            direction,
+            backend,
+            hp_name,
+            **kwargs,
+        )
+
+    # Loss
+
+    def _get_num_items_in_batch(
+        self, batch_samples: list[dict], device: torch.device
+    ) -> dict[str, torch.Tensor] | None:
+        """Labelled items of every task over the micro-batches of one optimizer step and over all processes."""
+        if not batch_samples:
+            return None
+        counts = torch.stack(
+            [
+                torch.stack([num_items(batch["labels"][task]) for batch in batch_samples]).sum()
+                for task in self.task_weights
+            ]
+        ).to(device)
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        return dict(zip(self.task_weights, counts, strict=True))
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: dict[str, torch.Tensor] | None = None,
+    ):
+        if not model.training:
+            outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+            loss = sum(weight * outputs.losses[task] for task, weight in self.task_weights.items())
+            return (loss, outputs) if return_outputs else loss
+        self.freezing.set_modes()  # `training_step` has just put the whole model in training mode
+        rows = inputs.pop(PLACE, ())
+        outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+        labels = inputs["labels"]
+        shares = {task: num_items(labels[task]) / num_items_in_batch[task].clamp(min=1) for task in self.task_weights}
+        examples = {task: num_examples(labels[task]) for task in self.task_weights}
+        self._log_since_line.add(outputs.losses, shares, examples)
+        if self.balancing.learns_from_losses:
+            self._log_of_step.add(outputs.losses, shares, examples)
+        loss = self.balancing.combine(outputs.losses, shares)
+        self.finite_check.add(rows, outputs.logits, labels, outputs.losses, loss)
+        if self._tasks_to_measure:
+            present = _of_present_tasks(outputs.losses, shares)
+            self.gradient_statistics.measure(
+                {task: loss for task, loss in present.items() if task in self._tasks_to_measure}
+            )
+            self._tasks_to_measure -= present.keys()
+        if self.gradient_aggregation is not None:
+            self._task_losses = list(_of_present_tasks(self.balancing.weighted(outputs.losses), shares).values())
+        # DDP averages gradients over processes, but the counts are sums over them already.
+        loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
+        if self.gradient_aggregation is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+        self.gradient_aggregation.backward(self._task_losses)
+        return loss.detach()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to the training loss what each task did since the last line: loss, weight, examples, gradients."""
+        if "loss" in logs:
+            losses, examples = self._log_since_line.take(self._sum_over_processes)
+            weights = self.balancing.weights()
+            logs |= {f"{task}_loss": loss for task, loss in losses.items()}
+            logs |= {f"{task}_weight": weight for task, weight in weights.items()}
+            logs |= {f"{task}_examples": number for task, number in examples.items()}
+            logs |= self.gradient_statistics.report()
+        super().log(logs, start_time)
+
+    def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(tensor, reduction="sum") if self.args.world_size > 1 else tensor
+
+    def begin_training(self) -> None:
+        super().begin_training()
+        self.freezing.begin(self.state.max_steps)
+        self._warn_of_unfed_heads()
+        logger.info(f"What is trained:\n{parameter_table(self.freezing, self.learning_rates)}")
+        if self.is_fsdp_enabled and self.args.gradient_statistics_steps > 0:
+            logger.info("The gradients of single tasks are not measured: FSDP shares out the weights.")
+
+    def begin_step(self) -> None:
+        """Before an optimizer step: thaws what is due, and says which tasks' gradients are to be measured."""
+        super().begin_step()
+        self._log_before = self._log_since_line.sums, {**self.gradient_statistics.gradients}
+        self.freezing.move_to(step=self.state.global_step, epoch=self.state.epoch)
+        every = 0 if self.is_fsdp_enabled else self.args.gradient_statistics_steps
+        if every > 0 and self.state.global_step % every == 0 and self.gradient_statistics.parameters:
+            self._tasks_to_measure = set(self.task_weights)  # each in the next batch that has labels of it
+
+    def _warn_of_unfed_heads(self) -> None:
+        unfed = [task for task in self.tasks if not num_labelled_rows(self.train_dataset, task)]
+        if unfed and any(map(is_of_encoder, set(self.freezing.parts) - self.freezing.forever)):
+            logger.warning(
+                f"No training row has a label for {unfed}: these heads stay as they are while the encoder changes "
+                "under them, and their answers get worse. Freeze the encoder (`freeze_encoder`); or train on rows "
+                "of their data as well; or, where those are gone, on the old checkpoint's answers to the new texts."
+            )
+
+    def end_backward(self) -> bool:
+        is_left_out = super().end_backward()
+        if self.args.world_size > 1 and not is_left_out:  # DDP knows the model's parameters only
+            for parameter in self.balancing.parameters():
+                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        return is_left_out
+
+    def leave_step_out(self) -> None:
+        super().leave_step_out()
+        self._log_since_line.sums, self.gradient_statistics.gradients = self._log_before
+        self._log_of_step.sums = None
+        for parameter in self.balancing.parameters():
+            parameter.grad = None
+
+    def end_step(self) -> None:
+        """After an optimizer step: lets the balancing know how the tasks fared in it."""
+        for parameter in self.balancing.parameters():
+            parameter.grad = None  # the Trainer clears the gradients of the model's parameters only
+        if self.balancing.learns_from_losses:
+            losses, _ = self._log_of_step.take(self._sum_over_processes)
+            self.balancing.end_step(losses)
+
+    # What a checkpoint keeps of the balancing
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.is_fsdp_enabled:  # FSDP2 gives the model a class of its own, which nobody else could load
+            kind = type(self.model)
+            kind.__name__, kind.__module__ = MTSBertModel.__name__, MTSBertModel.__module__
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            self.balancing.save(self.args.output_dir if output_dir is None else output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.balancing.load(resume_from_checkpoint)
+
+    def _run_epoch(self, *, epoch: int, **kwargs):
+        self.balancing.begin_epoch(epoch)
+        return super()._run_epoch(epoch=epoch, **kwargs)
+
+    # Learning rates
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        created_before = self.optimizer is not None
+        with self.freezing.lifted():  # frozen parameters are in a group as well: some of them thaw
+            optimizer = super().create_optimizer(model)
+        if not created_before:
+            set_learning_rates(optimizer, self.freezing.parts, self.learning_rates)
+            if learned := self.balancing.parameters():
+                rate = head_learning_rate(self.args)
+                optimizer.add_param_group({"params": learned, "lr": rate, "weight_decay": 0.0})
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.args.step_decay_every is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.args.max_steps > 0:
+            raise ValueError("`step_decay_every` counts epochs and cannot be used with `max_steps`.")
+        steps_per_epoch = num_training_steps / self.args.num_train_epochs
+        self.lr_scheduler = step_decay_schedule(
+            self.optimizer if optimizer is None else optimizer,
+            num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
+            steps_between=max(1, math.ceil(self.args.step_decay_every * steps_per_epoch)),
+            factor=self.args.step_decay_factor,
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # Model card
+
+    def create_model_card(
+        self,
+        language: str | list[str] | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+    ) -> None:
+        """Ours in place of the Trainer's, which knows nothing of tasks. `license` is that of the model, if known."""
+        if self.is_world_process_zero():
+            write_model_card(
+                self,
+                model_name=model_name,
+                finetuned_from=finetuned_from,
+                language=language,
+                license=license,
+                tags=tags,
+            )
+
+
+class _StepCallback(TrainerCallback):
+    """Lets the Trainer act when training and optimizer steps begin and end."""
+
+    def __init__(self, trainer: MTSBertTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.begin_training()
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.trainer.begin_step()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.end_backward()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.end_step()
+
+    def on_push_begin(self, args, state, control, **kwargs):
+        if self.trainer.is_training:  # otherwise whoever pushes sees to the card, once the weights are saved
+            self.trainer.create_model_card()
+
+
+def num_examples(labels: torch.Tensor) -> torch.Tensor:
+    """How many rows of a batch have a label, as a tensor without dimensions."""
+    labelled = is_labelled(labels)
+    return (labelled if labelled.dim() == 1 else labelled.any(dim=1)).sum()
+
+
+def _of_present_tasks(losses: dict[str, torch.Tensor], shares: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {task: loss for task, loss in losses.items() if shares[task] > 0}

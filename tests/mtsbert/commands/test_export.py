@@ -1,0 +1,76 @@
+"""ONNX: one graph that answers as the model does, at shapes that the export never saw."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoTokenizer, set_seed
+
+from modeling_mtsbert import MTSBertModel
+from mtsbert.commands.export import main
+from mtsbert.network.onnx_pipeline import OnnxModel, OnnxPipeline
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+TEXTS = ["Ada Perez joins Nimbus Labs in Oslo", "Lima", "", "Oslo beat Lima in the final. " * 30]
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx") / "whole"
+    main(["--model", str(checkpoint), "--output", str(folder)])
+    return folder
+
+
+@pytest.mark.parametrize(("num_texts", "length"), [(1, 3), (2, 7), (5, 31), (3, 64)])
+def test_every_output_is_that_of_the_model_at_any_shape(checkpoint, exported, num_texts, length):
+    set_seed(length)
+    ids = torch.randint(5, 200, (num_texts, length))
+    mask = torch.ones_like(ids)
+    mask[0, length // 2 :] = 0
+    with torch.no_grad():
+        expected = MTSBertModel.from_pretrained(checkpoint).eval()(ids, mask)
+    found = OnnxModel(exported)(ids, mask)
+    assert torch.allclose(found.pooler_output, expected.pooler_output, atol=1e-4)
+    assert set(found.logits) == set(expected.logits) == {"topic", "ner", "tags"}
+    for task, logits in expected.logits.items():
+        assert torch.allclose(found.logits[task], logits, atol=1e-4), task
+
+
+def test_the_pipeline_on_onnx_answers_like_the_pipeline_on_torch(checkpoint, exported, close):
+    model = MTSBertModel.from_pretrained(checkpoint).eval()
+    expected = model.as_pipeline(AutoTokenizer.from_pretrained(checkpoint, config=model.config.encoder_config))
+    found = OnnxPipeline(exported)
+    questions = [*TEXTS, (TEXTS[0], TEXTS[1])]
+    assert close(found(questions, batch_size=2), expected(questions, batch_size=2))
+    assert close(found(TEXTS[0]), expected(TEXTS[0]))
+
+
+def test_int8_is_smaller_and_nearly_the_same(checkpoint, exported, tmp_path):
+    main(["--model", str(checkpoint), "--output", str(tmp_path / "int8"), "--int8"])
+    assert sorted(path.name for path in (tmp_path / "int8").iterdir()) == sorted(
+        path.name for path in exported.iterdir()
+    )
+    assert (tmp_path / "int8" / "model.onnx").read_bytes() != (exported / "model.onnx").read_bytes()
+    whole, small = OnnxPipeline(exported)(TEXTS[0]), OnnxPipeline(tmp_path / "int8")(TEXTS[0])
+    cosine = torch.tensor(whole["embedding"]) @ torch.tensor(small["embedding"])
+    assert cosine > 0.98
+
+
+def test_a_checkpoint_without_pair_tasks_has_one_graph(model, tokenizer, tmp_path):
+    model.save_pretrained(tmp_path / "checkpoint")
+    tokenizer.save_pretrained(tmp_path / "checkpoint")
+    main(["--model", str(tmp_path / "checkpoint"), "--output", str(tmp_path / "onnx")])
+    assert [path.name for path in (tmp_path / "onnx").glob("*.onnx")] == ["model.onnx"]
+    assert json.loads((tmp_path / "onnx" / "config.json").read_text())["model_type"] == "mtsbert"
+
+
+def test_folders_that_cannot_be_are_refused(checkpoint, exported, tmp_path):
+    with pytest.raises(ValueError, match="exists already"):
+        main(["--model", str(checkpoint), "--output", str(exported)])
+    with pytest.raises(ValueError, match=r"has no model\.onnx"):
+        OnnxPipeline(checkpoint)
+    with pytest.raises(ValueError, match="No checkpoint found"):
+        main(["--model", str(tmp_path / "nothing"), "--output", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()

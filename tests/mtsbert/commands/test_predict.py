@@ -1,0 +1,232 @@
+"""Answers in bulk: the same as the pipeline's, from every kind of file; an interruption loses and doubles none."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mtsbert.commands.predict import main
+from mtsbert.network.starting_point import load_pipeline
+from mtsbert.results import answers as answering
+from mtsbert.results.unfinished import DESCRIPTION_FILE, LINES_FILE, Unfinished
+
+
+TEXTS = ["Ada Perez joins Nimbus Labs in Oslo", "Lima", "", 'She said "no",\tthen left 🏃', "Oslo beat Lima. " * 40]
+
+
+def write(path, texts) -> None:
+    """A file with the texts in the column `text`, and numbers in `id`."""
+    if path.suffix == ".txt":
+        path.write_bytes(b"".join(text.encode() + b"\r\n" for text in texts))
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"id": id, "text": text}) + "\n" for id, text in enumerate(texts)))
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), path)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+            writer.writerows([("id", "text"), *enumerate(texts)])
+
+
+def read(path) -> list[dict]:
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def answer(checkpoint, tmp_path):
+    """Runs the command and returns the rows of the file that it made."""
+
+    def run(input_path, *flags: str, output: str = "answers.jsonl") -> list[dict]:
+        paths = ["--input", str(input_path), "--output", str(tmp_path / output)]
+        main(["--model", str(checkpoint), *paths, "--precision", "fp32", *flags])
+        return read(tmp_path / output)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint):
+    answers = load_pipeline(str(checkpoint))(TEXTS)
+    return [
+        {"text": text} | {key: value for key, value in answer.items() if key != "embedding"}
+        for text, answer in zip(TEXTS, answers, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("output", ["answers.jsonl", "answers.parquet"])
+@pytest.mark.parametrize("suffix", [".txt", ".csv", ".tsv", ".jsonl", ".parquet"])
+def test_every_format_gets_the_answers_of_the_pipeline(suffix, output, answer, expected, close, tmp_path):
+    write(tmp_path / f"texts{suffix}", TEXTS)
+    assert close(answer(tmp_path / f"texts{suffix}", output=output), expected, 1e-5)
+    assert {path.name for path in tmp_path.iterdir()} == {f"texts{suffix}", output}
+
+
+def test_a_folder_is_read_file_by_file_in_the_order_of_their_names(answer, tmp_path):
+    folder = tmp_path / "texts"
+    (folder / "b").mkdir(parents=True)
+    write(folder / "b" / "one.csv", TEXTS[:2])
+    write(folder / "a.txt", TEXTS[2:])
+    (folder / "notes.md").write_text("not a file of texts")
+    assert [row["text"] for row in answer(folder)] == [*TEXTS[2:], *TEXTS[:2]]
+
+
+@pytest.mark.parametrize("output", ["answers.jsonl", "answers.parquet"])
+def test_pairs_are_compared_and_columns_kept(answer, checkpoint, close, tmp_path, output):
+    (tmp_path / "pairs.jsonl").write_text('{"id": "x7", "one": "Lima", "two": "Oslo"}\n{"one": "Lima", "two": null}\n')
+    flags = ["--text_column", "one", "--pair_column", "two", "--keep", "id", "--embeddings"]
+    rows = answer(tmp_path / "pairs.jsonl", *flags, output=output)
+    asked = [("Lima", "Oslo"), ("Lima", "")]
+    found = load_pipeline(str(checkpoint))(asked)
+    assert [row["id"] for row in rows] == ["x7", None]
+    for row, (text, pair), answers in zip(rows, asked, found, strict=True):
+        assert close(row, {"id": row["id"], "text": text, "text_pair": pair} | answers, 1e-5)
+
+
+@pytest.mark.parametrize("stop_after", [0, 2, 4])
+def test_an_interrupted_command_goes_on_where_it_was(answer, expected, close, tmp_path, monkeypatch, stop_after):
+    write(tmp_path / "texts.csv", TEXTS)
+    monkeypatch.setattr(answering, "ROWS_PER_CALL", 2)
+    answers, asked = answering.answers, []
+
+    def interrupted(pipeline, rows, **options):
+        if rows[0]["text"] == TEXTS[stop_after]:
+            raise KeyboardInterrupt
+        return answers(pipeline, rows, **options)
+
+    def counted(pipeline, rows, **options):
+        asked.extend(row["text"] for row in rows)
+        return answers(pipeline, rows, **options)
+
+    monkeypatch.setattr(answering, "answers", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        answer(tmp_path / "texts.csv")
+    lines = tmp_path / "answers.jsonl.partial" / LINES_FILE
+    lines.write_bytes(lines.read_bytes() + b'{"text": "half')  # as a killed process may leave it
+    monkeypatch.setattr(answering, "answers", counted)
+    assert close(answer(tmp_path / "texts.csv"), expected, 1e-5)
+    assert asked == TEXTS[stop_after:]
+
+
+def test_bf16_answers_nearly_the_same(answer, expected, close, tmp_path):
+    write(tmp_path / "texts.txt", TEXTS)
+    found = answer(tmp_path / "texts.txt", "--precision", "bf16")
+    assert not close(found, expected, 1e-6)
+    for row, right in zip(found, expected, strict=True):
+        assert close(row["topic"]["scores"], right["topic"]["scores"], 2e-2)
+
+
+def test_unfinished_answers_to_another_question_are_not_gone_on_with(answer, tmp_path):
+    write(tmp_path / "texts.csv", TEXTS)
+    (tmp_path / "answers.jsonl.partial").mkdir()
+    (tmp_path / "answers.jsonl.partial" / DESCRIPTION_FILE).write_text('{"model": "another"}')
+    (tmp_path / "answers.jsonl.partial" / LINES_FILE).touch()
+    with pytest.raises(ValueError, match=r"unfinished answers of another model.*Remove it"):
+        answer(tmp_path / "texts.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "flags", "message"),
+    [
+        ("texts.csv", "title\nLima\n", [], r"Row 1 of .* no column 'text', only \['title'\].*--text_column"),
+        ("texts.csv", "text\nLima\nOslo,x\n", [], r"Row 2 of .* has 2 cells; the header has 1"),
+        ("texts.jsonl", '{"text": "Lima"}\n{"text": 7}\n', [], r"Row 2 of .*'text' holds 7, which is no text"),
+        ("texts.jsonl", '{"text": "Lima"}\n{"text"\n', [], r"Line 2 of .* is not JSON"),
+        ("texts.txt", b"\xff\xfe", [], r"is not UTF-8"),
+        ("texts.parquet", "no", [], r"is not a Parquet file"),
+        ("texts.jsonl", '{"text": "Lima \\ud800"}\n', [], r"Row 1 of .* holds half a character"),
+        ("texts.csv", "text,id\nLima,7\n", ["--keep", "idd"], r"--keep \['idd'\]: no row has such a column; .*'id'"),
+        ("texts.txt", "Lima", ["--batch_size", "0"], r"--batch_size is 0; it must be at least 1"),
+        ("texts.txt", "Lima", ["--num_workers", "0"], r"--num_workers is 0; it must be at least 1"),
+        ("texts.txt", "Lima", ["--num_workers", "2"], r"--num_workers 2 needs --engine ray"),
+        ("texts.docx", "no", [], r"files are read as .*not '.docx'"),
+        ("texts.txt", "Lima", ["--keep", "ner"], r"--keep \['ner'\]: the answers have columns of these names"),
+        ("texts.txt", "Lima", ["--output", "answers.xlsx"], r"answers are written as .jsonl or .parquet"),
+        ("texts.txt", "Lima", ["--input", "nowhere"], r"nowhere: no such file"),
+        ("texts.txt", "Lima", ["--model", "nowhere"], r"No checkpoint found under 'nowhere'"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(answer, tmp_path, name, content, flags, message):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=message):
+        answer(tmp_path / name, *flags)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_an_output_below_a_file_is_refused(answer, tmp_path):
+    write(tmp_path / "texts.txt", TEXTS)
+    with pytest.raises(ValueError, match="cannot be written"):
+        answer(tmp_path / "texts.txt", output="texts.txt/answers.jsonl")
+
+
+def test_a_file_that_is_there_is_not_written_over(answer, tmp_path):
+    write(tmp_path / "texts.txt", TEXTS)
+    (tmp_path / "answers.jsonl").write_text("mine")
+    with pytest.raises(ValueError, match="exists already"):
+        answer(tmp_path / "texts.txt")
+    assert (tmp_path / "answers.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize("output", ["answers.jsonl", "answers.parquet"])
+def test_kept_columns_that_are_no_text(answer, tmp_path, output):
+    (tmp_path / "texts.jsonl").write_text('{"text": "Lima", "id": 5, "of": ["a"]}\n{"text": "Oslo", "id": null}\n')
+    kept = [(row["id"], row["of"]) for row in answer(tmp_path / "texts.jsonl", "--keep", "id", "of", output=output)]
+    assert kept == ([(5, ["a"]), (None, None)] if output == "answers.jsonl" else [("5", '["a"]'), (None, None)])
+
+
+def test_answers_within_the_folder_of_the_texts_are_no_texts(answer, tmp_path):
+    write(tmp_path / "texts.csv", TEXTS)
+    (tmp_path / "other.jsonl.partial").mkdir()
+    write(tmp_path / "other.jsonl.partial" / "answers.jsonl", TEXTS)
+    assert [row["text"] for row in answer(tmp_path)] == TEXTS
+
+
+def test_one_process_at_a_time_writes_an_output(answer, tmp_path):
+    write(tmp_path / "texts.csv", TEXTS)
+    with pytest.raises(ValueError, match=r"Another process is writing .*answers.jsonl"):
+        with Unfinished(tmp_path / "answers.jsonl", {}).opened():
+            answer(tmp_path / "texts.csv")
+
+
+@pytest.mark.parametrize("left", [{}, {DESCRIPTION_FILE: ""}, {DESCRIPTION_FILE: '{"model"'}, {LINES_FILE: "x"}])
+def test_a_folder_that_was_never_whole_begins_anew(answer, expected, close, tmp_path, left):
+    write(tmp_path / "texts.csv", TEXTS)
+    (tmp_path / "answers.jsonl.partial").mkdir()
+    for name, content in left.items():
+        (tmp_path / "answers.jsonl.partial" / name).write_text(content)
+    assert close(answer(tmp_path / "texts.csv"), expected, 1e-5)
+
+
+def test_a_cell_longer_than_the_csv_module_expects_is_read(answer, tmp_path):
+    write(tmp_path / "texts.csv", ["Lima " * 30_000])
+    assert len(answer(tmp_path / "texts.csv")[0]["text"]) == 150_000
+
+
+def test_a_checkpoint_without_its_vocabulary_is_refused(checkpoint, answer, tmp_path):
+    write(tmp_path / "texts.txt", TEXTS)
+    shutil.copytree(checkpoint, tmp_path / "bare")
+    for name in ("tokenizer.json", "vocab.txt"):
+        (tmp_path / "bare" / name).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="no vocabulary"):
+        answer(tmp_path / "texts.txt", "--model", str(tmp_path / "bare"))
+
+
+def test_memory_does_not_grow_with_the_number_of_texts(checkpoint, tmp_path, root):
+    peaks = []
+    script = (
+        "import resource, sys; from mtsbert.commands.predict import main; main(sys.argv[1:]);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    for number in (1_000, 8_000):
+        write(tmp_path / f"{number}.csv", ["Lima " * (index % 7) for index in range(number)])
+        paths = ["--input", tmp_path / f"{number}.csv", "--output", tmp_path / f"{number}.jsonl"]
+        command = [sys.executable, "-c", script, "--model", checkpoint, *paths, "--batch_size", "256"]
+        done = subprocess.run(map(str, command), cwd=root, capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]))
+    assert peaks[1] < 1.05 * peaks[0]

@@ -1,0 +1,278 @@
+"""What stays as it is, what thaws when, and how fast the rest learns."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from transformers import ElectraConfig, ModernBertConfig, TrainerCallback, XLMConfig
+
+from configuration_mtsbert import MTSBertConfig
+from modeling_mtsbert import MTSBertModel
+from mtsbert.network.parts import encoder_layers, model_parts
+from mtsbert.results.tables import parameter_table
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.fixture
+def encoder_of(tasks):
+    """A model with random weights on an encoder of this config."""
+    return lambda config: MTSBertModel(MTSBertConfig(encoder_config=config, tasks=tasks))
+
+
+FROZEN = {
+    "freeze_encoder": ({"freeze_encoder": True}, ("encoder.",)),
+    "freeze_embeddings": ({"freeze_embeddings": True}, ("encoder.embeddings.",)),
+    "num_frozen_layers": ({"num_frozen_layers": 1}, ("encoder.encoder.layer.0.",)),
+    "freeze_heads": ({"freeze_heads": ["topic"]}, ("heads.topic.",)),
+    "several flags": (
+        {"freeze_embeddings": True, "num_frozen_layers": 1, "freeze_heads": ["ner"]},
+        ("encoder.embeddings.", "encoder.encoder.layer.0.", "heads.ner."),
+    ),
+    "activation checkpointing": (
+        {"freeze_embeddings": True, "num_frozen_layers": 1, "activation_checkpointing": True},
+        ("encoder.embeddings.", "encoder.encoder.layer.0."),
+    ),
+    "gradual unfreezing that the run's end cuts short": (
+        {"gradual_unfreezing": True, "num_frozen_layers": 1},  # two epochs: heads, then the last layer as well
+        ("encoder.embeddings.", "encoder.encoder.layer.0."),
+    ),
+}
+
+
+def moved(before: dict[str, torch.Tensor], model: MTSBertModel) -> set[str]:
+    return {name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])}
+
+
+def trainable_names(model: MTSBertModel, *prefixes: str) -> set[str]:
+    return {name for name, _ in model.named_parameters() if name.startswith(prefixes)}
+
+
+@pytest.mark.parametrize("case", FROZEN)
+def test_frozen_parameters_stay_bit_identical_and_all_others_move(trainer_of, model, case):
+    arguments, prefixes = FROZEN[case]
+    before = copy.deepcopy(model.state_dict())
+    trainer_of(num_train_epochs=2, weight_decay=0.1, gradient_accumulation_steps=2, per_device_train_batch_size=2,
+               **arguments).train()  # fmt: skip
+    frozen = trainable_names(model, *prefixes)
+    assert frozen
+    assert moved(before, model) == trainable_names(model, "") - frozen
+
+
+def test_frozen_parts_stay_under_weight_decay_and_momentum_once_they_have_learned(trainer_of, model):
+    trainer_of(weight_decay=0.1).train()
+    before = copy.deepcopy(model.state_dict())
+    trainer = trainer_of(weight_decay=0.1, freeze_encoder=True, num_train_epochs=3, optim="rmsprop", learning_rate=0.1,
+                         optim_args=None)  # fmt: skip
+    for group in trainer.create_optimizer().param_groups:
+        group["momentum"] = 0.9
+    trainer.train()
+    assert moved(before, model) == trainable_names(model, "heads.")
+
+
+def test_frozen_modules_run_in_eval_mode_while_the_rest_trains(trainer_of, model):
+    trainer = trainer_of(padding_free=False, num_frozen_layers=1, freeze_heads=["topic"])
+    seen = []
+    model.encoder.encoder.layer[0].register_forward_pre_hook(
+        lambda module, _: seen.append((module.training, model.encoder.encoder.layer[1].training))
+    )
+    trainer.train()
+    assert set(seen) == {(False, True)}
+    assert not model.heads["topic"].training
+    assert model.heads["ner"].training
+    trainer_of(padding_free=False, freeze_encoder=True).train()
+    assert not any(module.training for module in model.encoder.modules())
+
+
+def test_nothing_is_recorded_below_the_lowest_trained_part(trainer_of, model):
+    recorded = {}
+    for index, layer in enumerate(model.encoder.encoder.layer):
+        layer.register_forward_hook(lambda module, inputs, output, i=index: recorded.update({i: output.requires_grad}))
+    trainer_of(freeze_embeddings=True, num_frozen_layers=1).train()
+    assert recorded == {0: False, 1: True}
+
+
+class Watch(TrainerCallback):
+    """Which parts moved in every optimizer step."""
+
+    def __init__(self, model: MTSBertModel):
+        self.model = model
+        self.steps: list[set[str]] = []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.before = copy.deepcopy(self.model.state_dict())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        names = moved(self.before, self.model)
+        self.steps.append({part for part in PARTS if any(name.startswith(f"{part}.") for name in names)})
+
+
+HEADS = {"heads.topic", "heads.ner"}
+FROM_THE_TOP = ["encoder.encoder.layer.1", "encoder.encoder.layer.0", "encoder.embeddings"]
+PARTS = [*HEADS, *FROM_THE_TOP]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "thawed"),
+    [
+        ({}, [0, 0, 1, 1, 2, 2, 3, 3, 3, 3]),
+        ({"unfreeze_every": 3}, [0, 0, 0, 1, 1, 1, 2, 2, 2, 3]),
+        ({"unfreeze_every": 0.15}, [0, 0, 1, 1, 2, 2, 3, 3, 3, 3]),  # of 10 steps: every 2
+        ({"freeze_embeddings": True}, [0, 0, 1, 1, 2, 2, 2, 2, 2, 2]),
+    ],
+)
+def test_the_encoder_thaws_from_the_top_at_the_exact_step(trainer_of, model, arguments, thawed):
+    arguments |= {"per_device_train_batch_size": 4, "lr_scheduler_type": "constant", "num_train_epochs": 5}
+    trainer = trainer_of(gradual_unfreezing=True, **arguments)
+    trainer.add_callback(watch := Watch(model))
+    trainer.train()
+    assert watch.steps == [HEADS | set(FROM_THE_TOP[:number]) for number in thawed]
+
+
+@pytest.mark.parametrize("checkpoint", [2, 3, 5])
+def test_a_run_resumed_within_a_schedule_equals_the_uninterrupted_one(trainer_of, model, tmp_path, checkpoint):
+    settings = {
+        "num_train_epochs": 4,
+        "per_device_train_batch_size": 4,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "gradual_unfreezing": True,
+        "unfreeze_every": 2,
+        "layer_decay": 0.8,
+        "weight_decay": 0.1,
+    }
+    straight = trainer_of(of=copy.deepcopy(model), **settings)
+    straight.train()
+    resumed = trainer_of(of=copy.deepcopy(model), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{checkpoint}"))
+    assert resumed.state.global_step == 8
+    for name, weight in straight.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
+def rates_and_decays(trainer) -> dict[str, tuple[float, float]]:
+    """Parameter name → learning rate and weight decay of its group; every parameter in exactly one."""
+    groups = trainer.create_optimizer().param_groups
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    assert len(found) == sum(len(group["params"]) for group in groups)
+    return {name: found[id(parameter)] for name, parameter in trainer.model.named_parameters()}
+
+
+def test_heads_can_have_their_own_learning_rate(trainer_of):
+    trainer = trainer_of(head_learning_rate=0.5, weight_decay=0.1)
+    for name, (rate, decay) in rates_and_decays(trainer).items():
+        assert rate == (0.5 if name.startswith("heads.") else 1e-2), name
+        assert decay == (0.0 if name.endswith("bias") or "LayerNorm" in name else 0.1), name
+
+
+def test_layer_decay_multiplies_the_rate_once_for_every_step_down(trainer_of):
+    found = rates_and_decays(trainer_of(layer_decay=0.5, learning_rate=0.8, head_learning_rate=3.0))
+    expected = dict(zip(FROM_THE_TOP, [0.4, 0.2, 0.1], strict=True)) | {"heads": 3.0}
+    for name, (rate, _) in found.items():
+        (prefix,) = [prefix for prefix in expected if name.startswith(prefix)]
+        assert rate == pytest.approx(expected[prefix]), name
+
+
+@pytest.mark.parametrize("flag", ["freeze_encoder", "gradual_unfreezing", "num_frozen_layers"])
+def test_frozen_parameters_are_in_the_optimizer_from_the_start(trainer_of, model, flag):
+    trainer = trainer_of(**{flag: True})
+    assert set(rates_and_decays(trainer)) == {name for name, _ in model.named_parameters()}
+
+
+def test_what_the_first_layer_depends_on_counts_as_embeddings(encoder_of):
+    electra = encoder_of(ElectraConfig(**SMALL, embedding_size=16))
+    below = {id(parameter) for parameter in model_parts(electra)["encoder.embeddings"].parameters}
+    assert id(electra.encoder.embeddings_project.weight) in below
+    modern = encoder_of(ModernBertConfig(**SMALL, pad_token_id=0))
+    assert model_parts(modern)["encoder.other"].parameters == list(modern.encoder.final_norm.parameters())
+
+
+def test_layers_in_several_lists_are_refused_instead_of_freezing_some_of_them(encoder_of):
+    xlm = encoder_of(XLMConfig(vocab_size=100, emb_dim=32, n_layers=2, n_heads=2, pad_index=0))
+    with pytest.raises(ValueError, match="XLMModel does not expose a list of its 2 layers"):
+        encoder_layers(xlm)
+
+
+def test_what_comes_without_gradients_stays_without(trainer_of, model):
+    model.encoder.encoder.layer[0].output.dense.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    trainer_of(gradual_unfreezing=True, unfreeze_every=1, num_train_epochs=5).train()
+    fixed = {"encoder.encoder.layer.0.output.dense.weight", "encoder.encoder.layer.0.output.dense.bias"}
+    assert moved(before, model) == trainable_names(model, "") - fixed
+    assert not model.encoder.encoder.layer[0].output.dense.weight.requires_grad
+
+
+def test_a_schedule_that_the_run_is_too_short_for_is_said(trainer_of, caplog):
+    with caplog.at_level(logging.WARNING, "mtsbert"):
+        trainer_of(gradual_unfreezing=True, unfreeze_every=2, num_train_epochs=5).train()
+    assert "the last part would thaw at step 6, and the run has 5 steps" in caplog.text
+
+
+def test_training_with_everything_frozen_is_refused(trainer_of):
+    with pytest.raises(ValueError, match="Everything is frozen"):
+        trainer_of(freeze_encoder=True, freeze_heads=["topic", "ner"]).train()
+
+
+def test_every_parameter_is_in_exactly_one_part(model):
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = [names[id(parameter)] for part in model_parts(model).values() for parameter in part.parameters]
+    assert sorted(found) == sorted(names.values())
+
+
+def test_the_table_says_what_is_trained_and_how_fast(trainer_of):
+    trainer = trainer_of(gradual_unfreezing=True, unfreeze_every=10, freeze_embeddings=True, freeze_heads=["ner"])
+    trainer.freezing.begin(num_steps=100)
+    table = parameter_table(trainer.freezing, dict.fromkeys(trainer.freezing.parts, 0.01))
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    number = sum(p.numel() for p in trainer.model.encoder.encoder.layer[0].parameters())
+    assert [cells[0], *[[line[0], *line[2:]] for line in cells[2:]]] == [
+        ["part", "parameters", "state", "learning rate"],
+        ["encoder.embeddings", "frozen", ""],
+        ["encoder.layer.0", "frozen until step 20", "0.01"],
+        ["encoder.layer.1", "frozen until step 10", "0.01"],
+        ["heads.topic", "trained", "0.01"],
+        ["heads.ner", "frozen", ""],
+    ]
+    assert cells[3][1] == f"{number:,}"
+
+
+def test_an_encoder_without_anything_to_train_is_seen(trainer_of):
+    assert trainer_of(freeze_encoder=True, freeze_heads=["topic", "ner"]).freezing.is_total
+    assert not trainer_of(freeze_encoder=True, freeze_heads=["ner"]).freezing.is_total
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_frozen_layers": 3}, "`num_frozen_layers` is 3; the encoder has 2 layers"),
+        ({"num_frozen_layers": -1}, "`num_frozen_layers` is -1"),
+        ({"freeze_heads": ["mood"]}, r"`freeze_heads` names 'mood'; the heads are \['topic', 'ner'\]"),
+        ({"gradual_unfreezing": True, "freeze_encoder": True}, "keeps frozen; drop one"),
+        ({"gradual_unfreezing": True, "freeze_embeddings": True, "num_frozen_layers": 2}, "has nothing to thaw"),
+        ({"gradual_unfreezing": True, "freeze_heads": ["topic", "ner"]}, "begins with the heads alone"),
+        ({"unfreeze_every": 1.5, "gradual_unfreezing": True}, "`unfreeze_every` is 1.5"),
+        ({"unfreeze_every": float("nan"), "gradual_unfreezing": True}, "`unfreeze_every` is nan"),
+        ({"unfreeze_every": 5}, "`unfreeze_every` says when `gradual_unfreezing` thaws"),
+        ({"unfreeze_every": 0, "gradual_unfreezing": True}, "`unfreeze_every` is 0"),
+        ({"layer_decay": 1.5}, "`layer_decay` is 1.5"),
+        ({"layer_decay": 0.9, "freeze_encoder": True}, "`layer_decay` sets the rates of the encoder"),
+    ],
+)
+def test_flags_that_fit_nothing_or_contradict_each_other_are_refused(trainer_of, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        trainer_of(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"num_frozen_layers": 1}, {"gradual_unfreezing": True}])
+def test_an_encoder_that_hides_its_layers_is_refused(trainer_of, model, arguments):
+    model.encoder.encoder.layer = torch.nn.Sequential(*model.encoder.encoder.layer)
+    with pytest.raises(ValueError, match="BertModel does not expose a list of its 2 layers"):
+        trainer_of(**arguments)
+
+
+def test_layer_decay_needs_layers_too(trainer_of, model):
+    model.encoder.encoder.layer = torch.nn.Sequential(*model.encoder.encoder.layer)
+    with pytest.raises(ValueError, match="`layer_decay` cannot be used"):
+        trainer_of(layer_decay=0.9)

@@ -1,0 +1,109 @@
+"""Where a run starts from, and what is said when there is nothing there."""
+
+import pytest
+import torch
+from transformers import BertModel, CanineConfig, CanineModel, CanineTokenizer
+
+from mtsbert.arguments import ModelArguments
+from mtsbert.network.starting_point import (
+    check_max_length,
+    load_model,
+    load_tokenizer,
+    resolve_name,
+    tasks_of_checkpoint,
+)
+
+
+def test_a_new_model_takes_its_shape_from_the_arguments(encoder_folder, tasks):
+    arguments = ModelArguments(
+        encoder_name_or_path=str(encoder_folder), pooling="max", normalize=False, head_dropout=0.25
+    )
+    config = load_model(arguments, tasks).config
+    assert (config.pooling, config.normalize, config.head_dropout) == ("max", False, 0.25)
+    assert config.tasks == tasks
+    assert load_tokenizer(arguments).is_fast
+    assert tasks_of_checkpoint(arguments) is None
+
+
+def test_a_checkpoint_is_gone_on_from_as_it_is(model, tokenizer, tmp_path, tasks):
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    arguments = ModelArguments(encoder_name_or_path="not/used", model_name_or_path=str(tmp_path))
+    assert tasks_of_checkpoint(arguments) == tasks
+    loaded = load_model(arguments, tasks)
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
+    assert load_tokenizer(arguments)("Oslo")["input_ids"] == tokenizer("Oslo")["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["no-such-folder/encoder", "/no/such/encoder"])
+def test_an_unknown_encoder_is_named(name, tasks):
+    arguments = ModelArguments(encoder_name_or_path=name)
+    with pytest.raises(ValueError, match=f"Unknown encoder '{name}': it is no folder with a config.json, no Hub id"):
+        load_tokenizer(arguments)
+    with pytest.raises(ValueError, match=f"Unknown encoder '{name}'"):
+        load_model(arguments, tasks)
+
+
+@pytest.mark.parametrize("name", ["package:no_such_package/model", "package:"])
+def test_an_encoder_in_a_package_that_is_not_installed_is_named(name):
+    with pytest.raises(ValueError, match=r"no Python package '.*' is installed. `make weights`"):
+        resolve_name(name)
+
+
+def test_a_package_without_a_model_is_named():
+    with pytest.raises(ValueError, match="the package 'transformers' has no model in its folder 'models'"):
+        resolve_name("package:transformers/models")
+
+
+@pytest.mark.weights
+def test_weights_inside_a_package_are_found(minilm):
+    arguments = ModelArguments(encoder_name_or_path=minilm)
+    assert load_tokenizer(arguments).is_fast
+    assert load_model(arguments, None).config.hidden_size == 384
+
+
+def test_a_slow_tokenizer_is_refused(tmp_path):
+    config = CanineConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    CanineModel(config).save_pretrained(tmp_path)
+    CanineTokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"\(CanineTokenizer\) is a slow one"):
+        load_tokenizer(ModelArguments(encoder_name_or_path=str(tmp_path)))
+
+
+def test_an_encoder_without_a_tokenizer_is_named(encoder_folder, tmp_path):
+    BertModel.from_pretrained(encoder_folder).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="No tokenizer found for"):
+        load_tokenizer(ModelArguments(encoder_name_or_path=str(tmp_path)))
+
+
+def test_a_bare_encoder_is_no_checkpoint(encoder_folder):
+    arguments = ModelArguments(model_name_or_path=str(encoder_folder))
+    with pytest.raises(ValueError, match=r"is a 'bert' model, not an mtsbert checkpoint.*--encoder_name_or_path"):
+        load_tokenizer(arguments)
+    with pytest.raises(ValueError, match="No checkpoint found under '/no/such/folder'"):
+        tasks_of_checkpoint(ModelArguments(model_name_or_path="/no/such/folder"))
+
+
+def test_a_checkpoint_gets_fresh_heads_for_new_tasks_and_keeps_the_others(model, tmp_path, tasks):
+    model.save_pretrained(tmp_path)
+    new = {"sts": {"type": "pair_similarity", "score_range": [0, 1]}}
+    new["mood"] = {"type": "sequence_classification", "labels": ["bad", "good"]}
+    loaded = load_model(ModelArguments(model_name_or_path=str(tmp_path)), {**tasks, **new})
+    assert list(loaded.config.tasks) == ["topic", "ner", "sts", "mood"]
+    assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
+    assert loaded.heads["mood"].classifier.weight.std() > 0
+
+
+def test_an_encoder_stored_in_half_precision_is_trained_in_float32(encoder_folder, tmp_path, tokenizer):
+    BertModel.from_pretrained(encoder_folder).half().save_pretrained(tmp_path)
+    model = load_model(ModelArguments(encoder_name_or_path=str(tmp_path)), None)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    model(**tokenizer("Oslo", return_tensors="pt"))
+
+
+@pytest.mark.parametrize("max_length", [2, 65])
+def test_a_length_that_the_encoder_cannot_read_is_named(encoder_folder, tokenizer, max_length):
+    arguments = ModelArguments(encoder_name_or_path=str(encoder_folder))
+    with pytest.raises(ValueError, match=f"`max_length` is {max_length}; this encoder reads from 3 to 64 word pieces"):
+        check_max_length(max_length, tokenizer, arguments)
+    check_max_length(64, tokenizer, arguments)
