@@ -108,7 +108,9 @@ class MTSBertPipeline(Pipeline):
         )
         if any(len(pieces) == max_length for pieces in encoded["input_ids"]):
             for broken in BROKEN_TOKENIZERS:
-                require_version(f"tokenizers!={broken}", "It loses parts of texts that are longer than the model reads.")
+                require_version(
+                    f"tokenizers!={broken}", "It loses parts of texts that are longer than the model reads."
+                )
         text_of = encoded.pop("overflow_to_sample_mapping")
         offsets = encoded.pop("offset_mapping")
         special = encoded.pop("special_tokens_mask")

@@ -1,8 +1,9 @@
 """
-Opens a checkpoint in every way that transformers offers, and saves it again: `python -I open_checkpoint.py FOLDER COPY`.
+Opens a checkpoint in every way that transformers offers, saves it again, and prints the answers as JSON.
 
-Prints the answers as JSON. It runs with every release of transformers that a checkpoint is to open with, and without
-the files of this repository on `sys.path`.
+    python -I open_checkpoint.py FOLDER COPY
+
+Runs with every release of transformers that a checkpoint is to open with, and without this repository on `sys.path`.
 """
 
 import json
@@ -77,7 +78,9 @@ def main(folder: str, copy: str) -> None:
 
     options = {"model": folder, "trust_remote_code": True}
     found["text-classification"] = pipeline("text-classification", top_k=None, **options)(TEXTS[:2])
-    found["token-classification"] = pipeline("token-classification", aggregation_strategy="simple", **options)(TEXTS[:2])
+    found["token-classification"] = pipeline("token-classification", aggregation_strategy="simple", **options)(
+        TEXTS[:2]
+    )
     found["feature-extraction"] = pipeline("feature-extraction", **options)(TEXTS[:2])
     found["multi-task"] = pipeline("multi-task", **options)([*TEXTS, PAIR])
     json.dump(numbers(found), sys.stdout)

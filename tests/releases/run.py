@@ -4,10 +4,10 @@ Tries a checkpoint with several releases of transformers, and training with thos
     python tests/releases/run.py 5.0 5.24                                 # says what works
     python tests/releases/run.py --table docs/compatibility.md 5.0 5.24   # and writes it into the page
 
-The newest of the releases writes a checkpoint. Every release opens it in every way, answers with it and saves it again,
-and the newest opens what was saved; what a release has trained opens with the oldest and the newest. Each release is
-installed, with what it asks for of its dependencies, into an environment of its own in `.venv-releases`, which takes
-everything else from the environment that runs this program.
+The newest of the releases writes a checkpoint. Every release opens it in every way, compares the answers, and saves it
+again; the newest opens the result. What a release has trained is opened by the oldest and the newest. Each release is
+installed into a small environment in `.venv-releases`, with the versions of its dependencies that it asks for; all
+other packages are those of the environment that runs this program.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def install(name: str) -> Release:
     folder = ENVIRONMENTS / name
     venv.create(folder, clear=True, symlinks=True)
     python = folder / "bin" / "python"
-    packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(folder)}))
+    packages = Path(sysconfig.get_path("purelib", "posix_prefix", {"base": str(folder)}))
     (packages / "everything_else.pth").write_text(sysconfig.get_path("purelib") + "\n")
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check"]
     # Other packages of this environment may ask for another release; a checkpoint needs none of them.
@@ -102,7 +102,7 @@ def open_checkpoint(release: Release, checkpoint: Path, copy: Path, cwd: Path) -
 def largest_difference(one: object, other: object) -> float:
     """Between the numbers of two answers; infinite where anything else differs."""
     if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other)
+        return abs(one - other) if math.isfinite(one - other) else math.inf
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return max((largest_difference(one[key], other[key]) for key in one), default=0.0)
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
@@ -165,15 +165,11 @@ def try_training(release: Release, openers: list[Release], folder: Path) -> None
 
 
 def table(releases: list[Release]) -> str:
-    newest = releases[-1].versions["transformers"]
     lines = [HEADER, ["---"] * len(HEADER), *(release.cells() for release in releases)]
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    torch = version("torch").partition("+")[0]
-    return (
-        f"{rows}\nOpens: a checkpoint written with {newest}. Largest difference: of its answers from those with {newest}.\n"
-        f"Saves: {newest} opens what it saves, with the same answers. Run with Python {platform.python_version()} and "
-        f"torch {torch}.\n"
-    )
+    newest, torch = releases[-1].versions["transformers"], version("torch").partition("+")[0]
+    with_what = f"transformers {newest}, Python {platform.python_version()} and torch {torch}"
+    return f"{rows}\nThe checkpoint was written with {with_what}.\n"
 
 
 def write_table(page: Path, text: str) -> None:

@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
@@ -55,10 +54,10 @@ def main(folder: Path) -> None:
         raise AssertionError(f"Add a task of type {sorted(missing)} to `TASKS`: every type is to be tried.")
     model = MTSBertModel.from_encoder(str(folder / "encoder"), tasks=TASKS, initializer_range=0.3)
     model.eval().save_pretrained(folder / "checkpoint")
-    rows = [
-        {"text": text, "topic": topic, "ner": [{"start": start, "end": end, "label": kind} for start, end, kind in spans]}
-        for text, topic, spans in ROWS
-    ]
+    rows = []
+    for text, topic, spans in ROWS:
+        entities = [{"start": start, "end": end, "label": label} for start, end, label in spans]
+        rows.append({"text": text, "topic": topic, "ner": entities})
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
