@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -62,11 +63,11 @@ CUSTOM_PIPELINES = {
 CODE_SETTINGS = ("auto_map", "custom_pipelines", "trust_remote_code")
 KERNEL_SETTINGS = tuple(f"{prefix}{kind}_implementation" for kind in ("attn", "experts") for prefix in ("", "_"))
 WEIGHTS_SETTING = "transformers_weights"
-MOST_LETTERS = 64  # of a task's name, which is part of file names
+MOST_LETTERS = 64  # the longest task name: it becomes part of file names
 
 
 def default_tasks() -> dict[str, dict]:
-    """News topic and named entities, as in AG News labelled by spaCy."""
+    """The default tasks: the topic of a news text, and named entities of the types that spaCy finds."""
     return {
         "topic": {"type": SEQUENCE_CLASSIFICATION, "labels": list(NEWS_TOPICS)},
         "ner": {"type": TOKEN_CLASSIFICATION, "labels": bio_labels(ONTONOTES_TYPES)},
@@ -74,7 +75,7 @@ def default_tasks() -> dict[str, dict]:
 
 
 def check_tasks(tasks: dict[str, dict]) -> None:
-    """Raises `ValueError` for a task that no model can be built from, naming the task and the remedy."""
+    """Raises `ValueError`, naming the task and the remedy, if a model cannot be built from one of the tasks."""
     if not tasks:
         raise ValueError("A model needs at least one task; `tasks` is empty.")
     for name, task in tasks.items():
@@ -87,7 +88,7 @@ def check_tasks(tasks: dict[str, dict]) -> None:
 
 
 def check_task_settings(name: str, task: dict) -> None:
-    """Raises `ValueError` for a wrong name, type, key or setting of a task, whatever its labels."""
+    """Raises `ValueError` if the name, the type, a key or a setting of a task is wrong. Labels are not checked."""
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError("a task's name is lower-case letters, digits and '_', and begins with a letter.")
     if len(name) > MOST_LETTERS:
@@ -141,8 +142,8 @@ def _check_labels(task: dict) -> None:
 
 def check_sources(settings: dict[str, Any], where: str = "config.json") -> None:
     """
-    Raises `ValueError` for settings of a `config.json` that name code, kernels or weights from elsewhere. The
-    checkpoint's own code in `auto_map` is no such setting; an encoder has none.
+    Raises `ValueError` if a setting of a `config.json` names code, kernels or weights from elsewhere. The checkpoint's
+    own code in `auto_map` is allowed; the config of an encoder must not name any.
     """
     is_encoder = where != "config.json"
     for key, value in settings.items():
@@ -158,11 +159,13 @@ def check_sources(settings: dict[str, Any], where: str = "config.json") -> None:
 
 def check_weights(name_or_path: str | Path | None, *, variant: str | None = None, **options) -> None:
     """
-    Raises `ValueError` where weights would be read from anything but safetensors files of the checkpoint itself:
-    transformers' `use_safetensors=True` still takes a single file of any kind, and whatever files an index names.
+    Raises `ValueError` if weights would be read from anything other than the checkpoint's own safetensors files. Even
+    with `use_safetensors=True`, transformers opens a single file of any format, and every file that an index names.
 
     Args:
-        options: Those of `from_pretrained`.
+        name_or_path (`str` or `Path`, *optional*): The folder, file or Hub id that is about to be loaded.
+        variant (`str`, *optional*): As for `from_pretrained`: the middle part of the names of the weight files.
+        options: Other arguments of `from_pretrained`; those that locate files on the Hub are used.
     """
     if name_or_path is None:
         return
@@ -198,7 +201,7 @@ def _of_encoder(name: str) -> property:
 
 class MTSBertConfig(PretrainedConfig):
     r"""
-    The shape of an mtsbert model.
+    The configuration of an mtsbert model.
 
     Args:
         encoder_config (`dict` or `PretrainedConfig`, *optional*, defaults to a BERT of default size):
@@ -207,27 +210,28 @@ class MTSBertConfig(PretrainedConfig):
             How token states become the sentence embedding: `"mean"` over the attended positions, `"cls"` (the first
             position) or `"max"` over the attended positions.
         normalize (`bool`, *optional*, defaults to `True`):
-            Whether the returned sentence embedding has Euclidean length 1. Classification heads see it before that.
+            Whether the returned sentence embedding is scaled to Euclidean length 1. Classification heads see the
+            embedding before it is scaled.
         tasks (`dict[str, dict]`, *optional*, defaults to news topic and named entities):
             Task name → `{"type": ..., ...}`, in order. Names are lower-case identifiers. The types:
 
-            - `"sequence_classification"`: one label a text, or any number with `multi_label: true`;
+            - `"sequence_classification"`: one label per text, or any number of them with `multi_label: true`;
             - `"token_classification"`: `labels` are `O`, then `B-X` and `I-X` for every entity type; entities whose
-              tags have a mean probability below `min_score` (0 by default) are not found;
+              tags have a mean probability below `min_score` (0 by default) are left out;
             - `"pair_classification"`: one label for two texts, from their embeddings u, v and |u - v|
               (Sentence-BERT, arXiv 1908.10084);
-            - `"pair_similarity"`: a score for two texts, the cosine of their embeddings, trained by squared error
-              against the score scaled to [0, 1] by `score_range: [lowest, highest]`.
+            - `"pair_similarity"`: a score for two texts, the cosine of their embeddings. It is trained with the mean
+              squared error against the score, which `score_range: [lowest, highest]` scales to [0, 1].
 
-            Classification tasks need `labels` and may have `hidden_size` (a hidden layer of that width in the head),
-            `class_weights` (one number a label) and `label_smoothing`.
+            Classification tasks need `labels` and may have `hidden_size` (the width of a hidden layer in the head),
+            `class_weights` (one number per label) and `label_smoothing`.
         head_dropout (`float`, *optional*, defaults to 0.1):
-            Dropout probability before every classification layer.
+            Dropout probability in front of every classification layer.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the weights of new heads.
 
     Raises:
-        `ValueError`: for an unknown pooling or a task that no model can be built from.
+        `ValueError`: If the pooling is unknown, or a model cannot be built from one of the tasks.
     """
 
     model_type = "mtsbert"
@@ -283,7 +287,7 @@ class MTSBertConfig(PretrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As every config's. Settings of strangers are refused where they name code or files from elsewhere."""
+        """Like `PreTrainedConfig.from_dict`, but refuses settings that name code or files from elsewhere."""
         check_sources(config_dict)
         if not cls.__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
             # What is loaded by this class is saved with the code of this class, whatever code it came with.
@@ -312,6 +316,22 @@ class MTSBertConfig(PretrainedConfig):
     num_attention_heads = _of_encoder("num_attention_heads")
     vocab_size = _of_encoder("vocab_size")
     max_position_embeddings = _of_encoder("max_position_embeddings")
+
+    def select_tasks(self, names: str | Iterable[str] | None) -> dict[str, dict]:
+        """
+        The named tasks with their settings, in the order of the config. None stands for all tasks.
+
+        Raises:
+            `ValueError`: If the config has no task of such a name.
+        """
+        if names is None:
+            return self.tasks
+        chosen = {names} if isinstance(names, str) else set(names)
+        if unknown := sorted(chosen - set(self.tasks), key=str):
+            raise ValueError(
+                f"`tasks` names tasks that the model does not have: {unknown}; it has {list(self.tasks)}."
+            )
+        return {name: task for name, task in self.tasks.items() if name in chosen}
 
     def tasks_of_type(self, task_type: str) -> list[str]:
         return [name for name, task in self.tasks.items() if task["type"] == task_type]

@@ -1,10 +1,10 @@
-"""Character spans ↔ tags, both directions, for training, evaluation and inference alike.
+"""Converts character spans to tags and back, for training, evaluation and inference alike.
 
 Letters used below: `B` texts, `T` positions (word pieces or words), `K` tags.
 
-A span is `{"start": int, "end": int, "label": str}` in characters of its text, `end` exclusive. Where its label is
-None, it is not known whether an entity is there, and nothing is learned or scored. Tags are BIO: `O`, `B-X` for the
-first position of an entity of type `X`, `I-X` for the ones behind it.
+A span is `{"start": int, "end": int, "label": str}`, in characters of its text, with `end` exclusive. If its label is
+None, it is unknown whether an entity is there, and the span is neither learned nor scored. Tags are BIO: `O` outside
+of entities, `B-X` for the first position of an entity of type `X`, and `I-X` for those that follow.
 """
 
 import re
@@ -45,7 +45,7 @@ def check_bio_labels(labels: Sequence[str]) -> None:
 
 
 def check_spans(spans: Sequence[dict], text: str) -> None:
-    """Raises `ValueError` if a span is empty, leaves the text, or the spans overlap or are out of order."""
+    """Raises `ValueError` if a span is empty or lies outside the text, or if spans overlap or are out of order."""
     previous_end = 0
     for span in spans:
         start, end = span["start"], span["end"]
@@ -64,7 +64,7 @@ def check_spans(spans: Sequence[dict], text: str) -> None:
 
 
 def without_article_and_possessive(text: str, start: int, end: int) -> tuple[int, int]:
-    """Where `the Alps's` without `the` and `'s` is: `("In the Alps's", 3, 13)` → `(7, 11)`."""
+    """Moves the borders of a span past a leading article and a final `'s`: `("In the Alps's", 3, 13)` → `(7, 11)`."""
     if article := _ARTICLE.match(text, start, end):
         start = article.end()
     if possessive := _POSSESSIVE.search(text, start, end):
@@ -74,8 +74,8 @@ def without_article_and_possessive(text: str, start: int, end: int) -> tuple[int
 
 def vote(opinions: Sequence[Sequence[dict]]) -> list[dict]:
     """
-    What several lists of a text's spans say together: the spans that more than half of them have. Where at least half
-    have some span, but not the same, a span without a label covers it: something is there, or nothing.
+    Merges several annotations of the same text: keeps the spans that more than half of them contain. Where at least
+    half of them have a span, but not the same one, a span with the label None marks that the annotators disagree.
     """
     votes = Counter((span["start"], span["end"], span["label"]) for spans in opinions for span in spans)
     kept = {mark for mark, number in votes.items() if 2 * number > len(opinions)}
@@ -98,8 +98,8 @@ def vote(opinions: Sequence[Sequence[dict]]) -> list[dict]:
 
 def visible_offsets(offsets: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:
     """
-    Offsets without the blanks at their ends: some tokenizers (byte-level BPE, SentencePiece) count the blank before a
-    word to its first piece. A piece of nothing but blanks becomes empty, like a special token.
+    Removes whitespace from both ends of offsets: some tokenizers (byte-level BPE, SentencePiece) include the space in
+    front of a word in its first token. A token that is only whitespace becomes empty, like a special token.
     """
     trimmed = []
     for start, end in offsets:
@@ -114,13 +114,13 @@ class TaggedSpans(NamedTuple):
 
     tags: list[int]
     """
-    One tag id a position; `IGNORE_INDEX` for special tokens, for entities that could not be aligned, and where it is
-    not known whether there is one.
+    One tag id per position; `IGNORE_INDEX` for special tokens, for entities that could not be aligned, and where it is
+    unknown whether there is an entity.
     """
     num_unaligned: int
-    """Entities of which a border falls inside a position, or that cover no position."""
+    """Number of entities with a border inside a position, or without any position."""
     num_truncated: int
-    """Entities that end behind the last position of a truncated text."""
+    """Number of entities that end after the last position of a truncated text."""
 
 
 def spans_to_tags(
@@ -132,16 +132,16 @@ def spans_to_tags(
 ) -> TaggedSpans:
     """Turns spans into one tag id per position.
 
-    An entity aligns if no position reaches over one of its borders. Characters that the tokenizer drops (blanks,
-    control characters, combining marks) do not count. Positions of an entity that does not align are ignored in
-    training instead of being called `O`.
+    An entity is aligned if no position extends across one of its borders. Characters that the tokenizer drops
+    (whitespace, control characters, combining marks) do not matter. The positions of an entity that is not aligned are
+    ignored in training instead of being labelled `O`.
 
     Args:
-        spans: Entities, sorted and not overlapping (see `check_spans`).
+        spans: Entities, sorted and without overlaps (see `check_spans`).
         offsets: `(start, end)` in characters for each position, as a fast tokenizer returns them; empty for special
             tokens.
         label2id: Tag → id.
-        truncated (`bool`, *optional*, defaults to `False`): Whether the text goes on behind the last position.
+        truncated (`bool`, *optional*, defaults to `False`): Whether the text continues after the last position.
 
     Returns:
         [`TaggedSpans`], with as many tags as there are offsets.
@@ -173,11 +173,11 @@ def tags_to_spans(tags: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
     """Turns legal BIO tags into spans; the inverse of `spans_to_tags` for entities that align.
 
     Args:
-        tags: One tag a position. An `I-X` that follows neither `B-X` nor `I-X` raises `ValueError`.
+        tags: One tag per position. An `I-X` that follows neither `B-X` nor `I-X` raises `ValueError`.
         offsets: `(start, end)` in characters for each position.
 
     Returns:
-        Spans in order, each with `first` and `last` beside `start`, `end` and `label`: the positions it covers.
+        Spans in order. Besides `start`, `end` and `label`, each has the `first` and `last` position that it covers.
     """
     spans: list[dict] = []
     previous = OUTSIDE
@@ -200,12 +200,12 @@ def tags_to_spans(tags: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
 
 def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
     """
-    Rewrites tags of another scheme as BIO. Raises `ValueError` for tags that are not of the scheme.
+    Converts tags of another scheme to BIO. Raises `ValueError` if a tag does not belong to the scheme.
 
     Args:
-        scheme (`str`): `"bio"` (returned as they are); `"iob1"`, where an entity begins with `I-X`, and with `B-X`
-            only right behind another of its type; `"bioes"`, where `E-X` is the last position of an entity and `S-X`
-            the only one.
+        scheme (`str`): `"bio"` (returned unchanged); `"iob1"`, where an entity begins with `I-X`, and with `B-X` only
+            directly after another entity of its type; or `"bioes"`, where `E-X` is the last position of an entity and
+            `S-X` an entity of one position.
     """
     converted: list[str] = []
     previous = OUTSIDE
@@ -229,7 +229,7 @@ def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
 
 
 def join_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
-    """Joins words by blanks and says where each one went: `["A", "bc"]` → `("A bc", [(0, 1), (2, 4)])`."""
+    """Joins words with spaces and returns the offsets of each: `["A", "bc"]` → `("A bc", [(0, 1), (2, 4)])`."""
     offsets, position = [], 0
     for word in words:
         offsets.append((position, position + len(word)))
@@ -240,13 +240,13 @@ def join_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
 def decode_tags(
     scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str], *, min_score: float = 0.0
 ) -> torch.Tensor:
-    """The best legal tag sequence (Viterbi): `I-X` only behind `B-X` or `I-X`, everything outside the text `O`.
+    """Finds the best legal tag sequence (Viterbi): `I-X` only after `B-X` or `I-X`, and `O` outside of the text.
 
     Args:
         scores (`torch.Tensor` of shape `(B, T, K)`): Logits or log-probabilities of the tags.
-        text_mask (`torch.Tensor` of shape `(B, T)`): True where a position belongs to the text, False for special
-            tokens and padding.
-        labels: The `K` tags in the order of the scores.
+        text_mask (`torch.Tensor` of shape `(B, T)`): True for positions of the text, False for special tokens and
+            padding.
+        labels: The `K` tags, in the order of the scores.
         min_score (`float`, *optional*, defaults to 0): Entities whose tags have a lower mean probability become `O`.
 
     Returns:
@@ -276,7 +276,7 @@ def _without_doubtful(
 
 @cache
 def _may_follow(labels: tuple[str, ...]) -> torch.Tensor:
-    """`(K, K)`: whether the second tag may come right behind the first."""
+    """`(K, K)`: whether the tag of the column may directly follow the tag of the row."""
     return torch.tensor(
         [[not tag.startswith("I-") or before in (tag, f"B-{tag[2:]}") for tag in labels] for before in labels]
     )

@@ -1,7 +1,9 @@
-"""What stands on the encoder: heads from states to logits, and the loss of every item.
+"""The heads on top of the encoder, their losses, and the methods that add, drop and rename tasks of a model.
 
 Letters used below: `B` texts, `T` word pieces, `H` hidden size, `C` classes, `K` tags.
 """
+
+from copy import deepcopy
 
 import torch
 from torch import nn
@@ -9,15 +11,30 @@ from torch.nn import functional as F
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
-    from .configuration_mtsbert import PAIR_CLASSIFICATION, PAIR_SIMILARITY, MTSBertConfig
-    from .entities_mtsbert import IGNORE_INDEX
+    from .configuration_mtsbert import (
+        PAIR_CLASSIFICATION,
+        PAIR_SIMILARITY,
+        TOKEN_CLASSIFICATION,
+        MTSBertConfig,
+        check_tasks,
+    )
+    from .entities_mtsbert import IGNORE_INDEX, OUTSIDE, bio_labels, entity_types
 except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from configuration_mtsbert import PAIR_CLASSIFICATION, PAIR_SIMILARITY, MTSBertConfig
-    from entities_mtsbert import IGNORE_INDEX
+    from configuration_mtsbert import (
+        PAIR_CLASSIFICATION,
+        PAIR_SIMILARITY,
+        TOKEN_CLASSIFICATION,
+        MTSBertConfig,
+        check_tasks,
+    )
+    from entities_mtsbert import IGNORE_INDEX, OUTSIDE, bio_labels, entity_types
+
+
+MULTI_LABEL_THRESHOLD = 0.5
 
 
 class ClassificationHead(nn.Module):
-    """Dropout, an optional hidden layer, and a linear layer on states of any width."""
+    """Dropout, an optional hidden layer and a linear layer. Works on the states of texts, tokens and pairs alike."""
 
     def __init__(self, config: MTSBertConfig, task: dict):
         super().__init__()
@@ -37,29 +54,34 @@ class ClassificationHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """The cosine of two embeddings `(B, H)`, in float32; 0 where one of them is the zero vector."""
+    """Cosine similarity of two embeddings `(B, H)`, computed in float32. It is 0 if one of them is the zero vector."""
 
     def forward(self, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return F.cosine_similarity(u.float(), v.float(), dim=-1)
 
 
+def new_head(config: MTSBertConfig, task: dict) -> nn.Module:
+    """Builds the head of a task. Its weights are not initialised yet."""
+    return CosineHead() if task["type"] == PAIR_SIMILARITY else ClassificationHead(config, task)
+
+
 def is_labelled(labels: torch.Tensor) -> torch.Tensor:
-    """Where a tensor of labels has one: not `IGNORE_INDEX`, and for scores not NaN."""
+    """A mask of the labelled items: class ids other than `IGNORE_INDEX`, and scores other than NaN."""
     return labels.isnan().logical_not() if labels.is_floating_point() else labels.ne(IGNORE_INDEX)
 
 
 def num_items(labels: torch.Tensor) -> torch.Tensor:
-    """How many items of a batch are labelled, as a tensor without dimensions."""
+    """The number of labelled items in a batch, as a tensor without dimensions."""
     return is_labelled(labels).sum()
 
 
 def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
-    The loss of every item in float32, shaped like `labels`; exactly 0 where there is no label.
+    The loss of every item in float32, in the shape of `labels`. Items without a label have a loss of exactly 0.
 
-    Cross-entropy; binary cross-entropy for each label of a multi-label task; for a similarity, the squared error
-    between the cosine and the score scaled to [0, 1]. Class weights multiply an item's loss; a mean is still taken
-    over the number of items.
+    The loss is the cross-entropy; for a multi-label task, the binary cross-entropy of each label; for a similarity,
+    the squared error between the cosine and the score scaled to [0, 1]. Class weights multiply the loss of an item;
+    means are still taken over the number of items, not over the sum of their weights.
     """
     logits = logits.float()
     labelled = is_labelled(labels)
@@ -83,3 +105,132 @@ def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch
         label_smoothing=smoothing,
     )
     return losses.view(labels.shape)
+
+
+def probabilities_of(settings: dict, logits: torch.Tensor) -> torch.Tensor:
+    """Turns logits `(…, C)` into probabilities, which add up to 1 unless the task is multi-label."""
+    return logits.float().sigmoid() if settings.get("multi_label") else logits.float().softmax(dim=-1)
+
+
+def labels_of(
+    settings: dict, probabilities: torch.Tensor, *, top_k: int | None = None, threshold: float | None = None
+) -> dict:
+    """
+    The answer of a sequence or pair classification.
+
+    Args:
+        settings (`dict`): Settings of the task.
+        probabilities (`torch.Tensor` of shape `(C,)`): Of its labels.
+        top_k, threshold (*optional*): See [`~MTSBertPipeline.__call__`].
+    """
+    scores = dict(zip(settings["labels"], probabilities.tolist(), strict=True))
+    best = scores
+    if top_k is not None:
+        best = dict(sorted(scores.items(), key=lambda item: item[1], reverse=True)[:top_k])
+    if settings.get("multi_label"):
+        cut = MULTI_LABEL_THRESHOLD if threshold is None else threshold
+        return {"labels": [label for label, score in scores.items() if score > cut], "scores": best}
+    label = max(scores, key=scores.__getitem__)
+    is_sure = threshold is None or scores[label] >= threshold
+    return {"label": label if is_sure else None, "score": scores[label], "scores": best}
+
+
+class TaskEditing:
+    """
+    Methods of [`MTSBertModel`] that add, drop and rename its tasks. `save_pretrained` saves the result. A method that
+    raises an error leaves the model unchanged. Build the optimizer afterwards: it keeps the parameters it is given.
+    """
+
+    def add_task(self, name: str, settings: str | dict) -> None:
+        """
+        Adds a task with a freshly initialised head, which still has to be trained.
+
+        Args:
+            name (`str`): Name of the new task, a lower-case identifier.
+            settings (`dict` or `str`):
+                Settings of the task, as in [`MTSBertConfig`], or just its type. The labels of a token task may be
+                given as entity types: `["ORG"]` stands for `["O", "B-ORG", "I-ORG"]`.
+
+        Raises:
+            `ValueError`: If the name is taken, or a head cannot be built from the settings.
+        """
+        self._check_free(name)
+        settings = {"type": settings} if isinstance(settings, str) else deepcopy(settings)
+        if isinstance(settings, dict) and settings.get("type") == TOKEN_CLASSIFICATION:
+            labels = settings.get("labels")
+            if isinstance(labels, list | tuple) and labels and OUTSIDE not in labels:
+                settings["labels"] = bio_labels(labels)
+        tasks = {**self.config.tasks, name: settings}
+        check_tasks(tasks)
+        head = new_head(self.config, settings).apply(self._init_weights)
+        self.heads[name] = head.to(self.device, self.dtype).train(self.training)
+        self.config.tasks = tasks
+
+    def drop_task(self, name: str) -> None:
+        """
+        Removes a task and its head.
+
+        Raises:
+            `ValueError`: If the model has no such task, or no other task.
+        """
+        self._check_known(name)
+        if len(self.config.tasks) == 1:
+            raise ValueError(f"{name!r} is the only task of this model, and a model needs at least one.")
+        del self.heads[name]
+        self.config.tasks = {task: settings for task, settings in self.config.tasks.items() if task != name}
+
+    def rename_task(self, old: str, new: str) -> None:
+        """
+        Renames a task. The order of the tasks and the weights of the head stay the same.
+
+        Raises:
+            `ValueError`: If the model has no such task, or the new name is taken or not allowed.
+        """
+        self._check_known(old)
+        self._check_free(new)
+        tasks = {new if task == old else task: settings for task, settings in self.config.tasks.items()}
+        check_tasks(tasks)
+        heads = list(self.heads.values())
+        self.heads.clear()
+        self.heads.update(zip(tasks, heads, strict=True))
+        self.config.tasks = tasks
+
+    def rename_labels(self, task: str, names: dict[str, str]) -> None:
+        """
+        Renames labels of a task. The order of the labels and the weights of the head stay the same.
+
+        Args:
+            task (`str`): Name of the task.
+            names (`dict[str, str]`):
+                Current label → new label. Other labels keep their names. For a token task, give entity types:
+                `{"GPE": "PLACE"}` renames both `B-GPE` and `I-GPE`.
+
+        Raises:
+            `ValueError`: If the model has no such task or label, or two labels would have the same name.
+        """
+        self._check_known(task)
+        settings = self.config.tasks[task]
+        is_token_task = settings["type"] == TOKEN_CLASSIFICATION
+        labels = settings.get("labels")
+        if labels is None:
+            raise ValueError(f"Task {task!r} is a {settings['type']} task, which has no labels.")
+        present = entity_types(labels) if is_token_task else list(labels)
+        if unknown := [name for name in names if name not in present]:
+            kind = "entity types" if is_token_task else "labels"
+            raise ValueError(f"Task {task!r} has no {kind} {unknown}; it has {present}.")
+        if wrong := [name for name in names.values() if not isinstance(name, str) or not name]:
+            raise ValueError(f"Task {task!r}: the new names {wrong} are not non-empty strings.")
+        renamed = [names.get(name, name) for name in present]
+        if len(set(renamed)) < len(renamed):
+            raise ValueError(f"Task {task!r}: two labels would have the same name in {renamed}.")
+        if is_token_task:  # the tags may be in any order behind the 'O'
+            renamed = [tag if tag == OUTSIDE else f"{tag[:2]}{names.get(tag[2:], tag[2:])}" for tag in labels]
+        self.config.tasks = {**self.config.tasks, task: {**settings, "labels": renamed}}
+
+    def _check_known(self, name: str) -> None:
+        if name not in self.config.tasks:
+            raise ValueError(f"The model has no task {name!r}; it has {list(self.config.tasks)}.")
+
+    def _check_free(self, name: str) -> None:
+        if name in self.config.tasks:
+            raise ValueError(f"The model already has a task {name!r}; drop that one, or choose another name.")

@@ -4,6 +4,7 @@ Letters used below: `B` texts, `T` word pieces, `H` hidden size, `C` classes, `K
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 
 
@@ -25,7 +26,8 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
         check_sources,
         check_weights,
     )
-    from .heads_mtsbert import ClassificationHead, CosineHead, item_losses, num_items
+    from .heads_mtsbert import TaskEditing, item_losses, new_head, num_items
+    from .pipeline_mtsbert import MTSBertPipeline
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from configuration_mtsbert import (
         PAIR_SIMILARITY,
@@ -36,7 +38,8 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         check_sources,
         check_weights,
     )
-    from heads_mtsbert import ClassificationHead, CosineHead, item_losses, num_items
+    from heads_mtsbert import TaskEditing, item_losses, new_head, num_items
+    from pipeline_mtsbert import MTSBertPipeline
 
 
 @dataclass
@@ -48,11 +51,12 @@ class MTSBertOutput(ModelOutput):
         last_hidden_state (`torch.FloatTensor` of shape `(B, T, H)`): Token states of the encoder.
         pooler_output (`torch.FloatTensor` of shape `(B, H)`): Sentence embedding, of length 1 if `config.normalize`.
         logits (`dict[str, torch.FloatTensor]`):
-            By task: `(B, C)` for a sequence or pair task, `(B, T, K)` for a token task, cosines `(B,)`.
+            By task: `(B, C)` for a sequence or pair classification, `(B, T, K)` for a token classification, and the
+            cosines `(B,)` for a similarity.
         losses (`dict[str, torch.FloatTensor]`, *optional*, returned when `labels` is given):
-            By task: its mean loss over labelled items; 0 where no item is labelled.
-        pair_pooler_output (`torch.FloatTensor` of shape `(B, H)`, *optional*): Embedding of the pair's second text.
-        hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As transformers' encoders return them.
+            By task: the mean loss over the labelled items, or 0 if there are none.
+        pair_pooler_output (`torch.FloatTensor` of shape `(B, H)`, *optional*): Embedding of the second text of a pair.
+        hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As in the outputs of other encoders.
     """
 
     loss: torch.FloatTensor | None = None
@@ -66,7 +70,7 @@ class MTSBertOutput(ModelOutput):
 
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """Token states `(B, T, H)` and a mask `(B, T)` → text states `(B, H)`. A text with nothing attended gives 0."""
+    """Pools token states `(B, T, H)` into text states `(B, H)`; 0 for a text without a 1 in the mask `(B, T)`."""
     if pooling == "cls":
         return hidden[:, 0]
     mask = attention_mask.unsqueeze(-1).bool()  # (B, T, 1)
@@ -77,7 +81,7 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
 
 
 def sentence_transformers_files(config: MTSBertConfig) -> dict[str, Any]:
-    """File name → content, in the spelling that every version of sentence-transformers reads."""
+    """File name → content of the files that `SentenceTransformer` reads, in a format that all its versions know."""
     modules = ["Transformer", "Pooling", *(["Normalize"] if config.normalize else [])]
     folders = ["", "1_Pooling", "2_Normalize"]
     modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
@@ -95,11 +99,13 @@ def sentence_transformers_files(config: MTSBertConfig) -> dict[str, Any]:
     }
 
 
-class MTSBertModel(PreTrainedModel):
-    """The whole model: an encoder, its pooling and one head per task of the config.
+class MTSBertModel(TaskEditing, PreTrainedModel):
+    """An encoder with pooling and one head for each task of the config.
 
-    `from_pretrained` loads a checkpoint of this class; [`MTSBertModel.from_encoder`] starts a new one from a
-    pretrained encoder.
+    `from_pretrained` loads a checkpoint; [`MTSBertModel.from_encoder`] starts a new model from a pretrained encoder:
+
+        tasks = {"topic": {"type": "sequence_classification", "labels": ["World", "Sports"]}}
+        model = MTSBertModel.from_encoder("sentence-transformers/all-MiniLM-L6-v2", tasks=tasks)
     """
 
     config_class = MTSBertConfig
@@ -107,7 +113,7 @@ class MTSBertModel(PreTrainedModel):
     base_model_prefix = "mtsbert"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    # What the encoder cannot do, it says itself when `AutoModel.from_config` builds it.
+    # If the encoder does not support one of these, `AutoModel.from_config` raises when it is built.
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -119,12 +125,7 @@ class MTSBertModel(PreTrainedModel):
         self.encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None  # our pooling replaces it; unused weights would only break DDP and freezing
-        self.heads = nn.ModuleDict(
-            {
-                name: CosineHead() if task["type"] == PAIR_SIMILARITY else ClassificationHead(config, task)
-                for name, task in config.tasks.items()
-            }
-        )
+        self.heads = nn.ModuleDict({name: new_head(config, task) for name, task in config.tasks.items()})
         self.post_init()
 
     @torch.no_grad()
@@ -136,7 +137,7 @@ class MTSBertModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, use_safetensors: bool | None = None, **kwargs):
-        """As every model's, from safetensors alone."""
+        """Like `PreTrainedModel.from_pretrained`, but loads only safetensors."""
         if use_safetensors is False:
             raise ValueError("mtsbert reads weights from safetensors alone; `use_safetensors` cannot be False.")
         check_weights(pretrained_model_name_or_path, **kwargs)
@@ -152,21 +153,18 @@ class MTSBertModel(PreTrainedModel):
         **config,
     ) -> "MTSBertModel":
         """
-        A new model on a pretrained encoder, with fresh heads.
+        Builds a new model from a pretrained encoder, with freshly initialised heads.
 
         Args:
-            encoder_name_or_path (`str`):
-                Folder or Hub id of an encoder that `AutoModel` loads.
-            tasks (`dict[str, dict]`, *optional*):
-                See [`MTSBertConfig`].
+            encoder_name_or_path (`str`): Folder or Hub id of an encoder that `AutoModel` can load.
+            tasks (`dict[str, dict]`, *optional*): Tasks of the model; see [`MTSBertConfig`].
             encoder_kwargs (`dict[str, Any]`, *optional*):
                 Passed on to `AutoConfig.from_pretrained` and `AutoModel.from_pretrained` (`revision`, `cache_dir` …).
-            config:
-                Other fields of [`MTSBertConfig`] (`pooling`, `normalize` …).
+            config: Other fields of [`MTSBertConfig`] (`pooling`, `normalize` …).
 
         Raises:
-            `ValueError`: for an encoder with code of its own, which every checkpoint of it would have to run, or with
-                weights that are not safetensors.
+            `ValueError`: If the encoder has code of its own, which every checkpoint would have to run, or its weights
+                are not safetensors.
         """
         encoder_kwargs = {"trust_remote_code": False, **(encoder_kwargs or {})}
         if encoder_kwargs["trust_remote_code"]:
@@ -186,7 +184,7 @@ class MTSBertModel(PreTrainedModel):
         return model
 
     def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs):
-        """As every model's, and beside it the files by which `SentenceTransformer(save_directory)` opens it."""
+        """Like `PreTrainedModel.save_pretrained`, and also writes the files that `SentenceTransformer` needs."""
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             for name, content in sentence_transformers_files(self.config).items():
@@ -201,7 +199,7 @@ class MTSBertModel(PreTrainedModel):
         self.encoder.set_input_embeddings(value)
 
     def encode(self, input_ids=None, attention_mask=None, *, inputs_embeds=None, **kwargs) -> tuple[Any, torch.Tensor]:
-        """Runs the encoder once: its output, and the un-normalised text states `(B, H)`."""
+        """Runs the encoder. Returns its output and the pooled text states `(B, H)`, which are not normalised."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either `input_ids` or `inputs_embeds`.")
         if attention_mask is None:
@@ -226,14 +224,17 @@ class MTSBertModel(PreTrainedModel):
         **kwargs,
     ) -> tuple[Any, torch.Tensor, torch.Tensor]:
         """
-        Runs the encoder once over first and second texts together; rows whose second text is all padding cost nothing.
+        Encodes the first and second texts of pairs in one pass. Second texts that are all padding are left out of it.
 
         Args:
-            texts, pair_texts: Word pieces `(B, T)` and `(B, T')`, or embeddings `(B, T, H)` and `(B, T', H)`.
+            texts, pair_texts (`torch.Tensor`): Token ids `(B, T)` and `(B, T')`, or embeddings with a third dimension.
+            attention_mask, pair_attention_mask (`torch.Tensor`, *optional*): 1 for text, 0 for padding.
+            token_type_ids (`torch.Tensor` of shape `(B, T)`, *optional*): Of the first texts.
+            kwargs: Passed on to the encoder.
 
         Returns:
-            The encoder's output for the first texts, their text states `(B, H)`, and the second texts' `(B, H)`, which
-            are 0 where there is none.
+            The encoder's output for the first texts, their text states `(B, H)`, and the text states `(B, H)` of the
+            second texts, which are 0 for a row without one.
         """
         num_texts, length = texts.shape[:2]
         if attention_mask is None:
@@ -244,7 +245,7 @@ class MTSBertModel(PreTrainedModel):
         longest = max(length, pair_texts.shape[1]) if len(rows) else length
 
         def stack(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-            after_length = (0, 0) * (first.dim() - 2)  # what `F.pad` wants to hear first: nothing around a state
+            after_length = (0, 0) * (first.dim() - 2)  # `F.pad` starts at the last dimension; leave it unpadded
             return torch.cat([F.pad(x, (*after_length, 0, longest - x.shape[1])) for x in (first, second[rows])])
 
         if token_type_ids is not None:
@@ -260,18 +261,18 @@ class MTSBertModel(PreTrainedModel):
         return encoded, states[:num_texts], second_states
 
     def embed(self, text_states: torch.Tensor) -> torch.Tensor:
-        """Text states → the sentence embedding, of length 1 if `config.normalize`."""
+        """Turns text states into sentence embeddings, which have length 1 if `config.normalize`."""
         if not self.config.normalize:
             return text_states
         return F.normalize(text_states.float(), dim=-1).to(text_states.dtype)
 
     def head_logits(self, task: str, last_hidden_state: torch.Tensor, text_states: torch.Tensor) -> torch.Tensor:
-        """Logits of a task about single texts: `(B, C)` for a sequence task, `(B, T, K)` for a token task."""
+        """The logits of a task on single texts: `(B, C)` for a sequence task, `(B, T, K)` for a token task."""
         of_tokens = self.config.tasks[task]["type"] == TOKEN_CLASSIFICATION
         return self.heads[task](last_hidden_state if of_tokens else text_states)
 
     def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """From two embeddings `(B, H)`: logits `(B, C)` of a pair classification, cosines `(B,)` of a similarity."""
+        """The logits `(B, C)` of a pair classification, or the cosines `(B,)` of a similarity, of two embeddings."""
         if self.config.tasks[task]["type"] == PAIR_SIMILARITY:
             return self.heads[task](u, v)
         return self.heads[task](torch.cat([u, v, (u - v).abs()], dim=-1))
@@ -291,29 +292,36 @@ class MTSBertModel(PreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        tasks: Iterable[str] | None = None,
     ) -> MTSBertOutput | tuple:
         r"""
         Args:
-            input_ids (`torch.LongTensor` of shape `(B, T)`): Word pieces. Alternatively `inputs_embeds`.
+            input_ids (`torch.LongTensor` of shape `(B, T)`, *optional*): Token ids. Alternatively, `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for text, 0 for padding.
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, H)`, *optional*): Embeddings instead of `input_ids`.
             pair_input_ids (`torch.LongTensor` of shape `(B, T')`, *optional*):
-                Word pieces of second texts. Without them the pair tasks have no logits.
+                Token ids of the second texts. Without them, pair tasks have no logits.
             pair_attention_mask (`torch.Tensor` of shape `(B, T')`, *optional*):
                 1 for text, 0 for padding. A row of zeros has no second text.
             pair_inputs_embeds (`torch.FloatTensor` of shape `(B, T', H)`, *optional*):
-                Embeddings instead of `pair_input_ids`, beside `inputs_embeds`.
+                Embeddings instead of `pair_input_ids`, together with `inputs_embeds`.
             labels (`dict[str, torch.Tensor]`, *optional*):
-                By task: `(B,)` class ids, `(B, C)` zeros and ones for a multi-label task, `(B, T)` tag ids for a token
-                task, `(B,)` scores for a similarity. -100, and NaN for a score, is unlabelled. A task that is left out
-                counts as unlabelled.
+                By task: class ids `(B,)`, zeros and ones `(B, C)` for a multi-label task, tag ids `(B, T)` for a token
+                task, scores `(B,)` for a similarity. Items with -100, or a score of NaN, are ignored. A task that is
+                left out has no labels.
             num_items_in_batch (`dict[str, torch.Tensor]`, *optional*):
-                By task: what to divide the summed loss by, instead of the labelled items of this very batch. The
-                Trainer passes the count over the whole optimizer step.
+                By task: what the summed loss is divided by, instead of the number of labelled items in this batch. The
+                Trainer passes the number of items in the whole optimizer step.
+            tasks (`Iterable[str]`, *optional*):
+                The tasks to compute `logits` for, by default all. Other heads do not run. Cannot be combined with
+                `labels`.
 
         Returns:
-            [`MTSBertOutput`], or a tuple of its fields that are not None.
+            [`MTSBertOutput`], or with `return_dict=False` a tuple of its fields that are not None.
         """
+        if tasks is not None and labels is not None:
+            raise ValueError("Give either `labels` or `tasks`: the losses need the logits of every task.")
+        chosen = self.config.select_tasks(tasks)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         requested = self._requested(output_attentions, output_hidden_states)
         texts, pair_texts, second_states = input_ids, pair_input_ids, None
@@ -339,7 +347,7 @@ class MTSBertModel(PreTrainedModel):
         u = self.embed(text_states)
         v = None if second_states is None else self.embed(second_states)
         logits = {}
-        for task, settings in self.config.tasks.items():
+        for task, settings in chosen.items():
             if settings["type"] not in PAIR_TYPES:
                 logits[task] = self.head_logits(task, encoded.last_hidden_state, text_states)
             elif v is not None:
@@ -363,7 +371,7 @@ class MTSBertModel(PreTrainedModel):
         labels: dict[str, torch.Tensor],
         num_items_in_batch: dict[str, torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Mean loss of every task over its labelled items; 0 with a complete graph where there is none."""
+        """The mean loss of every task over its labelled items. Without any, it is 0 and keeps its graph, for DDP."""
         if unknown := sorted(set(labels) - set(self.config.tasks)):
             raise ValueError(
                 f"`labels` names tasks that the model does not have: {unknown}; it has {list(self.config.tasks)}."
@@ -380,27 +388,23 @@ class MTSBertModel(PreTrainedModel):
             losses[task] = sum((part.float().sum() * 0.0 for part in in_graph), torch.zeros((), device=self.device))
         return losses
 
-    def as_pipeline(self, tokenizer, **kwargs):
-        """The [`MTSBertPipeline`] of this model. Its import also makes every saved checkpoint carry that file."""
-        try:
-            from .pipeline_mtsbert import MTSBertPipeline
-        except ImportError:
-            from pipeline_mtsbert import MTSBertPipeline
+    def as_pipeline(self, tokenizer: PreTrainedTokenizerBase | str | None = None, **kwargs) -> MTSBertPipeline:
+        """Builds a [`MTSBertPipeline`] with this model. Takes the arguments of that class."""
         return MTSBertPipeline(model=self, tokenizer=tokenizer, **kwargs)
 
     def _requested(self, output_attentions: bool | None, output_hidden_states: bool | None) -> dict[str, bool]:
-        """What to ask of the encoder beyond its last state: the call decides, then the config."""
+        """The optional outputs to request from the encoder. An argument of the call overrides the config."""
         attentions = self.config.output_attentions if output_attentions is None else output_attentions
         hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return {"output_attentions": bool(attentions), "output_hidden_states": bool(hidden_states)}
 
 
 class _SingleTaskView(MTSBertModel):
-    """A checkpoint with every head that answers with one of them, in transformers' own output class.
+    """Loads every head of a checkpoint, but answers with only one of them, in transformers' own output class.
 
     Args:
-        config ([`MTSBertConfig`]): The checkpoint's config.
-        head (`str`, *optional*, defaults to the first task of the view's type): The task to answer with.
+        config ([`MTSBertConfig`]): Config of the checkpoint.
+        head (`str`, *optional*): The task to answer with. Defaults to the first one of the right type.
     """
 
     task_type: str
@@ -416,12 +420,28 @@ class _SingleTaskView(MTSBertModel):
             raise ValueError(f"`head` is {head!r}; the {self.task_type} tasks of this checkpoint are {candidates}.")
         super().__init__(config)
         self.head = head or candidates[0]
-        labels = config.tasks[self.head]["labels"]
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: index for index, label in enumerate(labels)}
         is_multi_label = config.tasks[self.head].get("multi_label", False)
         config.problem_type = "multi_label_classification" if is_multi_label else "single_label_classification"
+        self._name_labels()
+
+    def _name_labels(self) -> None:
+        labels = self.config.tasks[self.head]["labels"]
+        self.config.id2label = dict(enumerate(labels))
+        self.config.label2id = {label: index for index, label in enumerate(labels)}
         self.num_labels = len(labels)
+
+    def drop_task(self, name: str) -> None:
+        if name == self.head:
+            raise ValueError(f"This model answers with the head {name!r}; open the checkpoint with another `head`.")
+        super().drop_task(name)
+
+    def rename_task(self, old: str, new: str) -> None:
+        super().rename_task(old, new)
+        self.head = new if self.head == old else self.head
+
+    def rename_labels(self, task: str, names: dict[str, str]) -> None:
+        super().rename_labels(task, names)
+        self._name_labels()
 
     def forward(
         self,
@@ -436,7 +456,7 @@ class _SingleTaskView(MTSBertModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ):
-        """As [`MTSBertModel.forward`], with `labels` and `num_items_in_batch` of the one task that answers."""
+        """Like [`MTSBertModel.forward`], but `labels` and `num_items_in_batch` are those of the one task."""
         return_dict = self.config.return_dict if return_dict is None else return_dict
         encoded, text_states = self.encode(
             input_ids,
@@ -461,14 +481,14 @@ class _SingleTaskView(MTSBertModel):
 
 
 class MTSBertForSequenceClassification(_SingleTaskView):
-    """One text label of an mtsbert checkpoint: `logits` `(B, C)`."""
+    """An mtsbert checkpoint as a text classifier. The `logits` have the shape `(B, C)`."""
 
     task_type = SEQUENCE_CLASSIFICATION
     output_class = SequenceClassifierOutput
 
 
 class MTSBertForTokenClassification(_SingleTaskView):
-    """The tags of an mtsbert checkpoint: `logits` `(B, T, K)`."""
+    """An mtsbert checkpoint as a token classifier. The `logits` have the shape `(B, T, K)`."""
 
     task_type = TOKEN_CLASSIFICATION
     output_class = TokenClassifierOutput

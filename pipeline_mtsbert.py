@@ -1,12 +1,15 @@
-"""Texts in; sentence embedding, labels and entities out, with one encoder pass per batch."""
+"""The multi-task pipeline: texts in, sentence embeddings, labels and entities out, with one encoder pass per batch."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BatchEncoding, Pipeline
+from transformers import AutoModel, AutoTokenizer, BatchEncoding, Pipeline, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
 from transformers.utils.versions import require_version
 
@@ -14,25 +17,33 @@ from transformers.utils.versions import require_version
 try:  # part of a package: how `trust_remote_code=True` loads this file
     from .configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
     from .entities_mtsbert import decode_tags, tags_to_spans, visible_offsets
+    from .heads_mtsbert import labels_of, probabilities_of
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
     from entities_mtsbert import decode_tags, tags_to_spans, visible_offsets
+    from heads_mtsbert import labels_of, probabilities_of
 
 
-# Word pieces in a pass, padding included: as much as a core's cache holds, and what a GPU is busy with.
+# Tokens in a pass, padding included: as many as fit the cache of a CPU core, and as many as keep a GPU busy.
 TOKENS_PER_THREAD, TOKENS_PER_GPU = 512, 16_384
-TEXTS_PER_DECODING, PLACES_PER_DECODING = 64, 32_768  # the places of all texts, padded to the longest of them
-# Releases that lose windows of long texts without a word: https://github.com/huggingface/tokenizers/issues/2091
+TEXTS_PER_DECODING, PLACES_PER_DECODING = 64, 32_768  # positions of a batch, padding included
+MAX_OVERLAP = 64  # the most tokens that two neighbouring windows of a long text share
+# Releases that silently drop windows of long texts: https://github.com/huggingface/tokenizers/issues/2091
 BROKEN_TOKENIZERS = ("0.23.1", "0.23.2")
-MAX_OVERLAP = 64  # word pieces that two neighbouring windows of a long text share, at most
+
+PIPELINE_TASK = "multi-task"
+FORWARD_PARAMETERS = ("tasks",)
+ANSWER_PARAMETERS = ("top_k", "threshold", "return_embeddings")
 
 
 class MTSBertPipeline(Pipeline):
     """
-    `pipeline("multi-task", model=folder_or_id, trust_remote_code=True)`.
+    Answers all tasks of a checkpoint at once. Built by `pipeline("multi-task", model=folder_or_id,
+    trust_remote_code=True)`, or from a loaded model by `pipeline("multi-task", model=model, tokenizer=tokenizer)` or
+    `model.as_pipeline(tokenizer)`.
 
-    A call takes a text, or a tuple of two texts to compare, and returns a dictionary; or an iterable of them, and
-    returns a list in the same order:
+    A call takes a text, or a tuple of two texts to compare, and returns a dictionary. For an iterable of these, it
+    returns a list of dictionaries in the same order:
 
         {
             "embedding": [0.01, ...],                                  # H floats
@@ -41,16 +52,34 @@ class MTSBertPipeline(Pipeline):
             "<token task>": [{"label": "GPE", "start": 0, "end": 5, "text": "Paris", "score": 0.97}, ...],
         }
 
-    Two texts have `"pair_embedding"` beside the `"embedding"` of the first one, and for every pair task
-    `{"label", "score", "scores"}`, or `{"score": cosine}` for a similarity; the other tasks are about the first text.
+    For two texts, the answer also has the `"pair_embedding"` of the second text and, for every pair task,
+    `{"label", "score", "scores"}`, or `{"score": cosine}` for a similarity. Other answers are about the first text.
 
-    `start` and `end` count characters, and `text[start:end] == entity["text"]`. An entity's score is the mean
-    probability of its tags. Texts longer than the model are read in overlapping windows: tags are joined in the middle
-    of the overlap and decoded over the whole text, probabilities and embeddings are averaged.
+    `start` and `end` count characters, and `text[start:end] == entity["text"]`. The score of an entity is the mean
+    probability of its tags. Texts that are too long for the model are read in overlapping windows: tags are joined in
+    the middle of the overlap and decoded over the whole text; probabilities and embeddings are averaged.
 
-    Texts of like length share a pass: as many as `batch_size` says, or without it as many as make a pass of about 512
-    word pieces for a thread of the processor, which is where texts per second are highest (16,384 on a GPU). Several
-    passes are computed side by side on a processor, with a thread each.
+    Texts of similar length are encoded together: `batch_size` of them or, by default, as many as make about 512 tokens
+    on a CPU, where throughput is highest, and 16,384 on a GPU. On a CPU several batches run in parallel, with one
+    thread each.
+
+    Args:
+        model ([`MTSBertModel`]): The model.
+        tokenizer (`PreTrainedTokenizerBase`, `str` or `Path`, *optional*):
+            The tokenizer, or a folder or Hub id to load it from, without running code from there. Defaults to the
+            tokenizer saved with the model.
+        tasks, top_k, threshold, return_embeddings, batch_size (*optional*):
+            Defaults for every call; see [`~MTSBertPipeline.__call__`].
+        kwargs: Other arguments of [`Pipeline`] (`device` …).
+
+    Raises:
+        `ValueError`: If the model is a single-task view of a checkpoint, or no tokenizer is found.
+        `TypeError`: If a parameter is unknown.
+
+    Example:
+
+        ask = model.as_pipeline(tokenizer, top_k=2)
+        ask("Oslo beat Lima in the final", tasks=["topic"])["topic"]["scores"]  # {"Sports": 0.98, "World": 0.01}
     """
 
     _load_tokenizer = True
@@ -59,9 +88,59 @@ class MTSBertPipeline(Pipeline):
     _load_video_processor = False
     _load_feature_extractor = False
 
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path | None = None, **kwargs
+    ):
+        if (head := getattr(model, "head", None)) is not None:
+            raise ValueError(
+                f"This model is a view of a checkpoint that answers with the head {head!r} alone. Open the checkpoint "
+                "with `AutoModel` for the multi-task pipeline."
+            )
+        if tokenizer is None or isinstance(tokenizer, str | Path):
+            tokenizer = saved_tokenizer(model, tokenizer)
+        super().__init__(model=model, tokenizer=tokenizer, **kwargs)
+
     def __call__(
-        self, inputs: str | tuple[str, str] | Iterable[str | tuple[str, str]], *, batch_size: int | None = None
+        self,
+        inputs: str | tuple[str, str] | Iterable[str | tuple[str, str]],
+        *,
+        batch_size: int | None = None,
+        **parameters,
     ) -> dict | list[dict]:
+        """
+        Answers texts and pairs of texts. Parameters given here override those given to the constructor.
+
+        Args:
+            inputs (`str`, `tuple[str, str]` or an iterable of them):
+                One or several texts or pairs of texts.
+            batch_size (`int`, *optional*):
+                Number of texts to encode at once. By default it depends on their length.
+            tasks (`str` or `Iterable[str]`, *optional*):
+                The tasks to answer, by default all. Other heads are not computed. Embeddings are not a task; see
+                `return_embeddings`.
+            top_k (`int`, *optional*):
+                Number of labels in `"scores"`, sorted by descending score. By default all labels, in the order of the
+                config. Does not limit the `"labels"` of a multi-label task.
+            threshold (`float` or `dict[str, float]`, *optional*):
+                A probability for all tasks, or one per task. `"labels"` of a multi-label task are those with a score
+                above it (default: 0.5). Entities need at least this score (default: `min_score` of the task). For
+                other classification tasks, `"label"` is `None` if its score is below the threshold (default: never).
+                Similarities have no threshold.
+            return_embeddings (`bool` or `"numpy"`, *optional*, defaults to `True`):
+                `True` returns embeddings as lists of floats, `"numpy"` as float32 arrays of shape `(H,)`, and `False`
+                leaves them out.
+
+        Returns:
+            `dict` for a single input, `list[dict]` for an iterable.
+
+        Raises:
+            `ValueError`: If an input is not a text or a pair of texts, or a parameter has an impossible value.
+            `TypeError`: If a parameter is unknown.
+        """
+        _, of_forward, of_answers = self._sanitize_parameters(**parameters)
+        of_forward = {**self._forward_params, **of_forward}
+        of_answers = {**self._postprocess_params, **of_answers}
+        return_embeddings = of_answers.pop("return_embeddings", True)
         is_single = isinstance(inputs, str | tuple)
         rows = [inputs] if is_single else list(inputs)
         for index, row in enumerate(rows):
@@ -74,27 +153,50 @@ class MTSBertPipeline(Pipeline):
         paired = [index for index, row in enumerate(rows) if not isinstance(row, str)]
         texts = [*firsts, *(rows[index][1] for index in paired)]
         windows = self.preprocess(texts)
-        answers = self._forward(windows, batch_size or self._batch_size)
-        results = self.postprocess(texts, windows, answers)
+        answers = self._forward(windows, batch_size or self._batch_size, **of_forward)
+        embeddings, results = self.postprocess(texts, windows, answers, **of_forward, **of_answers)
+        shown = (
+            embeddings.numpy() if return_embeddings == "numpy" else embeddings.tolist() if return_embeddings else None
+        )
+        results = [
+            ({} if shown is None else {"embedding": shown[index]}) | results[index] for index in range(len(rows))
+        ]
         for second, index in enumerate(paired, start=len(rows)):
-            results[index] |= self.compare(results[index]["embedding"], results[second]["embedding"])
-        return results[0] if is_single else results[: len(rows)]
+            if shown is not None:
+                results[index]["pair_embedding"] = shown[second]
+            results[index] |= self.compare(embeddings[index], embeddings[second], **of_forward, **of_answers)
+        return results[0] if is_single else results
 
-    def _sanitize_parameters(self, **unknown):
-        if unknown:
-            raise TypeError(f"The multi-task pipeline has no parameters {sorted(unknown)}.")
-        return {}, {}, {}
+    def _sanitize_parameters(self, **parameters) -> tuple[dict, dict, dict]:
+        if unknown := sorted(set(parameters) - {*FORWARD_PARAMETERS, *ANSWER_PARAMETERS}):
+            raise TypeError(f"The multi-task pipeline has no parameters {unknown}.")
+        if (tasks := parameters.get("tasks")) is not None:
+            parameters["tasks"] = list(self.model.config.select_tasks(tasks))
+        top_k = parameters.get("top_k")
+        if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
+            raise ValueError(f"`top_k` is {top_k!r}; it must be a whole number of at least 1, or None for all labels.")
+        check_threshold(parameters.get("threshold"), self.model.config.tasks)
+        if (shown := parameters.get("return_embeddings", True)) not in (True, False, "numpy"):
+            raise ValueError(f"`return_embeddings` is {shown!r}; it must be True, False or 'numpy'.")
+        of_forward, of_answers = (
+            {name: parameters[name] for name in names if name in parameters}
+            for names in (FORWARD_PARAMETERS, ANSWER_PARAMETERS)
+        )
+        return {}, of_forward, of_answers
 
     @property
     def max_length(self) -> int:
-        """Word pieces the model reads at once, special tokens included."""
+        """Number of tokens that the model can read at once, including special tokens."""
         limits = [self.tokenizer.model_max_length]
         if (positions := getattr(self.model.config.get_text_config(), "max_position_embeddings", None)) is not None:
             limits.append(positions)
         return min(limits)
 
     def preprocess(self, texts: list[str]) -> list[dict]:
-        """Windows of all texts, in order: `{"text": index, "inputs", "offsets", "own": positions it answers for}`."""
+        """
+        Splits texts into windows: `{"text": index, "inputs", "offsets", "own"}`, where `own` are the positions whose
+        tags are taken from this window and not from a neighbour that overlaps it.
+        """
         max_length = self.max_length
         overlap = min(MAX_OVERLAP, (max_length - self.tokenizer.num_special_tokens_to_add()) // 4)
         encoded = self.tokenizer(
@@ -122,14 +224,13 @@ class MTSBertPipeline(Pipeline):
             first = overlap // 2 if continues else 0
             last = len(content) - (overlap - overlap // 2) if continued else len(content)
             visible = visible_offsets(offsets[row], texts[text])
-            # The positions that this window, not its neighbour, answers for.
             own = [position for position in content[first:last] if visible[position][0] < visible[position][1]]
             inputs = {name: values[row] for name, values in encoded.items()}
             windows.append({"text": text, "offsets": visible, "own": own, "inputs": inputs})
         return windows
 
     def _batches(self, windows: list[dict], batch_size: int | None) -> Iterator[list[int]]:
-        """The windows of every pass, longest first, so that what does not fit in memory shows at once."""
+        """Groups windows into batches, longest first, so that running out of memory shows at once."""
         lengths = [len(window["inputs"]["input_ids"]) for window in windows]
         budget = TOKENS_PER_THREAD if self.device.type == "cpu" else TOKENS_PER_GPU
         rows = sorted(range(len(windows)), key=lengths.__getitem__, reverse=True)
@@ -139,8 +240,11 @@ class MTSBertPipeline(Pipeline):
             yield rows[first : first + size]
             first += size
 
-    def _forward(self, windows: list[dict], batch_size: int | None) -> list[dict]:
-        """Per window: `{"embedding": (H,), task: probabilities (C,) or scores of its own positions (T, K)}`."""
+    def _forward(self, windows: list[dict], batch_size: int | None, *, tasks: list[str] | None = None) -> list[dict]:
+        """
+        Runs the model. Returns for each window `{"embedding": (H,)}` and by task the probabilities `(C,)`, or the
+        log-probabilities `(T, K)` of its own positions.
+        """
         answers: list[dict] = [{} for _ in windows]
         batches = list(self._batches(windows, batch_size))
         is_alone = len(batches) == 1
@@ -149,7 +253,7 @@ class MTSBertPipeline(Pipeline):
             inputs = self.tokenizer.pad(
                 [windows[row]["inputs"] for row in rows], padding_side="right", return_tensors="pt"
             )
-            output = self._outputs(inputs.to(self.device), is_alone=is_alone)
+            output = self._outputs(inputs.to(self.device), is_alone=is_alone, tasks=tasks)
             embeddings = output.pooler_output.float().cpu()
             for place, row in enumerate(rows):
                 answers[row]["embedding"] = embeddings[place]
@@ -164,42 +268,78 @@ class MTSBertPipeline(Pipeline):
         side_by_side(answer, batches, self.device)
         return answers
 
-    def _outputs(self, inputs: BatchEncoding, *, is_alone: bool) -> ModelOutput:
-        """What the model says of a pass; it `is_alone` where no other is computed beside it."""
-        return self.model(**inputs)
+    def _outputs(self, inputs: BatchEncoding, *, is_alone: bool, tasks: list[str] | None) -> ModelOutput:
+        """Runs the model on one batch; `is_alone` says that no other batch runs in parallel."""
+        return self.model(**inputs, tasks=tasks)
 
-    def postprocess(self, texts: list[str], windows: list[dict], answers: list[dict]) -> list[dict]:
+    def postprocess(
+        self,
+        texts: list[str],
+        windows: list[dict],
+        answers: list[dict],
+        *,
+        tasks: list[str] | None = None,
+        top_k: int | None = None,
+        threshold: float | dict[str, float] | None = None,
+    ) -> tuple[torch.Tensor, list[dict]]:
+        """
+        Joins the windows of each text.
+
+        Args:
+            texts (`list[str]`): The texts.
+            windows (`list[dict]`): What `preprocess` returned.
+            answers (`list[dict]`): What `_forward` returned.
+            tasks, top_k, threshold (*optional*): See [`~MTSBertPipeline.__call__`].
+
+        Returns:
+            The embeddings `(B, H)`, and for every text the answers of the tasks on single texts.
+        """
         rows_of: list[list[int]] = [[] for _ in texts]
         for row, window in enumerate(windows):
             rows_of[window["text"]].append(row)
         embeddings = torch.stack([_mean_of(answers, rows, "embedding") for rows in rows_of])
         if self.model.config.normalize:
             embeddings = torch.nn.functional.normalize(embeddings, dim=-1)
-        results = [{"embedding": embedding} for embedding in embeddings.tolist()]
+        results: list[dict] = [{} for _ in texts]
         offsets = [
             [windows[row]["offsets"][position] for row in rows for position in windows[row]["own"]] for rows in rows_of
         ]
-        for task, settings in self.model.config.tasks.items():
+        for task, settings in self.model.config.select_tasks(tasks).items():
+            cut = threshold_of(task, threshold)
             if settings["type"] == TOKEN_CLASSIFICATION:
                 scores = [torch.cat([answers[row][task] for row in rows]) for rows in rows_of]
-                min_score = settings.get("min_score", 0.0)
+                min_score = settings.get("min_score", 0.0) if cut is None else cut
                 found = entities_of(texts, offsets, scores, settings["labels"], min_score=min_score)
             elif settings["type"] not in PAIR_TYPES:
-                found = [labels_of(settings, _mean_of(answers, rows, task)) for rows in rows_of]
+                found = [
+                    labels_of(settings, _mean_of(answers, rows, task), top_k=top_k, threshold=cut) for rows in rows_of
+                ]
             else:
                 continue
             for result, answer in zip(results, found, strict=True):
                 result[task] = answer
-        return results
+        return embeddings, results
 
-    def compare(self, embedding: list[float], pair_embedding: list[float]) -> dict:
-        """What the pair tasks say of two embeddings."""
-        u, v = (
-            torch.tensor([values], dtype=self.model.dtype, device=self.device)
-            for values in (embedding, pair_embedding)
-        )
-        result: dict = {"pair_embedding": pair_embedding}
-        for task, settings in self.model.config.tasks.items():
+    def compare(
+        self,
+        embedding: torch.Tensor,
+        pair_embedding: torch.Tensor,
+        *,
+        tasks: list[str] | None = None,
+        top_k: int | None = None,
+        threshold: float | dict[str, float] | None = None,
+    ) -> dict[str, dict]:
+        """
+        Answers the pair tasks.
+
+        Args:
+            embedding (`torch.Tensor` of shape `(H,)`): Of the first text.
+            pair_embedding (`torch.Tensor` of shape `(H,)`): Of the second text.
+            tasks, top_k, threshold (*optional*): See [`~MTSBertPipeline.__call__`].
+        """
+        u, v = (x.unsqueeze(0).to(self.device, self.model.dtype) for x in (embedding, pair_embedding))
+        result = {}
+        for task, settings in self.model.config.select_tasks(tasks).items():
             if settings["type"] not in PAIR_TYPES:
                 continue
             with torch.inference_mode():
@@ -207,22 +347,74 @@ class MTSBertPipeline(Pipeline):
             if settings["type"] == PAIR_SIMILARITY:
                 result[task] = {"score": logits.item()}
             else:
-                result[task] = labels_of(settings, probabilities_of(settings, logits).cpu())
+                probabilities, cut = probabilities_of(settings, logits).cpu(), threshold_of(task, threshold)
+                result[task] = labels_of(settings, probabilities, top_k=top_k, threshold=cut)
         return result
 
 
-def probabilities_of(settings: dict, logits: torch.Tensor) -> torch.Tensor:
-    """Logits `(…, C)` of a task about whole texts → probabilities, which add up to 1 unless it is multi-label."""
-    return logits.float().sigmoid() if settings.get("multi_label") else logits.float().softmax(dim=-1)
+class PipelineOfModel:
+    """
+    What is registered for `pipeline("multi-task", model=model)` with a loaded model: builds the model's own pipeline.
+
+    All checkpoints of a program share one registry. If it held the pipeline class of the checkpoint that was loaded
+    first, that class would also be used for later ones, which may have come with another version of this file.
+    """
+
+    _load_tokenizer = False  # `as_pipeline` loads it, without running code from the checkpoint
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+
+    def __new__(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path | None = None, **kwargs):
+        if not hasattr(model, "as_pipeline"):
+            raise ValueError(
+                f"The multi-task pipeline is one of mtsbert models, and this is a {type(model).__name__}."
+            )
+        return model.as_pipeline(tokenizer, **kwargs)
 
 
-def labels_of(settings: dict, probabilities: torch.Tensor) -> dict:
-    """The answer of a task about whole texts, from its probabilities `(C,)`."""
-    scores = dict(zip(settings["labels"], probabilities.tolist(), strict=True))
-    if settings.get("multi_label"):
-        return {"labels": [label for label, score in scores.items() if score > 0.5], "scores": scores}
-    label = max(scores, key=scores.__getitem__)
-    return {"label": label, "score": scores[label], "scores": scores}
+if PIPELINE_TASK not in PIPELINE_REGISTRY.get_supported_tasks():  # only the first checkpoint of a program registers
+    PIPELINE_REGISTRY.register_pipeline(PIPELINE_TASK, PipelineOfModel, pt_model=AutoModel, type="text")
+
+
+def saved_tokenizer(model: PreTrainedModel, name_or_path: str | Path | None = None) -> PreTrainedTokenizerBase:
+    """
+    Loads a tokenizer, by default the one saved with the model. No code from there is run.
+
+    Raises:
+        `ValueError`: If there is no tokenizer.
+    """
+    revision = None
+    if name_or_path is None:
+        name_or_path, revision = model.name_or_path, getattr(model.config, "_commit_hash", None)
+    tokenizer = None
+    if name_or_path:
+        tokenizer = AutoTokenizer.from_pretrained(
+            name_or_path, config=model.config.encoder_config, revision=revision, trust_remote_code=False
+        )
+    # If the files are missing, transformers returns a tokenizer that knows only special tokens.
+    if tokenizer is None or len(tokenizer) <= len(tokenizer.all_special_tokens):
+        raise ValueError(f"No tokenizer found under {name_or_path!r}; give one: `tokenizer=…`.")
+    return tokenizer
+
+
+def check_threshold(threshold: Any, tasks: dict[str, dict]) -> None:
+    """Raises `ValueError` unless the threshold is None, a number in [0, 1], or a dictionary of these by task."""
+    for task, cut in threshold.items() if isinstance(threshold, dict) else [(None, threshold)]:
+        where = "" if task is None else f" for task {task!r}"
+        if task is not None and task not in tasks:
+            raise ValueError(f"`threshold` names the task {task!r}; the model has {list(tasks)}.")
+        if task is not None and tasks[task]["type"] == PAIR_SIMILARITY:
+            raise ValueError(f"`threshold` names the task {task!r}, a similarity, which has no labels to leave out.")
+        if cut is None and task is None:
+            continue
+        if not isinstance(cut, int | float) or isinstance(cut, bool) or not 0.0 <= cut <= 1.0:
+            raise ValueError(f"`threshold`{where} is {cut!r}; it must be a probability in [0, 1].")
+
+
+def threshold_of(task: str, threshold: float | dict[str, float] | None) -> float | None:
+    return threshold.get(task) if isinstance(threshold, dict) else threshold
 
 
 def entities_of(
@@ -233,7 +425,16 @@ def entities_of(
     *,
     min_score: float = 0.0,
 ) -> list[list[dict]]:
-    """The entities of each text, from the log-probabilities `(T, K)` of its positions at `offsets`."""
+    """
+    The entities of each text.
+
+    Args:
+        texts (`list[str]`): The texts.
+        offsets (`list[list[tuple[int, int]]]`): Start and end of every position of each text.
+        scores (`list[torch.Tensor]` of shapes `(T, K)`): Log-probabilities of the tags at these positions.
+        labels (`list[str]`): The `K` tags.
+        min_score (`float`, *optional*, defaults to 0): Entities with a lower score are left out.
+    """
     found: list[list[dict]] = [[] for _ in texts]
     groups: list[list[int]] = []
     for row in sorted((row for row in range(len(texts)) if offsets[row]), key=lambda row: len(offsets[row])):
@@ -261,8 +462,8 @@ def entities_of(
 
 def side_by_side(work: Callable, items: list, device: torch.device) -> None:
     """
-    `work` on every item, without gradients. On a processor each item is computed by one thread, several at a time:
-    threads that share one item's work wait for each other. A GPU takes them one by one.
+    Calls `work` on every item, without gradients. On a CPU several items run in parallel with one thread each, which
+    is faster than several threads for one item, as these wait for each other. On a GPU items run one after another.
     """
     num_threads = torch.get_num_threads()
     if device.type != "cpu" or min(num_threads, len(items)) < 2:
@@ -273,7 +474,7 @@ def side_by_side(work: Callable, items: list, device: torch.device) -> None:
     is_autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
     def run(item: object) -> None:
-        # A thread starts with gradients, and without its caller's autocast.
+        # A new thread has gradients enabled, and does not inherit autocast.
         with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=is_autocast):
             work(item)
 
@@ -282,9 +483,9 @@ def side_by_side(work: Callable, items: list, device: torch.device) -> None:
             for _ in threads.map(run, items):  # raises what a thread raised
                 pass
     finally:
-        torch.set_num_threads(num_threads)  # what later threads start with; the workers changed it
+        torch.set_num_threads(num_threads)  # the workers changed what later threads start with
 
 
 def _mean_of(answers: list[dict], rows: list[int], name: str) -> torch.Tensor:
-    """Of a text's windows; most have one."""
+    """The mean over the windows of a text, of which most texts have only one."""
     return answers[rows[0]][name] if len(rows) == 1 else torch.stack([answers[row][name] for row in rows]).mean(dim=0)

@@ -19,7 +19,7 @@ from entities_mtsbert import bio_labels
 
 from .blocks import BlockLabeller, LabelledBlock, blocks_of, types_of
 from .cleaning import clean
-from .dataset_card import Provenance, dataset_card
+from .dataset_card import BuildSummary, dataset_card
 from .headlines import Truecaser
 from .labelling import EntityLabeller
 from .processes import processes
@@ -53,7 +53,7 @@ def build_dataset(
     validation_share: float = 0.0,
     truecase_headlines: bool = False,
     overwrite: bool = False,
-) -> Provenance:
+) -> BuildSummary:
     """
     Builds a dataset folder: `train.parquet` and so on, and a card. It appears under its name only when it is whole.
 
@@ -94,7 +94,7 @@ def build_dataset(
     if not spacy_models:
         raise ValueError("`spacy_model` is empty; name a spaCy pipeline.")
     labellers = [EntityLabeller(name) for name in spacy_models]
-    provenance = Provenance(
+    summary = BuildSummary(
         source=opened.description,
         license=opened.license,
         labellers=[labeller.name for labeller in labellers],
@@ -114,17 +114,17 @@ def build_dataset(
             for split, rows in _splits(opened, validation_share).items():
                 labelled = label(blocks_of(itertools.islice(rows, max_rows)))
                 path = unfinished / f"{split}.parquet"
-                provenance.num_rows[split] = _write_parquet(_counted(labelled, provenance, split), path, schema)
-                if not provenance.num_rows[split]:
+                summary.num_rows[split] = _write_parquet(_counted(labelled, summary, split), path, schema)
+                if not summary.num_rows[split]:
                     raise ValueError(f"Split {split!r} of source {source!r} has no row with text in it.")
-        (unfinished / "README.md").write_text(dataset_card(provenance), encoding="utf-8")
+        (unfinished / "README.md").write_text(dataset_card(summary), encoding="utf-8")
         if folder.exists():
             folder.rename(replaced)
         unfinished.rename(folder)
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    return provenance
+    return summary
 
 
 def _first_texts(source: Source) -> Iterator[str]:
@@ -186,13 +186,13 @@ def _labelling(
         yield partial(map, BlockLabeller(labellers, schema, truecaser))
 
 
-def _counted(blocks: Iterable[LabelledBlock], provenance: Provenance, split: str) -> Iterator[pa.RecordBatch]:
+def _counted(blocks: Iterable[LabelledBlock], summary: BuildSummary, split: str) -> Iterator[pa.RecordBatch]:
     """The blocks' rows; what happened to them is added up."""
     with tqdm(desc=split, unit=" texts") as progress:
         for block in blocks:
-            provenance.num_empty += block.num_empty
-            provenance.num_cleaned += block.num_cleaned
-            provenance.type_counts.update(block.type_counts)
+            summary.num_empty += block.num_empty
+            summary.num_cleaned += block.num_cleaned
+            summary.type_counts.update(block.type_counts)
             progress.update(block.num_read)
             yield block.rows
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Provenance:
+class BuildSummary:
     """What happened while a dataset was built."""
 
     source: str
@@ -19,14 +19,14 @@ class Provenance:
     type_counts: Counter = field(default_factory=Counter)
 
 
-def dataset_card(provenance: Provenance) -> str:
+def dataset_card(summary: BuildSummary) -> str:
     # No `configs` section: the file names say which split they are, and with it `load_dataset` (datasets 5.2) goes on
     # returning the old rows of a folder that was built again.
-    rows = "\n".join(f"| {split} | {count:,} |" for split, count in provenance.num_rows.items())
-    types = "\n".join(f"| {name} | {count:,} |" for name, count in provenance.type_counts.most_common())
-    total = sum(provenance.num_rows.values())
+    rows = "\n".join(f"| {split} | {count:,} |" for split, count in summary.num_rows.items())
+    types = "\n".join(f"| {name} | {count:,} |" for name, count in summary.type_counts.most_common())
+    total = sum(summary.num_rows.values())
     return f"""---
-license: {provenance.license}
+license: {summary.license}
 language:
 - en
 task_categories:
@@ -39,14 +39,14 @@ tags:
 
 # News with topics and entities
 
-Built by mtsbert's `data_prep` from {provenance.source}.
+Built by mtsbert's `data_prep` from {summary.source}.
 
-**The entities are machine labels.** They were made by {_pipelines(provenance)} (spaCy
-{provenance.spacy_version}) and nobody has checked them. A score against them measures agreement with their maker,
+**The entities are machine labels.** They were made by {_pipelines(summary)} (spaCy
+{summary.spacy_version}) and nobody has checked them. A score against them measures agreement with their maker,
 not accuracy.
 
 - Title and description were labelled apart, so no entity crosses the seam between them.
-{_headlines(provenance)}- A leading article (the, a, an) and a possessive 's are not part of an entity.
+{_headlines(summary)}- A leading article (the, a, an) and a possessive 's are not part of an entity.
 
 | split | rows |
 |---|---|
@@ -55,7 +55,7 @@ not accuracy.
 ## Columns
 
 - `text`: title and description, joined by a blank. Feed debris (escaped HTML, lost line breaks) was removed from
-  {provenance.num_cleaned:,} of {total:,} texts; {provenance.num_empty:,} rows without any text were left out.
+  {summary.num_cleaned:,} of {total:,} texts; {summary.num_empty:,} rows without any text were left out.
 - `label`: the topic, as the source gives it.
 - `entities`: `{{start, end, label}}` in characters of `text`, sorted, not overlapping. Everything below derives
   from it.
@@ -77,16 +77,16 @@ dataset = load_dataset("path/to/this/folder")
 """
 
 
-def _pipelines(provenance: Provenance) -> str:
-    if len(provenance.labellers) == 1:
-        return f"the spaCy pipeline {provenance.labellers[0]}"
+def _pipelines(summary: BuildSummary) -> str:
+    if len(summary.labellers) == 1:
+        return f"the spaCy pipeline {summary.labellers[0]}"
     return (
-        f"a vote of the spaCy pipelines {', '.join(provenance.labellers)}: an entity is what more than half of them "
+        f"a vote of the spaCy pipelines {', '.join(summary.labellers)}: an entity is what more than half of them "
         "found; where at least half found something else, its label is null, and its words have the tag -100"
     )
 
 
-def _headlines(provenance: Provenance) -> str:
-    if not provenance.truecases_headlines:
+def _headlines(summary: BuildSummary) -> str:
+    if not summary.truecases_headlines:
         return ""
     return "- Headlines That Capitalise Their Words were labelled as if written like a sentence.\n"

@@ -2,14 +2,16 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
-from transformers import BertConfig, BertForTokenClassification, pipeline
+from transformers import BertConfig, BertForTokenClassification, BertModel, pipeline
 
-from modeling_mtsbert import MTSBertForSequenceClassification, MTSBertForTokenClassification
+from modeling_mtsbert import MTSBertForSequenceClassification, MTSBertForTokenClassification, MTSBertModel
+from pipeline_mtsbert import MTSBertPipeline
 
 
 CODE_FILES = [
@@ -172,3 +174,67 @@ def test_the_script_that_asks_a_checkpoint_needs_no_clone(checkpoint, root, tmp_
     assert lines[2].startswith(("  topic: Business (", "  topic: Sports ("))
     assert lines[3].startswith("  ner: ")
     assert "Lima hosts the race" in lines
+
+
+def test_a_loaded_model_goes_into_the_pipeline_as_for_any_registered_task(model, tokenizer):
+    found = pipeline("multi-task", model=model, tokenizer=tokenizer, top_k=1, batch_size=2)
+    assert type(found) is MTSBertPipeline
+    assert found.task == "multi-task"
+    assert found(NEWS) == model.as_pipeline(tokenizer, top_k=1)(NEWS, batch_size=2)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_the_tokenizer_of_a_loaded_model_is_found_beside_it_or_under_a_name(checkpoint, model, tokenizer, named):
+    model = model if named else MTSBertModel.from_pretrained(checkpoint)
+    found = pipeline(task="multi-task", model=model, tokenizer=str(checkpoint) if named else None)
+    assert found.tokenizer(NEWS)["input_ids"] == tokenizer(NEWS)["input_ids"]
+    assert found(TEXT) == model.as_pipeline(tokenizer)(TEXT)
+
+
+def test_a_loaded_model_without_a_tokenizer_is_refused(model, tmp_path):
+    with pytest.raises(ValueError, match="No tokenizer found under ''; give one"):
+        model.as_pipeline()
+    model.save_pretrained(tmp_path / "bare")
+    with pytest.raises(ValueError, match=r"No tokenizer found under .*bare'; give one: `tokenizer=…`"):
+        pipeline("multi-task", model=MTSBertModel.from_pretrained(tmp_path / "bare"))
+
+
+def test_models_that_have_no_multi_task_pipeline_are_refused(checkpoint, tokenizer, encoder_folder):
+    view = MTSBertForTokenClassification.from_pretrained(checkpoint)
+    with pytest.raises(ValueError, match="a view of a checkpoint that answers with the head 'ner' alone"):
+        pipeline("multi-task", model=view, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match="one of mtsbert models, and this is a BertModel"):
+        pipeline("multi-task", model=BertModel.from_pretrained(encoder_folder), tokenizer=tokenizer)
+
+
+def test_every_checkpoint_is_answered_for_by_the_code_that_it_came_with(checkpoint, tmp_path):
+    """What is registered by the checkpoint that is loaded first does not take over the others."""
+    for version in ("first", "second"):
+        folder = shutil.copytree(checkpoint, tmp_path / version)
+        with (folder / "pipeline_mtsbert.py").open("a") as file:
+            file.write(f"MTSBertPipeline.version = {version!r}\n")
+    script = f"""
+import logging
+import transformers
+from transformers import AutoModel, pipeline
+
+said = []
+class Listener(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+logging.getLogger().addHandler(Listener(level=logging.WARNING))
+transformers.utils.logging.enable_propagation()
+for version in ("first", "second", "first"):
+    model = AutoModel.from_pretrained(f"{tmp_path}/{{version}}", trust_remote_code=True)
+    assert pipeline("multi-task", model=model).version == version
+    ask = pipeline("multi-task", model=f"{tmp_path}/{{version}}", trust_remote_code=True, top_k=1)
+    assert ask.version == version
+    assert len(ask({TEXT!r})["topic"]["scores"]) == 1
+pipeline("multi-task", model=model).save_pretrained("{tmp_path}/again")
+assert pipeline("multi-task", model="{tmp_path}/again", trust_remote_code=True).version == "first"
+assert not said, said
+"""
+    in_fresh_interpreter(script, tmp_path, tmp_path / "modules")
+    assert sorted(path.name for path in (tmp_path / "again").glob("*.py")) == CODE_FILES
+    settings = [json.loads((folder / "config.json").read_text()) for folder in (checkpoint, tmp_path / "again")]
+    assert settings[0]["custom_pipelines"] == settings[1]["custom_pipelines"]

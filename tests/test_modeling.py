@@ -470,3 +470,22 @@ def test_a_view_divides_by_the_items_of_a_whole_step_as_the_stock_trainer_asks(m
     view = MTSBertForSequenceClassification.from_pretrained(tmp_path).eval()
     ours = view(**batch, labels=labels["topic"]).loss
     assert torch.allclose(view(**batch, labels=labels["topic"], num_items_in_batch=torch.tensor(8)).loss, ours * 2 / 8)
+
+
+def test_other_heads_than_those_asked_for_do_not_run(full_model, mixed):
+    ran = []
+    for name, head in full_model.heads.items():
+        head.register_forward_hook(lambda *_, name=name: ran.append(name))
+    expected = full_model(**mixed)
+    ran.clear()
+    output = full_model(**mixed, tasks=["sts", "topic"])
+    assert ran == list(output.logits) == ["topic", "sts"]
+    assert all(torch.equal(output.logits[task], expected.logits[task]) for task in output.logits)
+    assert torch.equal(output.pooler_output, expected.pooler_output)
+
+
+def test_tasks_that_cannot_be_chosen_are_refused(full_model, mixed, mixed_labels):
+    with pytest.raises(ValueError, match=r"`tasks` names tasks .* not have: \['mood'\]; it has \['topic', 'ner', "):
+        full_model(**mixed, tasks=["topic", "mood"])
+    with pytest.raises(ValueError, match="Give either `labels` or `tasks`"):
+        full_model(**mixed, tasks=["topic"], labels=mixed_labels)

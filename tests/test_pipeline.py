@@ -1,7 +1,9 @@
-"""Texts in, answers out: order, offsets, long texts, and one encoder pass per batch."""
+"""Texts in, answers out: order, offsets, long texts, one encoder pass per batch, and what a call can ask for."""
 
 import importlib.metadata
+import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -61,8 +63,10 @@ def test_no_text_gives_no_answer_and_other_things_are_refused(pipeline):
     assert pipeline([]) == []
     with pytest.raises(ValueError, match="Text 1 is 7; the pipeline takes strings, and tuples of two strings"):
         pipeline(["Oslo", 7])
-    with pytest.raises(TypeError, match=r"no parameters \['top_k'\]"):
-        pipeline._sanitize_parameters(top_k=3)
+    with pytest.raises(TypeError, match=r"no parameters \['aggregation_strategy'\]"):
+        pipeline("Oslo", aggregation_strategy="simple")
+    with pytest.raises(TypeError, match=r"no parameters \['function_to_apply'\]"):
+        pipeline.model.as_pipeline(pipeline.tokenizer, function_to_apply="none")
 
 
 @pytest.fixture
@@ -249,3 +253,166 @@ def test_a_tokenizer_that_pads_on_the_left_changes_nothing(word_spotter, tokeniz
     monkeypatch.setattr(tokenizer, "padding_side", "left")
     assert [answer["ner"] for answer in word_spotter(texts)] == expected
     assert [[entity["text"] for entity in found] for found in expected] == [["Oslo"], ["Oslo"]]
+
+
+TEXT = "Ada Perez joins Nimbus Labs in Oslo"
+
+
+@pytest.fixture
+def every_type(checkpoint):
+    """The pipeline of a model with a task of every type: topic, ner, tags, follows, near."""
+    return MTSBertModel.from_pretrained(checkpoint).as_pipeline()
+
+
+@pytest.fixture
+def computed(every_type) -> list[str]:
+    """The heads that ran, in order."""
+    heads = []
+    for name, head in every_type.model.heads.items():
+        head.register_forward_hook(lambda *_, name=name: heads.append(name))
+    return heads
+
+
+@pytest.mark.parametrize(
+    ("tasks", "of_text", "of_pair"),
+    [
+        (None, ["topic", "ner", "tags"], ["follows", "near"]),
+        (["tags", "topic"], ["topic", "tags"], []),
+        ("ner", ["ner"], []),
+        (["near"], [], ["near"]),
+        ([], [], []),
+    ],
+)
+def test_only_the_tasks_that_are_asked_for_are_computed_and_answered(every_type, computed, tasks, of_text, of_pair):
+    answer, compared = every_type([TEXT, ("Oslo", "Lima")], tasks=tasks)
+    assert list(answer) == ["embedding", *of_text]
+    assert list(compared) == ["embedding", *of_text, "pair_embedding", *of_pair]
+    assert computed == [*of_text, *of_pair]  # three texts go through the encoder in one pass
+    everything = every_type([TEXT, ("Oslo", "Lima")])
+    assert answer == {name: everything[0][name] for name in answer}
+    assert compared == {name: everything[1][name] for name in compared}
+
+
+def test_what_is_chosen_at_construction_holds_until_a_call_says_otherwise(every_type):
+    short = every_type.model.as_pipeline(every_type.tokenizer, tasks=["topic", "tags"], top_k=1, threshold=0.9)
+    assert list(short(TEXT)) == ["embedding", "topic", "tags"]
+    assert len(short(TEXT)["tags"]["scores"]) == 1
+    assert short(TEXT)["topic"]["label"] is None
+    assert list(short(TEXT, tasks="ner")) == ["embedding", "ner"]
+    assert short(TEXT, tasks=None, top_k=None, threshold=None) == every_type(TEXT)
+    assert list(short(TEXT)) == ["embedding", "topic", "tags"]
+
+
+@pytest.fixture
+def sure(every_type):
+    """The pipeline with the same probabilities for every text: topic 0.25 and 0.75; tags 0.2, 0.9 and 0.6."""
+    odds = {"topic": [math.log(1), math.log(3)], "tags": [math.log(p / (1 - p)) for p in (0.2, 0.9, 0.6)]}
+    with torch.no_grad():
+        for task, logits in odds.items():
+            every_type.model.heads[task].classifier.weight.zero_()
+            every_type.model.heads[task].classifier.bias.copy_(torch.tensor(logits))
+        every_type.model.heads["follows"].classifier.weight.zero_()
+        every_type.model.heads["follows"].classifier.bias.copy_(torch.tensor([math.log(3), math.log(2)]))
+    return every_type
+
+
+def nearly(scores: dict[str, float]) -> dict:
+    return pytest.approx(scores, abs=1e-6)
+
+
+def test_the_best_labels_come_first(sure):
+    answer = sure(("Oslo", "Lima"), top_k=2)
+    assert list(answer["tags"]["scores"]) == ["b", "c"]
+    assert answer["tags"] == {"labels": ["b", "c"], "scores": nearly({"b": 0.9, "c": 0.6})}
+    assert list(answer["topic"]["scores"]) == ["Sports", "Business"]
+    assert answer["topic"]["scores"] == nearly({"Sports": 0.75, "Business": 0.25})
+    best = sure(("Oslo", "Lima"), top_k=1)
+    assert best["topic"] == {"label": "Sports", "score": pytest.approx(0.75), "scores": nearly({"Sports": 0.75})}
+    assert best["follows"] == {"label": "no", "score": pytest.approx(0.6), "scores": nearly({"no": 0.6})}
+    assert best["tags"] == {"labels": ["b", "c"], "scores": nearly({"b": 0.9})}
+    assert list(sure("Oslo", top_k=9)["tags"]["scores"]) == ["b", "c", "a"]
+    assert list(sure("Oslo", top_k=None)["tags"]["scores"]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("threshold", "tags", "topic", "follows"),
+    [
+        (None, ["b", "c"], "Sports", "no"),
+        (0.59, ["b", "c"], "Sports", "no"),
+        (0.61, ["b"], "Sports", None),
+        (0.76, ["b"], None, None),
+        ({"tags": 0.1}, ["a", "b", "c"], "Sports", "no"),
+        ({"topic": 0.8, "follows": 0.5}, ["b", "c"], None, "no"),
+        (1, [], None, None),
+    ],
+)
+def test_labels_below_the_threshold_are_not_given_and_scores_stay(sure, threshold, tags, topic, follows):
+    answer = sure(("Oslo", "Lima"), threshold=threshold)
+    assert answer["tags"] == {"labels": tags, "scores": nearly({"a": 0.2, "b": 0.9, "c": 0.6})}
+    assert answer["topic"]["label"] == topic
+    assert answer["topic"]["score"] == pytest.approx(0.75)
+    assert answer["follows"] == {
+        "label": follows,
+        "score": pytest.approx(0.6),
+        "scores": nearly({"no": 0.6, "yes": 0.4}),
+    }
+    assert set(answer["near"]) == {"score"}
+
+
+def test_a_score_at_the_threshold_is_enough_for_a_label(sure):
+    score = sure("Oslo")["topic"]["score"]
+    assert sure("Oslo", threshold={"topic": score})["topic"]["label"] == "Sports"
+
+
+def test_the_threshold_of_entities_stands_in_for_the_least_score_of_the_config(word_spotter):
+    (sure,) = word_spotter("final Oslo final")["ner"]
+    assert 0.9 < sure["score"] < 0.99
+    word_spotter.model.config.tasks["ner"]["min_score"] = 0.99
+    assert word_spotter("final Oslo final")["ner"] == []
+    assert word_spotter("final Oslo final", threshold={"ner": 0.9})["ner"] == [sure]
+    assert word_spotter("final Oslo final", threshold=0.995)["ner"] == []
+    assert word_spotter("final Oslo final", threshold={"topic": 0.9})["ner"] == []  # the config's still holds
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"tasks": ["topic", "mood"]}, r"`tasks` names tasks .* not have: \['mood'\]; it has \['topic', 'ner',"),
+        ({"tasks": "mood"}, r"not have: \['mood'\]"),
+        ({"top_k": 0}, "`top_k` is 0; it must be a whole number of at least 1"),
+        ({"top_k": 1.5}, "`top_k` is 1.5"),
+        ({"top_k": True}, "`top_k` is True"),
+        ({"threshold": 1.5}, r"`threshold` is 1.5; it must be a probability in \[0, 1\]"),
+        ({"threshold": "high"}, "`threshold` is 'high'"),
+        ({"threshold": True}, "`threshold` is True"),
+        ({"threshold": {"topic": -0.1}}, "`threshold` for task 'topic' is -0.1"),
+        ({"threshold": {"topic": None}}, "`threshold` for task 'topic' is None"),
+        ({"threshold": {"mood": 0.5}}, r"`threshold` names the task 'mood'; the model has \['topic', 'ner',"),
+        ({"threshold": {"near": 0.5}}, "`threshold` names the task 'near', a similarity, which has no labels"),
+        ({"return_embeddings": "torch"}, "`return_embeddings` is 'torch'; it must be True, False or 'numpy'"),
+        ({"return_embeddings": None}, "`return_embeddings` is None"),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused_by_a_call_and_at_construction(every_type, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        every_type(TEXT, **parameters)
+    with pytest.raises(ValueError, match=message):
+        every_type.model.as_pipeline(every_type.tokenizer, **parameters)
+
+
+def test_embeddings_come_as_lists_as_arrays_or_not_at_all(every_type):
+    texts = [TEXT, ("Oslo", "Lima")]
+    as_lists, as_arrays = every_type(texts), every_type(texts, return_embeddings="numpy")
+    for one, other in zip(as_lists, as_arrays, strict=True):
+        assert list(one) == list(other)
+        for name in ("embedding", "pair_embedding"):
+            if name in one:
+                assert isinstance(other[name], np.ndarray)
+                assert (other[name].dtype, other[name].shape) == (np.float32, (32,))
+                assert other[name].tolist() == one[name]
+    without = every_type(texts, return_embeddings=False)
+    assert [list(answer) for answer in without] == [
+        ["topic", "ner", "tags"],
+        ["topic", "ner", "tags", "follows", "near"],
+    ]
+    assert without[1]["near"] == as_lists[1]["near"]

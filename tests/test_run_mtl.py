@@ -130,7 +130,7 @@ def test_a_run_resumes_from_its_last_checkpoint(recipe, tmp_path):
             "maps column 'entities' to 'ner', which is neither",
         ),
         ({"num_frozen_layers": 3}, "`num_frozen_layers` is 3; the encoder has 2 layers"),
-        ({"max_length": 65}, "`max_length` is 65; this encoder reads from 3 to 64 word pieces"),
+        ({"max_length": 65}, "`max_length` is 65; this encoder reads from 3 to 64 tokens"),
         ({"prepare": {"outputs": "x"}}, r"`prepare` has unknown keys \['outputs'\]"),
         ({"prepare": {"source": "sample"}}, "`prepare` needs an 'output' folder"),
     ],

@@ -25,10 +25,11 @@ from tqdm import tqdm
 
 from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
 from mtsbert.data.readers import STREAMS, stream_rows
+from mtsbert.data.sources import TEXT, TEXT_PAIR
 from mtsbert.machine import add_precision_option, uses_bf16
 from mtsbert.network.starting_point import load_pipeline
 from mtsbert.preparation import data_prep
-from mtsbert.results.answers import PAIR, ROWS_PER_CALL, TEXT, Answerer, blocks_of
+from mtsbert.results.answers import ROWS_PER_CALL, Answerer, blocks_of
 from mtsbert.results.unfinished import SUFFIX, Unfinished
 from pipeline_mtsbert import MTSBertPipeline
 
@@ -81,7 +82,7 @@ class InputTexts:
         for file in self.files:
             for number, row in enumerate(stream_rows(file), start=1):
                 kept = {column: row.get(column) for column in self.keep}
-                pair = {} if self.pair_column is None else {PAIR: self._text(row, self.pair_column, file, number)}
+                pair = {} if self.pair_column is None else {TEXT_PAIR: self._text(row, self.pair_column, file, number)}
                 answered = {**kept, TEXT: self._text(row, self.text_column, file, number), **pair}
                 if columns is not None:
                     columns.update(row)
@@ -142,7 +143,7 @@ def predict(
     if output.exists():
         raise ValueError(f"{output} exists already; remove it or name another file.")
     tasks = pipeline.model.config.tasks
-    if clashes := sorted({*texts.keep} & {TEXT, PAIR, "embedding", "pair_embedding", *tasks}):
+    if clashes := sorted({*texts.keep} & {TEXT, TEXT_PAIR, "embedding", "pair_embedding", *tasks}):
         raise ValueError(f"--keep {clashes}: the answers have columns of these names.")
     num_rows = texts.check()
     unfinished = Unfinished(output, _description(pipeline, texts, embeddings, use_bf16))
@@ -199,7 +200,7 @@ def _write_parquet(lines_file: Path, path: Path, schema: pa.Schema, keep: tuple[
 def _schema(tasks: dict[str, dict], texts: InputTexts, embeddings: bool) -> pa.Schema:
     fields = [(column, pa.string()) for column in [*texts.keep, TEXT]]
     if texts.pair_column is not None:
-        fields.append((PAIR, pa.string()))
+        fields.append((TEXT_PAIR, pa.string()))
     if embeddings:
         names = ["embedding"] + (["pair_embedding"] if texts.pair_column is not None else [])
         fields += [(name, pa.list_(pa.float32())) for name in names]

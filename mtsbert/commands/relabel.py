@@ -16,12 +16,13 @@ from pathlib import Path
 
 from entities_mtsbert import vote
 from mtsbert.commands.evaluate_entities import Finder, load_finder
+from mtsbert.data.gold import ENTITIES
 from mtsbert.data.readers import read_file
+from mtsbert.data.sources import TEXT
 from mtsbert.machine import add_precision_option
 
 
 TRAIN_FILE, CARD_FILE = "train.parquet", "README.md"
-TEXT, ENTITIES = "text", "entities"
 WORD_COLUMNS = ("tokens", "ner_tags")  # which have no tag for what is left open
 
 

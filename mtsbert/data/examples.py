@@ -5,9 +5,13 @@ of the task, the name of a label (a list of names for a multi-label task), a lis
 unlabelled.
 """
 
+import hashlib
+import inspect
+import json
 import math
 import random
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,14 +19,24 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
-from entities_mtsbert import OUTSIDE, TAG_SCHEMES, check_spans, join_words, tags_to_spans, to_bio
-from mtsbert.data.fingerprint import fingerprint_of
+from entities_mtsbert import OUTSIDE, TAG_SCHEMES, check_spans, join_words, spans_to_tags, tags_to_spans, to_bio
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import TEXT, TEXT_PAIR, SourceDataset
 
 
 DATASET = "dataset"  # the column that says which dataset of the recipe a row is from
 ROW = "row"  # the column that says which row of its split it is, counted from 0
+
+FOLDER = Path(__file__).parent
+
+
+def fingerprint_of(rows: Dataset, *settings) -> str:
+    """Of what our code makes of rows, by settings that JSON can hold; another version of the code has another name."""
+    digest = hashlib.sha256(rows._fingerprint.encode())
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for file in (FOLDER / "examples.py", FOLDER / "features.py", Path(inspect.getfile(spans_to_tags))):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def example_features(tasks: dict[str, dict]) -> Features:

@@ -12,8 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION
 from entities_mtsbert import IGNORE_INDEX, spans_to_tags, visible_offsets
-from mtsbert.data.examples import DATASET, ROW
-from mtsbert.data.fingerprint import fingerprint_of
+from mtsbert.data.examples import DATASET, ROW, fingerprint_of
 from mtsbert.data.sources import TEXT, TEXT_PAIR
 
 

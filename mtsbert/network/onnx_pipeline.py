@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import BatchEncoding
 
-from configuration_mtsbert import MTSBertConfig
+from configuration_mtsbert import PAIR_TYPES, MTSBertConfig
 from mtsbert.network.starting_point import open_tokenizer
 from mtsbert.settings import import_extra
 from pipeline_mtsbert import MTSBertPipeline
@@ -61,27 +61,40 @@ class OnnxModel:
         return _session(self._folder / PAIRS_FILE)
 
     def __call__(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, *, is_alone: bool = True, **unused
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        *,
+        is_alone: bool = True,
+        tasks: list[str] | None = None,
+        **unused,
     ) -> OnnxOutput:
+        chosen = self.config.select_tasks(tasks)
+        names = [EMBEDDING, *(LOGITS + task for task in chosen if chosen[task]["type"] not in PAIR_TYPES)]
         with self._opening:  # several threads ask at once, and `cached_property` would open one for each
             session = self.alone if is_alone else self.beside_others
-        answers = _run(session, input_ids=input_ids, attention_mask=attention_mask)
+        answers = _run(session, names, input_ids=input_ids, attention_mask=attention_mask)
         embedding = answers.pop(EMBEDDING)
         return OnnxOutput(embedding, {name.removeprefix(LOGITS): logits for name, logits in answers.items()})
 
     def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return _run(self.pairs, u=u, v=v)[LOGITS + task]
+        return _run(self.pairs, [LOGITS + task], u=u, v=v)[LOGITS + task]
 
 
 class OnnxPipeline(MTSBertPipeline):
     """
-    Answers like [`MTSBertPipeline`], from a folder that `mtsbert.commands.export` wrote.
+    Answers like [`MTSBertPipeline`], from a folder that `mtsbert.commands.export` wrote. onnxruntime always computes
+    the whole graph; `tasks` only saves the steps after it.
+
+    Args:
+        folder (`str` or `Path`): The exported model.
+        parameters: Defaults for every call; see [`~MTSBertPipeline.__call__`].
 
     Raises:
         `ValueError`: where the folder is no export, or onnxruntime is not installed.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, **parameters):
         folder = Path(folder)
         if not (folder / TEXTS_FILE).is_file():
             raise ValueError(f"{folder} has no {TEXTS_FILE}; `mtsbert export` writes such a folder.")
@@ -89,9 +102,10 @@ class OnnxPipeline(MTSBertPipeline):
         self.tokenizer = open_tokenizer(folder, self.model.config.encoder_config)
         self.device = self.model.device
         self._batch_size = None
+        _, self._forward_params, self._postprocess_params = self._sanitize_parameters(**parameters)
 
-    def _outputs(self, inputs: BatchEncoding, *, is_alone: bool) -> OnnxOutput:
-        return self.model(**inputs, is_alone=is_alone)
+    def _outputs(self, inputs: BatchEncoding, *, is_alone: bool, tasks: list[str] | None) -> OnnxOutput:
+        return self.model(**inputs, is_alone=is_alone, tasks=tasks)
 
 
 def _session(path: Path, *, num_threads: int = 0) -> "InferenceSession":
@@ -102,7 +116,6 @@ def _session(path: Path, *, num_threads: int = 0) -> "InferenceSession":
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _run(session, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-    names = [output.name for output in session.get_outputs()]
+def _run(session: "InferenceSession", names: list[str], **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     answers = session.run(names, {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()})
     return dict(zip(names, map(torch.from_numpy, answers), strict=True))

@@ -8,10 +8,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from modeling_mtsbert import MTSBertModel
+from mtsbert.data.sources import TEXT, TEXT_PAIR
 from pipeline_mtsbert import MTSBertPipeline
 
 
-TEXT, PAIR = "text", "text_pair"
 ROWS_PER_CALL = 1_000  # in memory at a time; they are sorted by length
 
 
@@ -20,7 +20,7 @@ def answers(
 ) -> Iterator[dict]:
     """The rows `{"text", maybe "text_pair", …}` with what the model says of each."""
     for block in blocks_of(rows):
-        texts = [(row[TEXT], row[PAIR]) if PAIR in row else row[TEXT] for row in block]
+        texts = [(row[TEXT], row[TEXT_PAIR]) if TEXT_PAIR in row else row[TEXT] for row in block]
         for row, answer in zip(block, pipeline(texts, batch_size=batch_size), strict=True):
             kept = answer if embeddings else {k: v for k, v in answer.items() if not k.endswith("embedding")}
             yield row | kept

@@ -189,20 +189,20 @@ class AnswerMetrics:
     ):
         self._reduce, self._compute = reduce_logits(tasks), compute_metrics(tasks)
         self._compute_more, self._preprocess = compute_more, preprocess
-        self._keeps_logits = compute_more is not None
+        self.keeps_logits = compute_more is not None
 
     @contextmanager
     def keeping_logits(self) -> Iterator[None]:
         """Inside, logits are kept, which takes memory: `(N, T, K)` numbers for a token task."""
-        before, self._keeps_logits = self._keeps_logits, True
+        before, self.keeps_logits = self.keeps_logits, True
         try:
             yield
         finally:
-            self._keeps_logits = before
+            self.keeps_logits = before
 
     def reduce(self, logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, Any]:
         kept = {ANSWERS: self._reduce(logits, labels)}
-        if self._keeps_logits:
+        if self.keeps_logits:
             kept[LOGITS] = logits if self._preprocess is None else self._preprocess(logits, labels)
         return kept
 

@@ -1,8 +1,10 @@
 """Evaluation over all tasks: exact losses, metrics beside the user's own, logits where they are asked for."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from datasets import Dataset
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
@@ -48,6 +50,22 @@ class EvaluatingTrainer(BatchingTrainer):
                 self.evaluations["eval"] = self._evaluations_of_steps[self.state.best_global_step]
         return output
 
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        return self._in_order(super().get_eval_dataloader, eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        return self._in_order(super().get_test_dataloader, test_dataset)
+
+    def _in_order(self, get_dataloader: Callable, rows: Any) -> DataLoader:
+        """Sorted by length where nobody sees the order (which is faster), else in the order of the rows."""
+        strategy = self.args.train_sampling_strategy
+        if self.answer_metrics.keeps_logits:
+            self.args.train_sampling_strategy = "sequential"
+        try:
+            return get_dataloader(rows)
+        finally:
+            self.args.train_sampling_strategy = strategy
+
     def evaluate(
         self,
         eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
@@ -69,8 +87,9 @@ class EvaluatingTrainer(BatchingTrainer):
         As `Trainer.predict`, for rows with labels or without.
 
         Returns:
-            `predictions`: task → logits, `(N, C)`, `(N, T, K)` for a token task (padded by -100), `(N,)` cosines for a
-            similarity. `label_ids`: task → labels, -100 (NaN for scores) where there is none. `metrics`.
+            `predictions`: task → logits in the order of the rows: `(N, C)`; `(N, T, K)` for a token task, where what
+            stands behind the end of a text means nothing; `(N,)` cosines for a similarity. `label_ids`: task → labels,
+            -100 (NaN for scores) where there is none. `metrics`: empty of scores for rows without labels.
         """
         rows = self.features_of(test_dataset, "test", "test_dataset")
         with self.answer_metrics.keeping_logits():
@@ -79,11 +98,13 @@ class EvaluatingTrainer(BatchingTrainer):
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         losses = {task: output.metrics.get(f"{metric_key_prefix}_{task}_loss") for task in self.task_weights}
-        output.metrics[f"{metric_key_prefix}_loss"] = sum(
-            self.task_weights[task] * loss for task, loss in losses.items() if loss is not None
-        )
-        if output.predictions is None:
+        present = [self.task_weights[task] * loss for task, loss in losses.items() if loss is not None]
+        if output.predictions is None:  # `prediction_loss_only`: transformers' own mean over batches stays
             return output
+        if present:
+            output.metrics[f"{metric_key_prefix}_loss"] = sum(present)
+        else:  # rows without labels
+            del output.metrics[f"{metric_key_prefix}_loss"]
         self._keep_evaluation(output, metric_key_prefix)
         return output._replace(predictions=output.predictions.get(LOGITS))
 

@@ -1,6 +1,7 @@
 """Pushing a run to the Hub: what cannot work is refused before training, and a push that fails loses nothing."""
 
 import logging
+import re
 import shlex
 import shutil
 from concurrent.futures import Future
@@ -24,6 +25,7 @@ NOT_PUSHED = ("checkpoint-*", "training_args.bin", "trainer_state.json", "loss_b
 
 hub = data_prep("hub")
 UNDONE = "nothing was trained"
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 logger = logging.getLogger(__name__)
 
 
@@ -74,9 +76,19 @@ class PushingTrainer(Trainer):
         README.md that lies there; `create_model_card` writes one where there is none, or where `card` has arguments
         for it.
 
+        Args:
+            commit_message (`str`, *optional*, defaults to `"End of training"`):
+                As in `Trainer.push_to_hub`. `"owner/name"` is taken for the repository to push to, as
+                `PreTrainedModel.push_to_hub` does, where `hub_model_id` does not say.
+            blocking, token, revision, private: As in `Trainer.push_to_hub`.
+            card: Arguments of `create_model_card`.
+
         Raises:
             `RuntimeError`: with the command that pushes later, where the upload fails.
         """
+        if self.args.hub_model_id is None and REPOSITORY.fullmatch(commit_message or ""):
+            self.args.hub_model_id, commit_message = commit_message, "End of training"
+            self.hub_model_id = None
         if self.hub_model_id is None:
             self.init_hf_repo(token=token, private=private)
         self.callback_handler.on_push_begin(self.args, self.state, self.control)

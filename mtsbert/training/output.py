@@ -12,8 +12,9 @@ import transformers
 from tqdm import tqdm
 
 from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.data.sources import TEXT, TEXT_PAIR
 from mtsbert.machine import number_format
-from mtsbert.results.answers import PAIR, TEXT, answers
+from mtsbert.results.answers import answers
 from mtsbert.training.trainer import MTSBertTrainer
 
 
@@ -62,7 +63,7 @@ def save_predictions(trainer: MTSBertTrainer, texts: Iterable[str | tuple[str, s
     path = Path(trainer.args.output_dir) / PREDICTIONS_FILE
     partial = path.with_suffix(".partial")
     pipeline = trainer.model.eval().as_pipeline(trainer.processing_class, device=trainer.model.device)
-    rows = ({TEXT: text} if isinstance(text, str) else {TEXT: text[0], PAIR: text[1]} for text in texts)
+    rows = ({TEXT: text} if isinstance(text, str) else {TEXT: text[0], TEXT_PAIR: text[1]} for text in texts)
     with partial.open("w", encoding="utf-8") if writes else nullcontext() as lines:
         for answer in tqdm(answers(pipeline, rows), desc="Predicting", total=total, disable=not writes):
             if writes:

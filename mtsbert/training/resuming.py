@@ -50,6 +50,8 @@ class ResumableTrainer(PushingTrainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoint_to_resume(self.args, "true")
         self._stops_by, self._saved_step = None, None
+        for callback in self._early_stopping():
+            callback.early_stopping_patience_counter = 0  # of an earlier call; a checkpoint brings its own
         try:
             with ExitStack() as self._while_stepping:
                 output = super().train(resume_from_checkpoint, *args, **kwargs)

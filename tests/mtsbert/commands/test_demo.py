@@ -35,7 +35,7 @@ def watch(event, args):
         print("reached for", host, file=sys.stderr, flush=True)
 sys.addaudithook(watch)
 """
-SERVE = WATCHED + "runpy.run_module('mtsbert.commands.demo', run_name='__main__', alter_sys=True)"
+SERVE = WATCHED + "sys.argv.insert(1, 'demo'); runpy.run_module('mtsbert', run_name='__main__', alter_sys=True)"
 RUN_APP = WATCHED + "runpy.run_path('app.py', run_name='__main__')"
 HTML = "<img src=x onerror=\"document.title='broken in'\"> & Oslo"
 TEXT = "Ada Perez joins Nimbus Labs in Oslo"

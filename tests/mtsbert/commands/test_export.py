@@ -47,6 +47,26 @@ def test_the_pipeline_on_onnx_answers_like_the_pipeline_on_torch(checkpoint, exp
     assert close(found(TEXTS[0]), expected(TEXTS[0]))
 
 
+def test_the_pipeline_on_onnx_takes_the_parameters_of_the_pipeline_on_torch(checkpoint, exported, close):
+    expected = MTSBertModel.from_pretrained(checkpoint).eval().as_pipeline()
+    questions = [TEXTS[0], (TEXTS[0], TEXTS[1])]
+    parameters = {"tasks": ["tags", "near"], "top_k": 2, "threshold": 0.4, "return_embeddings": False}
+    answers = OnnxPipeline(exported)(questions, **parameters)
+    assert close(answers, expected(questions, **parameters))
+    assert [list(answer) for answer in answers] == [["tags"], ["tags", "near"]]
+    assert OnnxPipeline(exported, **parameters)(questions) == answers
+    with pytest.raises(TypeError, match=r"no parameters \['top'\]"):
+        OnnxPipeline(exported, top=2)
+
+
+def test_onnx_gives_only_the_outputs_that_are_asked_for(exported):
+    ids = torch.tensor([[2, 9, 3]])
+    output = OnnxModel(exported)(ids, torch.ones_like(ids), tasks=["tags", "near"])
+    assert list(output.logits) == ["tags"]
+    with pytest.raises(ValueError, match=r"not have: \['mood'\]"):
+        OnnxModel(exported)(ids, torch.ones_like(ids), tasks=["mood"])
+
+
 def test_int8_is_smaller_and_nearly_the_same(checkpoint, exported, tmp_path):
     main(["--model", str(checkpoint), "--output", str(tmp_path / "int8"), "--int8"])
     assert sorted(path.name for path in (tmp_path / "int8").iterdir()) == sorted(

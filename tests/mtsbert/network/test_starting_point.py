@@ -6,7 +6,8 @@ from transformers import BertModel, CanineConfig, CanineModel, CanineTokenizer
 
 from mtsbert.arguments import ModelArguments
 from mtsbert.network.starting_point import (
-    check_max_length,
+    check_longest,
+    load_encoder_config,
     load_model,
     load_tokenizer,
     resolve_name,
@@ -103,7 +104,7 @@ def test_an_encoder_stored_in_half_precision_is_trained_in_float32(encoder_folde
 
 @pytest.mark.parametrize("max_length", [2, 65])
 def test_a_length_that_the_encoder_cannot_read_is_named(encoder_folder, tokenizer, max_length):
-    arguments = ModelArguments(encoder_name_or_path=str(encoder_folder))
-    with pytest.raises(ValueError, match=f"`max_length` is {max_length}; this encoder reads from 3 to 64 word pieces"):
-        check_max_length(max_length, tokenizer, arguments)
-    check_max_length(64, tokenizer, arguments)
+    encoder = load_encoder_config(ModelArguments(encoder_name_or_path=str(encoder_folder)))
+    with pytest.raises(ValueError, match=f"`max_length` is {max_length}; this encoder reads from 3 to 64 tokens"):
+        check_longest(max_length, tokenizer, encoder)
+    check_longest(64, tokenizer, encoder)
