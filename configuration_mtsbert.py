@@ -7,8 +7,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig
-from transformers.configuration_utils import SubConfigSpec
+from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import (
     SAFE_WEIGHTS_INDEX_NAME,
     SAFE_WEIGHTS_NAME,
@@ -195,12 +194,17 @@ def _is_own_safetensors(part: str) -> bool:
     return part.endswith(".safetensors") and part == PureWindowsPath(part).name  # which knows / and \ alike
 
 
-class MTSBertConfig(PreTrainedConfig):
+def _of_encoder(name: str) -> property:
+    """An attribute of [`MTSBertConfig`] that is read from the encoder's config, and missing where that has none."""
+    return property(lambda config: getattr(config.encoder_config, name))
+
+
+class MTSBertConfig(PretrainedConfig):
     r"""
     The configuration of an mtsbert model.
 
     Args:
-        encoder_config (`dict` or `PreTrainedConfig`, *optional*, defaults to a BERT of default size):
+        encoder_config (`dict` or `PretrainedConfig`, *optional*, defaults to a BERT of default size):
             Any encoder that `AutoModel.from_config` builds and that returns `last_hidden_state`.
         pooling (`str`, *optional*, defaults to `"mean"`):
             How token states become the sentence embedding: `"mean"` over the attended positions, `"cls"` (the first
@@ -231,7 +235,7 @@ class MTSBertConfig(PreTrainedConfig):
     """
 
     model_type = "mtsbert"
-    sub_configs_defaults = {"encoder_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}  # noqa: RUF012
+    sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012
     keys_to_ignore_at_inference = [  # noqa: RUF012
         "last_hidden_state",
         "pooler_output",
@@ -241,27 +245,45 @@ class MTSBertConfig(PreTrainedConfig):
         "attentions",
     ]
 
-    encoder_config: dict | PreTrainedConfig | None = None
-    pooling: str = "mean"
-    normalize: bool = True
-    tasks: dict | None = None
-    head_dropout: float = 0.1
-    initializer_range: float = 0.02
-
-    def __post_init__(self, **kwargs):
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"`pooling` is {self.pooling!r}; allowed are {list(POOLINGS)}.")
-        if not 0.0 <= self.head_dropout < 1.0:
-            raise ValueError(f"`head_dropout` is {self.head_dropout}; it must lie in [0, 1).")
-        if self.tasks is None:
-            self.tasks = default_tasks()
-        check_tasks(self.tasks)
+    def __init__(
+        self,
+        *,
+        encoder_config: dict | PretrainedConfig | None = None,
+        pooling: str = "mean",
+        normalize: bool = True,
+        tasks: dict | None = None,
+        head_dropout: float = 0.1,
+        initializer_range: float = 0.02,
+        **kwargs,
+    ):
+        if pooling not in POOLINGS:
+            raise ValueError(f"`pooling` is {pooling!r}; allowed are {list(POOLINGS)}.")
+        if not 0.0 <= head_dropout < 1.0:
+            raise ValueError(f"`head_dropout` is {head_dropout}; it must lie in [0, 1).")
+        if tasks is None:
+            tasks = default_tasks()
+        check_tasks(tasks)
+        if not isinstance(encoder_config, PretrainedConfig):
+            encoder_config = AutoConfig.for_model(**{"model_type": "bert"} | (encoder_config or {}))
+        for name in CODE_SETTINGS:  # the encoder is always transformers' own class
+            vars(encoder_config).pop(name, None)
+        self.encoder_config = encoder_config
+        self.pooling = pooling
+        self.normalize = normalize
+        self.tasks = tasks
+        self.head_dropout = head_dropout
+        self.initializer_range = initializer_range
         # A fork's own classes win: its checkpoints carry `auto_map` entries that name them.
         self.auto_map = {**AUTO_MAP, **(kwargs.pop("auto_map", None) or {})}
         self.custom_pipelines = {**CUSTOM_PIPELINES, **(kwargs.pop("custom_pipelines", None) or {})}
-        super().__post_init__(**kwargs)
-        for name in CODE_SETTINGS:  # the encoder is always transformers' own class
-            vars(self.encoder_config).pop(name, None)
+        # Sets the encoder's attention implementation too, which is why `encoder_config` comes first.
+        super().__init__(**kwargs)
+
+    def __init_subclass__(cls, **kwargs):
+        # From 5.4 on, transformers gives a config class without an `__init__` of its own one that calls no parent's.
+        if "__init__" not in vars(cls):
+            cls.__init__ = cls.__init__
+        super().__init_subclass__(**kwargs)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
@@ -272,8 +294,14 @@ class MTSBertConfig(PreTrainedConfig):
             config_dict = {name: value for name, value in config_dict.items() if name not in CODE_SETTINGS}
         return super().from_dict(config_dict, **kwargs)
 
-    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
+    def get_text_config(self, decoder=None, encoder=None) -> PretrainedConfig:
         return self.encoder_config.get_text_config(decoder=decoder, encoder=encoder)
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        # Releases differ in how much of a config inside another one they leave out; this is the encoder's own way.
+        encoder_config = self.encoder_config.to_diff_dict()
+        del encoder_config["transformers_version"]
+        return super().to_diff_dict() | {"encoder_config": encoder_config}
 
     def to_json_string(self, use_diff: bool = True) -> str:
         # The inherited method sorts every mapping, but tasks have an order: the first of a type is the default head.
@@ -282,10 +310,12 @@ class MTSBertConfig(PreTrainedConfig):
             config["tasks"] = self.tasks
         return json.dumps(config, indent=2) + "\n"
 
-    @property
-    def hidden_size(self) -> int:
-        """Hidden size `H` of the encoder, which is also the size of the sentence embedding."""
-        return self.encoder_config.hidden_size
+    # What tools ask of the config of any text encoder. The first is also the size of the sentence embedding.
+    hidden_size = _of_encoder("hidden_size")
+    num_hidden_layers = _of_encoder("num_hidden_layers")
+    num_attention_heads = _of_encoder("num_attention_heads")
+    vocab_size = _of_encoder("vocab_size")
+    max_position_embeddings = _of_encoder("max_position_embeddings")
 
     def select_tasks(self, names: str | Iterable[str] | None) -> dict[str, dict]:
         """

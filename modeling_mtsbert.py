@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 
 
@@ -151,7 +151,7 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         encoder_kwargs = {"trust_remote_code": False, **(encoder_kwargs or {})}
         if encoder_kwargs["trust_remote_code"]:
             raise ValueError("The encoder is a class of transformers itself; `trust_remote_code` is of no use here.")
-        check_sources(PreTrainedConfig.get_config_dict(encoder_name_or_path, **encoder_kwargs)[0])
+        check_sources(PretrainedConfig.get_config_dict(encoder_name_or_path, **encoder_kwargs)[0])
         check_weights(encoder_name_or_path, **encoder_kwargs)
         encoder_config = AutoConfig.from_pretrained(encoder_name_or_path, **encoder_kwargs)
         encoder_config.dtype = None  # weights that are stored in half precision are trained in float32

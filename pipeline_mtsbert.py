@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModel, AutoTokenizer, BatchEncoding, Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
+from transformers.utils.versions import require_version
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
@@ -27,6 +28,8 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
 TOKENS_PER_THREAD, TOKENS_PER_GPU = 512, 16_384
 TEXTS_PER_DECODING, PLACES_PER_DECODING = 64, 32_768  # positions of a batch, padding included
 MAX_OVERLAP = 64  # the most tokens that two neighbouring windows of a long text share
+# Releases that silently drop windows of long texts: https://github.com/huggingface/tokenizers/issues/2091
+BROKEN_TOKENIZERS = ("0.23.1", "0.23.2")
 
 PIPELINE_TASK = "multi-task"
 FORWARD_PARAMETERS = ("tasks",)
@@ -205,6 +208,11 @@ class MTSBertPipeline(Pipeline):
             return_offsets_mapping=True,
             return_special_tokens_mask=True,
         )
+        if any(len(pieces) == max_length for pieces in encoded["input_ids"]):
+            for broken in BROKEN_TOKENIZERS:
+                require_version(
+                    f"tokenizers!={broken}", "It loses parts of texts that are longer than the model reads."
+                )
         text_of = encoded.pop("overflow_to_sample_mapping")
         offsets = encoded.pop("offset_mapping")
         special = encoded.pop("special_tokens_mask")

@@ -1,5 +1,7 @@
 """What a config accepts, refuses and keeps."""
 
+import json
+
 import pytest
 
 from configuration_mtsbert import MTSBertConfig, default_tasks
@@ -29,6 +31,42 @@ def test_a_dict_becomes_the_config_class_of_the_encoder():
     config = MTSBertConfig(encoder_config={"model_type": "distilbert", "dim": 48})
     assert type(config.encoder_config).__name__ == "DistilBertConfig"
     assert config.hidden_size == 48
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "modernbert"])
+def test_the_config_has_the_sizes_of_its_encoder(family):
+    config = MTSBertConfig(encoder_config={"model_type": family, "vocab_size": 70, "max_position_embeddings": 48})
+    for size in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "max_position_embeddings"):
+        assert getattr(config, size) == getattr(config.encoder_config, size), size
+    assert (config.vocab_size, config.max_position_embeddings) == (70, 48)
+    assert "vocab_size" not in config.to_dict()
+
+
+def test_a_size_that_the_encoder_lacks_is_missing():
+    config = MTSBertConfig(encoder_config={"model_type": "funnel"})
+    assert not hasattr(config, "max_position_embeddings")
+
+
+def test_the_config_file_leaves_out_what_every_encoder_has_by_default(tmp_path):
+    MTSBertConfig(encoder_config={"model_type": "bert", "hidden_size": 48}).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())["encoder_config"]
+    assert (saved["model_type"], saved["hidden_size"]) == ("bert", 48)
+    assert not {"id2label", "return_dict", "transformers_version", "_name_or_path"} & set(saved)
+
+
+def test_the_attention_implementation_reaches_the_encoder():
+    assert MTSBertConfig(attn_implementation="eager").encoder_config._attn_implementation == "eager"
+
+
+def test_a_subclass_without_an_init_is_checked_and_filled_like_its_parent():
+    class Fork(MTSBertConfig):
+        model_type = "fork"
+        depth: int = 3
+
+    assert (Fork().depth, Fork(depth=4).depth, Fork(pooling="cls").pooling) == (3, 4, "cls")
+    assert list(Fork().tasks) == ["topic", "ner"]
+    with pytest.raises(ValueError, match="`pooling` is 'sum'"):
+        Fork(pooling="sum")
 
 
 def test_a_fork_keeps_its_own_classes_in_the_auto_map():

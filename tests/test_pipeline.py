@@ -1,5 +1,6 @@
 """Texts in, answers out: order, offsets, long texts, one encoder pass per batch, and what a call can ask for."""
 
+import importlib.metadata
 import math
 
 import numpy as np
@@ -171,6 +172,14 @@ def test_windows_of_a_long_text_answer_for_every_piece_once_and_in_order(pipelin
     assert len(windows) > 5
     own = [window["offsets"][position] for window in windows for position in window["own"]]
     assert own == tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+
+
+@pytest.mark.parametrize("broken", ["0.23.1", "0.23.2"])
+def test_long_texts_are_refused_with_releases_of_tokenizers_that_lose_parts_of_them(pipeline, monkeypatch, broken):
+    monkeypatch.setattr(importlib.metadata, "version", {"tokenizers": broken}.__getitem__)
+    with pytest.raises(ImportError, match=f"found tokenizers=={broken}.\n.*loses parts of texts"):
+        pipeline("The race in Lima ends without a goal " * 60)
+    assert pipeline("Oslo beat Lima")["topic"]
 
 
 unicode_texts = st.text(

@@ -308,7 +308,7 @@ def test_an_encoder_of_a_class_that_transformers_does_not_have_is_refused(hostil
     monkeypatch.setattr("builtins.input", lambda _: pytest.fail("nobody is asked whether to run code"))
     (hostile / "configuration_evil.py").write_text("raise SystemExit('run')")
     change_encoder(hostile, model_type="evil")
-    with pytest.raises(ValueError, match="Unrecognized model type for subconfig: evil"):
+    with pytest.raises(ValueError, match="Unrecognized model identifier: evil"):
         load_pipeline(str(hostile))
 
 

@@ -10,6 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from pipeline_mtsbert import BROKEN_TOKENIZERS
+
 
 LOWEST = ("transformers", "datasets", "huggingface_hub")  # what `make test-lowest` installs the lowest versions of
 MODULES = ["configuration_mtsbert", "modeling_mtsbert", "entities_mtsbert", "heads_mtsbert", "pipeline_mtsbert"]
@@ -146,7 +148,37 @@ def test_the_lowest_versions_are_the_lowest_that_are_allowed(name, root):
 def test_both_ends_of_the_versions_are_tested_by_ci(root):
     script = (root / ".ci" / "run").read_text().splitlines()
     assert script.index("make test") < script.index("make test-lowest")
+    assert script.index("make test-lowest") < script.index('make test-releases RELEASES="5.0 5.24"')
     makefile = (root / "Makefile").read_text()
     assert re.search(r"^LOWEST := (.*)$", makefile, re.MULTILINE)[1].split() == list(LOWEST)
     telling = re.search(r"^TELLING := ((?:.*\\\n)*.*)$", makefile, re.MULTILINE)[1].replace("\\\n", " ").split()
     assert [name for name in telling if not (root / name).is_file()] == []
+
+
+def test_tokenizers_that_lose_parts_of_long_texts_are_not_allowed(root):
+    allowed = requirements(root)["tokenizers"].specifier
+    assert not any(allowed.contains(broken) for broken in BROKEN_TOKENIZERS)
+
+
+def test_the_table_of_releases_is_that_of_the_makefile_and_everything_in_it_works(root):
+    asked = re.search(r"^RELEASES_OF_TABLE := (.*)$", (root / "Makefile").read_text(), re.MULTILINE)[1].split()
+    page = (root / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| \d", line)]
+    assert [row[0].rpartition(".")[0] for row in rows] == asked
+    allowed = requirements(root)["transformers"].specifier
+    for row in rows:
+        assert row[3] == row[5] == "yes", row
+        assert row[6] == ("yes" if allowed.contains(row[0]) else "not supported"), row
+
+
+def test_both_ends_of_the_allowed_releases_are_in_the_table(root):
+    asked = re.search(r"^RELEASES_OF_TABLE := (.*)$", (root / "Makefile").read_text(), re.MULTILINE)[1].split()
+    bounds = {each.operator: Version(each.version) for each in requirements(root)["transformers"].specifier}
+    assert str(bounds[">="]) in asked
+    assert bounds["<"] == Version(f"5.{Version(asked[-1]).minor + 1}")
+
+
+def test_the_code_is_checked_for_the_lowest_python_that_is_allowed(root):
+    text = (root / "pyproject.toml").read_text()
+    lowest = re.search(r'^requires-python = ">=3\.(\d+)"', text, re.MULTILINE)[1]
+    assert re.search(r'^target-version = "py3(\d+)"', text, re.MULTILINE)[1] == lowest

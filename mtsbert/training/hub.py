@@ -54,7 +54,9 @@ class PushingTrainer(Trainer):
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         with hub.refused_early(self.args.hub_model_id, undone=UNDONE):
-            super().init_hf_repo(token=token, private=private)
+            if private is not None:  # transformers 5.20 reads it from the arguments alone
+                self.args.hub_private_repo = private
+            super().init_hf_repo(token=token)
             if self.is_world_process_zero():
                 HfApi().auth_check(self.hub_model_id, token=token, write=True)
                 if self.args.hub_revision is not None:

@@ -1,8 +1,15 @@
 """Examples written by hand."""
 
 from datasets import Dataset
+from transformers import TrainingArguments
 
 from mtsbert.data.examples import DATASET, ROW, example_features
+
+
+# The name of this flag from transformers 5.23 on, and before.
+ACTIVATION_CHECKPOINTING = next(
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, name)
+)
 
 
 def examples_of(rows: list[dict], tasks: dict[str, dict]) -> Dataset:

@@ -18,7 +18,7 @@ from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import build_features
 from mtsbert.network.feature_cache import STATES_FILE
 from tests.mtsbert.conftest import ENCODERS
-from tests.mtsbert.rows import examples_of
+from tests.mtsbert.rows import ACTIVATION_CHECKPOINTING, examples_of
 
 
 FROZEN_ENCODER = {"freeze_encoder": True}
@@ -59,7 +59,7 @@ def encoded_texts(trainer) -> int:
     return len(calls)
 
 
-@pytest.mark.parametrize("flags", [FROZEN_ENCODER, LOWER_HALF, LOWER_HALF | {"activation_checkpointing": True}])
+@pytest.mark.parametrize("flags", [FROZEN_ENCODER, LOWER_HALF, LOWER_HALF | {ACTIVATION_CHECKPOINTING: True}])
 def test_cached_and_uncached_training_end_with_the_same_weights(train, flags):
     cached = train(**flags, eval_strategy="no")
     assert cached.feature_cache is not None

@@ -11,6 +11,7 @@ from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
 from mtsbert.network.parts import encoder_layers, model_parts
 from mtsbert.results.tables import parameter_table
+from tests.mtsbert.rows import ACTIVATION_CHECKPOINTING
 
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -32,7 +33,7 @@ FROZEN = {
         ("encoder.embeddings.", "encoder.encoder.layer.0.", "heads.ner."),
     ),
     "activation checkpointing": (
-        {"freeze_embeddings": True, "num_frozen_layers": 1, "activation_checkpointing": True},
+        {"freeze_embeddings": True, "num_frozen_layers": 1, ACTIVATION_CHECKPOINTING: True},
         ("encoder.embeddings.", "encoder.encoder.layer.0."),
     ),
     "gradual unfreezing that the run's end cuts short": (

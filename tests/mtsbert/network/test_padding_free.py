@@ -10,6 +10,7 @@ from transformers import AlbertConfig
 from mtsbert.network import padding_free
 from mtsbert.network.padding_free import PaddingFree, _PutBack, _TakeOut
 from tests.mtsbert.conftest import ENCODERS
+from tests.mtsbert.rows import ACTIVATION_CHECKPOINTING
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +64,7 @@ def record_widths(model) -> list[int]:
     "flags",
     [
         {},
-        {"activation_checkpointing": True},
+        {ACTIVATION_CHECKPOINTING: True},
         {"gradient_accumulation_steps": 2},
         {"freeze_embeddings": True, "num_frozen_layers": 1},
         {"gradual_unfreezing": True, "unfreeze_every": 1},
