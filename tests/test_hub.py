@@ -341,7 +341,7 @@ def test_no_token_and_no_path_of_this_machine_is_pushed(hub, ran, workplace):
         ("wrong_token", r"ValueError: .*nothing was trained.*`hf auth login`, or correct the variable HF_TOKEN"),
         ("read_token", r"ValueError: Nothing could be pushed to org/end, .*a token with write permission"),
         ("bad_name", r"Repo id must use alphanumeric chars.*'org/a name'"),
-        ("data_no_token", r"SystemExit: data_prep: --push_to_hub needs a token .*`hf auth login`.*HF_TOKEN"),
+        ("data_no_token", r"SystemExit: data_prep: `push_to_hub` needs a token .*`hf auth login`.*HF_TOKEN"),
         ("data_wrong_token", r"SystemExit: data_prep: .*nothing was built.*`hf auth login`"),
     ],
 )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mtsbert.cli import COMMANDS
+
 
 @pytest.fixture(scope="module")
 def installed(root, tmp_path_factory) -> Path:
@@ -40,9 +42,10 @@ def mtsbert(installed, tmp_path):
     return run
 
 
-def python(installed: Path, folder: Path, code: str) -> str:
+def python(installed: Path, folder: Path, code: str, *arguments: str) -> str:
     code = f"import sys; sys.path.insert(0, {str(installed)!r})\n{code}"
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-I", "-c", code, *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -116,13 +119,30 @@ def test_mistakes_end_with_a_line_and_not_with_a_traceback(mtsbert, arguments, m
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    X
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(mtsbert, command):
     done = mtsbert(command, "--help")
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.startswith(f"usage: mtsbert {command} ")
+
+
+def test_a_strangers_script_runs_in_an_empty_folder(installed, root, encoder_folder, tmp_path):
+    script = (root / "tests" / "scripts" / "stranger.py").read_text(encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    said = python(installed, tmp_path / "empty", script, str(encoder_folder), "out")
+    assert " (4, 2) " in said.splitlines()[-1]
+    assert (tmp_path / "empty" / "out" / "pipeline_mtsbert.py").is_file()
+
+
+def test_a_package_that_is_missing_is_named(installed, tmp_path):
+    hidden = "import sys; sys.modules['datasets'] = None\n"
+    code = (
+        hidden + "try:\n    from mtsbert import MTSBertTrainer\nexcept ModuleNotFoundError as error:\n    print(error)"
+    )
+    assert "datasets" in python(installed, tmp_path, code)
+    hidden = "import sys; sys.modules['transformers'] = None\n"
+    code = hidden + "try:\n    import modeling_mtsbert\nexcept ModuleNotFoundError as error:\n    print(error)"
+    assert "transformers" in python(installed, tmp_path, code)
 
 
 def test_spacy_finds_the_component_by_itself(installed, checkpoint, tmp_path):

@@ -124,7 +124,7 @@ def test_a_run_resumes_from_its_last_checkpoint(recipe, tmp_path):
         ({"do_train": False}, "Nothing to do: set `do_train`, `do_eval` or `do_predict`"),
         ({"output_dir": "/dev/null/run"}, "The output folder /dev/null/run cannot be written"),
         ({"encoder_name_or_path": "/no/such/encoder"}, "Unknown encoder '/no/such/encoder'"),
-        ({"tasks": None}, "The recipe names no `tasks`"),
+        ({"tasks": None}, "There are no `tasks`: name some in the recipe"),
         (
             {"tasks": {"topic": {"type": "sequence_classification"}}},
             "maps column 'entities' to 'ner', which is neither",

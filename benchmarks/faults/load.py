@@ -90,11 +90,12 @@ def write_texts(path: Path, texts) -> None:
 
 
 def predict(folder: Path) -> dict:
-    """Runs `mtsbert.commands.predict` and reads its memory as its progress bar moves."""
+    """Runs `mtsbert predict` and reads its memory as its progress bar moves."""
     command = [
         sys.executable,
         "-m",
-        "mtsbert.commands.predict",
+        "mtsbert",
+        "predict",
         "--model",
         folder / "model",
         "--input",
@@ -121,7 +122,7 @@ def predict(folder: Path) -> dict:
         line = b""
     said = process.stdout.read().decode()
     if process.wait():
-        raise RuntimeError(f"mtsbert.commands.predict failed on {folder}: {line.decode()}")
+        raise RuntimeError(f"mtsbert predict failed on {folder}: {line.decode()}")
     shares = {f"{share:.0%}": next((memory for done, memory in resident if done >= share), None) for share in SHARES}
     rows = int(said.rpartition(": ")[2].partition(" ")[0].replace(",", ""))
     return {

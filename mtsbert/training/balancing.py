@@ -4,9 +4,7 @@ Notation: L_k is the loss of task k in one optimizer step, w_k its fixed weight 
 tasks. A task without a label in a step takes no part in it.
 """
 
-import json
 import math
-from pathlib import Path
 
 import torch
 
@@ -14,7 +12,6 @@ from configuration_mtsbert import PAIR_SIMILARITY
 from mtsbert.arguments import DWA, FIRST_STEP, STATIC, UNCERTAINTY
 
 
-STATE_FILE = "loss_balancing.json"
 DWA_TEMPERATURE = 2.0  # T of arXiv 1803.10704
 
 
@@ -63,23 +60,11 @@ class StaticBalancing:
         """Learns that an epoch begins, or goes on in a resumed run; they are counted from 0."""
 
     def state(self) -> dict:
-        """What a resumed run must know, as JSON."""
+        """What a resumed run must know, as JSON can hold it; nothing where it need not know anything."""
         return {}
 
     def load_state(self, state: dict) -> None:
         """Takes over what `state` returned."""
-
-    def save(self, folder: str | Path) -> None:
-        if state := self.state():
-            (Path(folder) / STATE_FILE).write_text(json.dumps(state, indent=2) + "\n")
-
-    def load(self, folder: str | Path) -> None:
-        if not self.state():
-            return
-        path = Path(folder) / STATE_FILE
-        if not path.is_file():
-            raise ValueError(f"{folder} has no {STATE_FILE}: it was not trained with this `loss_balancing`.")
-        self.load_state(json.loads(path.read_text()))
 
 
 class UncertaintyBalancing(StaticBalancing):

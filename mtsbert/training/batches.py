@@ -192,12 +192,11 @@ class BatchingTrainer(CheckedTrainer):
             return [self.args.sampling_weights[name] for name in names]
         return None
 
-    def _run_epoch(self, *, epoch: int, **kwargs):
+    def begin_epoch(self, epoch: int) -> None:
         # The epoch does not reach a sampler through accelerate's wrappers when a run of several processes is resumed
         # within an epoch.
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
-        return super()._run_epoch(epoch=epoch, **kwargs)
 
 
 def training_datasets(features: Dataset) -> list[str]:

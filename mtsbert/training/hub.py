@@ -18,10 +18,10 @@ from mtsbert.preparation import data_prep
 # What a checkpoint folder has beside the model. It is pushed only as part of a checkpoint to resume from.
 TRAINER_STATE = (
     *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", "training_args.bin"),
-    *("loss_balancing.json", "global_step*", "pytorch_model_fsdp*"),
+    *("global_step*", "pytorch_model_fsdp*"),
 )
 # What an output folder has beside the model: paths of this machine, the checkpoints, texts of the test split.
-NOT_PUSHED = ("checkpoint-*", "training_args.bin", "trainer_state.json", "loss_balancing.json", "predictions.jsonl*")
+NOT_PUSHED = ("checkpoint-*", "training_args.bin", "trainer_state.json", "predictions.jsonl*")
 
 hub = data_prep("hub")
 UNDONE = "nothing was trained"

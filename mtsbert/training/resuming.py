@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from mtsbert.training.checkpoints import checkpoint_being_written, checkpoint_to_resume, disk_named, newest_whole
@@ -49,6 +50,9 @@ class ResumableTrainer(PushingTrainer):
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoint_to_resume(self.args, "true")
+        if resume_from_checkpoint:
+            state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
+            self.check_kept_state(state.stateful_callbacks)
         self._stops_by, self._saved_step = None, None
         for callback in self._early_stopping():
             callback.early_stopping_patience_counter = 0  # of an earlier call; a checkpoint brings its own
@@ -137,12 +141,20 @@ class ResumableTrainer(PushingTrainer):
             if self.args.should_save:
                 stack.enter_context(checkpoint_being_written(self._checkpoint_folder(trial)))
             self.accelerator.wait_for_everyone()
+            self.state.stateful_callbacks |= self.kept_state()
             super()._save_checkpoint(model, trial)
         self._saved_step = self.state.global_step
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         with disk_named(Path(self.args.output_dir if output_dir is None else output_dir)):
-            super()._save(output_dir, state_dict)
+            super().save_model(output_dir, _internal_call)
+
+    def kept_state(self) -> dict[str, dict]:
+        """What a checkpoint keeps beside what transformers keeps: name → JSON, as part of `trainer_state.json`."""
+        return {}
+
+    def check_kept_state(self, kept: dict[str, dict]) -> None:
+        """Raises `ValueError` where a checkpoint that keeps this is of a run of another kind."""
 
     def _save_rng_state(self, output_dir: str) -> None:
         """The main process writes the random states of all: then `trainer_state.json` is the last file of all."""

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -48,6 +48,7 @@ from mtsbert.training.optimization import (
 from mtsbert.training.task_statistics import GradientAggregation, GradientStatistics, TaskLog
 
 
+BALANCING_STATE = "loss_balancing"  # where a checkpoint keeps it, in the state of the Trainer
 SPLIT_OF = {"train_dataset": "train", "eval_dataset": "validation"}  # what messages call an argument's rows
 
 logger = logging.getLogger(__name__)
@@ -254,17 +255,17 @@ class MTSBertTrainer(EvaluatingTrainer):
 
     # Loss
 
-    def _get_num_items_in_batch(
-        self, batch_samples: list[dict], device: torch.device
-    ) -> dict[str, torch.Tensor] | None:
-        """Labelled items of every task over the micro-batches of one optimizer step and over all processes."""
-        if not batch_samples:
-            return None
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[dict], dict[str, torch.Tensor] | None]:
+        """The micro-batches of an optimizer step, and the labelled items of every task in them, over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, self.num_labelled_items(batches, device) if batches else None
+
+    def num_labelled_items(self, batches: list[dict], device: torch.device) -> dict[str, torch.Tensor]:
+        """Task → labelled items of the micro-batches of all processes, a tensor without dimensions."""
         counts = torch.stack(
-            [
-                torch.stack([num_items(batch["labels"][task]) for batch in batch_samples]).sum()
-                for task in self.task_weights
-            ]
+            [torch.stack([num_items(batch["labels"][task]) for batch in batches]).sum() for task in self.task_weights]
         ).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
@@ -329,10 +330,17 @@ class MTSBertTrainer(EvaluatingTrainer):
     def begin_training(self) -> None:
         super().begin_training()
         self.freezing.begin(self.state.max_steps)
+        if (kept := self.state.stateful_callbacks.get(BALANCING_STATE)) is not None:  # of the checkpoint
+            self.balancing.load_state(kept["state"])
         self._warn_of_unfed_heads()
         logger.info(f"What is trained:\n{parameter_table(self.freezing, self.learning_rates)}")
         if self.is_fsdp_enabled and self.args.gradient_statistics_steps > 0:
             logger.info("The gradients of single tasks are not measured: FSDP shares out the weights.")
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Before the first batch of an epoch, counted from 0, or of what is left of it when a run is resumed."""
+        super().begin_epoch(epoch)
+        self.balancing.begin_epoch(epoch)
 
     def begin_step(self) -> None:
         """Before an optimizer step: thaws what is due, and says which tasks' gradients are to be measured."""
@@ -374,23 +382,25 @@ class MTSBertTrainer(EvaluatingTrainer):
             losses, _ = self._log_of_step.take(self._sum_over_processes)
             self.balancing.end_step(losses)
 
-    # What a checkpoint keeps of the balancing
+    # Checkpoints
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if self.is_fsdp_enabled:  # FSDP2 gives the model a class of its own, which nobody else could load
-            kind = type(self.model)
-            kind.__name__, kind.__module__ = MTSBertModel.__name__, MTSBertModel.__module__
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            self.balancing.save(self.args.output_dir if output_dir is None else output_dir)
+    def kept_state(self) -> dict[str, dict]:
+        """The scheme of balancing and what it has learned, for a run that is resumed."""
+        scheme = {"scheme": self.args.loss_balancing, "state": self.balancing.state()}
+        return super().kept_state() | {BALANCING_STATE: scheme}
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.balancing.load(resume_from_checkpoint)
+    def check_kept_state(self, kept: dict[str, dict]) -> None:
+        super().check_kept_state(kept)
+        if (scheme := kept[BALANCING_STATE]["scheme"]) != self.args.loss_balancing:
+            raise ValueError(
+                f"The checkpoint was trained with `loss_balancing: {scheme}`, and this run has "
+                f"{self.args.loss_balancing!r}; it cannot be resumed with another."
+            )
 
-    def _run_epoch(self, *, epoch: int, **kwargs):
-        self.balancing.begin_epoch(epoch)
-        return super()._run_epoch(epoch=epoch, **kwargs)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if self.is_fsdp_enabled:
+            name_as_ours(self.model)
+        super().save_model(output_dir, _internal_call)
 
     # Learning rates
 
@@ -451,6 +461,9 @@ class _StepCallback(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.begin_training()
 
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.begin_epoch(int(state.epoch or 0))
+
     def on_step_begin(self, args, state, control, **kwargs):
         self.trainer.begin_step()
 
@@ -463,6 +476,12 @@ class _StepCallback(TrainerCallback):
     def on_push_begin(self, args, state, control, **kwargs):
         if self.trainer.is_training:  # otherwise whoever pushes sees to the card, once the weights are saved
             self.trainer.create_model_card()
+
+
+def name_as_ours(model: torch.nn.Module) -> None:
+    """FSDP2 gives a model a class of its own, under whose name nobody else could load what is saved."""
+    kind = type(model)
+    kind.__name__, kind.__module__ = MTSBertModel.__name__, MTSBertModel.__module__
 
 
 def num_examples(labels: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 
 ROOT = Path(__file__).parents[2]
-OURS = (ROOT, ROOT / "mtsbert", ROOT / "data_prep")  # folders whose code may raise for an input
+OURS = (ROOT, *(ROOT / "mtsbert").glob("**/"), ROOT / "data_prep")  # folders whose code may raise for an input
 SECONDS = 20  # longer is a hang: inputs are of a few hundred bytes
 
 

@@ -1,5 +1,6 @@
 """Each scheme's step against a reference computed by hand."""
 
+import json
 import math
 
 import pytest
@@ -101,7 +102,7 @@ def test_losses_are_divided_by_those_of_the_first_step():
 
 
 @pytest.mark.parametrize("name", ["uncertainty", "dwa", "first_step"])
-def test_the_state_of_a_scheme_is_saved_and_loaded(name, tmp_path):
+def test_the_state_of_a_scheme_goes_through_json(name):
     one, other = balancing(name), balancing(name)
     for epoch in range(2):
         one.combine(losses(0.5, 3.0), ALL)
@@ -110,15 +111,6 @@ def test_the_state_of_a_scheme_is_saved_and_loaded(name, tmp_path):
     one.end_step({"topic": 0.1, "sts": 1.1})
     if name == "uncertainty":
         one.load_state({"log_variances": {"topic": 0.123456789, "sts": -1.5}})
-    one.save(tmp_path)
-    other.load(tmp_path)
+    other.load_state(json.loads(json.dumps(one.state())))
     assert other.state() == one.state()
     assert other.weights() == one.weights()
-    with pytest.raises(ValueError, match=r"has no loss_balancing.json: it was not trained with this"):
-        other.load(tmp_path / "elsewhere")
-
-
-def test_static_weights_leave_no_file(tmp_path):
-    balancing("static").save(tmp_path)
-    assert not list(tmp_path.iterdir())
-    balancing("static").load(tmp_path)

@@ -132,8 +132,9 @@ def test_a_run_that_is_told_after_its_last_step_stops_as_well(start, tmp_path, e
 
 
 def test_the_best_weights_are_not_saved_as_those_of_the_last_step(start, tmp_path, caplog):
-    flags = {"eval_strategy": "epoch", "save_strategy": "best", "metric_for_best_model": "eval_ner_f1"}  # always 0
-    told = start(SignalAt("on_train_end", 16, signal.SIGTERM), **flags, load_best_model_at_end=True)
+    flags = {"eval_strategy": "epoch", "save_strategy": "best", "metric_for_best_model": "eval_loss"}
+    flags |= {"learning_rate": 0.0, "load_best_model_at_end": True}  # the first is the best: none gets better
+    told = start(SignalAt("on_train_end", 16, signal.SIGTERM), **flags)
     with pytest.raises(Interrupted):
         told.train()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["checkpoint-4"]

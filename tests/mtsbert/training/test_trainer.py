@@ -8,7 +8,7 @@ import torch
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import build_features
-from mtsbert.training.trainer import MTSBertTrainer
+from mtsbert.training.trainer import MTSBertTrainer, name_as_ours
 from tests.mtsbert.rows import examples_of
 
 
@@ -243,6 +243,12 @@ def test_balancing_changes_weights_and_survives_a_resume(trainer_of, model, tmp_
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
 
+def test_a_run_is_not_resumed_with_another_balancing(trainer_of):
+    trainer_of(max_steps=1, save_strategy="steps", save_steps=1, loss_balancing="uncertainty").train()
+    with pytest.raises(ValueError, match="was trained with `loss_balancing: uncertainty`, and this run has 'dwa'"):
+        trainer_of(max_steps=2, loss_balancing="dwa").train(resume_from_checkpoint=True)
+
+
 def test_the_uncertainty_of_a_task_is_learned(trainer_of):
     trainer = trainer_of(loss_balancing="uncertainty", head_learning_rate=0.1, weight_decay=0.5)
     trainer.train()
@@ -281,7 +287,8 @@ def test_a_model_that_fsdp_gave_another_class_is_saved_under_its_own(trainer_of,
     trainer.begin_step()
     assert not trainer._tasks_to_measure
     model.__class__ = type("FSDPMTSBertModel", (MTSBertModel,), {})
-    trainer._save(str(tmp_path / "saved"))
+    name_as_ours(trainer.model)
+    trainer._save(str(tmp_path / "saved"))  # `save_model` would want FSDP itself
     settings = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert settings["auto_map"]["AutoModel"] == "modeling_mtsbert.MTSBertModel"
     assert settings["architectures"] == ["MTSBertModel"]
