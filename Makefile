@@ -9,7 +9,7 @@ TELLING := tests/test_versions.py tests/test_configuration.py tests/test_modelin
 	tests/mtsbert/data/test_sources.py tests/mtsbert/training/test_trainer.py tests/test_run_mtl.py
 
 # The releases of transformers in the table of docs/compatibility.md.
-RELEASES_OF_TABLE := 4.57 5.0 5.4 5.10 5.16 5.20 5.24
+RELEASES_OF_TABLE := 4.57 5.0 5.4 5.9 5.10 5.16 5.20 5.24
 
 .PHONY: help quickstart test test-lowest test-releases style bench audit weights clean
 .DEFAULT_GOAL := help

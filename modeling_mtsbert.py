@@ -26,6 +26,9 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
         check_weights,
         save_sentence_transformers_files,
     )
+
+    # transformers 5.8 and 5.9 copy the files that this one names, and not those that they name in turn.
+    from .entities_mtsbert import IGNORE_INDEX  # noqa: F401
     from .heads_mtsbert import TaskEditing, item_losses, new_head, num_items
     from .pipeline_mtsbert import MTSBertPipeline
 except ImportError:  # run from a clone, with the repository root on `sys.path`

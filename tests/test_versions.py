@@ -9,6 +9,7 @@ from importlib.metadata import version
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 
 from pipeline_mtsbert import BROKEN_TOKENIZERS
 
@@ -120,6 +121,13 @@ def test_what_is_hidden_cannot_be_imported(hidden):
         + f"try:\n    import {hidden}\nexcept ImportError:\n    assert {hidden!r} in refused\n"
         + f"else:\n    raise AssertionError({hidden!r})"
     )
+
+
+@pytest.mark.parametrize("name", ["configuration_mtsbert", "modeling_mtsbert", "pipeline_mtsbert"])
+def test_files_that_transformers_asks_for_name_every_file_that_they_need(name, root):
+    """transformers 5.8 and 5.9 copy no others out of a local checkpoint."""
+    named = {str(root / f"{module}.py") for module in get_relative_imports(root / f"{name}.py")}
+    assert named | {str(root / f"{name}.py")} >= set(get_relative_import_files(root / f"{name}.py"))
 
 
 def requirements(root) -> dict[str, Requirement]:
