@@ -215,6 +215,15 @@ class MTLTrainingArguments(TrainingArguments):
             "multiply all of them."
         },
     )
+    embedding_distillation: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of a loss that holds the sentence embedding of every training text near the one that the "
+            "starting encoder gives it: 1 - cosine, averaged over the texts of an optimizer step (learning without "
+            "forgetting, arXiv 1606.09282). Learning labels and entities then does not cost the embedding. Try 8; 0 "
+            "leaves the embedding free."
+        },
+    )
     gradient_aggregator: str | None = field(
         default=None,
         metadata={
@@ -367,6 +376,17 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError("`early_stopping_patience` needs `load_best_model_at_end: true`.")
         if self.loss_balancing not in LOSS_BALANCING:
             raise ValueError(f"`loss_balancing` is {self.loss_balancing!r}; allowed are {list(LOSS_BALANCING)}.")
+        if self.embedding_distillation < 0:
+            raise ValueError(f"`embedding_distillation` is {self.embedding_distillation}; it must not be negative.")
+        if self.embedding_distillation and self.freeze_encoder:
+            raise ValueError(
+                "`embedding_distillation` holds the embedding where it started, and with `freeze_encoder` it does not "
+                "move; drop one."
+            )
+        if self.embedding_distillation and self.gradient_aggregator:
+            raise ValueError(
+                "`gradient_aggregator` joins the gradients of tasks; it knows no `embedding_distillation`."
+            )
         if self.gradient_statistics_steps < 0:
             raise ValueError(f"`gradient_statistics_steps` is {self.gradient_statistics_steps}; it must be 0 or more.")
         if self.gradient_aggregator and (self.gradient_accumulation_steps > 1 or self.world_size > 1):

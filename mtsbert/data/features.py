@@ -19,6 +19,7 @@ from mtsbert.data.sources import TEXT, TEXT_PAIR
 logger = logging.getLogger(__name__)
 
 # Columns, the second one for every token task, that become the report. No task has a name with a blank.
+NO_ROW = -1
 CUT, COUNTS = "is cut", "{} entities"
 
 
@@ -132,8 +133,8 @@ def num_labelled_rows(features: Dataset, task: str) -> int:
 
 
 def unlabelled_row(features: Dataset, tasks: dict[str, dict]) -> Dataset:
-    """The first row alone and without its labels: what fills a batch up and teaches nothing."""
-    row = features[0]
+    """The first row alone, without its labels and without a number: what fills a batch up and teaches nothing."""
+    row = features[0] | {ROW: NO_ROW}
     for name, task in tasks.items():
         missing = math.nan if task["type"] == PAIR_SIMILARITY else IGNORE_INDEX
         row[name] = [missing] * len(row[name]) if isinstance(row[name], list) else missing

@@ -83,6 +83,8 @@ def load_recipe_data(
     tokenizer: PreTrainedTokenizerBase,
     splits: list[str],
     checkpoint_tasks: dict[str, dict] | None = None,
+    *,
+    texts_alone: bool = False,
 ) -> TaskData:
     """What `load_data` makes of a recipe's data arguments."""
     return load_data(
@@ -94,6 +96,7 @@ def load_recipe_data(
         max_length=data_args.max_length,
         max_samples=data_args.max_samples,
         bad_rows=data_args.bad_rows,
+        texts_alone=texts_alone,
     )
 
 
@@ -108,6 +111,7 @@ def load_data(
     max_length: int = MAX_LENGTH,
     max_samples: Mapping[str, int | None] | None = None,
     bad_rows: str = ERROR,
+    texts_alone: bool = False,
 ) -> TaskData:
     """
     Reads and checks datasets, completes the tasks' labels from them, and tokenizes them.
@@ -132,6 +136,8 @@ def load_data(
         bad_rows (`str`, *optional*, defaults to `"error"`):
             `"error"` raises for the first row that cannot be used; `"skip"` leaves such rows out and lists them in
             `TaskData.skipped`.
+        texts_alone (`bool`, *optional*, defaults to `False`):
+            Whether a dataset may have texts and no labels at all, which `embedding_distillation` learns from.
 
     Returns:
         [`TaskData`]
@@ -153,7 +159,13 @@ def load_data(
     if bad_rows not in BAD_ROWS:
         raise ValueError(f"`bad_rows` is {bad_rows!r}; allowed are {list(BAD_ROWS)}.")
     skipped: list[SkippedRow] | None = [] if bad_rows == SKIP else None
-    sources = open_datasets(specs_of(data, columns), tasks, must_be_fed=list(asked), skip_bad_rows=skipped is not None)
+    sources = open_datasets(
+        specs_of(data, columns),
+        tasks,
+        must_be_fed=list(asked),
+        skip_bad_rows=skipped is not None,
+        texts_alone=texts_alone,
+    )
     if splits is None:
         splits = [split for split in SPLITS if any(split in source.splits for source in sources)]
     sources.sort(key=lambda source: "train" not in splits or "train" not in source.splits)
@@ -215,6 +227,7 @@ def load_split(
     argument: str,
     columns: Mapping | None = None,
     max_length: int,
+    texts_alone: bool = False,
 ) -> Dataset:
     """
     The features of one split for a model that has its tasks already; `rows` themselves where they are features.
@@ -227,6 +240,7 @@ def load_split(
         return rows
     datasets = {name: {split: of_name} for name, of_name in as_datasets(rows, argument).items()}
     options = {"columns": columns, "splits": [split], "checkpoint_tasks": tasks, "max_length": max_length}
+    options["texts_alone"] = texts_alone
     return load_data(datasets, {}, tokenizer, **options)[split]
 
 
