@@ -11,7 +11,7 @@ TELLING := tests/test_versions.py tests/test_configuration.py tests/test_modelin
 # The releases of transformers in the table of docs/compatibility.md.
 RELEASES_OF_TABLE := 4.57 5.0 5.4 5.9 5.10 5.16 5.20 5.24
 
-.PHONY: help quickstart test test-lowest test-releases style bench audit weights clean
+.PHONY: help quickstart test test-lowest test-releases docs style bench audit weights clean
 .DEFAULT_GOAL := help
 
 help: ## Say what can be made
@@ -32,6 +32,9 @@ test-lowest: .venv-lowest/installed ## Run the tests that tell most, with the lo
 test-releases: .venv/dev ## Try a checkpoint with other releases of transformers (RELEASES="5.0 5.24", or all for the table)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/releases/run.py \
 		$(or $(RELEASES),--table docs/compatibility.md $(RELEASES_OF_TABLE))
+
+docs: .venv/dev ## Build the manual into site/; a broken link or a missing docstring is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 style: .venv/dev ## Check format and lint
 	$(BIN)/ruff format --check .

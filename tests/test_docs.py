@@ -1,39 +1,102 @@
-"""The Python blocks of the manual run, one after another on each page, on a small checkpoint."""
+"""The manual: its commands and snippets run, its links lead somewhere, and its site is built without a warning."""
 
+import importlib.util
+import inspect
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
+import mtsbert
 from modeling_mtsbert import MTSBertModel
+from mtsbert.data.sources import SPEC_KEYS
+from mtsbert.recipe import build_parser
+from tests.conftest import ROOT
+from tests.manual import blocks, broken_links, make_clone, run_commands, run_snippets
 
 
-NEWS_TASKS = {
-    "topic": {"type": "sequence_classification", "labels": ["World", "Sports", "Business", "Sci/Tech"]},
-    "ner": {"type": "token_classification", "labels": ["O", "B-GPE", "I-GPE"]},
-}
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+# In this order: the first one makes the checkpoint that the others use.
+GUIDES = ["data", "labelling", "pipeline", "tasks", "inference", "freezing", "balancing", "optimization", "search"]
+GUIDES += ["from_sentence_transformers"]
 
 
-@pytest.fixture
-def folder(encoder_folder, tokenizer, tmp_path, monkeypatch):
-    """A folder where `runs/quickstart` is."""
-    monkeypatch.chdir(tmp_path)
-    MTSBertModel.from_encoder(str(encoder_folder), tasks=NEWS_TASKS).save_pretrained("runs/quickstart")
-    tokenizer.save_pretrained("runs/quickstart")
-    return tmp_path
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.spacy_model
+def test_every_command_and_snippet_runs(root, tmp_path):
+    clone = make_clone(root, tmp_path)
+    num_snippets = 0
+    for page in [*(root / "docs" / "guides" / f"{name}.md" for name in GUIDES), root / "docs" / "index.md"]:
+        run_commands(page, clone)
+        num_snippets += run_snippets(page, clone)
+    assert num_snippets == sum(len(blocks(page, "python")) for page in PAGES)
+    tasks = MTSBertModel.from_pretrained(clone / "runs" / "renamed").config.tasks
+    assert tasks["subject"]["labels"] == ["World", "Sports", "Business", "Science"]
+    assert (clone / "exports" / "encoder" / "1_Pooling" / "config.json").is_file()
 
 
-@pytest.mark.parametrize(("page", "num_blocks"), [("pipeline.md", 5), ("editing.md", 1)])
-def test_the_blocks_of_a_page_run(root, folder, page, num_blocks):
-    blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == num_blocks
-    names: dict = {}
-    for block in blocks:
-        exec(block, names)
-    if page == "pipeline.md":
-        assert list(names["ask"](names["text"])) == ["embedding", "topic"]
-        assert len(names["ask"](names["text"])["topic"]["scores"]) == 2
-    else:
-        tasks = MTSBertModel.from_pretrained("runs/renamed").config.tasks
-        assert list(tasks) == ["subject", "ner"]
-        assert tasks["subject"]["labels"] == ["World", "Sports", "Business", "Science"]
-        assert tasks["ner"]["labels"] == ["O", "B-PLACE", "I-PLACE"]
+def test_no_command_is_on_a_page_that_is_not_run():
+    run = {ROOT / "docs" / "guides" / f"{name}.md" for name in GUIDES} | {ROOT / "docs" / "index.md"}
+    assert [page.name for page in PAGES if page not in run and (blocks(page, "bash") or blocks(page, "python"))] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    assert broken_links(page) == []
+
+
+def test_recipes_have_only_keys_that_exist():
+    known = {action.dest for action in build_parser()._actions}
+    (recipe,) = map(yaml.safe_load, blocks(ROOT / "docs" / "guides" / "data.md", "yaml"))
+    assert set(recipe) <= known
+    for spec in recipe["datasets"].values():
+        assert set(spec) <= set(SPEC_KEYS)
+    (space,) = map(yaml.safe_load, blocks(ROOT / "docs" / "guides" / "search.md", "yaml"))
+    assert set(space["space"]) <= known
+
+
+def test_every_flag_of_the_guides_exists():
+    of_commands = set()
+    for command in (ROOT / "mtsbert" / "commands").glob("*.py"):
+        of_commands |= set(re.findall(r'"(--\w+)"', command.read_text(encoding="utf-8")))
+    of_commands |= set(re.findall(r'"(--\w+)"', (ROOT / "data_prep" / "__main__.py").read_text(encoding="utf-8")))
+    known = {option for action in build_parser()._actions for option in action.option_strings} | of_commands
+    known |= {"--data", "--train_file", "--text_column_name", "--label_column_name"}  # of other programs
+    for page in (ROOT / "docs" / "guides").glob("*.md"):
+        mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_]+", page.read_text(encoding="utf-8")))
+        assert mentioned <= known, page.name
+
+
+def test_every_public_name_is_on_the_reference_page_and_explained():
+    page = (ROOT / "docs" / "reference" / "python.md").read_text(encoding="utf-8")
+    names = [name for name in mtsbert.__all__ if name != "__version__"]
+    assert sorted(re.findall(r"^::: [\w.]+\.(\w+)$", page, re.MULTILINE)) == sorted(names)
+    for name in names:
+        thing = getattr(mtsbert, name)
+        assert inspect.getdoc(thing), name
+        if inspect.isfunction(thing) and len(inspect.signature(thing).parameters) >= 4:
+            assert "Args:" in inspect.getdoc(thing), name
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="mkdocs is not installed (make docs)")
+def test_the_site_is_built_without_a_warning_and_asks_nobody_else(root, tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.stdout + done.stderr == ""
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > len(PAGES)
+    for page in pages:
+        fetched = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="(https?://[^"]+)"', page.read_text("utf-8"))
+        assert fetched == [], page.name
+    flags = Path(tmp_path / "site" / "reference" / "flags.html").read_text("utf-8")
+    assert "--embedding_distillation" in flags
+    assert "learning without forgetting" in flags

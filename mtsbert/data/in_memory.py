@@ -29,7 +29,7 @@ def specs_of(data: Any, columns: Mapping | None = None) -> dict[str, dict]:
         raise _not_a_dataset(data)
     if data and set(data) <= set(SPLITS):  # a `DatasetDict`, say
         data = {ONLY: data}
-    is_nested = columns is not None and any(isinstance(of_dataset, Mapping) for of_dataset in columns.values())
+    is_nested = is_by_dataset(columns)
     if is_nested and (unknown := sorted(set(columns) - set(data))):
         raise ValueError(f"`columns` names the datasets {unknown}; there are {list(data)}.")
     specs = {}
@@ -43,6 +43,11 @@ def specs_of(data: Any, columns: Mapping | None = None) -> dict[str, dict]:
         of_dataset = columns.get(name) if is_nested else columns
         specs[name] = dict(rows) if of_dataset is None else {**rows, "columns": dict(of_dataset)}
     return specs
+
+
+def is_by_dataset(columns: Mapping | None) -> bool:
+    """Whether `columns` are given for each dataset by its name, and not for all alike."""
+    return columns is not None and any(isinstance(of_dataset, Mapping) for of_dataset in columns.values())
 
 
 def is_features(rows: Any, tasks: Mapping[str, dict]) -> bool:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from mtsbert.arguments import BAD_ROWS, ERROR, MAX_LENGTH, SKIP, DataArguments, MTLTrainingArguments
 from mtsbert.data.examples import read_examples
 from mtsbert.data.features import TokenizationReport, build_features
-from mtsbert.data.in_memory import as_datasets, is_features, specs_of
+from mtsbert.data.in_memory import as_datasets, is_by_dataset, is_features, specs_of
 from mtsbert.data.labels import check_recipe_tasks, complete_tasks, merge_tasks
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import SPLITS, TEXT, TEXT_PAIR, open_datasets
@@ -239,6 +239,8 @@ def load_split(
     if is_features(rows, tasks):
         return rows
     datasets = {name: {split: of_name} for name, of_name in as_datasets(rows, argument).items()}
+    if is_by_dataset(columns) and split != "train":  # not every training dataset must be evaluated
+        columns = {name: of_name for name, of_name in columns.items() if name in datasets} or None
     options = {"columns": columns, "splits": [split], "checkpoint_tasks": tasks, "max_length": max_length}
     options["texts_alone"] = texts_alone
     return load_data(datasets, {}, tokenizer, **options)[split]

@@ -162,6 +162,8 @@ def test_several_datasets_are_learned_from_together(news, fresh, arguments):
     assert trainer.train_dataset["dataset"] == [0] * 8 + [1] * 8
     trainer.train()
     assert {"eval_topic_accuracy", "eval_ner_f1", "eval_composite"} <= set(trainer.evaluate())
+    assert "eval_topic_accuracy" not in trainer.evaluate(entities)  # whose columns are called like its tasks
+    assert "eval_ner_f1" not in trainer.evaluate({"topics": topics})
     with pytest.raises(ValueError, match=r"`sampling_weights` names \['a'\]; the training datasets are \['data'\]"):
         MTSBertTrainer(
             fresh(),

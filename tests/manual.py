@@ -1,0 +1,61 @@
+"""What README and docs tell people to type, and how tests run it: in a folder that looks like a clone, made small."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+
+SMALLER = ["--num_train_epochs", "1", "--max_train_samples", "32", "--max_eval_samples", "8", "--disable_tqdm", "True"]
+NEWS = '"1","Talks in Geneva","Envoys met in Geneva on Monday."\n"2","Lima win final","Ada Perez scored in Oslo."\n'
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code of a page in a language; what cannot run here (it needs the Hub, say) is `console` or `py` instead."""
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def make_clone(root: Path, folder: Path) -> Path:
+    """A folder with the repository's files in it, where `data/` and `runs/` can be written."""
+    for path in root.iterdir():
+        if path.name not in (".git", ".venv", "data", "runs", "exports"):
+            (folder / path.name).symlink_to(path)
+    (folder / "texts.csv").write_text("id,text\n1,Lima hosts the race\n2,Oil rises\n")
+    return folder
+
+
+def run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr[-3000:]}"
+
+
+def run_commands(page: Path, folder: Path) -> None:
+    """Runs the bash blocks of a page in order, training made small."""
+    for line in "".join(blocks(page, "bash")).splitlines():
+        words = shlex.split(line)
+        if words[0] == "make":
+            run(["make", "--dry-run", *words[1:]], folder)
+            continue
+        if words[:2] == ["accelerate", "launch"]:
+            words = ["python", "-m", "accelerate.commands.launch", "--num_processes", "1", *words[2:]]
+        assert words[0] == "python", line
+        if "study" in words:
+            words += ["--", *SMALLER]
+        small = SMALLER if "run_mtl.py" in words and "--help" not in words else []
+        run([sys.executable, *words[1:], *small], folder)
+
+
+def run_snippets(page: Path, folder: Path) -> int:
+    """Runs the Python blocks of a page, one after another in one process; returns how many there are."""
+    snippets = blocks(page, "python")
+    if snippets:
+        run([sys.executable, "-c", "\n".join(snippets)], folder)
+    return len(snippets)
+
+
+def broken_links(page: Path) -> list[str]:
+    """Relative links of a page that lead nowhere."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
+    return [target for target in targets if target and "://" not in target and not (page.parent / target).exists()]
