@@ -1,4 +1,4 @@
-"""What the frozen lower end of the encoder makes of the training texts: computed once, then read from disk."""
+"""Caches the output of frozen encoder layers for the training texts on disk, so that it is computed only once."""
 
 import errno
 import hashlib
@@ -26,8 +26,8 @@ from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.network.frozen_prefix import FrozenPrefix
 
 
-FORMAT = 1  # of the files; a change makes older caches unknown
-PLACE = "_place"  # the column of training rows, numbered from 0, that the collator looks up; no task has such a name
+FORMAT = 1  # version of the file format; changing it invalidates older caches
+PLACE = "_place"  # column with the index of each training row, for the collator; no task can have this name
 STATES_FILE, DESCRIPTION_FILE = "states.bin", "cache.json"
 
 logger = logging.getLogger(__name__)
@@ -35,12 +35,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Texts:
-    """The word pieces of all first texts, then of all second texts (of length 0 where there is none), end to end."""
+    """The concatenated token ids of all first texts, then of all second texts (length 0 if there is none)."""
 
     pieces: np.ndarray
-    """`(N,)` word pieces of all texts."""
+    """`(N,)`: token ids of all texts."""
     starts: np.ndarray
-    """`(texts + 1,)`: text i is `pieces[starts[i]:starts[i + 1]]`."""
+    """`(num_texts + 1,)`: text i is `pieces[starts[i]:starts[i + 1]]`."""
     num_rows: int
 
     @classmethod
@@ -57,7 +57,7 @@ class Texts:
 
     @cached_property
     def by_length(self) -> np.ndarray:
-        """Numbers of texts, the longest first, without the empty ones."""
+        """Indices of the texts that are not empty, longest first."""
         order = np.argsort(-self.lengths, kind="stable")
         return order[self.lengths[order] > 0]
 
@@ -68,7 +68,7 @@ class Texts:
     def padded(
         self, batch: np.ndarray, device: torch.device, padding_side: str = "right"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`input_ids` and `attention_mask` of a batch of texts."""
+        """Returns `input_ids` and `attention_mask`, both `(B, T)`, for a batch of texts."""
         lengths = torch.from_numpy(self.lengths[batch])[:, None]
         places = torch.arange(int(lengths.max()))
         mask = places >= len(places) - lengths if padding_side == "left" else places < lengths
@@ -79,17 +79,18 @@ class Texts:
         return ids.to(device), mask.long().to(device)
 
     def sample(self) -> np.ndarray:
-        """Some texts of unlike length, the shortest and the longest among them."""
+        """Returns the indices of a few texts of different lengths, including the shortest and the longest."""
         return np.unique(self.by_length[np.linspace(0, len(self.by_length) - 1, 8).astype(int)])
 
 
 class FeatureCache:
     """
-    States of all training texts, memory-mapped.
+    The memory-mapped hidden states of all training texts.
 
     Args:
-        states (`torch.Tensor` of shape `(N, H)`): One row for every word piece of `texts`.
-        dtype: What a batch is given out in.
+        texts (`Texts`): The training texts.
+        states (`torch.Tensor` of shape `(N, H)`): One row for each token of `texts`.
+        dtype (`torch.dtype`): The dtype of the batches that are returned.
     """
 
     def __init__(self, texts: Texts, states: torch.Tensor, dtype: torch.dtype):
@@ -100,7 +101,10 @@ class FeatureCache:
     def batch(
         self, rows: list[int], *, second: bool = False, padding_side: str = "right"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The states `(B, T, H)` of the rows' first or second texts, 0 in padding, and the attention mask `(B, T)`."""
+        """
+        Returns the states `(B, T, H)` of the first or second texts of some rows, with 0 for padding, and the attention
+        mask `(B, T)`.
+        """
         texts = [row + (self.texts.num_rows if second else 0) for row in rows]
         spans = [(int(self.texts.starts[text]), int(self.texts.starts[text + 1])) for text in texts]
         longest = max(end - start for start, end in spans)
@@ -115,7 +119,7 @@ class FeatureCache:
 
 @dataclass
 class CachedCollator(MultiTaskCollator):
-    """As `MultiTaskCollator`, but with the cached states of a row's texts instead of their word pieces."""
+    """Like [`MultiTaskCollator`], but uses the cached states of the texts instead of their token ids."""
 
     cache: FeatureCache
 
@@ -129,7 +133,7 @@ class CachedCollator(MultiTaskCollator):
 
 
 def rows_for_cache(features: Dataset) -> Dataset:
-    """Training rows that know their number and have no word pieces."""
+    """Replaces the token ids of training rows with the index of the row."""
     return features.remove_columns(["input_ids", "pair_input_ids"]).add_column(PLACE, list(range(len(features))))
 
 
@@ -145,19 +149,29 @@ def open_feature_cache(
     autocast: Callable[[], AbstractContextManager],
 ) -> FeatureCache | None:
     """
-    The cache for these features under this model: found in `folder`, or computed and written there.
+    Opens the cache for these features and this model, or computes it and writes it to `folder`.
 
-    A cache is known by everything that its content follows from: the weights and the config of the prefix, the word
-    pieces (and so tokenizer, data and `max_length`), the number format, and the versions of torch, transformers and
-    this file. Its content is checked when it is opened; what does not hold is computed again. A lock lets one process
-    compute while others that want the same wait. All caches of a folder together stay below `limit_gb`: those that
-    were not used for longest go.
+    The name of a cache is a hash of everything that determines its content: weights and config of the prefix, token
+    ids (and thereby tokenizer, data and `max_length`), dtypes, and the versions of torch, transformers and the file
+    format. A checksum is verified when a cache is opened; a damaged cache is computed again. A lock makes other
+    processes that need the same cache wait. All caches in a folder together stay below `limit_gb`: the least recently
+    used ones are removed.
+
+    Args:
+        prefix ([`FrozenPrefix`]): The frozen layers.
+        features (`Dataset`): The training rows.
+        folder (`Path`): The folder of all caches.
+        dtype (`torch.dtype`): The dtype in which states are stored.
+        limit_gb (`float`): The maximum size of all caches together, in 10^9 bytes.
+        batch_size (`int`): Texts per batch while the cache is computed.
+        padding_side (`str`): `"left"` or `"right"`.
+        autocast (`Callable`): Returns the autocast context to compute in.
 
     Returns:
-        None, with a warning, where it does not fit the limit or the disk.
+        The [`FeatureCache`]; None, with a warning, if it does not fit into the limit or on the disk.
 
     Raises:
-        `ValueError`: for an encoder whose lower end cannot be cached.
+        `ValueError`: if the frozen layers of this encoder cannot be cached.
     """
     texts = Texts.of(features)
     model = prefix.model.eval()
@@ -186,7 +200,7 @@ def open_feature_cache(
     except OSError as error:
         logger.warning(f"No feature cache: {path} cannot be written ({error}).")
         return None
-    return FeatureCache(texts, states, model.dtype)  # autocast's last operation, a normalization, has it too
+    return FeatureCache(texts, states, model.dtype)  # also right under autocast: a layer ends with a normalization
 
 
 def _key(prefix: FrozenPrefix, texts: Texts, stored: torch.dtype) -> str:
@@ -208,7 +222,7 @@ def _key(prefix: FrozenPrefix, texts: Texts, stored: torch.dtype) -> str:
 
 
 def _is_sound(path: Path, num_bytes: int) -> bool:
-    """Whether a finished cache lies there whose content is what was written."""
+    """Whether a complete cache with the right checksum exists."""
     if not path.is_dir():
         return False
     try:
@@ -224,9 +238,9 @@ def _is_sound(path: Path, num_bytes: int) -> bool:
 def _write(
     path: Path, prefix: FrozenPrefix, texts: Texts, stored: torch.dtype, num_bytes: int, batch_size: int
 ) -> None:
-    """Computes the states beside the final place, and moves them there when they are whole."""
+    """Computes the states in a temporary folder, and renames it when it is complete."""
     partial = path.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     if (free := shutil.disk_usage(path.parent).free) < num_bytes:
         raise OSError(errno.ENOSPC, f"{free / 1e9:.2f} GB are free")
     partial.mkdir()
@@ -246,7 +260,7 @@ def _write(
 def _computed(
     prefix: FrozenPrefix, texts: Texts, stored: torch.dtype, batch_size: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Numbers of texts and their states `(T, H)`, longest texts first."""
+    """Yields the index and the states `(T, H)` of each text, longest texts first."""
     with tqdm(total=len(texts.by_length), desc="Feature cache", unit="text", leave=False) as progress:
         for batch in texts.batches(batch_size):
             states = prefix.run(*texts.padded(batch, prefix.model.device)).to(stored).cpu()
@@ -262,7 +276,7 @@ def _computed(
 
 
 def _mapped(file: Path, dtype: torch.dtype, width: int) -> torch.Tensor:
-    """A file as a tensor `(N, width)`, read where it is looked at."""
+    """Opens a file as a memory-mapped tensor `(N, width)`."""
     return torch.from_numpy(np.memmap(file, np.uint8, mode="c")).view(dtype).view(-1, width)
 
 
@@ -275,13 +289,13 @@ def _checksum(file: Path) -> int:
 
 
 def _make_room(folder: Path, num_bytes: int, limit: float) -> None:
-    """Removes what killed runs left, and then the caches that were not used for longest, until the new one fits."""
+    """Removes the leftovers of killed runs, then the least recently used caches until the new one fits."""
     for partial in folder.glob("*.partial"):
         try:
             with FileLock(folder / f"{partial.stem}.lock", timeout=0):
                 shutil.rmtree(partial, ignore_errors=True)
         except Timeout:
-            pass  # a run is writing it
+            pass  # another run is writing it
     found = []
     for file in folder.glob(f"*/{STATES_FILE}"):
         try:
@@ -293,5 +307,5 @@ def _make_room(folder: Path, num_bytes: int, limit: float) -> None:
         if used + num_bytes <= limit:
             break
         logger.info(f"Feature cache: {cache} makes room.")
-        shutil.rmtree(cache, ignore_errors=True)  # a run that reads it keeps it open
+        shutil.rmtree(cache, ignore_errors=True)  # a run that uses it keeps the file open
         used -= size
