@@ -229,6 +229,9 @@ class MTSBertConfig(PretrainedConfig):
             Dropout probability in front of every classification layer.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the weights of new heads.
+        embedding_reference (`str`, *optional*):
+            The model near whose sentence embeddings those of this one were held while it was trained. Says nothing
+            about the network, and changes nothing.
 
     Raises:
         `ValueError`: If the pooling is unknown, or a model cannot be built from one of the tasks.
@@ -254,6 +257,7 @@ class MTSBertConfig(PretrainedConfig):
         tasks: dict | None = None,
         head_dropout: float = 0.1,
         initializer_range: float = 0.02,
+        embedding_reference: str | None = None,
         **kwargs,
     ):
         if pooling not in POOLINGS:
@@ -273,6 +277,7 @@ class MTSBertConfig(PretrainedConfig):
         self.tasks = tasks
         self.head_dropout = head_dropout
         self.initializer_range = initializer_range
+        self.embedding_reference = embedding_reference
         # A fork's own classes win: its checkpoints carry `auto_map` entries that name them.
         self.auto_map = {**AUTO_MAP, **(kwargs.pop("auto_map", None) or {})}
         self.custom_pipelines = {**CUSTOM_PIPELINES, **(kwargs.pop("custom_pipelines", None) or {})}

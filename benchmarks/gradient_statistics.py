@@ -40,7 +40,7 @@ def main() -> None:
                 trainer.begin_step()
                 batch = random_batch()
                 start = time.perf_counter()
-                trainer.training_step(wrapped, batch, trainer.num_labelled_items([batch], torch.device("cpu")))
+                trainer.training_step(wrapped, batch, trainer.num_items_of([batch], torch.device("cpu")))
                 optimizer.step()
                 optimizer.zero_grad()
                 taken.append(time.perf_counter() - start)

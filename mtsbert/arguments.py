@@ -224,6 +224,14 @@ class MTLTrainingArguments(TrainingArguments):
             "first value). task_weights apply on top of each."
         },
     )
+    embedding_distillation: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of a loss that keeps the sentence embeddings close to those of the initial encoder, so "
+            "that they do not get worse while labels and entities are learned: 1 - cosine, averaged over the texts of "
+            "an optimizer step (learning without forgetting, arXiv 1606.09282). A good value is 8; 0 turns it off."
+        },
+    )
     gradient_aggregator: str | None = field(
         default=None,
         metadata={
@@ -378,6 +386,17 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError("`early_stopping_patience` needs `load_best_model_at_end: true`.")
         if self.loss_balancing not in LOSS_BALANCING:
             raise ValueError(f"`loss_balancing` is {self.loss_balancing!r}; allowed are {list(LOSS_BALANCING)}.")
+        if self.embedding_distillation < 0:
+            raise ValueError(f"`embedding_distillation` is {self.embedding_distillation}; it must not be negative.")
+        if self.embedding_distillation and self.freeze_encoder:
+            raise ValueError(
+                "`embedding_distillation` holds the embedding where it started, and with `freeze_encoder` it does not "
+                "move; drop one."
+            )
+        if self.embedding_distillation and self.gradient_aggregator:
+            raise ValueError(
+                "`gradient_aggregator` joins the gradients of tasks; it knows no `embedding_distillation`."
+            )
         if self.gradient_statistics_steps < 0:
             raise ValueError(f"`gradient_statistics_steps` is {self.gradient_statistics_steps}; it must be 0 or more.")
         if self.gradient_aggregator and (self.gradient_accumulation_steps > 1 or self.world_size > 1):

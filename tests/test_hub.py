@@ -247,6 +247,27 @@ DOORS = [
 ]
 
 
+PUSH_BY_NAME = """
+import sys
+from datasets import Dataset
+from mtsbert import MTLTrainingArguments, MTSBertModel, MTSBertTrainer, infer_tasks
+encoder, output = sys.argv[1:]
+rows = Dataset.from_list([{"text": "Oslo beat Lima", "topic": "Sports"}, {"text": "Shares rise", "topic": "Business"}])
+model = MTSBertModel.from_encoder(encoder, tasks=infer_tasks(rows, {"topic": "sequence_classification"}))
+trainer = MTSBertTrainer(model, MTLTrainingArguments(output, max_steps=1), train_dataset=rows)
+trainer.train()
+trainer.push_to_hub("org/by_name")
+"""
+
+
+def test_a_trainer_pushes_to_the_name_that_it_is_given(hub, encoder_folder, tmp_path):
+    variables = environment(hub, tmp_path / "home") | {"PYTHONPATH": str(ROOT), "HF_TOKEN": TOKEN}
+    execute([sys.executable, "-c", PUSH_BY_NAME, encoder_folder, tmp_path / "run"], variables, tmp_path)
+    commit = hub.repo("org/by_name").commits[-1]
+    assert WHOLE | {"README.md"} <= set(commit.files)
+    assert "rows in memory" in commit.files["README.md"].decode()
+
+
 def nearly(answer):
     """For comparing answers of any shape, numbers to 1e-5."""
     if isinstance(answer, dict):

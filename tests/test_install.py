@@ -126,11 +126,12 @@ def test_every_command_explains_itself(mtsbert, command):
     assert done.stdout.startswith(f"usage: mtsbert {command} ")
 
 
-def test_a_strangers_script_runs_in_an_empty_folder(installed, root, encoder_folder, tmp_path):
-    script = (root / "tests" / "scripts" / "stranger.py").read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name", "says"), [("stranger", " (4, 2) "), ("first_tries", "all of it works")])
+def test_a_strangers_script_runs_in_an_empty_folder(installed, root, encoder_folder, tmp_path, name, says):
+    script = (root / "tests" / "scripts" / f"{name}.py").read_text(encoding="utf-8")
     (tmp_path / "empty").mkdir()
     said = python(installed, tmp_path / "empty", script, str(encoder_folder), "out")
-    assert " (4, 2) " in said.splitlines()[-1]
+    assert says in said.splitlines()[-1]
     assert (tmp_path / "empty" / "out" / "pipeline_mtsbert.py").is_file()
 
 

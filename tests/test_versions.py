@@ -118,7 +118,7 @@ def test_a_checkpoint_needs_nothing_but_torch_and_transformers(checkpoint, tmp_p
 def test_what_is_hidden_cannot_be_imported(hidden):
     run(
         HIDE_THE_REST.format(modules=MODULES)
-        + f"try:\n    import {hidden}\nexcept ImportError:\n    assert {hidden!r} in refused\n"
+        + f"try:\n    import {hidden}\nexcept ModuleNotFoundError:\n    assert {hidden!r} in refused\n"
         + f"else:\n    raise AssertionError({hidden!r})"
     )
 

@@ -52,7 +52,13 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
     tokenizer = load_tokenizer(model_args)
     check_longest(data_args.max_length, tokenizer, load_encoder_config(model_args))
     with training_args.main_process_first(desc="reading the data"):  # the other processes read its cache
-        data = load_recipe_data(data_args, tokenizer, splits, tasks_of_checkpoint(model_args))
+        data = load_recipe_data(
+            data_args,
+            tokenizer,
+            splits,
+            tasks_of_checkpoint(model_args),
+            texts_alone=bool(training_args.embedding_distillation),
+        )
     if data.skipped is not None and training_args.process_index == 0:
         report_skipped_rows(data.skipped, training_args.output_dir)
     if data_args.check_data:

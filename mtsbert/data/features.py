@@ -18,6 +18,7 @@ from mtsbert.data.sources import TEXT, TEXT_PAIR
 
 logger = logging.getLogger(__name__)
 
+NO_ROW = -1  # row number of a filler row
 # Temporary columns for the report; the second one exists for each token task. Task names contain no space.
 CUT, COUNTS = "is cut", "{} entities"
 
@@ -136,8 +137,8 @@ def num_labelled_rows(features: Dataset, task: str) -> int:
 
 
 def unlabelled_row(features: Dataset, tasks: dict[str, dict]) -> Dataset:
-    """Returns the first row without its labels. It pads a batch without contributing to the loss."""
-    row = features[0]
+    """Returns the first row without its labels and row number. It fills up a batch and adds nothing to the loss."""
+    row = features[0] | {ROW: NO_ROW}
     for name, task in tasks.items():
         missing = math.nan if task["type"] == PAIR_SIMILARITY else IGNORE_INDEX
         row[name] = [missing] * len(row[name]) if isinstance(row[name], list) else missing

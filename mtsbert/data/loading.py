@@ -83,6 +83,8 @@ def load_recipe_data(
     tokenizer: PreTrainedTokenizerBase,
     splits: list[str],
     checkpoint_tasks: dict[str, dict] | None = None,
+    *,
+    texts_alone: bool = False,
 ) -> TaskData:
     """
     Loads the data of a recipe, see [`~mtsbert.load_data`].
@@ -92,6 +94,7 @@ def load_recipe_data(
         tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
         splits (`list[str]`): The splits to read.
         checkpoint_tasks (`dict[str, dict]`, *optional*): The tasks of the checkpoint that training continues from.
+        texts_alone (`bool`, *optional*, defaults to `False`): Whether a dataset may have no labels for any task.
     """
     return load_data(
         data_args.datasets,
@@ -102,6 +105,7 @@ def load_recipe_data(
         max_length=data_args.max_length,
         max_samples=data_args.max_samples,
         bad_rows=data_args.bad_rows,
+        texts_alone=texts_alone,
     )
 
 
@@ -116,6 +120,7 @@ def load_data(
     max_length: int = MAX_LENGTH,
     max_samples: Mapping[str, int | None] | None = None,
     bad_rows: str = ERROR,
+    texts_alone: bool = False,
 ) -> TaskData:
     """
     Reads and checks datasets, completes the tasks' labels from them, and tokenizes them.
@@ -140,6 +145,8 @@ def load_data(
         bad_rows (`str`, *optional*, defaults to `"error"`):
             `"error"` raises for the first row that cannot be used; `"skip"` leaves such rows out and lists them in
             `TaskData.skipped`.
+        texts_alone (`bool`, *optional*, defaults to `False`):
+            Whether a dataset may have texts and no labels at all, which `embedding_distillation` learns from.
 
     Returns:
         [`TaskData`]
@@ -161,7 +168,13 @@ def load_data(
     if bad_rows not in BAD_ROWS:
         raise ValueError(f"`bad_rows` is {bad_rows!r}; allowed are {list(BAD_ROWS)}.")
     skipped: list[SkippedRow] | None = [] if bad_rows == SKIP else None
-    sources = open_datasets(specs_of(data, columns), tasks, must_be_fed=list(asked), skip_bad_rows=skipped is not None)
+    sources = open_datasets(
+        specs_of(data, columns),
+        tasks,
+        must_be_fed=list(asked),
+        skip_bad_rows=skipped is not None,
+        texts_alone=texts_alone,
+    )
     if splits is None:
         splits = [split for split in SPLITS if any(split in source.splits for source in sources)]
     sources.sort(key=lambda source: "train" not in splits or "train" not in source.splits)
@@ -223,6 +236,7 @@ def load_split(
     argument: str,
     columns: Mapping | None = None,
     max_length: int,
+    texts_alone: bool = False,
 ) -> Dataset:
     """
     Builds the features of one split for a model whose tasks are known. Rows that are features already are returned
@@ -236,11 +250,13 @@ def load_split(
         argument (`str`): The name of the argument with these rows, for error messages.
         columns (`dict`, *optional*): See [`~mtsbert.load_data`].
         max_length (`int`): Longer texts are truncated to this many tokens.
+        texts_alone (`bool`, *optional*, defaults to `False`): Whether the rows may have no labels for any task.
     """
     if is_features(rows, tasks):
         return rows
     datasets = {name: {split: of_name} for name, of_name in as_datasets(rows, argument).items()}
     options = {"columns": columns, "splits": [split], "checkpoint_tasks": tasks, "max_length": max_length}
+    options["texts_alone"] = texts_alone
     return load_data(datasets, {}, tokenizer, **options)[split]
 
 

@@ -39,6 +39,7 @@ def open_datasets(
     *,
     must_be_fed: list[str] | None = None,
     skip_bad_rows: bool = False,
+    texts_alone: bool = False,
 ) -> list[SourceDataset]:
     """
     Opens all datasets of a recipe.
@@ -49,11 +50,13 @@ def open_datasets(
         must_be_fed (`list[str]`, *optional*): The tasks for which a dataset must have a column. Default: all tasks.
         skip_bad_rows (`bool`, *optional*, defaults to `False`): Whether rows that cannot be read are recorded in
             `SourceDataset.broken` instead of raising an error.
+        texts_alone (`bool`, *optional*, defaults to `False`): Whether a dataset may have no labels for any task:
+            `embedding_distillation` learns from texts alone.
 
     Raises:
         `ValueError`: if a dataset cannot be found or read, or does not fit the tasks.
     """
-    opened = [_open_dataset(name, spec, tasks, skip_bad_rows) for name, spec in specs.items()]
+    opened = [_open_dataset(name, spec, tasks, skip_bad_rows, texts_alone) for name, spec in specs.items()]
     fed = {role for source in opened for role in source.columns}
     if unfed := [task for task in (tasks if must_be_fed is None else must_be_fed) if task not in fed]:
         raise ValueError(
@@ -62,7 +65,9 @@ def open_datasets(
     return opened
 
 
-def _open_dataset(name: str, spec: dict, tasks: dict[str, dict], skip_bad_rows: bool) -> SourceDataset:
+def _open_dataset(
+    name: str, spec: dict, tasks: dict[str, dict], skip_bad_rows: bool, texts_alone: bool
+) -> SourceDataset:
     if not isinstance(spec, dict) or sum(key in spec for key in SOURCE_KEYS) != 1:
         raise ValueError(f"Dataset {name!r} needs either 'path' or 'files'; got {spec!r}.")
     if unknown := sorted(set(spec) - set(SPEC_KEYS)):
@@ -78,7 +83,7 @@ def _open_dataset(name: str, spec: dict, tasks: dict[str, dict], skip_bad_rows: 
     for split, rows in splits.items():
         if len(rows) == 0:
             raise ValueError(f"Dataset {name!r}, split {split!r}, is empty.")
-    return SourceDataset(name, splits, _roles(name, spec, splits, tasks), tag_scheme, broken or {})
+    return SourceDataset(name, splits, _roles(name, spec, splits, tasks, texts_alone), tag_scheme, broken or {})
 
 
 def _read_splits(spec: dict, broken: dict[str, dict[int, str]] | None) -> DatasetDict:
@@ -124,7 +129,7 @@ def _check_split_names(key: str, mapping: dict) -> dict:
     return mapping
 
 
-def _roles(name: str, spec: dict, splits: DatasetDict, tasks: dict[str, dict]) -> dict[str, str]:
+def _roles(name: str, spec: dict, splits: DatasetDict, tasks: dict[str, dict], texts_alone: bool) -> dict[str, str]:
     """Checks the `columns` of a dataset and inverts them: role → column."""
     existing = {column for rows in splits.values() for column in rows.column_names}
     mapping = spec.get("columns")
@@ -152,8 +157,11 @@ def _roles(name: str, spec: dict, splits: DatasetDict, tasks: dict[str, dict]) -
             f"Dataset {name!r} maps no column to 'text'; its columns are {sorted(existing)}. Say so in `columns`."
         )
     fed = [role for role in roles if role in tasks]
-    if not fed and set(splits) != {"test"}:  # texts to predict need no label
-        raise ValueError(f"Dataset {name!r} feeds no task; its columns are {sorted(existing)}. Say so in `columns`.")
+    if not fed and not texts_alone and set(splits) != {"test"}:  # texts to predict need no label
+        raise ValueError(
+            f"Dataset {name!r} feeds no task; its columns are {sorted(existing)}. Say so in `columns`, or learn from "
+            "its texts alone with `embedding_distillation`."
+        )
     pair_tasks = [task for task in fed if tasks[task]["type"] in PAIR_TYPES]
     if pair_tasks and TEXT_PAIR not in roles:
         raise ValueError(

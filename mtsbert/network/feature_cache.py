@@ -1,17 +1,11 @@
 """Caches the output of frozen encoder layers for the training texts on disk, so that it is computed only once."""
 
-import errno
 import hashlib
 import json
-import logging
-import os
-import shutil
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,18 +13,15 @@ import pyarrow.compute as pc
 import torch
 import transformers
 from datasets import Dataset
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from mtsbert.data.collator import MultiTaskCollator
+from mtsbert.network.disk_cache import DiskCache
 from mtsbert.network.frozen_prefix import FrozenPrefix
 
 
 FORMAT = 1  # version of the file format; changing it invalidates older caches
 PLACE = "_place"  # column with the index of each training row, for the collator; no task can have this name
-STATES_FILE, DESCRIPTION_FILE = "states.bin", "cache.json"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -141,30 +132,26 @@ def open_feature_cache(
     prefix: FrozenPrefix,
     features: Dataset,
     *,
-    folder: Path,
+    disk: DiskCache,
     dtype: torch.dtype,
-    limit_gb: float,
     batch_size: int,
     padding_side: str,
     autocast: Callable[[], AbstractContextManager],
 ) -> FeatureCache | None:
     """
-    Opens the cache for these features and this model, or computes it and writes it to `folder`.
+    Opens the cache for these features and this model, or computes it and writes it to disk.
 
     The name of a cache is a hash of everything that determines its content: weights and config of the prefix, token
     ids (and thereby tokenizer, data and `max_length`), dtypes, and the versions of torch, transformers and the file
-    format. A checksum is verified when a cache is opened; a damaged cache is computed again. A lock makes other
-    processes that need the same cache wait. All caches in a folder together stay below `limit_gb`: the least recently
-    used ones are removed.
+    format.
 
     Args:
-        prefix ([`FrozenPrefix`]): The frozen layers.
-        features (`Dataset`): The training rows.
-        folder (`Path`): The folder of all caches.
-        dtype (`torch.dtype`): The dtype in which states are stored.
-        limit_gb (`float`): The maximum size of all caches together, in 10^9 bytes.
-        batch_size (`int`): Texts per batch while the cache is computed.
-        padding_side (`str`): `"left"` or `"right"`.
+        prefix ([`FrozenPrefix`]): The frozen layers whose states are cached.
+        features (`Dataset`): The training rows, with `input_ids` and `pair_input_ids`.
+        disk ([`DiskCache`]): The folder of all caches, with its size limit.
+        dtype (`torch.dtype`): The dtype on disk.
+        batch_size (`int`): Texts per forward pass while the cache is computed.
+        padding_side (`str`): The padding side of the tokenizer, `"left"` or `"right"`.
         autocast (`Callable`): Returns the autocast context to compute in.
 
     Returns:
@@ -176,31 +163,17 @@ def open_feature_cache(
     texts = Texts.of(features)
     model = prefix.model.eval()
     width = prefix.check(*texts.padded(texts.sample(), model.device, padding_side))
+
+    def compute() -> Iterator[tuple[int, torch.Tensor]]:
+        with autocast():
+            for text, states in _computed(prefix, texts, dtype, batch_size):
+                yield int(texts.starts[text]), states
+
     with autocast():
         key = _key(prefix, texts, dtype)
-    num_bytes = len(texts.pieces) * width * dtype.itemsize
-    size = f"{len(texts.pieces):,} word pieces x {width} x {dtype.itemsize} bytes = {num_bytes / 1e9:.2f} GB"
-    if num_bytes > limit_gb * 1e9:
-        logger.warning(f"No feature cache: {size} is more than `feature_cache_gb` ({limit_gb:g}).")
-        return None
-    path = folder / key
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{key}.lock"):
-            if not _is_sound(path, num_bytes):
-                logger.info(f"Feature cache: {size}, written to {path}.")
-                shutil.rmtree(path, ignore_errors=True)
-                _make_room(folder, num_bytes, limit_gb * 1e9)
-                with autocast():
-                    _write(path, prefix, texts, dtype, num_bytes, batch_size)
-            else:
-                logger.info(f"Feature cache: {size}, found in {path}.")
-            os.utime(path)
-            states = _mapped(path / STATES_FILE, dtype, width)
-    except OSError as error:
-        logger.warning(f"No feature cache: {path} cannot be written ({error}).")
-        return None
-    return FeatureCache(texts, states, model.dtype)  # also right under autocast: a layer ends with a normalization
+    states = disk.rows(key, compute, num_rows=len(texts.pieces), width=width, dtype=dtype, what="feature cache")
+    # Also under autocast, the states have the dtype of the model, because a layer ends with a normalization.
+    return None if states is None else FeatureCache(texts, states, model.dtype)
 
 
 def _key(prefix: FrozenPrefix, texts: Texts, stored: torch.dtype) -> str:
@@ -221,41 +194,6 @@ def _key(prefix: FrozenPrefix, texts: Texts, stored: torch.dtype) -> str:
     return digest.hexdigest()[:32]
 
 
-def _is_sound(path: Path, num_bytes: int) -> bool:
-    """Whether a complete cache with the right checksum exists."""
-    if not path.is_dir():
-        return False
-    try:
-        description = json.loads((path / DESCRIPTION_FILE).read_text())
-        if (path / STATES_FILE).stat().st_size == num_bytes and description["crc32"] == _checksum(path / STATES_FILE):
-            return True
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    logger.warning(f"The feature cache {path} is damaged: it is computed again.")
-    return False
-
-
-def _write(
-    path: Path, prefix: FrozenPrefix, texts: Texts, stored: torch.dtype, num_bytes: int, batch_size: int
-) -> None:
-    """Computes the states in a temporary folder, and renames it when it is complete."""
-    partial = path.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
-    if (free := shutil.disk_usage(path.parent).free) < num_bytes:
-        raise OSError(errno.ENOSPC, f"{free / 1e9:.2f} GB are free")
-    partial.mkdir()
-    try:
-        with (partial / STATES_FILE).open("wb") as file:
-            for text, states in _computed(prefix, texts, stored, batch_size):
-                file.seek(int(texts.starts[text]) * num_bytes // len(texts.pieces))
-                file.write(states.contiguous().view(torch.uint8).numpy())
-        (partial / DESCRIPTION_FILE).write_text(json.dumps({"crc32": _checksum(partial / STATES_FILE)}))
-        partial.rename(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
 @torch.no_grad()
 def _computed(
     prefix: FrozenPrefix, texts: Texts, stored: torch.dtype, batch_size: int
@@ -273,39 +211,3 @@ def _computed(
                     )
                 yield int(text), of_text
             progress.update(len(batch))
-
-
-def _mapped(file: Path, dtype: torch.dtype, width: int) -> torch.Tensor:
-    """Opens a file as a memory-mapped tensor `(N, width)`."""
-    return torch.from_numpy(np.memmap(file, np.uint8, mode="c")).view(dtype).view(-1, width)
-
-
-def _checksum(file: Path) -> int:
-    value = 0
-    with file.open("rb") as content:
-        while block := content.read(1 << 24):
-            value = zlib.crc32(block, value)
-    return value
-
-
-def _make_room(folder: Path, num_bytes: int, limit: float) -> None:
-    """Removes the leftovers of killed runs, then the least recently used caches until the new one fits."""
-    for partial in folder.glob("*.partial"):
-        try:
-            with FileLock(folder / f"{partial.stem}.lock", timeout=0):
-                shutil.rmtree(partial, ignore_errors=True)
-        except Timeout:
-            pass  # another run is writing it
-    found = []
-    for file in folder.glob(f"*/{STATES_FILE}"):
-        try:
-            found.append((file.parent.stat().st_mtime, file.stat().st_size, file.parent))
-        except OSError:
-            pass  # another run has just removed it
-    used = sum(size for _, size, _ in found)
-    for _, size, cache in sorted(found):
-        if used + num_bytes <= limit:
-            break
-        logger.info(f"Feature cache: {cache} makes room.")
-        shutil.rmtree(cache, ignore_errors=True)  # a run that uses it keeps the file open
-        used -= size

@@ -55,6 +55,7 @@ METRIC_NAMES = {  # our name → the Hub's name, and the name shown to readers
     "pearson": ("pearsonr", "Pearson correlation"),
 }
 AGREEMENT = "agreement with machine labels"
+COSINE_OF_AN_INDEX = 0.95  # from this mean cosine on, an index of the old embeddings is still usable
 
 logger = logging.getLogger(__name__)
 
@@ -264,6 +265,8 @@ class ModelCard:
                 "Figures called agreement compare with labels that a program made (see Data): they say how far the "
                 "model does as that program does, not how often it is right."
             )
+        if (moved := self._embedding()) is not None:
+            told.append(moved)
         if self.trainer.args.load_best_model_at_end and "eval" in self.evaluations:
             told.append("The checkpoint was chosen on the validation split, whose figures flatter it for that reason.")
         for task, path in self.plots.items():
@@ -271,6 +274,23 @@ class ModelCard:
                 what = "Entities" if self.tasks[task]["type"] == TOKEN_CLASSIFICATION else "Labels and answers"
                 told.append(f"![{what} of the task {escape(task)}]({path})")
         return "\n\n".join(told)
+
+    def _embedding(self) -> str | None:
+        """Says how far the sentence embedding has moved from that of the initial model on validation texts."""
+        metrics = self.evaluations["eval"].metrics if "eval" in self.evaluations else {}
+        if self.provenance is None or "embedding_cosine" not in metrics:
+            return None
+        name, cosine = escape(self.provenance.started_from), metrics["embedding_cosine"]
+        overlap = metrics.get("embedding_overlap_at_10")
+        found = f"mean cosine {cosine:.3f}" + ("" if overlap is None else f", neighbour overlap@10 {overlap:.2f}")
+        if cosine >= COSINE_OF_AN_INDEX:
+            return (
+                f"The sentence embedding can be searched in an index built with {name}: on validation texts, {found}."
+            )
+        return (
+            f"This embedding has moved from that of {name}: on validation texts, {found}. An index built with "
+            "that model must be built anew, and similarities mean something else."
+        )
 
     def _use(self) -> str:
         is_saved = any((self.folder / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))

@@ -27,9 +27,11 @@ def results_table(metrics: dict[str, float], tasks: list[str]) -> str:
             task = max((task for task in tasks if name.startswith(f"{task}_")), key=len, default=None)
             if task is not None:
                 rows.setdefault((task, name.removeprefix(f"{task}_")), {})[split] = value
+            elif name.startswith("embedding_"):
+                rows.setdefault(("embedding", name.removeprefix("embedding_")), {})[split] = value
             elif name in ("composite", "loss"):
                 rows.setdefault(("all", name), {})[split] = value
-    order = sorted(rows, key=lambda row: [*tasks, "all"].index(row[0]))
+    order = sorted(rows, key=lambda row: [*tasks, "embedding", "all"].index(row[0]))
     cells = [["task", "metric", *(TITLES[split] for split in splits)]]
     cells += [[*row, *(f"{rows[row][split]:.4f}" if split in rows[row] else "" for split in splits)] for row in order]
     return markdown_table(cells)

@@ -15,6 +15,8 @@ from mtsbert.arguments import FEATURE_CACHE_DTYPES, TEMPERATURE, WEIGHTS, MTLTra
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import DATASET, unlabelled_row
 from mtsbert.data.samplers import DatasetSampler, FilledSampler, dataset_weights, padding_share
+from mtsbert.network.disk_cache import DiskCache
+from mtsbert.network.embedding_targets import EmbeddingTargets, TargetCollator, open_embedding_targets
 from mtsbert.network.feature_cache import CachedCollator, FeatureCache, Texts, open_feature_cache, rows_for_cache
 from mtsbert.network.freezing import Freezing
 from mtsbert.network.frozen_prefix import FrozenPrefix
@@ -42,6 +44,7 @@ class BatchingTrainer(CheckedTrainer):
 
     args: MTLTrainingArguments
     freezing: Freezing
+    reference_name: str  # what the model started from, in words that can be published
 
     def __init__(self, *args, **kwargs):
         self.feature_cache: FeatureCache | None = None
@@ -49,6 +52,7 @@ class BatchingTrainer(CheckedTrainer):
         self._cache_seconds = 0.0
         self._sampler: DatasetSampler | None = None
         self._filler: int | None = None  # index of the row that fills up the last batches of several ranks
+        self.targets: EmbeddingTargets | None = None  # the initial embeddings of the training texts
         super().__init__(*args, **kwargs)
 
     @property
@@ -57,6 +61,9 @@ class BatchingTrainer(CheckedTrainer):
 
     def train(self, *args, **kwargs):
         self.feature_cache, self._cache_seconds = None, 0.0
+        if self.args.embedding_distillation and self.targets is None:  # before a checkpoint changes the weights
+            self.targets = self.targets_of(self.train_dataset)
+            self.model.config.embedding_reference = self.reference_name
         try:
             with ExitStack() as self._while_training:
                 return super().train(*args, **kwargs)
@@ -70,6 +77,8 @@ class BatchingTrainer(CheckedTrainer):
         self._while_training.close()  # `auto_find_batch_size` calls this again
         plain = self.train_dataset, self.data_collator
         rows, collator = self._rows_and_collator()
+        if self.targets is not None:
+            collator = TargetCollator(collator, self.targets)
         if self.args.world_size > 1 and not self.args.dataloader_drop_last:
             self._filler = len(rows)
             rows = concatenate_datasets([rows, unlabelled_row(rows, self.model.config.tasks)])
@@ -118,14 +127,30 @@ class BatchingTrainer(CheckedTrainer):
             asked = is_ours and prefix.is_whole_encoder and num_epochs > 1
         return prefix if asked else None
 
+    def targets_of(self, rows: Dataset) -> EmbeddingTargets:
+        """Computes the target embeddings of the texts in these rows with the current model."""
+        with self.args.main_process_first(desc="embeddings to start from"):
+            return open_embedding_targets(
+                self.accelerator.unwrap_model(self.model),
+                rows,
+                disk=self.disk_cache,
+                batch_size=self.args.per_device_eval_batch_size,
+                padding_side=self.processing_class.padding_side,
+                autocast=self.accelerator.autocast,
+            )
+
+    @property
+    def disk_cache(self) -> DiskCache:
+        folder = self.args.feature_cache_dir or Path(HF_HOME) / "mtsbert" / "feature_cache"
+        return DiskCache(Path(folder), self.args.feature_cache_gb)
+
     def _open_feature_cache(self, prefix: FrozenPrefix) -> FeatureCache | None:
         try:
             return open_feature_cache(
                 prefix,
                 self.train_dataset,
-                folder=Path(self.args.feature_cache_dir or Path(HF_HOME) / "mtsbert" / "feature_cache"),
+                disk=self.disk_cache,
                 dtype=FEATURE_CACHE_DTYPES[self.args.feature_cache_dtype],
-                limit_gb=self.args.feature_cache_gb,
                 batch_size=self.args.per_device_eval_batch_size,
                 padding_side=self.processing_class.padding_side,
                 autocast=self.accelerator.autocast,

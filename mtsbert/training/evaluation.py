@@ -8,8 +8,10 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
+from mtsbert.network.embedding_targets import EmbeddingTargets, TargetCollator
 from mtsbert.results.metrics import ANSWERS, LOGITS, AnswerMetrics, Evaluation, count_answers
 from mtsbert.training.batches import BatchingTrainer
+from mtsbert.training.nonfinite import numbered
 
 
 class EvaluatingTrainer(BatchingTrainer):
@@ -33,6 +35,7 @@ class EvaluatingTrainer(BatchingTrainer):
     ):
         self.evaluations: dict[str, Evaluation] = {}  # prefix of the metrics → the last evaluation
         self._evaluations_of_steps: dict[int, Evaluation] = {}
+        self.eval_targets: EmbeddingTargets | None = None  # the initial embeddings of the validation texts
         self.answer_metrics = AnswerMetrics(self.tasks, compute_metrics, preprocess_logits_for_metrics)
         super().__init__(
             *args,
@@ -43,6 +46,8 @@ class EvaluatingTrainer(BatchingTrainer):
 
     def train(self, *args, **kwargs):
         self._evaluations_of_steps.clear()
+        if self.eval_targets is None and isinstance(self.eval_dataset, Dataset) and not self.args.freeze_encoder:
+            self.eval_targets = self.targets_of(self.eval_dataset)  # before a checkpoint changes the weights
         output = super().train(*args, **kwargs)
         if self.state.best_model_checkpoint and self.args.load_best_model_at_end:
             self.evaluations.pop("eval", None)  # it belongs to the last weights, which have been replaced
@@ -51,7 +56,14 @@ class EvaluatingTrainer(BatchingTrainer):
         return output
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        return self._in_order(super().get_eval_dataloader, eval_dataset)
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        if self.eval_targets is None or rows is not self.eval_dataset:
+            return self._in_order(super().get_eval_dataloader, eval_dataset)
+        collator, self.data_collator = self.data_collator, TargetCollator(self.data_collator, self.eval_targets)
+        try:
+            return self._in_order(super().get_eval_dataloader, numbered(rows))
+        finally:
+            self.data_collator = collator
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         return self._in_order(super().get_test_dataloader, test_dataset)

@@ -1,4 +1,6 @@
-"""Learning rates for each part of the model, and the step decay schedule."""
+"""Learning rates for each part of the model, and their schedules."""
+
+import math
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -6,6 +8,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.network.parts import EMBEDDINGS, OTHER, Part, encoder_layers, is_of_encoder, layer_name
+from mtsbert.training.balancing import StaticBalancing
+from mtsbert.training.evaluation import EvaluatingTrainer
 
 
 def head_learning_rate(args: MTLTrainingArguments) -> float:
@@ -60,3 +64,38 @@ def step_decay_schedule(
         return factor ** ((step - num_warmup_steps) // steps_between)
 
     return LambdaLR(optimizer, rate)
+
+
+class OptimizingTrainer(EvaluatingTrainer):
+    """
+    A Trainer with a learning rate for each part of the model. Subclasses must set `learning_rates` and `balancing`.
+    """
+
+    learning_rates: dict[str, float]
+    balancing: StaticBalancing
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        created_before = self.optimizer is not None
+        with self.freezing.lifted():  # frozen parameters are in a group as well, because some are unfrozen later
+            optimizer = super().create_optimizer(model)
+        if not created_before:
+            set_learning_rates(optimizer, self.freezing.parts, self.learning_rates)
+            if learned := self.balancing.parameters():
+                rate = head_learning_rate(self.args)
+                optimizer.add_param_group({"params": learned, "lr": rate, "weight_decay": 0.0})
+        return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        if self.args.step_decay_every is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        if self.args.max_steps > 0:
+            raise ValueError("`step_decay_every` counts epochs and cannot be used with `max_steps`.")
+        steps_per_epoch = num_training_steps / self.args.num_train_epochs
+        self.lr_scheduler = step_decay_schedule(
+            self.optimizer if optimizer is None else optimizer,
+            num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
+            steps_between=max(1, math.ceil(self.args.step_decay_every * steps_per_epoch)),
+            factor=self.args.step_decay_factor,
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler

@@ -1,7 +1,6 @@
 """The Trainer for multi-task models: combined loss, exact means over optimizer steps, and logging for each task."""
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,13 +19,14 @@ from transformers import (
 )
 
 from heads_mtsbert import is_labelled, num_items
-from modeling_mtsbert import MTSBertModel
+from modeling_mtsbert import MTSBertModel, MTSBertOutput
 from mtsbert.arguments import MAX_LENGTH, MTLTrainingArguments, own_settings
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import num_labelled_rows
 from mtsbert.data.loading import load_split
 from mtsbert.machine import peak_memory_gb, reset_peak_memory
 from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
+from mtsbert.network.embedding_targets import EMBEDDING, TARGETS, distances, num_targets, pop_targets
 from mtsbert.network.feature_cache import PLACE
 from mtsbert.network.freezing import Freezing
 from mtsbert.network.parts import is_of_encoder
@@ -37,14 +37,8 @@ from mtsbert.results.provenance import Provenance, provenance_in_memory
 from mtsbert.results.tables import parameter_table
 from mtsbert.training.balancing import BALANCING
 from mtsbert.training.batches import check_sampling, training_datasets
-from mtsbert.training.evaluation import EvaluatingTrainer
 from mtsbert.training.nonfinite import FiniteCheck
-from mtsbert.training.optimization import (
-    head_learning_rate,
-    peak_learning_rates,
-    set_learning_rates,
-    step_decay_schedule,
-)
+from mtsbert.training.optimization import OptimizingTrainer, peak_learning_rates
 from mtsbert.training.task_statistics import GradientAggregation, GradientStatistics, TaskLog
 
 
@@ -54,7 +48,7 @@ SPLIT_OF = {"train_dataset": "train", "eval_dataset": "validation"}  # names of 
 logger = logging.getLogger(__name__)
 
 
-class MTSBertTrainer(EvaluatingTrainer):
+class MTSBertTrainer(OptimizingTrainer):
     """
     transformers' `Trainer` for an [`MTSBertModel`] and its tasks. Datasets are raw: texts, and a column of labels for
     each task. They are checked and tokenized before the first step.
@@ -144,6 +138,7 @@ class MTSBertTrainer(EvaluatingTrainer):
             max_length = min(MAX_LENGTH, longest_input(processing_class, encoder_config))
         check_longest(max_length, processing_class, encoder_config)
         self._reading = {"columns": columns, "max_length": max_length}
+        self._reading["texts_alone"] = bool(args.embedding_distillation)
         given = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         features = {
             name: None if rows is None else self.features_of(rows, SPLIT_OF[name], name, processing_class)
@@ -152,9 +147,11 @@ class MTSBertTrainer(EvaluatingTrainer):
         if train_dataset is not None:
             check_sampling(args, training_datasets(features["train_dataset"]))
         self.provenance = provenance or provenance_in_memory(first, features, max_length=max_length)
+        self.reference_name = self.provenance.started_from
         self.training_metrics: dict[str, float] = {}
         self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in self.tasks}
         self._log_since_line, self._log_of_step = TaskLog(list(self.tasks)), TaskLog(list(self.tasks))
+        self._embedding_log = TaskLog([EMBEDDING])
         self._tasks_to_measure: set[str] = set()
         self.finite_check = FiniteCheck(self.tasks)
         self.args = args
@@ -260,16 +257,16 @@ class MTSBertTrainer(EvaluatingTrainer):
     ) -> tuple[list[dict], dict[str, torch.Tensor] | None]:
         """The micro-batches of an optimizer step, and the labelled items of every task in them, over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, self.num_labelled_items(batches, device) if batches else None
+        return batches, self.num_items_of(batches, device) if batches else None
 
-    def num_labelled_items(self, batches: list[dict], device: torch.device) -> dict[str, torch.Tensor]:
-        """Task → labelled items of the micro-batches of all processes, a tensor without dimensions."""
-        counts = torch.stack(
-            [torch.stack([num_items(batch["labels"][task]) for batch in batches]).sum() for task in self.task_weights]
-        ).to(device)
+    def num_items_of(self, batches: list[dict], device: torch.device) -> dict[str, torch.Tensor]:
+        """Task → labelled items of the micro-batches of all processes; and texts whose embedding is held."""
+        counts = [torch.stack([num_items(batch["labels"][task]) for batch in batches]).sum() for task in self.tasks]
+        counts.append(sum(map(num_targets, batches)) * torch.ones((), dtype=torch.long))
+        counts = torch.stack(counts).to(device)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
-        return dict(zip(self.task_weights, counts, strict=True))
+        return dict(zip([*self.tasks, EMBEDDING], counts, strict=True))
 
     def compute_loss(
         self,
@@ -279,11 +276,14 @@ class MTSBertTrainer(EvaluatingTrainer):
         num_items_in_batch: dict[str, torch.Tensor] | None = None,
     ):
         if not model.training:
+            targets = pop_targets(inputs)
             outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+            if targets:  # for the metrics, beside the logits
+                outputs.logits[EMBEDDING] = torch.cat([outputs.pooler_output, targets[TARGETS]], dim=-1)
             loss = sum(weight * outputs.losses[task] for task, weight in self.task_weights.items())
             return (loss, outputs) if return_outputs else loss
         self.freezing.set_modes()  # `training_step` has just put the whole model in training mode
-        rows = inputs.pop(PLACE, ())
+        rows, targets = inputs.pop(PLACE, ()), pop_targets(inputs)
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         labels = inputs["labels"]
         shares = {task: num_items(labels[task]) / num_items_in_batch[task].clamp(min=1) for task in self.task_weights}
@@ -292,6 +292,8 @@ class MTSBertTrainer(EvaluatingTrainer):
         if self.balancing.learns_from_losses:
             self._log_of_step.add(outputs.losses, shares, examples)
         loss = self.balancing.combine(outputs.losses, shares)
+        if targets:
+            loss = loss + self.args.embedding_distillation * self._embedding_loss(outputs, targets, num_items_in_batch)
         self.finite_check.add(rows, outputs.logits, labels, outputs.losses, loss)
         if self._tasks_to_measure:
             present = _of_present_tasks(outputs.losses, shares)
@@ -304,6 +306,19 @@ class MTSBertTrainer(EvaluatingTrainer):
         # DDP averages gradients over processes, but the counts are sums over them already.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _embedding_loss(
+        self, outputs: MTSBertOutput, targets: dict[str, torch.Tensor], num_items_in_batch: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """This micro-batch's part of the mean of 1 - cosine over the texts of the optimizer step."""
+        pairs = [(outputs.pooler_output, targets[TARGETS])]
+        if (pair_targets := targets.get(f"pair_{TARGETS}")) is not None:
+            pairs.append((outputs.pair_pooler_output, pair_targets))
+        loss = sum(distances(*pair).sum() for pair in pairs) / num_items_in_batch[EMBEDDING].clamp(min=1)
+        number = num_targets(targets)
+        share = number / num_items_in_batch[EMBEDDING].clamp(min=1)
+        self._embedding_log.add({EMBEDDING: loss}, {EMBEDDING: share}, {EMBEDDING: number})
+        return loss
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         if self.gradient_aggregation is None:
@@ -318,6 +333,8 @@ class MTSBertTrainer(EvaluatingTrainer):
         if "loss" in logs:
             losses, examples = self._log_since_line.take(self._sum_over_processes)
             weights = self.balancing.weights()
+            if self.targets is not None:
+                losses |= self._embedding_log.take(self._sum_over_processes)[0]
             logs |= {f"{task}_loss": loss for task, loss in losses.items()}
             logs |= {f"{task}_weight": weight for task, weight in weights.items()}
             logs |= {f"{task}_examples": number for task, number in examples.items()}
@@ -401,34 +418,6 @@ class MTSBertTrainer(EvaluatingTrainer):
         if self.is_fsdp_enabled:
             name_as_ours(self.model)
         super().save_model(output_dir, _internal_call)
-
-    # Learning rates
-
-    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        created_before = self.optimizer is not None
-        with self.freezing.lifted():  # frozen parameters are in a group as well: some of them thaw
-            optimizer = super().create_optimizer(model)
-        if not created_before:
-            set_learning_rates(optimizer, self.freezing.parts, self.learning_rates)
-            if learned := self.balancing.parameters():
-                rate = head_learning_rate(self.args)
-                optimizer.add_param_group({"params": learned, "lr": rate, "weight_decay": 0.0})
-        return optimizer
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        if self.args.step_decay_every is None or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        if self.args.max_steps > 0:
-            raise ValueError("`step_decay_every` counts epochs and cannot be used with `max_steps`.")
-        steps_per_epoch = num_training_steps / self.args.num_train_epochs
-        self.lr_scheduler = step_decay_schedule(
-            self.optimizer if optimizer is None else optimizer,
-            num_warmup_steps=self.args.get_warmup_steps(num_training_steps),
-            steps_between=max(1, math.ceil(self.args.step_decay_every * steps_per_epoch)),
-            factor=self.args.step_decay_factor,
-        )
-        self._created_lr_scheduler = True
-        return self.lr_scheduler
 
     # Model card
 

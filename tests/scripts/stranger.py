@@ -1,5 +1,3 @@
-"""What somebody writes who has read the README once: rows in memory, two tasks, a label missing here and there."""
-
 import sys
 
 from datasets import Dataset

@@ -16,7 +16,7 @@ from transformers import (
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import build_features
-from mtsbert.network.feature_cache import STATES_FILE
+from mtsbert.network.disk_cache import STATES_FILE
 from tests.mtsbert.conftest import ENCODERS
 from tests.mtsbert.rows import ACTIVATION_CHECKPOINTING, examples_of
 
@@ -219,6 +219,7 @@ from pathlib import Path
 import torch
 from datasets import load_from_disk
 from modeling_mtsbert import MTSBertModel
+from mtsbert.network.disk_cache import DiskCache
 from mtsbert.network.feature_cache import open_feature_cache
 from mtsbert.network.frozen_prefix import FrozenPrefix
 
@@ -228,8 +229,8 @@ runs = []
 run = FrozenPrefix.run
 FrozenPrefix.run = lambda self, *texts: runs.append(1) or run(self, *texts)
 cache = open_feature_cache(
-    FrozenPrefix(model), load_from_disk(folder / "features"), folder=folder / "cache", dtype=torch.float32,
-    limit_gb=1, batch_size=1, padding_side="right", autocast=lambda: torch.autocast("cpu", enabled=False),
+    FrozenPrefix(model), load_from_disk(folder / "features"), disk=DiskCache(folder / "cache", limit_gb=1),
+    dtype=torch.float32, batch_size=1, padding_side="right", autocast=lambda: torch.autocast("cpu", enabled=False),
 )
 print(len(runs), cache.states.sum().item())
 """

@@ -1,0 +1,144 @@
+"""Targets for embedding distillation: the sentence embeddings of the training texts before training, computed once.
+
+Shapes: `N` texts, `B` texts of a batch, `H` width of the embedding.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+import transformers
+from datasets import Dataset
+from torch.nn import functional as F
+
+from modeling_mtsbert import MTSBertModel
+from mtsbert.data.collator import MultiTaskCollator
+from mtsbert.data.features import NO_ROW, ROW
+from mtsbert.network.disk_cache import DiskCache
+from mtsbert.network.feature_cache import PLACE, Texts
+
+
+EMBEDDING = "embedding"  # key beside the tasks; no task can have this name
+TARGETS = "embedding_targets"  # key in a batch; "pair_embedding_targets" for second texts
+DTYPE = torch.float16  # on disk: 2 H bytes per text, with an error of 1e-6 in cosines
+
+
+class EmbeddingTargets:
+    """
+    The embeddings of a reference model for the texts of a dataset.
+
+    Args:
+        num_rows (`int`): The number of rows.
+        vectors (`torch.Tensor` of shape `(2 * num_rows, H)`): The normalized embeddings of all first texts, then of
+            all second texts; 0 if a row has no second text.
+    """
+
+    def __init__(self, num_rows: int, vectors: torch.Tensor):
+        self.num_rows = num_rows
+        self.vectors = vectors
+
+    def batch(self, places: list[int], *, second: bool = False) -> torch.Tensor:
+        """Returns the targets `(B, H)` of the rows with these indices."""
+        first = self.num_rows if second else 0
+        return self.vectors[[first + place for place in places]].float()
+
+
+@dataclass
+class TargetCollator:
+    """Adds the target embeddings of its texts to each batch."""
+
+    collator: MultiTaskCollator
+    targets: EmbeddingTargets
+
+    def __call__(self, features: list[dict]) -> dict:
+        batch = self.collator(features)
+        places = [feature[PLACE] for feature in features]
+        is_row = torch.tensor([feature[ROW] != NO_ROW for feature in features]).unsqueeze(1)  # not a filler
+        batch[TARGETS] = self.targets.batch(places) * is_row
+        if "pair_attention_mask" in batch:
+            batch[f"pair_{TARGETS}"] = self.targets.batch(places, second=True) * is_row
+        return batch
+
+
+def open_embedding_targets(
+    reference: MTSBertModel,
+    features: Dataset,
+    *,
+    disk: DiskCache,
+    batch_size: int,
+    padding_side: str,
+    autocast: Callable[[], AbstractContextManager],
+) -> EmbeddingTargets:
+    """
+    Opens the target embeddings of these features from the disk, or computes them and writes them to disk. If they do
+    not fit there, they are kept in memory.
+
+    Args:
+        reference ([`MTSBertModel`]): The model whose current embeddings are the targets.
+        features (`Dataset`): The rows, with `input_ids` and `pair_input_ids`.
+        disk ([`DiskCache`]): The folder of all caches, with its size limit.
+        batch_size (`int`): Texts per forward pass.
+        padding_side (`str`): The padding side of the tokenizer, `"left"` or `"right"`.
+        autocast (`Callable`): Returns the autocast context to compute in.
+    """
+    texts = Texts.of(features)
+    was_training, width = reference.training, reference.config.hidden_size
+    shape = {"num_rows": 2 * texts.num_rows, "width": width}
+
+    @torch.no_grad()
+    def compute() -> Iterator[tuple[int, torch.Tensor]]:
+        with autocast():
+            for batch in texts.batches(batch_size):
+                _, states = reference.encode(*texts.padded(batch, reference.device, padding_side))
+                for text, vector in zip(batch, F.normalize(states.float(), dim=-1).to(DTYPE).cpu(), strict=True):
+                    yield int(text), vector
+
+    reference.eval()
+    try:
+        with autocast():
+            key = _key(reference, texts)
+        vectors = disk.rows(key, compute, **shape, dtype=DTYPE, what="embeddings to start from")
+        if vectors is None:
+            vectors = torch.zeros(tuple(shape.values()), dtype=DTYPE)
+            for text, vector in compute():
+                vectors[text] = vector
+    finally:
+        reference.train(was_training)
+    return EmbeddingTargets(texts.num_rows, vectors)
+
+
+def _key(reference: MTSBertModel, texts: Texts) -> str:
+    device = reference.device.type
+    settings = {
+        "what": TARGETS,
+        "versions": [torch.__version__, transformers.__version__],
+        "encoder": reference.config.encoder_config.to_dict(),
+        "pooling": reference.config.pooling,
+        "computed": [reference.dtype, torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)],
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for weight in reference.encoder.state_dict().values():
+        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    digest.update(texts.starts.tobytes())
+    digest.update(texts.pieces.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def distances(embeddings: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Returns 1 - cosine `(B,)` of embeddings and targets, both `(B, H)`, in float32; 0 if a target is 0."""
+    has_target = targets.any(dim=-1)
+    cosines = F.cosine_similarity(embeddings.float(), targets.float(), dim=-1)
+    return torch.where(has_target, 1.0 - cosines, torch.zeros_like(cosines))
+
+
+def pop_targets(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Removes the targets from a batch and returns them, since the model does not take them as inputs."""
+    return {name: batch.pop(name) for name in (TARGETS, f"pair_{TARGETS}") if name in batch}
+
+
+def num_targets(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Counts the texts of a batch that have a target, as a scalar tensor."""
+    return sum(batch[name].any(dim=-1).sum() for name in (TARGETS, f"pair_{TARGETS}") if name in batch)
