@@ -1,4 +1,4 @@
-"""What int8 costs: answers of the ONNX export and of its int8 form against the model's own, on a prepared test split.
+"""Measures the cost of int8: predictions of the ONNX export, in fp32 and int8, against the model on a test split.
 
 python benchmarks/int8.py --model runs/ag_news_minilm --data data/ag_news
 """
@@ -60,7 +60,7 @@ def spans(entities: list[dict]) -> set[tuple]:
 
 
 def entity_f1(found: list[set[tuple]], expected: list[set[tuple]]) -> float:
-    """Of exact spans and types, over all texts."""
+    """Computes F1 of exact spans and types over all texts."""
     right = sum(len(one & other) for one, other in zip(found, expected, strict=True))
     return 2 * right / (sum(map(len, found)) + sum(map(len, expected)))
 

@@ -1,11 +1,11 @@
 """
-Kills a small run at random steps, resumes it until it is through, and compares the last weights bit for bit with those
-of a run that nobody disturbed.
+Kills a small run at random steps, resumes it until it is finished, and compares the final weights bit for bit with
+those of an uninterrupted run.
 
 python benchmarks/faults/kill_and_resume.py --kills 10 [--chain 5] [--signals SIGTERM ...] [--seed 0] [--folder DIR]
     [-- --FLAG=VALUE ...]
 
-Of the SIGKILLs, every other one falls into the saving of a checkpoint. Flags after `--` go to every run.
+Every other SIGKILL is sent while a checkpoint is being saved. Flags after `--` are passed to all runs.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def _trial(args: argparse.Namespace, folder: Path) -> bool:
 def _chain(
     recipe: Path, output: Path, number: signal.Signals, kills: int, chance: random.Random, flags: list[str]
 ) -> Counter:
-    """Kills a run so often, each time some steps later, and lets it end."""
+    """Kills a run several times, each time a few steps later, and then lets it finish."""
     counts: Counter = Counter()
     for kill in range(kills):
         resumes = ["--resume_from_checkpoint", "true"] if steps_of_checkpoints(output) else []
