@@ -1,4 +1,4 @@
-"""The Python blocks of the manual run, one after another on each page, on a small checkpoint."""
+"""Runs the Python code blocks of the manual, in order on each page, with a small checkpoint."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Every command and snippet of the README runs, in a folder that looks like a clone."""
+"""Runs all commands and snippets of the README in a folder that looks like a clone."""
 
 import re
 import shlex
