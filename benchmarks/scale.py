@@ -39,7 +39,9 @@ CLASSES = ("north", "east", "south", "west")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True, help="Recipe with one folder that data_prep made.")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="Recipe with a single dataset, a folder written by data_prep."
+    )
     parser.add_argument("--rows", type=int, default=1500, help="The smallest number of rows.")
     args = parser.parse_args()
     figures: dict[str, dict[str, float]] = {}

@@ -40,8 +40,8 @@ PRECISIONS = ("fp32", "bf16")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True, help="Recipe with a pair similarity alone.")
-    parser.add_argument("--repeats", type=int, default=3, help="Each with a seed of its own.")
+    parser.add_argument("--config", type=Path, required=True, help="Recipe with a single pair_similarity task.")
+    parser.add_argument("--repeats", type=int, default=3, help="Number of repeats, each with a different seed.")
     parser.add_argument("flags", nargs="*", help="Further flags of run_mtl.py, after '--'.")
     args = parser.parse_args()
     ways: dict[str, Callable[[list[str]], tuple[float, float]]] = {OURS: train_ours, THEIRS: train_theirs}

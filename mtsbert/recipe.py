@@ -38,8 +38,8 @@ def build_parser(prog: str = "run_mtl.py") -> HfArgumentParser:
     parser.add_argument(
         "--search",
         metavar="SPACE",
-        help="Instead of one run, several with values of these flags that optuna chooses: a YAML file, see "
-        "`commands/search.py`.",
+        help="Instead of a single run, search for the best values of flags with optuna. A YAML file with the search "
+        "space, see `commands/search.py`.",
     )
     return parser
 

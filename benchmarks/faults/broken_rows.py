@@ -40,8 +40,8 @@ BROKEN_LINES = ['{"text": "Oslo', "[1, 2]", '{"text": ["Oslo"]}', '{"text": "a",
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--broken", type=float, default=0.01, help="The share of rows that are broken.")
-    parser.add_argument("--encoder", default=ENCODER, help="Whose tokenizer reads the rows.")
+    parser.add_argument("--broken", type=float, default=0.01, help="Share of broken rows.")
+    parser.add_argument("--encoder", default=ENCODER, help="Encoder whose tokenizer is used.")
     args = parser.parse_args()
     sys.stdout.write(
         "| format | rows | broken | `bad_rows` | seconds | CPU seconds | peak memory (MB) | skipped |\n"

@@ -36,9 +36,14 @@ RECIPE = ".yaml"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=10_000, help="Of each format.")
+    parser.add_argument("--inputs", type=int, default=10_000, help="Number of inputs per format.")
     parser.add_argument("--formats", nargs="+", default=list(FILES), choices=list(FILES), metavar="SUFFIX")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="Printed; the same inputs again.")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=random.randrange(2**32),
+        help="Random seed, which is printed, to repeat the same inputs.",
+    )
     args = parser.parse_args()
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)

@@ -26,11 +26,11 @@ SECONDS_WITHIN_A_STEP, SECONDS_WITHIN_A_SAVE = 0.03, 0.01
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10, help="With each signal.")
-    parser.add_argument("--chain", type=int, default=5, help="The most kills that one run has to survive.")
+    parser.add_argument("--kills", type=int, default=10, help="Number of kills per signal.")
+    parser.add_argument("--chain", type=int, default=5, help="Maximum number of kills of a single run.")
     parser.add_argument("--signals", nargs="+", choices=SIGNALS, default=SIGNALS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=None, help="Where the runs lie (default: a temporary folder).")
+    parser.add_argument("--folder", type=Path, default=None, help="Folder for the runs (default: a temporary folder).")
     parser.add_argument("flags", nargs="*", metavar="--FLAG=VALUE")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

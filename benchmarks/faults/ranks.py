@@ -288,7 +288,7 @@ def _start(folder: Path, weights: dict) -> Iterator[tuple[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machines", type=int, nargs="+", choices=(1, 2), default=(1, 2))
-    parser.add_argument("--folder", type=Path, default=None, help="Where the runs lie (default: a temporary folder).")
+    parser.add_argument("--folder", type=Path, default=None, help="Folder for the runs (default: a temporary folder).")
     names = list(Trials(Path(), Machines(1)).all())
     parser.add_argument("--trials", nargs="+", choices=names, default=names)
     args = parser.parse_args()

@@ -5,9 +5,9 @@ Tests checkpoints with several releases of transformers, and training with those
     python tests/releases/run.py --table docs/compatibility.md 5.0 5.24   # also writes it to the page
 
 The newest release writes a checkpoint. Each release loads it in all ways, compares the results, and saves it again;
-the newest loads the result. Checkpoints that a release has trained are loaded by the oldest and the newest release. Each
-release is installed into a small environment in `.venv-releases`, with the versions of the dependencies that it needs;
-all other packages are those of the environment that runs this program.
+the newest loads the result. Checkpoints that a release has trained are loaded by the oldest and the newest release.
+Each release is installed into a small environment in `.venv-releases`, with the versions of the dependencies that it
+needs; all other packages are those of the environment that runs this program.
 """
 
 import argparse
@@ -185,7 +185,7 @@ def write_table(page: Path, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("releases", nargs="+", help="minor releases of transformers, such as 5.4")
-    parser.add_argument("--table", type=Path, metavar="PAGE", help="write the table into this page")
+    parser.add_argument("--table", type=Path, metavar="PAGE", help="write the table to this page")
     arguments = parser.parse_args()
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     (allowed,) = [Requirement(line) for line in lines if line.startswith("transformers")]
