@@ -1,23 +1,23 @@
-# Every target makes `.venv` first and installs into it what it needs, once.
+# Each target first creates `.venv` and installs what it needs, if that has not been done yet.
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# The tests that tell most, with the lowest versions that requirements.txt allows of these three.
+# The most important tests, run with the lowest versions of these three packages that requirements.txt allows.
 LOWEST := transformers datasets huggingface_hub
 TELLING := tests/test_versions.py tests/test_configuration.py tests/test_modeling.py tests/test_doors.py \
 	tests/mtsbert/data/test_sources.py tests/mtsbert/training/test_trainer.py tests/test_run_mtl.py
 
-# The releases of transformers in the table of docs/compatibility.md.
+# The releases of transformers in the table in docs/compatibility.md.
 RELEASES_OF_TABLE := 4.57 5.0 5.4 5.9 5.10 5.16 5.20 5.24
 
 .PHONY: help quickstart test test-lowest test-releases docs style bench audit weights clean
 .DEFAULT_GOAL := help
 
-help: ## Say what can be made
+help: ## List all targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
 
-quickstart: .venv/installed .venv/weights ## Label the news sample, train on it, and ask the checkpoint about two sentences
+quickstart: .venv/installed .venv/weights ## Label the news sample, train on it, and run the checkpoint on two sentences
 	$(BIN)/accelerate launch run_mtl.py --config recipes/quickstart.yaml
 	cd "$$(mktemp -d)" && $(BIN)/python -I $(CURDIR)/recipes/ask.py $(CURDIR)/runs/quickstart \
 		"Nokia opens a research centre in Nairobi with the University of Oulu" \
@@ -26,10 +26,10 @@ quickstart: .venv/installed .venv/weights ## Label the news sample, train on it,
 test: .venv/dev .venv/weights ## Run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-test-lowest: .venv-lowest/installed ## Run the tests that tell most, with the lowest allowed versions
+test-lowest: .venv-lowest/installed ## Run the most important tests with the lowest allowed versions
 	OMP_NUM_THREADS=1 MTSBERT_LOWEST=1 .venv-lowest/bin/python -m pytest -n 2 $(TELLING)
 
-test-releases: .venv/dev ## Try a checkpoint with other releases of transformers (RELEASES="5.0 5.24", or all for the table)
+test-releases: .venv/dev ## Test checkpoints with other releases of transformers (RELEASES="5.0 5.24"; default: all of the table)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/releases/run.py \
 		$(or $(RELEASES),--table docs/compatibility.md $(RELEASES_OF_TABLE))
 
@@ -40,10 +40,10 @@ style: .venv/dev ## Check format and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-bench: .venv/dev .venv/weights ## Run every benchmark (hours; with QUICK=1 minutes, for figures that mean little)
+bench: .venv/dev .venv/weights ## Run all benchmarks (takes hours; with QUICK=1 minutes, but without meaningful results)
 	$(BIN)/python benchmarks/run.py $(if $(QUICK),--quick)
 
-audit: .venv/dev .venv/weights .venv-audit/installed ## Look up what is installed among the known vulnerabilities (needs PyPI)
+audit: .venv/dev .venv/weights .venv-audit/installed ## Check the installed packages for known vulnerabilities (needs PyPI)
 	$(BIN)/python -m pip freeze --disable-pip-version-check | sed 's/+.*//' > .venv-audit/frozen.txt
 	@.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r .venv-audit/frozen.txt || { \
 		echo "make audit: see above. Either a package is vulnerable, or PyPI did not say whether it is." >&2; exit 1; }

@@ -1,6 +1,6 @@
-"""What the feature cache saves: seconds of the second epoch with and without it, the same rows in the same order.
+"""Measures the feature cache: seconds of the second epoch with and without it, on the same rows in the same order.
 
-Without it the epoch is timed as this project trains, leaving padding out, and with padding, as others do.
+Without the cache, the epoch is timed without padding, which is the default of this project, and with padding.
 
 python benchmarks/feature_cache.py --config recipes/ag_news_minilm.yaml -- --max_train_samples=4000
 """
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def second_epoch(arguments: list[str], data: TaskData) -> float:
-    """Trains for two epochs without evaluation, and returns the seconds that the second one took."""
+    """Trains for two epochs without evaluation, and returns the duration of the second one in seconds."""
     trainer, _, _ = our_trainer(arguments, data, callbacks=[times := EpochTimes()])
     trainer.train()
     return times.seconds[1]

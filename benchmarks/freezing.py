@@ -1,4 +1,4 @@
-"""What freezing costs and saves: the study of a recipe (see `mtsbert study`), with the machine that it ran on.
+"""Compares freezing strategies for a recipe (see `mtsbert study`), and records the machine.
 
 python benchmarks/freezing.py --config recipes/ag_news_minilm.yaml --seeds 3 -- --max_train_samples=1000
 """

@@ -1,9 +1,9 @@
-"""How students of spaCy's labels, and spaCy itself, do on entities that people marked.
+"""Evaluates models trained on spaCy's labels, and spaCy itself, against gold entities.
 
 python benchmarks/gold.py --models plain=runs/ag_news_minilm agreed=runs/ag_news_agreed \\
     --gold data/ner_gold/wikigold.bio data/ner_gold/btc_news.bio:odd
 
-F1 of exact spans in percent, as they stand and without leading articles and possessives on all sides.
+Reports the F1 of exact spans in percent, with and without stripping leading articles and possessives on all sides.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from mtsbert.results.entity_scores import ALL
 from mtsbert.results.tables import markdown_table
 
 
-OF_TRAINING = ("test_topic_accuracy", "test_ner_f1")  # the latter against the teacher's labels
+OF_TRAINING = ("test_topic_accuracy", "test_ner_f1")  # the second is measured against the teacher's labels
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def figures_of(scores: dict, name: str) -> dict[str, dict[str, float]]:
-    """Whose → type → F1 in percent, of a model, its teacher, and the one less the other."""
+    """Returns the F1 in percent of a model, its teacher, and their difference, by entity type."""
     f1 = {
         side: {ALL: 100 * of["all"]["f1"]} | {type_: 100 * counts["f1"] for type_, counts in of["types"].items()}
         for side, of in scores.items()
@@ -74,7 +74,7 @@ def name_and_folder(text: str) -> tuple[str, str]:
 
 
 def remembering(finder: Finder) -> Finder:
-    """Finds in the same texts only once."""
+    """Caches the entities found in a list of texts."""
     answers: dict[tuple[str, ...], list[list[dict]]] = {}
 
     def find(texts: list[str]) -> list[list[dict]]:
@@ -86,7 +86,7 @@ def remembering(finder: Finder) -> Finder:
 
 
 def results(folder: str) -> dict[str, float]:
-    """What `run_mtl.py --do_predict` has left in its output folder."""
+    """Reads the results of `run_mtl.py --do_predict` from its output folder."""
     found = json.loads((ROOT / folder / "all_results.json").read_text())
     return {key: found[key] for key in OF_TRAINING}
 

@@ -1,4 +1,4 @@
-"""What gradient statistics cost: training steps with and without them, alternating.
+"""Measures the cost of gradient statistics: alternating training steps with and without them.
 
 python benchmarks/gradient_statistics.py
 """
@@ -20,7 +20,7 @@ from mtsbert.training.trainer import MTSBertTrainer
 
 
 EVERY = 50  # the default of --gradient_statistics_steps
-BATCH_SIZE, LENGTH, NUM_ROUNDS = 32, 52, 15  # rows and word pieces of an average AG News batch
+BATCH_SIZE, LENGTH, NUM_ROUNDS = 32, 52, 15  # rows and tokens of an average AG News batch
 
 
 def main() -> None:

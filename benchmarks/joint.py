@@ -1,4 +1,4 @@
-"""What joint training costs or gains: every task of a recipe alone, and all together, with several seeds.
+"""Compares joint training of all tasks in a recipe with training each task alone, with several seeds.
 
 python benchmarks/joint.py --config recipes/all_tasks.yaml --seeds 42 43 44 -- --max_train_samples=2000
 """
@@ -13,7 +13,7 @@ from mtsbert.commands.runs import mean_and_sd
 from mtsbert.results.metrics import PRIMARY_METRIC
 
 
-# No choosing among epochs: what is reported is the model at the end, so no task needs validation rows.
+# The model after the last epoch is reported, so no checkpoint is selected and no task needs validation rows.
 LAST_EPOCH = [*TRAINING_ALONE, "--do_eval=False"]
 
 
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def alone(recipe: dict, task: str) -> list[str]:
-    """The flags that leave one task of a recipe, and the datasets that feed it."""
+    """Returns the flags that reduce a recipe to one task and the datasets with labels for it."""
     datasets = {}
     for name, spec in recipe["datasets"].items():
         if task in spec["columns"].values():

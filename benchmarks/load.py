@@ -1,13 +1,13 @@
-"""Seconds and memory from a folder to the first answer, in a fresh process: topic, entities and embedding of a text.
+"""Measures seconds and memory until the first prediction in a fresh process: topic, entities and embedding of a text.
 
 python benchmarks/load.py --model runs/ag_news_minilm
 
-- ours, as `pipeline("multi-task")` and from its ONNX exports;
-- three separate models of the same size, through transformers' pipelines;
-- a spaCy pipeline and a `SentenceTransformer`, which know no topic yet.
+- our model, as `pipeline("multi-task")` and from its ONNX exports;
+- three separate models of the same size in transformers' pipelines;
+- a spaCy pipeline and a `SentenceTransformer`, without a topic.
 
-Each way is the Python that its user would write, imports included. Seconds count from the start of the interpreter;
-memory is the most that was resident (Linux). A first round, which fills the system's file cache, is not kept.
+Each variant is the Python code that a user would write, including imports. Seconds count from the start of the
+interpreter; memory is the peak resident memory (Linux). The first round only fills the system's file cache.
 """
 
 import argparse
@@ -67,7 +67,9 @@ print(answered, *(line.split()[1] for line in status if line.startswith("VmHWM")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="Checkpoint with one task of texts and one of tokens.")
+    parser.add_argument(
+        "--model", required=True, help="Checkpoint with one text classification task and one token task."
+    )
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
@@ -89,7 +91,7 @@ def main() -> None:
 
 
 def save_all(model: str, folder: Path) -> None:
-    """What the ways load, beside the checkpoint: its exports, and transformers' own models of its size."""
+    """Saves everything else that the variants load: ONNX exports, and transformers' own models of the same size."""
     for name, int8 in {"fp32": False, "int8": True}.items():
         export(model, folder / name, int8=int8)
     ours = load_pipeline(model)
@@ -99,7 +101,7 @@ def save_all(model: str, folder: Path) -> None:
 
 
 def first_answer(code: str) -> tuple[float, float]:
-    """Seconds, and peak memory in 10^6 bytes, of a new interpreter that runs `code` on `text`."""
+    """Runs `code` on `text` in a new interpreter. Returns seconds and peak memory in 10^6 bytes."""
     program = f"text = {TEXT!r}\n{code}\n{REPORT}"
     began = time.time()
     done = subprocess.run(

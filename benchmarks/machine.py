@@ -1,4 +1,4 @@
-"""Which machine and which libraries a figure was measured with."""
+"""Describes the machine and the library versions of a benchmark."""
 
 import os
 import platform

@@ -1,11 +1,12 @@
-"""Seconds to learn topic and entities of the same rows in one encoder, and how well: ours against tasknet.
+"""Compares joint training of topic and entities with tasknet: seconds and quality on the same rows, in one encoder.
 
 python benchmarks/multitask.py --config recipes/ag_news_minilm.yaml
 
-tasknet (https://github.com/sileod/tasknet) is the other way to train several tasks with transformers' `Trainer`: each
-batch is of one task, so an epoch passes every text through the encoder once a task. It is installed into an
-environment of its own, with the torch and transformers that are used here. Rows, epochs, batch size, length, learning
-rate, warmup and weights are the same; ours gives its heads the recipe's higher rate, for which tasknet has no setting.
+tasknet (https://github.com/sileod/tasknet) is another library for training several tasks with transformers' `Trainer`.
+Each of its batches belongs to one task, so an epoch passes every text through the encoder once per task. It is
+installed into a separate environment, with the same torch and transformers. Rows, epochs, batch size, length, learning
+rate, warmup and weights are the same, except that ours uses the recipe's higher learning rate for the heads, which
+tasknet does not support.
 """
 
 import argparse
@@ -43,10 +44,12 @@ MEASURES = ("seconds", "topic_accuracy", "entity_f1")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True, help="Recipe with one folder that data_prep made.")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="Recipe with a single dataset, a folder written by data_prep."
+    )
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--test_rows", type=int, default=1000)
-    parser.add_argument("--repeats", type=int, default=3, help="Each with a seed of its own.")
+    parser.add_argument("--repeats", type=int, default=3, help="Number of repeats, each with a different seed.")
     args = parser.parse_args()
     ways = {OURS: train_ours, TASKNET: train_tasknet}
     figures: dict[str, dict[str, list[float]]] = {measure: {} for measure in MEASURES}
@@ -80,8 +83,8 @@ def main() -> None:
 
 def take_rows(arguments: list[str], rows: dict[str, int], folder: Path) -> list[str]:
     """
-    Writes so many rows of each split of the recipe's one dataset, which begins again where it has no more, and returns
-    the flag that names them instead.
+    Writes the given number of rows of each split of the recipe's dataset, repeating it if necessary. Returns the flag
+    that replaces the dataset.
     """
     _, data_args, _ = parse_arguments(arguments)
     ((name, spec),) = data_args.datasets.items()

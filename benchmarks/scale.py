@@ -1,11 +1,11 @@
-"""How seconds and memory grow with rows and with tasks: reading and one epoch, for 1, 4 and 16 times as much.
+"""Measures how seconds and memory grow with rows and tasks: reading and one epoch, for 1, 4 and 16 times as many.
 
 python benchmarks/scale.py --config recipes/ag_news_minilm.yaml
 
-- the recipe's own tasks on more and more rows (which begin again where the dataset has no more);
-- the smallest number of rows with 1, 4 and 16 made-up text labels of four classes.
+- the tasks of the recipe on an increasing number of rows (repeating the dataset if necessary);
+- the smallest number of rows with 1, 4 and 16 artificial text classification tasks with four classes.
 
-Every figure is from a fresh process. Memory is the most that was resident, or on a GPU allocated there.
+Each measurement runs in a fresh process. Memory is the peak resident memory, or the peak allocated on a GPU.
 """
 
 import argparse
@@ -39,7 +39,9 @@ CLASSES = ("north", "east", "south", "west")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True, help="Recipe with one folder that data_prep made.")
+    parser.add_argument(
+        "--config", type=Path, required=True, help="Recipe with a single dataset, a folder written by data_prep."
+    )
     parser.add_argument("--rows", type=int, default=1500, help="The smallest number of rows.")
     args = parser.parse_args()
     figures: dict[str, dict[str, float]] = {}
@@ -62,7 +64,7 @@ def main() -> None:
 
 
 def made_up_tasks(folder: Path, number: int) -> list[str]:
-    """Writes so many columns of labels beside the texts of a folder, and returns the flags that name them."""
+    """Adds columns with random labels to the texts of a folder, and returns the flags for these tasks."""
     rows = Dataset.from_parquet(str(folder / "train.parquet"), cache_dir=str(folder / "cache"))
     draw = random.Random(0)
     tasks = [f"label_{task}" for task in range(number)]
@@ -80,7 +82,7 @@ def in_a_fresh_process(arguments: list[str]) -> dict[str, float]:
 
 
 def measure(arguments: list[str]) -> dict[str, float]:
-    """Reads and trains as `run_mtl.py` does."""
+    """Reads the data and trains like `run_mtl.py`."""
     model_args, data_args, _ = parse_arguments(arguments)
     began = time.perf_counter()
     data = load_recipe_data(data_args, load_tokenizer(model_args), ["train"])

@@ -1,4 +1,4 @@
-"""What speed costs in quality: our defaults against fp32, rows in random batches, and padding, with several seeds.
+"""Compares the quality of the fast defaults with fp32, random batches and padding, with several seeds.
 
 python benchmarks/shortcuts.py --config recipes/ag_news_minilm.yaml --seeds 42 43 44 -- --max_train_samples=2000
 """

@@ -1,10 +1,10 @@
-"""Seconds to train Sentence-BERT on STS-B, and how good it gets: ours against sentence-transformers' own trainer.
+"""Compares training Sentence-BERT on STS-B with sentence-transformers' own trainer: seconds and quality.
 
 python benchmarks/similarity.py --config recipes/sbert.yaml
 
-The same rows, epochs, batch size, optimizer, warmup, weights and loss (the squared error of the cosine), in fp32 and
-in bf16; what is compared is the model after the last epoch. Theirs draws random batches and tokenizes as it goes; ours
-is the recipe as it stands, and its seconds include reading the rows and tokenizing them before the first step.
+Both use the same rows, epochs, batch size, optimizer, warmup, weights and loss (squared error of the cosine), in fp32
+and in bf16, and are compared after the last epoch. sentence-transformers uses random batches and tokenizes during
+training. Ours is the unchanged recipe; its seconds include reading and tokenizing the rows before the first step.
 """
 
 import argparse
@@ -40,8 +40,8 @@ PRECISIONS = ("fp32", "bf16")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, required=True, help="Recipe with a pair similarity alone.")
-    parser.add_argument("--repeats", type=int, default=3, help="Each with a seed of its own.")
+    parser.add_argument("--config", type=Path, required=True, help="Recipe with a single pair_similarity task.")
+    parser.add_argument("--repeats", type=int, default=3, help="Number of repeats, each with a different seed.")
     parser.add_argument("flags", nargs="*", help="Further flags of run_mtl.py, after '--'.")
     args = parser.parse_args()
     ways: dict[str, Callable[[list[str]], tuple[float, float]]] = {OURS: train_ours, THEIRS: train_theirs}
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def train_ours(arguments: list[str]) -> tuple[float, float]:
-    """Seconds, and Spearman's correlation on the test split in percent."""
+    """Returns the seconds, and the Spearman correlation on the test split in percent."""
     test = read(arguments, "test").features["test"]
     began = time.perf_counter()
     data = read(arguments, "train")
@@ -82,7 +82,7 @@ def train_ours(arguments: list[str]) -> tuple[float, float]:
 
 
 def train_theirs(arguments: list[str]) -> tuple[float, float]:
-    """As sentence-transformers' documentation of training on STS-B does it."""
+    """Trains like the STS-B example in the documentation of sentence-transformers."""
     train, test = pairs(arguments, "train"), pairs(arguments, "test")
     model_args, data_args, ours = parse_arguments(arguments)
     model = SentenceTransformer(resolve_name(model_args.encoder_name_or_path))
@@ -114,7 +114,7 @@ def read(arguments: list[str], split: str) -> TaskData:
 
 
 def similarity(data: TaskData) -> str:
-    """The name of the recipe's one task."""
+    """Returns the name of the only task in the recipe."""
     ((task, settings),) = data.tasks.items()
     if settings["type"] != PAIR_SIMILARITY:
         raise ValueError(f"The recipe's task {task!r} is a {settings['type']}; this compares a {PAIR_SIMILARITY}.")
@@ -122,7 +122,7 @@ def similarity(data: TaskData) -> str:
 
 
 def pairs(arguments: list[str], split: str) -> Dataset:
-    """The rows that ours reads, with scores from 0 to 1."""
+    """Returns the same rows that ours uses, with scores from 0 to 1."""
     data = read(arguments, split)
     task = similarity(data)
     lowest, highest = data.tasks[task]["score_range"]

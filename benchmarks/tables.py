@@ -1,4 +1,4 @@
-"""Writes benchmarks/results/README.md: a table for every result file beside it.
+"""Writes benchmarks/results/README.md, with a table for each result file in that folder.
 
 python benchmarks/tables.py
 """
@@ -23,7 +23,7 @@ HEADER = """# Results
 Written by `python benchmarks/tables.py` from the files beside it, which hold every single figure. A cell is a median
 where there are repeats, and mean ± standard deviation where there are seeds.
 """
-NOT_FIGURES = ("command", "machine", "runs", "medians")  # `medians` are those of `seconds`
+NOT_FIGURES = ("command", "machine", "runs", "medians")  # `medians` are the medians of `seconds`
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def write_tables(folder: Path) -> Path:
 
 
 def section(name: str, report: dict) -> str:
-    """What was asked, by which command, on which machine, and the answer."""
+    """Formats the section of a benchmark: its question, command, machine and results."""
     script = ROOT / report["command"].split()[1]
     question = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))).split("\n\n")[0]
     figures = {key: value for key, value in report.items() if key not in NOT_FIGURES}
@@ -63,7 +63,10 @@ def table(figures: dict) -> str:
 
 
 def columns_of(figures: dict, prefix: str = ""):
-    """Column → its cells by the name of their row; `{"frozen": {"seconds": {"cached": …}}}` is `frozen, seconds`."""
+    """
+    Yields each column with its cells by row. `{"frozen": {"seconds": {"cached": …}}}` is a cell in the column `frozen,
+    seconds` and the row `cached`.
+    """
     for key, value in figures.items():
         if any(isinstance(inner, dict) and "mean" not in inner for inner in value.values()):
             yield from columns_of(value, f"{prefix}{key}, ")

@@ -1,7 +1,7 @@
 """Trains and tests with tasknet; `benchmarks/multitask.py` runs this in tasknet's own environment.
 
-Reads one argument, JSON: `data` (a folder that data_prep made), and tasknet's settings under `settings`. Writes JSON:
-`seconds` of training, and on the test split `topic_accuracy` and `entity_f1`.
+Takes one argument in JSON: `data`, a folder written by data_prep, and tasknet's `settings`. Writes JSON: the `seconds`
+of training, and `topic_accuracy` and `entity_f1` on the test split.
 """
 
 import json
@@ -14,12 +14,12 @@ from datasets import DatasetDict, load_dataset
 from seqeval.metrics import f1_score
 
 
-evaluate.load = lambda *args, **kwargs: None  # tasknet loads metrics from the Hub when imported; none is used here
+evaluate.load = lambda *args, **kwargs: None  # tasknet loads metrics from the Hub at import; none of them is used here
 
 import tasknet  # noqa: E402
 
 
-TOPIC, ENTITIES = 0, 1  # the order of the tasks
+TOPIC, ENTITIES = 0, 1  # positions of the tasks
 BATCH_SIZE = 32
 
 
@@ -57,6 +57,15 @@ def logits(model, task: int, encoded) -> torch.Tensor:
 
 
 def topic_accuracy(model, tokenizer, rows, max_length: int) -> float:
+    """
+    Computes the accuracy of the topic task.
+
+    Args:
+        model: The tasknet model.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
+        rows (`Dataset`): The test split.
+        max_length (`int`): Longer texts are truncated to this many tokens.
+    """
     right = 0
     for batch in rows.iter(BATCH_SIZE):
         encoded = tokenizer(batch["text"], truncation=True, max_length=max_length, padding=True, return_tensors="pt")
@@ -65,7 +74,15 @@ def topic_accuracy(model, tokenizer, rows, max_length: int) -> float:
 
 
 def entity_f1(model, tokenizer, rows, max_length: int) -> float:
-    """Of exact spans and types; a word is what its first piece says, and words that are cut off do not count."""
+    """
+    Computes F1 of exact spans and types. The tag of a word is that of its first token; truncated words do not count.
+
+    Args:
+        model: The tasknet model.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer.
+        rows (`Dataset`): The test split.
+        max_length (`int`): Longer texts are truncated to this many tokens.
+    """
     names = rows.features["ner_tags"].feature.names
     expected, found = [], []
     for batch in rows.iter(BATCH_SIZE):

@@ -1,10 +1,10 @@
-"""Seconds to learn topic and entities of the same rows: one joint run of ours against two of transformers' Trainer.
+"""Compares training topic and entities jointly with two runs of transformers' Trainer on the same rows, in seconds.
 
 python benchmarks/train.py --config recipes/ag_news_minilm.yaml --rows 512
 
-- two single-task models with transformers' `Trainer`: the same rows, length, batch size and optimizer, batches padded
-  to their longest text, in fp32 and in bf16;
-- a bare PyTorch loop over the batches of our Trainer, with the same model: what our Trainer itself costs.
+- two single-task models with transformers' `Trainer`: the same rows, length, batch size and optimizer, with batches
+  padded to their longest text, in fp32 and in bf16;
+- a plain PyTorch loop over the batches of our Trainer with the same model, which shows the overhead of our Trainer.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def main() -> None:
 def our_trainer(
     arguments: list[str], data: TaskData, **kwargs
 ) -> tuple[MTSBertTrainer, MTLTrainingArguments, ModelArguments]:
-    """The Trainer that `run_mtl.py` would make of these arguments; `kwargs` are the Trainer's."""
+    """Builds the Trainer like `run_mtl.py` with these arguments. `kwargs` are passed to the Trainer."""
     model_args, _, training_args = parse_arguments(arguments)
     trainer = MTSBertTrainer(
         load_model(model_args, data.tasks),
@@ -94,7 +94,7 @@ def joint(arguments: list[str], data: TaskData) -> float:
 
 
 def two_runs(arguments: list[str], data: TaskData, *, bf16: bool) -> float:
-    """Each task alone, as `run_glue.py` and `run_ner.py` would do it."""
+    """Trains each task alone, like transformers' `run_glue.py` and `run_ner.py`."""
     model_args, _, ours = parse_arguments(arguments)
     tokenizer, encoder = load_tokenizer(model_args), resolve_name(model_args.encoder_name_or_path)
     settings = TrainingArguments(

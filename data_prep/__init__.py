@@ -1,1 +1,1 @@
-"""Building labelled datasets: news in, a Parquet folder with topics and spaCy's entities out."""
+"""Builds labelled datasets from news: a folder of Parquet files with topics and entities labelled by spaCy."""

@@ -1,4 +1,4 @@
-"""`python -m data_prep`: news in, a labelled dataset folder out."""
+"""Builds a labelled dataset from news: `python -m data_prep`."""
 
 import argparse
 import shlex
@@ -29,37 +29,37 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
         nargs="+",
         default=DEFAULT_SPACY_MODEL,
         metavar="NAME",
-        help="The spaCy pipeline that labels. Several vote, and what they do not agree on is left open: an entity "
-        "whose label is null, of which nothing is learned. Default: %(default)s",
+        help="The spaCy pipeline that labels entities. If several are given, they vote. Where they do not agree, the "
+        "entity has a null label, and nothing is learned from it. Default: %(default)s",
     )
     parser.add_argument("--output", required=True, help="The dataset folder to write.")
     parser.add_argument(
         "--engine",
         choices=ENGINES,
         default=LOCAL,
-        help="Where texts are labelled: on this machine, or by workers on the Ray cluster that RAY_ADDRESS names "
-        "(without it, on one of this machine alone), of which any may die. Default: %(default)s",
+        help="Where texts are labelled: local is this machine; ray is a set of workers on the Ray cluster at "
+        "RAY_ADDRESS (if it is not set, on this machine), which are restarted if they die. Default: %(default)s",
     )
     parser.add_argument(
-        "--num_proc", type=int, default=1, help="Processes, or Ray workers, to label with. Default: %(default)s"
+        "--num_proc", type=int, default=1, help="Number of processes or Ray workers. Default: %(default)s"
     )
-    parser.add_argument("--max_rows", type=int, help="At most so many rows of each split. Default: all")
+    parser.add_argument("--max_rows", type=int, help="Maximum number of rows per split. Default: all")
     parser.add_argument(
         "--validation_share",
         type=float,
         default=0.0,
-        help="Where the source has no validation split, the share of its training rows to hold out as one.",
+        help="Share of the training rows to hold out for validation if the source has no validation split.",
     )
     parser.add_argument(
         "--truecase_headlines",
         action="store_true",
-        help="Label Headlines That Capitalise Their Words as if they were written like sentences.",
+        help="Label Headlines That Capitalise Their Words as if they were written in sentence case.",
     )
     parser.add_argument("--overwrite", action="store_true", help="Replace the output folder if it is not empty.")
     parser.add_argument(
         "--push_to_hub",
         metavar="ID",
-        help="Upload the finished folder as this dataset. The token comes from HF_TOKEN or `hf auth login`.",
+        help="Upload the finished folder to this Hub dataset, with the token from HF_TOKEN or `hf auth login`.",
     )
     args = vars(parser.parse_args(argv))
     repo_id = args.pop("push_to_hub")
@@ -76,12 +76,12 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
 
 
 def push(folder: str, repo_id: str) -> None:
-    """Uploads a dataset folder as it is."""
+    """Uploads a dataset folder to the Hub."""
     api = HfApi()
     try:
         api.create_repo(repo_id, repo_type="dataset", exist_ok=True)
         pushed = api.upload_folder(folder_path=folder, repo_id=repo_id, repo_type="dataset")
-    except Exception as error:  # the Hub's errors and those of its HTTP client have no class in common
+    except Exception as error:  # the Hub's errors and its HTTP client's share no base class
         later = shlex.join(["hf", "upload", repo_id, folder, ".", "--repo-type", "dataset"])
         sys.exit(
             f"data_prep: the push to {repo_id} failed: {error}\n\n"

@@ -1,4 +1,4 @@
-"""Rows of news → labelled rows, a block at a time: the work itself, in whichever process and on whichever machine."""
+"""Cleans and labels rows of news in blocks. Used in this process, in subprocesses and on Ray workers."""
 
 import itertools
 import platform
@@ -18,7 +18,7 @@ from .labelling import EntityLabeller, LabelledText
 ROWS_PER_BLOCK = 64
 
 
-UNKNOWN = "left open"  # how an entity without a label is counted
+UNKNOWN = "left open"  # key for counting entities without a label
 
 
 def types_of(labellers: list[EntityLabeller]) -> list[str]:
@@ -27,10 +27,10 @@ def types_of(labellers: list[EntityLabeller]) -> list[str]:
 
 class LabelledBlock(NamedTuple):
     rows: pa.RecordBatch
-    """Rows of the dataset, in order."""
+    """Labelled rows, in order."""
     num_read: int
     num_empty: int
-    """Rows without text, which are left out."""
+    """Number of rows without text, which are left out."""
     num_cleaned: int
     type_counts: Counter
 
@@ -39,9 +39,9 @@ class BlockLabeller:
     """Cleans and labels blocks of rows.
 
     Args:
-        labellers (list of [`~data_prep.labelling.EntityLabeller`]): What finds the entities; several of them vote.
-        schema (`pa.Schema`): The dataset's columns.
-        truecaser ([`~data_prep.headlines.Truecaser`], *optional*): Rewrites headlines for the labellers.
+        labellers (list of [`~data_prep.labelling.EntityLabeller`]): Find the entities. Several of them vote.
+        schema (`pa.Schema`): The columns of the dataset.
+        truecaser ([`~data_prep.headlines.Truecaser`], *optional*): Rewrites headlines before they are labelled.
     """
 
     def __init__(self, labellers: list[EntityLabeller], schema: pa.Schema, truecaser: Truecaser | None = None):
@@ -55,10 +55,16 @@ class BlockLabeller:
         cls, spacy_models: list[str], versions: list[str], schema: pa.Schema, truecaser: Truecaser | None = None
     ) -> "BlockLabeller":
         """
-        In a process of its own, for `functools.partial`.
+        Loads the spaCy pipelines and builds a labeller. Used in subprocesses and on workers.
+
+        Args:
+            spacy_models (`list[str]`): Names of the spaCy pipelines.
+            versions (`list[str]`): The expected version of each.
+            schema (`pa.Schema`): The columns of the dataset.
+            truecaser ([`~data_prep.headlines.Truecaser`], *optional*): Rewrites headlines before they are labelled.
 
         Raises:
-            `ValueError`: where a spaCy pipeline is missing on this machine, or is not of the version of `versions`.
+            `ValueError`: if a spaCy pipeline is not installed on this machine, or has another version.
         """
         labellers = [EntityLabeller(name) for name in spacy_models]
         for labeller, version in zip(labellers, versions, strict=True):
@@ -87,8 +93,9 @@ class BlockLabeller:
         )
 
     def _label(self, texts: list[str]) -> list[LabelledText]:
-        """The words are the first labeller's."""
-        shown = texts if self._truecaser is None else [self._truecaser(text) for text in texts]  # as long as before
+        """Labels texts. The words are those of the first labeller."""
+        # The truecaser keeps the length of a text, so offsets stay valid.
+        shown = texts if self._truecaser is None else [self._truecaser(text) for text in texts]
         by_labeller = [
             [_without_articles_and_possessives(*pair) for pair in zip(texts, labeller.label(shown), strict=True)]
             for labeller in self._labellers
@@ -101,7 +108,7 @@ class BlockLabeller:
         ]
 
     def _join(self, row: dict, parts: list[str], labelled: list[LabelledText]) -> dict:
-        """One row of the dataset from its parts, each labelled for itself."""
+        """Joins the parts of a row, which were labelled separately."""
         text = " ".join(parts)
         entities, words, shift = [], [], 0
         for part, found in zip(parts, labelled, strict=True):
@@ -119,7 +126,7 @@ class BlockLabeller:
 
 
 def _without_articles_and_possessives(text: str, found: LabelledText) -> LabelledText:
-    """Entities that were nothing else are gone."""
+    """Strips leading articles and possessives from entities, and drops entities that are empty afterwards."""
     borders = [without_article_and_possessive(text, span["start"], span["end"]) for span in found.entities]
     entities = [
         {**span, "start": start, "end": end}

@@ -1,4 +1,4 @@
-"""From a source of news to a folder of Parquet files with topics and entities."""
+"""Builds a folder of Parquet files with topics and entities from a source of news."""
 
 import inspect
 import itertools
@@ -30,11 +30,11 @@ from .sources import Source, open_source
 DEFAULT_SOURCE = "fancyzhx/ag_news"
 DEFAULT_SPACY_MODEL = "en_core_web_sm"
 ROWS_TO_LEARN_SPELLING = 20_000
-ROWS_PER_GROUP = 1_000  # at least, in a row group of Parquet; held in memory till they are written
+ROWS_PER_GROUP = 1_000  # minimum size of a Parquet row group, which is kept in memory until it is written
 
 
 def check_options(options: dict) -> None:
-    """Raises `ValueError` unless `options` are named like the parameters of `build_dataset`, `output` among them."""
+    """Raises `ValueError` unless all `options` are parameters of `build_dataset`, and `output` is among them."""
     known = list(inspect.signature(build_dataset).parameters)
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"`prepare` has unknown keys {unknown}; allowed are {known}.")
@@ -55,26 +55,28 @@ def build_dataset(
     overwrite: bool = False,
 ) -> BuildSummary:
     """
-    Builds a dataset folder: `train.parquet` and so on, and a card. It appears under its name only when it is whole.
+    Builds a dataset folder with a Parquet file per split and a dataset card. The folder is created only when it is
+    complete.
 
     Args:
-        source (`str`): See [`~data_prep.sources.open_source`].
-        spacy_model (`str` or list of `str`): The spaCy pipeline that labels entities. Several vote (see
-            [`~entities_mtsbert.vote`]), and leave open what they do not agree on.
+        source (`str`, *optional*, defaults to `"fancyzhx/ag_news"`): See [`~data_prep.sources.open_source`].
+        spacy_model (`str` or list of `str`, *optional*, defaults to `"en_core_web_sm"`): The spaCy pipeline that
+            labels entities. If there are several, they vote (see [`~entities_mtsbert.vote`]); where they do not
+            agree, the entity has no label.
         output (`str` or `Path`): The folder to write.
-        engine (`str`): `"local"`, or `"ray"` for a cluster of machines (see `ray_workers.py`). The bytes written are
-            the same.
-        num_proc (`int`): Processes, or workers of the cluster, that label. A script that asks for several processes
-            keeps the call behind `if __name__ == "__main__"`.
-        max_rows (`int`, *optional*): At most so many rows of each split.
-        validation_share (`float`): Where the source has no validation split, this share of its training rows becomes
-            one, chosen by a checksum of the text.
-        truecase_headlines (`bool`): Whether the labellers see Headlines That Capitalise Their Words as if they were
-            written like sentences; `text` stays as it is.
-        overwrite (`bool`): Whether a non-empty `output` may be replaced.
+        engine (`str`, *optional*, defaults to `"local"`): `"local"`, or `"ray"` for a Ray cluster (see
+            `ray_workers.py`). Both write exactly the same files.
+        num_proc (`int`, *optional*, defaults to 1): The number of processes or Ray workers. A script that uses several
+            processes needs to guard the call with `if __name__ == "__main__"`.
+        max_rows (`int`, *optional*): The maximum number of rows per split.
+        validation_share (`float`, *optional*, defaults to 0.0): If the source has no validation split, the share of
+            its training rows to use for validation, chosen by a checksum of the text.
+        truecase_headlines (`bool`, *optional*, defaults to `False`): Whether to label Headlines That Capitalise Their
+            Words as if they were written in sentence case. The column `text` does not change.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether a non-empty `output` may be replaced.
 
     Raises:
-        `ValueError`: for bad input; nothing is left behind then.
+        `ValueError`: for invalid input. Nothing is left behind in that case.
     """
     output = Path(output)
     check_engine(engine, num_proc, "`num_proc`")
@@ -101,7 +103,7 @@ def build_dataset(
         spacy_version=labellers[0].spacy_version,
         truecases_headlines=truecase_headlines,
     )
-    folder = output.resolve()  # where a link leads to
+    folder = output.resolve()  # follows links
     unfinished, replaced = (folder.with_name(f".{folder.name}.{what}-{os.getpid()}") for what in ("partial", "old"))
     try:
         unfinished.mkdir(parents=True)
@@ -128,7 +130,7 @@ def build_dataset(
 
 
 def _first_texts(source: Source) -> Iterator[str]:
-    """Of the first split, which is the training split where there is one."""
+    """Yields the first texts of the first split, which is the training split if there is one."""
     rows = next(iter(source.splits.values()))()
     for row in itertools.islice(rows, ROWS_TO_LEARN_SPELLING):
         yield from map(clean, row["parts"])
@@ -148,7 +150,7 @@ def _features(source: Source, types: list[str]) -> Features:
 
 
 def _splits(source: Source, validation_share: float) -> dict[str, Iterator[dict]]:
-    """The splits to write, in order; a missing validation split is cut from the training rows."""
+    """Returns the splits to write, in order. A missing validation split is held out from the training rows."""
     splits = {split: rows() for split, rows in source.splits.items()}
     if not validation_share or "train" not in splits or "validation" in splits:
         return splits
@@ -173,7 +175,7 @@ def _labelling(
     schema: pa.Schema,
     truecaser: Truecaser | None,
 ) -> Iterator[Callable[[Iterable[list[dict]]], Iterator[LabelledBlock]]]:
-    """Gives what labels blocks of rows, in order: in this process, in several, or on a Ray cluster."""
+    """Yields a function that labels blocks of rows in order, in this process, in several, or on a Ray cluster."""
     versions = [labeller.version for labeller in labellers]
     load = partial(BlockLabeller.load, spacy_models, versions, schema, truecaser)
     if engine == RAY:
@@ -187,7 +189,7 @@ def _labelling(
 
 
 def _counted(blocks: Iterable[LabelledBlock], summary: BuildSummary, split: str) -> Iterator[pa.RecordBatch]:
-    """The blocks' rows; what happened to them is added up."""
+    """Yields the rows of each block and adds its counts to the summary."""
     with tqdm(desc=split, unit=" texts") as progress:
         for block in blocks:
             summary.num_empty += block.num_empty
@@ -198,7 +200,7 @@ def _counted(blocks: Iterable[LabelledBlock], summary: BuildSummary, split: str)
 
 
 def _write_parquet(batches: Iterable[pa.RecordBatch], path: Path, schema: pa.Schema) -> int:
-    """Writes rows in groups and returns how many there were."""
+    """Writes rows in row groups and returns their number."""
     num_rows = 0
     group: list[pa.RecordBatch] = []
     with pq.ParquetWriter(path, schema) as writer:

@@ -1,4 +1,4 @@
-"""The README.md of a prepared dataset: how to load it, and how far its labels can be trusted."""
+"""Writes the dataset card (README.md): how to load the dataset, and how far its labels can be trusted."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class BuildSummary:
-    """What happened while a dataset was built."""
+    """Facts about how a dataset was built, for its card."""
 
     source: str
     license: str
@@ -20,8 +20,8 @@ class BuildSummary:
 
 
 def dataset_card(summary: BuildSummary) -> str:
-    # No `configs` section: the file names say which split they are, and with it `load_dataset` (datasets 5.2) goes on
-    # returning the old rows of a folder that was built again.
+    # No `configs` section: the file names already define the splits, and with this section, `load_dataset` (datasets
+    # 5.2) keeps returning the old rows of a folder that was built again.
     rows = "\n".join(f"| {split} | {count:,} |" for split, count in summary.num_rows.items())
     types = "\n".join(f"| {name} | {count:,} |" for name, count in summary.type_counts.most_common())
     total = sum(summary.num_rows.values())

@@ -1,4 +1,4 @@
-"""The look of all plots, and how they are drawn and saved."""
+"""Shared style and helpers for all plots."""
 
 import os
 import warnings
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 
 
 MOST_SHOWN = 20  # labels or types in one figure; more cannot be read
-MOST_LETTERS = 24  # of a label
-# Of Okabe and Ito's palette, which colour-blind readers can tell apart; shapes and line styles differ as well.
+MOST_LETTERS = 24  # maximum number of characters of a label
+# From the palette of Okabe and Ito, which colour-blind readers can tell apart; shapes and line styles differ as well.
 BLUE, ORANGE, BLACK, SKY = "#0072B2", "#D55E00", "#000000", "#A6D3F0"
 STYLE = {
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "text.parse_math": False,  # labels are text, dollar signs included
+    "text.parse_math": False,  # labels are plain text, even if they contain dollar signs
 }
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches."""
-    from matplotlib.figure import Figure  # not pyplot: it would choose a backend for the whole process
+    """Creates an empty figure with a size in inches."""
+    from matplotlib.figure import Figure  # not pyplot, which would select a backend for the whole process
 
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
@@ -35,16 +35,16 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def short(label: str) -> str:
-    """A label that fits beside an axis."""
+    """Shortens a label so that it fits beside an axis."""
     return shorten(plain(label), MOST_LETTERS)
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Writes a PNG file; a reader never sees half of one."""
+    """Writes a PNG file atomically."""
     path.parent.mkdir(exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     with warnings.catch_warnings():
-        # A script that the font lacks is drawn as boxes.
+        # Characters that the font lacks are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(partial, dpi=150, format="png")
     os.replace(partial, path)

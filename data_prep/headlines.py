@@ -1,12 +1,12 @@
-"""Headlines That Capitalise Their Words, written like sentences: a labeller takes capitals for names."""
+"""Rewrites Headlines That Capitalise Their Words in sentence case, so that labellers do not take words for names."""
 
 import re
 from collections import Counter
 from collections.abc import Iterable
 
 
-LONG_WORD = 4  # letters; shorter words are written small in many headlines
-HEADLINE_SHARE = 0.8  # of the long words behind the first that are capitalised, at least
+LONG_WORD = 4  # characters; many headlines do not capitalise shorter words
+HEADLINE_SHARE = 0.8  # minimum share of capitalised words among the long words after the first word
 
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _SENTENCE_START = re.compile(r"(?:^|[.:!?\"“(-])\W*$")
@@ -14,14 +14,19 @@ _SENTENCE_START = re.compile(r"(?:^|[.:!?\"“(-])\W*$")
 
 class Truecaser:
     """
-    Writes headlines as their words are written within sentences.
+    Rewrites headlines with the capitalisation that their words have within sentences.
 
     Args:
-        texts: Where the words' spelling is learned from; headlines among them do not count.
+        texts (`Iterable[str]`): Texts to learn the capitalisation from. Headlines among them are ignored.
+
+    Example:
+
+        >>> Truecaser(["Shares fell sharply in Lima when the markets closed."])("Markets Fell Sharply In Lima")
+        'Markets fell sharply in Lima'
     """
 
     def __init__(self, texts: Iterable[str]):
-        small: Counter[str] = Counter()  # how much more often small than capitalised
+        small: Counter[str] = Counter()  # how much more often a word is lowercase than capitalised
         for text in texts:
             if is_headline(text):
                 continue
@@ -32,7 +37,7 @@ class Truecaser:
         self._small = frozenset(word for word, number in small.items() if number > 0)
 
     def __call__(self, text: str) -> str:
-        """A text of the same length; only headlines change."""
+        """Returns a text of the same length. Only headlines are changed."""
         return _WORD.sub(self._spell, text) if is_headline(text) else text
 
     def _spell(self, match: re.Match) -> str:

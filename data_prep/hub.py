@@ -1,4 +1,4 @@
-"""Pushing to the Hub: what cannot work is refused before the work that leads to it begins."""
+"""Checks before a long job whether its result can be pushed to the Hub."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +9,11 @@ from huggingface_hub.utils import validate_repo_id
 
 def check_push(repo_id: str | None, *, undone: str) -> None:
     """
-    Raises `ValueError` unless the Hub knows who would push, and the name to push to is a possible one.
+    Raises `ValueError` if the user is not logged in to the Hub, or the name of the repository is invalid.
 
     Args:
-        repo_id (`str` or `None`): Where to; None where the name is not known yet.
-        undone (`str`): What has not happened because of the error, such as "nothing was trained".
+        repo_id (`str` or `None`): The repository to push to; None if its name is not known yet.
+        undone (`str`): What was not done because of the error, such as "nothing was trained".
     """
     if repo_id is not None:
         validate_repo_id(repo_id)
@@ -28,10 +28,10 @@ def check_push(repo_id: str | None, *, undone: str) -> None:
 
 @contextmanager
 def refused_early(repo_id: str | None, *, undone: str) -> Iterator[None]:
-    """Says as a `ValueError` why the Hub would not take a push."""
+    """Turns errors of the Hub into a `ValueError` that says why a push would fail."""
     try:
         yield
-    except Exception as error:  # the Hub's errors and those of its HTTP client have no class in common
+    except Exception as error:  # the Hub's errors and its HTTP client's share no base class
         status = getattr(getattr(error, "response", None), "status_code", None)
         remedy = {
             401: "The token is not valid. Log in again with `hf auth login`, or correct the variable HF_TOKEN.",

@@ -1,4 +1,4 @@
-"""Work on several processes of this machine, its results in the order of what went in."""
+"""Runs work in several processes on this machine, with results in the order of the input."""
 
 import multiprocessing
 from collections import deque
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 
-BLOCKS_PER_PROCESS = 3  # in memory: one at work, and one on each side of it
+BLOCKS_PER_PROCESS = 3  # in memory: one being processed, one waiting and one finished
 
-_load: Callable[[], Callable[[Any], Any]]  # in a process that `processes` has begun
+_load: Callable[[], Callable[[Any], Any]]  # set in the processes that `processes` starts
 
 
 @contextmanager
@@ -22,18 +22,18 @@ def processes(
     load: Callable[[], Callable[[Any], Any]], num_processes: int
 ) -> Iterator[Callable[[Iterable], Iterator]]:
     """
-    Processes with a thread each, begun from nothing: a fork of a process that has threads may hang, and PyTorch has
-    some. They import the program that was started, so a script keeps its work behind `if __name__ == "__main__"`.
+    Starts processes with one thread each. They are spawned, because forking a process with threads (PyTorch has some)
+    may hang. Spawned processes import the main script, so it needs to guard its work with `if __name__ == "__main__"`.
 
     Args:
-        load: Makes the function that does the work; each process calls it once.
+        load (`Callable`): Returns the function that does the work. Each process calls it once.
+        num_processes (`int`): The number of processes.
 
-    Gives:
-        A function from blocks of work to what comes of them, in the same order. It reads only a few blocks ahead of
-        what was taken from it.
+    Yields:
+        A function from blocks of work to their results, in the same order. It reads only a few blocks ahead.
 
     Raises:
-        `ValueError`: where a process dies. What the work itself raises comes through as it is.
+        `ValueError`: if a process dies. Exceptions of the work itself are raised unchanged.
     """
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(num_processes, mp_context=context, initializer=_begin, initargs=(load,))
@@ -51,7 +51,7 @@ def _begin(load: Callable[[], Callable[[Any], Any]]) -> None:
 
 @cache
 def _work() -> Callable[[Any], Any]:
-    """Loaded with the first block and not before, so that what goes wrong is that block's."""
+    """Loads the work function at the first block, so that errors are raised for that block."""
     return _load()
 
 

@@ -1,8 +1,8 @@
-"""Work on the machines of a Ray cluster, its results in the order of what went in. Needs `requirements-ray.txt`.
+"""Runs work on a Ray cluster, with results in the order of the input. Needs `requirements-ray.txt`.
 
-Plain actors and not Ray Data: files are read and written in this process, in order, so that the engines share the
-reading, its errors, the writing, and going on where an interrupted command stopped. Ray Data keeps order and survives
-a killed worker as well, but it wants sources and sinks of its own, which run elsewhere, and keeps three more actors.
+This uses plain actors instead of Ray Data: files are read and written in this process, in order, so that both engines
+share the code for reading, errors, writing and resuming. Ray Data can keep the order and survives killed workers as
+well, but it needs its own sources and sinks, which run elsewhere, and three more actors.
 """
 
 import importlib.util
@@ -19,18 +19,22 @@ from typing import Any
 
 LOCAL, RAY = "local", "ray"
 ENGINES = (LOCAL, RAY)
-BLOCKS_PER_WORKER = 2  # one at work and one that waits for it
-BLOCKS_IN_MEMORY = 4  # a worker: with those that are done but not yet their turn
-NUM_RETRIES = 3  # of a block whose worker dies; a block that kills every worker must not go round for ever
+BLOCKS_PER_WORKER = 2  # one being processed and one waiting
+BLOCKS_IN_MEMORY = 4  # per worker, including finished blocks that wait for earlier ones
+NUM_RETRIES = 3  # per block if its worker dies; limited, because a block may kill every worker
 
 
 def check_engine(engine: str, num_workers: int, flag: str) -> None:
     """
+    Checks the options for an engine.
+
     Args:
-        flag (`str`): The option that says how many workers, for the error.
+        engine (`str`): `"local"` or `"ray"`.
+        num_workers (`int`): The number of processes or workers.
+        flag (`str`): The name of the option for `num_workers`, for the error message.
 
     Raises:
-        `ValueError`: for an unknown engine, no worker at all, or a Ray that is not installed.
+        `ValueError`: for an unknown engine, less than one worker, or if Ray is needed but not installed.
     """
     if engine not in ENGINES:
         raise ValueError(f"`engine` is {engine!r}; it is one of {list(ENGINES)}.")
@@ -45,22 +49,22 @@ def ray_workers(
     load: Callable[[], Callable[[Any], Any]], num_workers: int, *, use_gpu: bool = False
 ) -> Iterator[Callable[[Iterable], Iterator]]:
     """
-    Workers on the Ray cluster that `RAY_ADDRESS` names; without it, on a cluster of this machine alone, which ends
-    with the block. Each takes one core, and computes on one thread. A worker that dies is started again, on another
-    machine if need be, and so is what it was at.
+    Starts workers on the Ray cluster at `RAY_ADDRESS`. If it is not set, a cluster on this machine is started, which
+    ends with the block. Each worker uses one core and one thread. A worker that dies is restarted, on another machine
+    if necessary, and its block is processed again.
 
     Args:
-        load: Makes the function that does the work; each worker calls it once. It travels pickled, with everything
-            that it holds, so the workers' machines need this project's code but none of its files.
-        use_gpu: Whether a worker takes a GPU too, on a cluster that has any.
+        load (`Callable`): Returns the function that does the work. Each worker calls it once. It is pickled with
+            everything that it refers to, so the workers' machines need this project's code but no other files.
+        num_workers (`int`): The number of workers.
+        use_gpu (`bool`, *optional*, defaults to `False`): Whether each worker also uses a GPU, if the cluster has any.
 
-    Gives:
-        A function from blocks of work to what comes of them, in the same order. It reads only a few blocks ahead of
-        what was taken from it.
+    Yields:
+        A function from blocks of work to their results, in the same order. It reads only a few blocks ahead.
 
     Raises:
-        `ValueError`: where no cluster answers, where it is too small, or where a block kills whoever works at it. What
-            the work itself raises comes through as it is.
+        `ValueError`: if no cluster responds, if it is too small, or if a block kills every worker. Exceptions of the
+            work itself are raised unchanged.
     """
     import ray
 
@@ -82,13 +86,16 @@ def ray_workers(
 
 
 class _Worker:
-    """One worker's process. It loads at its first block and not before, so that what goes wrong is that block's."""
+    """A worker process. It loads the work function at its first block, so that errors are raised for that block."""
 
     def __init__(self):
         self._work: Callable[[Any], Any] | None = None
 
     def work(self, load: list, block: Any) -> Any:
-        """`load` is the one reference to it in Ray's store, in a list, or Ray would fetch it for every block."""
+        """
+        Processes a block. `load` is a list with a reference into Ray's object store; Ray would fetch a bare reference
+        for every block.
+        """
         import ray
 
         if self._work is None:
@@ -108,13 +115,13 @@ def _connect(num_workers: int) -> None:
         except (OSError, RuntimeError, ValueError) as error:
             raise ValueError(f"No Ray cluster answers at RAY_ADDRESS={address}: {error}.") from error
         return
-    # Ray's ports let in whoever knows this token. Without one in the environment Ray writes one to the home folder.
+    # The token protects Ray's ports. If it is not in the environment, Ray writes one to the home folder.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray.init("local", num_cpus=num_workers, **quiet)
 
 
 def _knock(address: str) -> None:
-    """Raises `OSError` where nobody listens. Ray itself (2.60) would go on trying for a quarter of an hour."""
+    """Raises `OSError` if nothing listens at an address. Ray itself (2.60) would retry for a quarter of an hour."""
     host, _, port = address.rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), timeout=10).close()

@@ -1,4 +1,4 @@
-"""Where news comes from: the embedded sample, CSV files in AG News' format, or a dataset on the Hub."""
+"""Opens sources of news: the embedded sample, CSV files in the format of AG News, or a dataset on the Hub."""
 
 import csv
 import json
@@ -12,30 +12,32 @@ SAMPLE_FILE = Path(__file__).parent / "sample" / "news.jsonl"
 TOPICS = ["World", "Sports", "Business", "Sci/Tech"]
 SENTIMENTS = ["negative", "neutral", "positive"]
 SPLITS = ("train", "validation", "test")
-MAX_CHARACTERS = 131_072  # of a field; the csv module's own limit, unless something else in the process has raised it
+MAX_CHARACTERS = 131_072  # per field; the default limit of the csv module, which other code in the process may raise
 _SPLIT_OF_STEM = {"dev": "validation", "valid": "validation", "val": "validation"}
 
 
 @dataclass
 class Source:
-    """News by split. A row is `{"parts": [title, description], "label": int, …}`; parts are labelled apart."""
+    """News by split. A row is `{"parts": [title, description], "label": int, …}`; parts are labelled separately."""
 
     description: str
     license: str
     splits: dict[str, Callable[[], Iterator[dict]]]
     label_names: list[str] = field(default_factory=lambda: list(TOPICS))
     extra_labels: dict[str, list[str]] = field(default_factory=dict)
-    """Further label columns of the rows: name → label names."""
+    """Further label columns: name → label names."""
 
 
 def open_source(source: str) -> Source:
     """
+    Opens a source of news.
+
     Args:
         source (`str`): `"sample"`, a CSV file or a folder of them (`class,title,description` without a header, classes
-            1 to 4), or the id of a dataset on the Hub with columns `text` and `label`.
+            1 to 4), or the id of a Hub dataset with the columns `text` and `label`.
 
     Raises:
-        `ValueError`: when nothing is found under that name.
+        `ValueError`: if nothing is found under this name.
     """
     if source == SAMPLE:
         return _open_sample()

@@ -1,4 +1,4 @@
-"""`python -m mtsbert COMMAND`: the command `mtsbert` from a clone."""
+"""Runs the `mtsbert` command from a clone: `python -m mtsbert COMMAND`."""
 
 from mtsbert.cli import main
 

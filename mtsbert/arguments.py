@@ -1,4 +1,4 @@
-"""Everything a recipe or a flag can say, as dataclasses. The help texts are the manual."""
+"""Defines every option of a recipe and of the command line, as dataclasses. The help texts are the manual."""
 
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
@@ -16,13 +16,13 @@ STATIC, UNCERTAINTY, DWA, FIRST_STEP = "static", "uncertainty", "dwa", "first_st
 LOSS_BALANCING = (STATIC, UNCERTAINTY, DWA, FIRST_STEP)
 ERROR, SKIP = "error", "skip"
 BAD_ROWS = (ERROR, SKIP)
-MAX_LENGTH = 128  # tokens of a text that are read in training
+MAX_LENGTH = 128  # tokens; longer texts are truncated in training
 FEATURE_CACHE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @dataclass
 class ModelArguments:
-    """What to start from."""
+    """Arguments for the model that a run starts from."""
 
     _argument_group_name = "model"
 
@@ -30,26 +30,29 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Pretrained encoder to start from: a Hub id, a folder, or 'package:NAME/FOLDER' for weights that "
-            "lie inside an installed Python package. The heads start fresh."
+            "ship inside an installed Python package. The heads are newly initialized."
         },
     )
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "mtsbert checkpoint to go on from: a Hub id or a folder. Encoder, heads, tasks and labels come "
-            "from it, and --encoder_name_or_path is not used."
+            "help": "mtsbert checkpoint to continue from: a Hub id or a folder. Encoder, heads, tasks and labels are "
+            "taken from it, and --encoder_name_or_path is ignored."
         },
     )
     pooling: str | None = field(
         default=None,
-        metadata={"help": "How token states become the embedding: mean (default), cls or max. For a new model."},
+        metadata={"help": "How token states are pooled: mean (default), cls or max. Only for a new model."},
     )
     normalize: bool | None = field(
-        default=None, metadata={"help": "Scale the sentence embedding to length 1 (default: True). For a new model."}
+        default=None,
+        metadata={"help": "Scale the sentence embedding to length 1 (default: True). Only for a new model."},
     )
     head_dropout: float | None = field(
         default=None,
-        metadata={"help": "Dropout probability before every classification layer (default: 0.1). For a new model."},
+        metadata={
+            "help": "Dropout probability before each classification layer (default: 0.1). Only for a new model."
+        },
     )
 
     def __post_init__(self):
@@ -63,76 +66,78 @@ class ModelArguments:
 
     @property
     def new_model_settings(self) -> dict[str, Any]:
-        """The settings of a new model that were given; the others have the defaults of the config."""
+        """The settings for a new model that were set explicitly. The config provides the defaults of the others."""
         settings = {"pooling": self.pooling, "normalize": self.normalize, "head_dropout": self.head_dropout}
         return {name: value for name, value in settings.items() if value is not None}
 
 
 @dataclass
 class DataArguments:
-    """What to learn, and from which data."""
+    """Arguments for the tasks and the data they are learned from."""
 
     _argument_group_name = "data"
 
     tasks: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Mapping of task name to {type, ...}; types are sequence_classification, token_classification, "
-            "pair_classification and pair_similarity (with score_range). Without labels, those of the data are used: "
-            "the names of a ClassLabel column, or all values found, sorted. A token task names its entity types. "
-            "Optional: hidden_size, class_weights, label_smoothing, multi_label, min_score. On the command line: "
-            "JSON."
+            "help": "Mapping from task name to {type, ...}. The types are sequence_classification, "
+            "token_classification, pair_classification and pair_similarity (which needs score_range). If labels is "
+            "left out, the labels come from the data: the names of a ClassLabel column, or all values found, sorted. "
+            "The labels of a token task are its entity types. Optional keys: hidden_size, class_weights, "
+            "label_smoothing, multi_label, min_score. On the command line: JSON."
         },
     )
     datasets: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Mapping of a name of your choice to {path, columns} or {files, columns}. path: a prepared "
-            "folder, a Hub id, or one file (train). files: split -> .parquet, .csv, .tsv, .jsonl, .bio or .conll. "
-            "columns: column -> 'text', 'text_pair' or a task. Also splits (our name -> its name) and tag_scheme "
-            "(bio, iob1, bioes). On the command line: JSON."
+            "help": "Mapping from a name of your choice to {path, columns} or {files, columns}. path: a prepared "
+            "folder, a Hub id, or a single file (training split). files: split -> .parquet, .csv, .tsv, .jsonl, .bio "
+            "or .conll file. columns: column -> 'text', 'text_pair' or a task. Optional keys: splits (train, "
+            "validation or test -> the dataset's own name) and tag_scheme (bio, iob1, bioes). On the command line: "
+            "JSON."
         },
     )
     prepare: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Options of `python -m data_prep` as a mapping (source, spacy_model, output ...). Builds the "
-            "dataset before training if its output folder is not there yet."
+            "help": "Options of `python -m data_prep` as a mapping (source, spacy_model, output ...). The dataset is "
+            "built before training if its output folder does not exist yet."
         },
     )
     max_length: int = field(
         default=MAX_LENGTH,
         metadata={
-            "help": "Word pieces of a text that are read in training and evaluation; longer texts are cut, and the "
-            "number of cut texts is reported."
+            "help": "Maximum number of tokens per text in training and evaluation. Longer texts are truncated, and "
+            "their number is reported."
         },
     )
     bad_rows: str = field(
         default=ERROR,
         metadata={
-            "help": "What becomes of a row that cannot be used (not to be read, no text, a span outside the text, an "
-            "unknown label ...): error stops before training and names it; skip leaves it out and writes it with its "
-            "reason to skipped_rows.jsonl in the output folder."
+            "help": "What to do with a row that cannot be used (unreadable, no text, a span outside the text, an "
+            "unknown label ...): error stops before training and names the row; skip leaves it out and writes it, "
+            "with the reason, to skipped_rows.jsonl in the output folder."
         },
     )
     check_data: bool = field(
         default=False,
         metadata={
-            "help": "Only read the data, and print for every task: rows, labels, lengths, what is cut or does not "
-            "align, and three samples."
+            "help": "Only read the data and print a report for each task: rows, labels, lengths, what is truncated "
+            "or does not align with tokens, and three examples."
         },
     )
     max_train_samples: int | None = field(
         default=None,
         metadata={
-            "help": "Train on so many rows of each dataset, always the same, drawn from all of it; for a quick try."
+            "help": "Train on at most this many rows of each dataset, for a quick test. The same random rows are "
+            "drawn every time."
         },
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on so many rows of each validation split."}
+        default=None, metadata={"help": "Evaluate on at most this many rows of each validation split."}
     )
     max_predict_samples: int | None = field(
-        default=None, metadata={"help": "Predict so many rows of each test split."}
+        default=None, metadata={"help": "Predict at most this many rows of each test split."}
     )
 
     def __post_init__(self):
@@ -149,7 +154,7 @@ class DataArguments:
 
     @property
     def max_samples(self) -> dict[str, int | None]:
-        """The row limit of each split."""
+        """The maximum number of rows for each split."""
         return {
             "train": self.max_train_samples,
             "validation": self.max_eval_samples,
@@ -164,163 +169,167 @@ class MTLTrainingArguments(TrainingArguments):
     _argument_group_name = "training"
     _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "task_weights", "sampling_weights"]  # noqa: RUF012
 
-    # Other defaults than transformers', because of what a multi-task batch looks like.
+    # These defaults differ from transformers', because multi-task batches look different.
     remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Leave it off: the data are features of the model already."}
+        default=False, metadata={"help": "Leave it off: the datasets contain only columns that the model needs."}
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Leave it off: every head runs in every step, so no parameter is unused."}
     )
     logging_nan_inf_filter: bool = field(
         default=False,
-        metadata={"help": "Leave it off: a loss that is not finite is seen, and not hidden from the log."},
+        metadata={"help": "Leave it off, so that a loss that is not finite shows up in the log."},
     )
     train_sampling_strategy: str = field(
         default="group_by_length",
-        metadata={"help": "'group_by_length' puts texts of like length in a batch (less padding); or 'random'."},
+        metadata={"help": "'group_by_length' batches texts of similar length (less padding); or 'random'."},
     )
 
     dataset_sampling: str = field(
         default="proportional",
         metadata={
-            "help": "Which dataset the next training batch comes from: proportional (every row once an epoch), "
-            "temperature (by size ** (1 / sampling_temperature)), round_robin (in turn), or weights (by "
-            "sampling_weights). A batch is of one dataset; an epoch has as many batches as all datasets together."
+            "help": "Which dataset the next training batch comes from: proportional (every row once per epoch), "
+            "temperature (proportional to size ** (1 / sampling_temperature)), round_robin (in turn), or weights "
+            "(given by sampling_weights). A batch contains rows of a single dataset. An epoch has as many batches as "
+            "all datasets together."
         },
     )
     sampling_temperature: float = field(
         default=2.0,
-        metadata={"help": "For dataset_sampling temperature: 1 keeps the sizes, large values make datasets equal."},
+        metadata={
+            "help": "For dataset_sampling temperature: 1 samples in proportion to size, large values sample all "
+            "datasets equally often."
+        },
     )
     sampling_weights: dict | str | None = field(
         default=None,
-        metadata={"help": "For dataset_sampling weights: mapping of dataset to its share, in any unit."},
+        metadata={"help": "For dataset_sampling weights: mapping from dataset to its share, in any unit."},
     )
     precision: str = field(
         default="auto",
         metadata={
-            "help": "auto: bf16 autocast where the processor or GPU computes it natively, else fp32. fp32, bf16 or "
+            "help": "auto: bf16 autocast if the CPU or GPU supports it natively, otherwise fp32. Set fp32, bf16 or "
             "fp16 to decide yourself; --bf16 and --fp16 do the same."
         },
     )
     task_weights: dict | str | None = field(
         default=None,
-        metadata={"help": "Weight of each task's loss in the sum, e.g. '{\"ner\": 2.0}'. 1 for tasks not named."},
+        metadata={"help": "Weight of each task's loss in the sum, e.g. '{\"ner\": 2.0}'. Default for a task: 1."},
     )
     loss_balancing: str = field(
         default="static",
         metadata={
-            "help": "How task losses become one: static (task_weights), uncertainty (learned, Kendall 2018), dwa "
-            "(dynamic weight average, Liu 2019) or first_step (each loss divided by its first value). task_weights "
-            "multiply all of them."
+            "help": "How the task losses are combined: static (weighted by task_weights), uncertainty (learned "
+            "weights, Kendall 2018), dwa (dynamic weight average, Liu 2019) or first_step (each loss divided by its "
+            "first value). task_weights apply on top of each."
         },
     )
     embedding_distillation: float = field(
         default=0.0,
         metadata={
-            "help": "Weight of a loss that holds the sentence embedding of every training text near the one that the "
-            "starting encoder gives it: 1 - cosine, averaged over the texts of an optimizer step (learning without "
-            "forgetting, arXiv 1606.09282). Learning labels and entities then does not cost the embedding. Try 8; 0 "
-            "leaves the embedding free."
+            "help": "Weight of a loss that keeps the sentence embeddings close to those of the initial encoder, so "
+            "that they do not get worse while labels and entities are learned: 1 - cosine, averaged over the texts of "
+            "an optimizer step (learning without forgetting, arXiv 1606.09282). A good value is 8; 0 turns it off."
         },
     )
     gradient_aggregator: str | None = field(
         default=None,
         metadata={
-            "help": "Join the tasks' gradients on the encoder by this aggregator of torchjd (UPGrad, MGDA, PCGrad "
-            "...) instead of adding them. Needs `pip install 'torchjd[quadprog_projector]'`, one process and no "
+            "help": "Combine the tasks' gradients on the encoder with this torchjd aggregator (UPGrad, MGDA, PCGrad "
+            "...) instead of adding them. Needs `pip install 'torchjd[quadprog_projector]'`, a single process and no "
             "gradient accumulation."
         },
     )
     gradient_statistics_steps: int = field(
         default=50,
         metadata={
-            "help": "Every so many steps, look at the norm of each task's gradient on the last shared layer and at "
-            "their pairwise cosines, and log them; 0 for never."
+            "help": "Number of steps between two measurements of the gradients on the last shared layer: the norm for "
+            "each task and the cosine for each pair of tasks are logged. 0 turns this off."
         },
     )
     skip_nonfinite: bool = field(
         default=False,
         metadata={
-            "help": "Leave out an optimizer step whose loss or gradient is not a finite number, and count such steps "
-            "in the log and the results, instead of stopping with an error that names the rows."
+            "help": "Skip an optimizer step if its loss or gradient is not finite, and count such steps in the log "
+            "and the results, instead of stopping with an error that names the rows."
         },
     )
     head_learning_rate: float | None = field(
         default=None,
-        metadata={"help": "Peak learning rate of the heads, which start from nothing. Default: learning_rate."},
+        metadata={"help": "Peak learning rate of the newly initialized heads. Default: learning_rate."},
     )
     step_decay_every: float | None = field(
         default=None,
         metadata={
-            "help": "Instead of lr_scheduler_type: multiply the learning rate by step_decay_factor every so many "
-            "epochs, after the warm-up."
+            "help": "Instead of lr_scheduler_type: after the warmup, multiply the learning rate by step_decay_factor "
+            "each time this many epochs have passed."
         },
     )
     step_decay_factor: float = field(default=0.1, metadata={"help": "See step_decay_every; between 0 and 1."})
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
-            "help": "Stop after so many evaluations in a row without a better metric_for_best_model. Needs "
+            "help": "Stop after this many evaluations in a row without a better metric_for_best_model. Needs "
             "load_best_model_at_end."
         },
     )
     freeze_encoder: bool = field(
-        default=False, metadata={"help": "Train the heads only; the encoder stays bit for bit as it is."}
+        default=False, metadata={"help": "Train only the heads. The encoder stays exactly the same, bit for bit."}
     )
     freeze_embeddings: bool = field(
-        default=False, metadata={"help": "Leave the encoder's embeddings (word, position, type) as they are."}
+        default=False, metadata={"help": "Freeze the encoder's embeddings (word, position, type)."}
     )
     num_frozen_layers: int = field(
         default=0,
         metadata={
-            "help": "Leave the lowest so many encoder layers as they are. Add --freeze_embeddings to save the time of "
-            "their backward pass as well."
+            "help": "Freeze this many encoder layers, counted from the bottom. With --freeze_embeddings, their "
+            "backward pass is skipped as well, which saves time."
         },
     )
     freeze_heads: list[str] | None = field(
-        default=None, metadata={"help": "Tasks whose heads stay as they are, e.g. --freeze_heads topic."}
+        default=None, metadata={"help": "Tasks whose heads are frozen, e.g. --freeze_heads topic."}
     )
     gradual_unfreezing: bool = field(
         default=False,
         metadata={
-            "help": "Train the heads alone at first, and thaw the encoder from the top: its last layer after one "
-            "epoch, one layer more after each, the embeddings last. What other flags freeze stays frozen."
+            "help": "Train only the heads at first, then unfreeze the encoder from the top: its last layer after one "
+            "epoch, another layer after each further epoch, the embeddings last. What other flags freeze stays frozen."
         },
     )
     unfreeze_every: float | None = field(
         default=None,
         metadata={
-            "help": "For gradual_unfreezing: thaw every so many steps instead of every epoch; below 1, the share of "
-            "all steps."
+            "help": "For gradual_unfreezing: the number of steps between two layers, instead of an epoch. A value "
+            "below 1 is a share of all steps."
         },
     )
     layer_decay: float | None = field(
         default=None,
         metadata={
-            "help": "Multiply the learning rate by this for every layer down: once for the encoder's last layer, "
-            "number of layers + 1 times for the embeddings. 0.9 is common; heads keep theirs."
+            "help": "Multiply the learning rate by this factor for each layer from the top: once for the encoder's "
+            "last layer, number of layers + 1 times for the embeddings. 0.9 is common. The rate of the heads does "
+            "not change."
         },
     )
     padding_free: bool = field(
         default=True,
         metadata={
-            "help": "Leave padding out of the encoder's layers, where the encoder allows it: the same loss from less "
-            "work, a half less for texts of unlike length. Not with torch_compile."
+            "help": "Remove padding inside the encoder's layers, if the encoder allows it: the same loss with less "
+            "computation, half as much if lengths vary a lot. Has no effect with torch_compile."
         },
     )
     feature_cache: bool | None = field(
         default=None,
         metadata={
-            "help": "Compute what the frozen lower end of the encoder makes of the training texts once, and read it "
-            "from disk in every epoch. Default: where the whole encoder is frozen and there is more than one epoch. "
-            "True: also for frozen embeddings with frozen lowest layers."
+            "help": "Compute the output of the frozen encoder, or of its frozen bottom layers, for the training texts "
+            "once and read it from disk in every epoch. Default: only if the whole encoder is frozen and there is "
+            "more than one epoch. True: also if only the embeddings and the lowest layers are frozen."
         },
     )
     feature_cache_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Where feature caches lie, for all runs. Default: mtsbert/feature_cache in the HF_HOME folder."
+            "help": "Folder for the feature caches of all runs. Default: mtsbert/feature_cache in the HF_HOME folder."
         },
     )
     feature_cache_dtype: str = field(
@@ -329,8 +338,8 @@ class MTLTrainingArguments(TrainingArguments):
     feature_cache_gb: float = field(
         default=10.0,
         metadata={
-            "help": "The most that all feature caches together may take, in 10^9 bytes. Those not used for longest "
-            "are removed; what does not fit is not cached."
+            "help": "Maximum size of all feature caches together, in 10^9 bytes. The least recently used are removed "
+            "first; a cache that does not fit is not written."
         },
     )
 
@@ -343,7 +352,8 @@ class MTLTrainingArguments(TrainingArguments):
             )
         super().__post_init__()
         if self.gradual_unfreezing:
-            self.ddp_find_unused_parameters = True  # frozen ones are unused, and DDP must know them from the start
+            # Frozen parameters are unused, and DDP must know those that are unfrozen later from the start.
+            self.ddp_find_unused_parameters = True
         self.task_weights = parse_weights(self.task_weights, "task_weights")
         self.sampling_weights = parse_weights(self.sampling_weights, "sampling_weights")
         self.check()
@@ -444,14 +454,14 @@ class MTLTrainingArguments(TrainingArguments):
             )
 
     def _choose_precision(self) -> None:
-        """Turns `precision` into transformers' `bf16` and `fp16`."""
+        """Sets transformers' `bf16` and `fp16` from `precision`."""
         if self.precision not in PRECISIONS:
             raise ValueError(f"`precision` is {self.precision!r}; allowed are {list(PRECISIONS)}.")
         asked = "bf16" if self.bf16 else "fp16" if self.fp16 else None
         if asked is not None and self.precision not in ("auto", asked):
             raise ValueError(f"--{asked} contradicts `precision: {self.precision}`; keep one of the two.")
         if not torch.accelerator.is_available():
-            self.use_cpu = True  # transformers wants it said before it trains in bf16 on a processor
+            self.use_cpu = True  # transformers trains in bf16 on a CPU only if this is set
         if asked is None and self.precision == "auto":
             self.bf16 = has_native_bf16(self.use_cpu)
         elif self.precision in ("bf16", "fp16"):
@@ -459,6 +469,6 @@ class MTLTrainingArguments(TrainingArguments):
 
 
 def own_settings(args: MTLTrainingArguments) -> dict[str, Any]:
-    """The arguments that transformers does not have, and the learning rate: what a model's parts are trained by."""
+    """Returns the learning rate and all arguments that `TrainingArguments` does not have."""
     of_transformers = {setting.name for setting in fields(TrainingArguments)} - {"learning_rate"}
     return {one.name: getattr(args, one.name) for one in fields(args) if one.name not in of_transformers}

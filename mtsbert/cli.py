@@ -1,4 +1,4 @@
-"""The command `mtsbert`: every program of the project under one name; from a clone `python -m mtsbert`."""
+"""The `mtsbert` command, which runs all programs of the project. In a clone: `python -m mtsbert`."""
 
 import argparse
 import importlib
@@ -7,7 +7,7 @@ import sys
 from mtsbert.preparation import data_prep
 
 
-COMMANDS = {  # what the help says of each
+COMMANDS = {  # command â†’ description in the help
     "train": "train, evaluate and save a model as a recipe says",
     "prepare": "label texts with spaCy and make a dataset of them",
     "report": "say what is in a prepared dataset, and how far its labels can be trusted",
@@ -24,7 +24,7 @@ OF_DATA_PREP = {"prepare": "__main__", "report": "report.document"}  # command â
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs a command with the arguments that follow its name. Wrong input ends with one line and exit status 1."""
+    """Runs the named command with the arguments after it. Invalid input exits with a one-line error and status 1."""
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
         prog="mtsbert",
@@ -32,7 +32,9 @@ def main(argv: list[str] | None = None) -> None:
         epilog="commands:\n" + "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=COMMANDS, help="'mtsbert COMMAND --help' says more", metavar="COMMAND")
+    parser.add_argument(
+        "command", choices=COMMANDS, help="see 'mtsbert COMMAND --help' for its options", metavar="COMMAND"
+    )
     arguments = sys.argv[1:] if argv is None else argv
     command = parser.parse_args(arguments[:1]).command
     try:

@@ -1,4 +1,4 @@
-"""What the machine can do: number formats that it computes natively, threads, and the peak of memory."""
+"""Helpers for the machine a program runs on: precision, threads and peak memory."""
 
 import argparse
 import logging
@@ -11,19 +11,19 @@ import torch
 from transformers import TrainingArguments
 
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")  # that a run is trained in
-ANSWER_PRECISIONS = ("auto", "fp32", "bf16")  # that answers are computed in
-SET_BY_ACCELERATE = "ACCELERATE_MIXED_PRECISION"  # in the environment of what `accelerate launch` starts
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")  # for training
+ANSWER_PRECISIONS = ("auto", "fp32", "bf16")  # for inference
+SET_BY_ACCELERATE = "ACCELERATE_MIXED_PRECISION"  # environment variable that `accelerate launch` sets
 
 logger = logging.getLogger(__name__)
 
 
 def has_native_bf16(use_cpu: bool = False) -> bool:
-    """Whether the accelerator, or without one the processor, multiplies bfloat16 in hardware."""
+    """Whether the accelerator, or the CPU if there is none, supports bfloat16 in hardware."""
     if not use_cpu and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if not use_cpu and torch.accelerator.is_available():
-        return False  # other accelerators: only when the user asks for it
+        return False  # other accelerators: only if the user asks for bf16
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
@@ -33,31 +33,34 @@ def add_precision_option(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=ANSWER_PRECISIONS,
         default="auto",
-        help="Of the model: bf16 autocast is faster where the processor or GPU computes it natively, and that is when "
-        "auto (the default) uses it; probabilities differ in the third digit from those of fp32.",
+        help="Precision of the model. auto (the default) uses bf16 autocast if the CPU or GPU supports it natively, "
+        "which is faster; probabilities then differ from fp32 in the third digit.",
     )
 
 
 def uses_bf16(device: torch.device, precision: str) -> bool:
-    """Whether answers are computed under bf16 autocast: with `bf16`, and with `auto` where it is native."""
+    """Whether inference runs under bf16 autocast: always with `"bf16"`, and with `"auto"` if it is native."""
     return precision == "bf16" or (precision == "auto" and has_native_bf16(device.type == "cpu"))
 
 
 def autocast(device: torch.device, precision: str = "auto") -> torch.autocast:
-    """The context that answers are computed in."""
+    """Returns the autocast context for inference on a device."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=uses_bf16(device, precision))
 
 
 def number_format(args: TrainingArguments) -> str:
-    """In words."""
+    """Returns the precision of a run in words, such as `"bf16 autocast"`."""
     return "bf16 autocast" if args.bf16 else "fp16 autocast" if args.fp16 else "fp32"
 
 
 def use_all_cores(args: TrainingArguments) -> None:
     """
-    `accelerate launch` (1.15) gives a single process on a processor one thread, unless it is told another number by
-    `--num_cpu_threads_per_process`: half the speed on two cores. Several processes share the cores, and keep theirs.
-    One thread cannot be told from accelerate's default; who wants it binds the process to a core (`taskset`).
+    Lets a single CPU process use one thread per core when `accelerate launch` has limited it to one thread.
+
+    Unless `--num_cpu_threads_per_process` is given, `accelerate launch` (1.15) allows one thread, which halves the
+    speed on two cores. If there are several processes, they share the cores and nothing is changed. A limit of one
+    thread that the user asked for looks the same as accelerate's default: to get it, bind the process to a core with
+    `taskset`.
     """
     cores = min(psutil.cpu_count(logical=False) or 1, _num_allowed())
     is_alone_on_cpu = args.device.type == "cpu" and args.world_size == 1
@@ -67,22 +70,22 @@ def use_all_cores(args: TrainingArguments) -> None:
 
 
 def _num_allowed() -> float:
-    """Cores that this process may use; macOS and Windows do not say."""
+    """Number of cores that this process may use; infinite on macOS and Windows, which do not report it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else float("inf")
 
 
 def reset_peak_memory() -> None:
-    """Begins to measure anew, where the system can: on an accelerator, and on Linux."""
+    """Resets the peak memory statistics, if the system supports it (accelerators and Linux)."""
     if torch.accelerator.is_available():
         torch.accelerator.reset_peak_memory_stats()
     try:
         Path("/proc/self/clear_refs").write_text("5")  # see proc(5): resets VmHWM
     except OSError:
-        pass  # then the peak is that of the whole process
+        pass  # then the peak covers the whole lifetime of the process
 
 
 def peak_memory_gb() -> float:
-    """In 10^9 bytes since the last reset: allocated on the accelerator, or else resident in this process."""
+    """Peak memory since the last reset, in 10^9 bytes: allocated on the accelerator, or resident if there is none."""
     if torch.accelerator.is_available():
         return torch.accelerator.max_memory_allocated() / 1e9
     try:

@@ -1,4 +1,4 @@
-"""The one door to `data_prep`, which lies beside this package in a clone and inside it once installed."""
+"""Gives access to `data_prep`, which is next to this package in a clone and inside it when installed."""
 
 import importlib
 import importlib.util
@@ -7,7 +7,7 @@ from types import ModuleType
 
 
 def data_prep(module: str) -> ModuleType:
-    """A module of `data_prep` by its name in there; imported at the first call, because spaCy takes seconds."""
+    """Imports a module of `data_prep`, such as `"build"`. This is lazy because importing spaCy takes seconds."""
     package = "mtsbert.data_prep" if importlib.util.find_spec("mtsbert.data_prep") else "data_prep"
     return importlib.import_module(f"{package}.{module}")
 

@@ -1,4 +1,4 @@
-"""A recipe file and the command line → arguments. Flags win; unknown keys are errors."""
+"""Parses a recipe file and the command line into arguments. Flags override the recipe; unknown keys are errors."""
 
 import argparse
 import difflib
@@ -18,7 +18,7 @@ from mtsbert.settings import check_numbers, unique_keys
 
 ARGUMENTS = (ModelArguments, DataArguments, MTLTrainingArguments)
 NOT_IN_RECIPES = ("help", "config", "search")
-MAX_VALUES = 100_000  # in a recipe, where what an alias stands for counts each time
+MAX_VALUES = 100_000  # in a recipe, with YAML aliases expanded
 
 DESCRIPTION = """Trains one encoder on several tasks, evaluates it, and saves a checkpoint that opens anywhere.
 
@@ -38,14 +38,14 @@ def build_parser(prog: str = "run_mtl.py") -> HfArgumentParser:
     parser.add_argument(
         "--search",
         metavar="SPACE",
-        help="Instead of one run, several with values of these flags that optuna chooses: a YAML file, see "
-        "`commands/search.py`.",
+        help="Instead of a single run, search for the best values of flags with optuna. A YAML file with the search "
+        "space, see `commands/search.py`.",
     )
     return parser
 
 
 class _ManualFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows defaults, except where there is none to speak of."""
+    """Shows defaults, except None and False."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, argparse.SUPPRESS):
@@ -56,7 +56,7 @@ class _ManualFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescr
 def parse_arguments(
     argv: list[str] | None = None, prog: str = "run_mtl.py"
 ) -> tuple[ModelArguments, DataArguments, MTLTrainingArguments]:
-    """Reads `argv` (the command line by default). Raises `ValueError` for a recipe or a value that cannot be used."""
+    """Parses `argv` (default: `sys.argv[1:]`). Raises `ValueError` for an invalid recipe or value."""
     argv = sys.argv[1:] if argv is None else argv
     parser = build_parser(prog)
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -70,19 +70,19 @@ def parse_arguments(
 def build_arguments(
     parser: HfArgumentParser, flags: list[str]
 ) -> tuple[ModelArguments, DataArguments, MTLTrainingArguments]:
-    """Flags → arguments. Raises `ValueError` for values that cannot be, alone or together."""
+    """Parses flags into arguments. Raises `ValueError` for values that are invalid alone or in combination."""
     try:
         model_args, data_args, training_args, _ = parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
         check_numbers(vars(model_args) | vars(data_args) | vars(training_args))
     except ValueError as error:
         raise ValueError(str(error)) from None
-    except (TypeError, KeyError, AttributeError, OverflowError, OSError) as error:  # of transformers' own checks
+    except (TypeError, KeyError, AttributeError, OverflowError, OSError) as error:  # from transformers' own checks
         raise ValueError(f"These flags cannot be used ({type(error).__name__}: {error}): {flags}") from error
     return model_args, data_args, training_args
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """YAML of texts, numbers, truth values, lists and mappings alone, and without a key that stands twice."""
+    """Loads only strings, numbers, booleans, null, lists and mappings, and rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         pairs = self.construct_pairs(node, deep=True)
@@ -96,24 +96,26 @@ _TYPES = ("null", "bool", "int", "float", "str", "seq", "map")
 _RecipeLoader.yaml_constructors = {
     tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (None, *(f"tag:yaml.org,2002:{name}" for name in _TYPES))
 }
-_RecipeLoader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)  # 2024-01-31: a name
+# A date such as 2024-01-31 may be a name, so it stays a string.
+_RecipeLoader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
 
 
 def recipe_flags(path: Path, parser: argparse.ArgumentParser) -> list[str]:
-    """The recipe as command-line flags, so that both are converted and checked by the same code."""
+    """Turns a recipe file into command-line flags, so that both are converted and checked by the same code."""
     return read_yaml(path, "Recipe", lambda recipe: flags_of(recipe, parser))
 
 
 def read_yaml(path: Path, what: str, use: Callable[[dict], Any]) -> Any:
     """
-    What becomes of a YAML file that is a mapping.
+    Reads a YAML file that contains a mapping, and returns `use(mapping)`.
 
     Args:
-        what (`str`): What messages call the file.
-        use (`Callable`): What to do with the mapping. What it raises names the file.
+        path (`Path`): The file.
+        what (`str`): What error messages call the file, such as `"Recipe"`.
+        use (`Callable[[dict], Any]`): Called with the mapping. A `ValueError` that it raises is extended by the path.
 
     Raises:
-        `ValueError`: for a file that cannot be read, is no such YAML, or cannot be used.
+        `ValueError`: if the file cannot be read, is not YAML, does not contain a mapping, or `use` rejects it.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -134,7 +136,7 @@ def read_yaml(path: Path, what: str, use: Callable[[dict], Any]) -> Any:
 
 
 def flags_of(settings: dict, parser: argparse.ArgumentParser) -> list[str]:
-    """Settings as command-line flags. Raises `ValueError` for an unknown one, or a value that its flag cannot have."""
+    """Turns settings into command-line flags. Raises `ValueError` for an unknown setting or an invalid value."""
     actions = {action.dest: action for action in parser._actions if action.dest not in NOT_IN_RECIPES}
     flags = [flag for key, value in settings.items() for flag in _flags_of(key, value, actions)]
     _check_values(flags, parser)
@@ -142,7 +144,7 @@ def flags_of(settings: dict, parser: argparse.ArgumentParser) -> list[str]:
 
 
 def _check_size(recipe: dict) -> None:
-    """Raises `ValueError` for a recipe that a few aliases make endless."""
+    """Raises `ValueError` if YAML aliases make a recipe huge or infinite."""
     waiting: list[Any] = [recipe]
     for _ in range(MAX_VALUES):
         if not waiting:
@@ -154,7 +156,7 @@ def _check_size(recipe: dict) -> None:
 
 
 def _flags_of(key: Any, value: Any, actions: dict[str, argparse.Action]) -> list[str]:
-    """One key of a recipe as flags."""
+    """Turns one key of a recipe into flags."""
     if key not in actions:
         close = difflib.get_close_matches(str(key)[:100], sorted(actions), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else " `run_mtl.py --help` lists all keys."
@@ -165,7 +167,7 @@ def _flags_of(key: Any, value: Any, actions: dict[str, argparse.Action]) -> list
         if key not in _mapping_keys():
             raise ValueError(f"{key!r} must not be a mapping; got {value!r}.")
         return [f"--{key}={json.dumps(value)}"]
-    if value == "--":  # argparse takes it for the end of the flags
+    if value == "--":  # argparse would end the flags here
         raise ValueError(f"{key!r} must not be '--'.")
     if not isinstance(value, list):
         return [f"--{key}={value}"]
@@ -179,13 +181,13 @@ def _flags_of(key: Any, value: Any, actions: dict[str, argparse.Action]) -> list
 
 @cache
 def _mapping_keys() -> set[str]:
-    """The flags whose values may be mappings."""
-    hints = [get_type_hints(arguments) for arguments in ARGUMENTS]  # the fields' own types become str in the parser
+    """The names of the flags whose values may be mappings."""
+    hints = [get_type_hints(arguments) for arguments in ARGUMENTS]  # the parser turns the fields' types into str
     return {name for hint in hints for name, kind in hint.items() if "dict" in str(kind)}
 
 
 def _check_values(flags: list[str], parser: argparse.ArgumentParser) -> None:
-    """Raises `ValueError` where argparse would print the usage and end the process."""
+    """Raises `ValueError` for errors where argparse would print the usage and exit."""
     parser.exit_on_error = False
     try:
         parser.parse_known_args(flags)

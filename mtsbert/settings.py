@@ -1,4 +1,4 @@
-"""Values of settings, parsed and checked, and packages that only some of them need."""
+"""Parses and checks the values of settings, and imports the optional packages that some of them need."""
 
 import importlib
 import json
@@ -25,7 +25,7 @@ MAX_SEED = 2**32 - 1  # numpy's
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A mapping from its pairs. Raises `ValueError` where a key stands twice: one of the two would be lost."""
+    """Builds a dict from key-value pairs. Raises `ValueError` for a duplicate key."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         names = [key for key, _ in pairs]
@@ -34,7 +34,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_mapping(value: dict | str | None, name: str) -> dict[str, Any]:
-    """A mapping given in a recipe, or as JSON on the command line."""
+    """Returns a mapping that was given as a dict in a recipe or as JSON on the command line."""
     if isinstance(value, str):
         try:
             value = json.loads(value, object_pairs_hook=unique_keys)
@@ -46,7 +46,7 @@ def parse_mapping(value: dict | str | None, name: str) -> dict[str, Any]:
 
 
 def parse_weights(value: dict | str | None, name: str) -> dict[str, float]:
-    """A mapping of names to numbers of 0 or more."""
+    """Like `parse_mapping`, but requires all values to be numbers of at least 0."""
     weights = parse_mapping(value, name)
     for key, weight in weights.items():
         if not isinstance(weight, int | float) or weight < 0:
@@ -55,12 +55,12 @@ def parse_weights(value: dict | str | None, name: str) -> dict[str, float]:
 
 
 def spelled_out(tasks: Mapping[str, str | dict]) -> dict[str, dict]:
-    """Tasks with a type alone, as `{"topic": "sequence_classification"}`, in the form that has room for settings."""
+    """Expands tasks that are given by their type alone: `"pair_similarity"` becomes `{"type": "pair_similarity"}`."""
     return {name: {"type": task} if isinstance(task, str) else task for name, task in tasks.items()}
 
 
 def check_numbers(settings: dict[str, Any]) -> None:
-    """Raises `ValueError` for a number among flags and their values that lies outside of what the flag can mean."""
+    """Raises `ValueError` for a setting whose number is not finite or out of range."""
     for name, value in settings.items():
         numbers = value if name.endswith("_weights") and isinstance(value, dict) else {"": value}
         for key, number in numbers.items():
@@ -80,7 +80,7 @@ def check_numbers(settings: dict[str, Any]) -> None:
 
 
 def import_extra(module: str, *, extra: str) -> ModuleType:
-    """A module of an optional package. Raises `ValueError`, naming the extra to install, where it is missing."""
+    """Imports a module of an optional package. Raises `ValueError` with the extra to install if it is missing."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

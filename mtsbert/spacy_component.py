@@ -1,6 +1,6 @@
-"""An mtsbert checkpoint as a component of a spaCy pipeline: `nlp.add_pipe("mtsbert", config={"model": "runs/news"})`.
+"""Runs an mtsbert checkpoint as a spaCy component: `nlp.add_pipe("mtsbert", config={"model": "runs/news"})`.
 
-Where the project is installed, spaCy finds the component by itself; in a clone, import this module first.
+spaCy finds the component by itself if the project is installed. In a clone, import this module first.
 """
 
 import os
@@ -25,30 +25,46 @@ from mtsbert.network.starting_point import load_pipeline
 def create_component(
     nlp: Language, name: str, model: str, revision: str | None, entity_task: str | None
 ) -> "MTSBertComponent":
+    """
+    Creates the component for `nlp.add_pipe("mtsbert", ...)`.
+
+    Args:
+        nlp (`Language`): The pipeline; not used.
+        name (`str`): The name of the component; not used.
+        model (`str`): The checkpoint: a folder or a Hub id.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub id.
+        entity_task (`str`, *optional*): See [`MTSBertComponent`].
+    """
     return MTSBertComponent(model, revision=revision, entity_task=entity_task)
 
 
 class MTSBertComponent:
     """
-    One pass of the model over each batch of texts sets
+    Sets labels, entities and the sentence embedding on spaCy documents, with one forward pass per batch of texts:
 
-    - `doc.ents`: the entities of `entity_task`, widened to whole tokens where they begin or end inside one;
-    - `doc.cats`: label → probability, of every task that labels texts (`task/label` where there are several);
-    - `doc.vector`: the sentence embedding, float32 `(H,)`;
-    - `doc._.mtsbert`: the answer of [`MTSBertPipeline`], with the exact characters of every entity.
+    - `doc.ents`: the entities of `entity_task`, extended to whole spaCy tokens if they begin or end inside one;
+    - `doc.cats`: label → probability for all text classification tasks (`task/label` if there are several tasks);
+    - `doc.vector`: the sentence embedding, float32 of shape `(H,)`;
+    - `doc._.mtsbert`: the output of [`MTSBertPipeline`], with the exact character offsets of each entity.
 
-    spaCy does not keep `doc.vector` when a document goes through bytes, as between processes (`n_process`); the
-    embedding in `doc._.mtsbert` stays.
-
-    The model is loaded when the first text comes.
+    spaCy drops `doc.vector` when a document is serialized, for example between processes (`n_process`); the embedding
+    in `doc._.mtsbert` is kept. The model is loaded when the first text arrives.
 
     Args:
-        model: Checkpoint: a folder or a Hub id.
-        revision: Branch, tag or commit of a Hub id.
-        entity_task: Default: the first token classification task, if there is one.
+        model (`str`): The checkpoint: a folder or a Hub id.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub id.
+        entity_task (`str`, *optional*): The task that sets `doc.ents`. Default: the first token classification task,
+            if there is one.
 
     Raises:
-        `ValueError`: at the first text, where there is no such checkpoint or task.
+        `ValueError`: at the first text, if the checkpoint or the task does not exist.
+
+    Example:
+
+        >>> nlp = spacy.blank("en")
+        >>> nlp.add_pipe("mtsbert", config={"model": "runs/quickstart"})
+        >>> doc = nlp("Nokia opens a research centre in Nairobi")
+        >>> doc.ents, doc.cats, doc.vector
     """
 
     def __init__(self, model: str, *, revision: str | None = None, entity_task: str | None = None):
@@ -77,7 +93,7 @@ class MTSBertComponent:
         return next(self.pipe([doc]))
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 64) -> Iterator[Doc]:
-        if os.getpid() != self._process:  # of `n_process`: forked, it would wait for torch's threads for ever
+        if os.getpid() != self._process:  # forked by `n_process`: torch's threads would deadlock
             torch.set_num_threads(1)
         for docs in minibatch(stream, batch_size):
             for doc, answer in zip(docs, self.pipeline([doc.text for doc in docs]), strict=True):
@@ -98,7 +114,7 @@ class MTSBertComponent:
         return doc
 
     def to_disk(self, path: Path, *, exclude: tuple = ()) -> None:
-        """Saves the whole checkpoint, so that the pipeline's folder needs nothing else."""
+        """Saves the checkpoint into the pipeline's folder, so that the folder is self-contained."""
         self.pipeline.model.save_pretrained(path)
         self.pipeline.tokenizer.save_pretrained(path)
 

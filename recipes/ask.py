@@ -1,4 +1,4 @@
-"""What a checkpoint says about texts: `python recipes/ask.py FOLDER_OR_ID TEXT…`. Needs only transformers."""
+"""Prints what a checkpoint predicts for texts: `python recipes/ask.py FOLDER_OR_ID TEXT…`. Needs only transformers."""
 
 import sys
 
@@ -6,7 +6,7 @@ import transformers
 
 
 def labels_of(found: dict | list) -> list[tuple[str, float]]:
-    """What one task found, as pairs of a text and a probability: entities, several labels, or one."""
+    """Turns the prediction for a task into pairs of text and probability: entities, several labels, or one label."""
     if isinstance(found, list):
         return [(f"{entity['label']} {entity['text']}", entity["score"]) for entity in found]
     labels = found["labels"] if "labels" in found else [found["label"]]

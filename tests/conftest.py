@@ -1,4 +1,4 @@
-"""Small things that every test can build on: a two-layer encoder, a tokenizer, a model, a few labelled rows."""
+"""Shared fixtures: a two-layer encoder, a tokenizer, a model and a few labelled rows."""
 
 import importlib.util
 import json

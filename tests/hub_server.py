@@ -1,7 +1,7 @@
-"""A Hugging Face Hub on loopback: what `huggingface_hub` asks when it pushes and loads, over real HTTP.
+"""A local Hugging Face Hub for tests, which answers the requests of `huggingface_hub` for pushing and loading.
 
-Kept in memory: repos of models and datasets with immutable commits and branches, and large files by their checksum.
-Large files travel by LFS, so clients set `HF_HUB_DISABLE_XET=1`.
+Repositories of models and datasets are kept in memory, with immutable commits and branches, and large files by their
+checksum. Large files are transferred with LFS, so clients must set `HF_HUB_DISABLE_XET=1`.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The page about bad input and the tests agree: every line of a table names tests, and they exist."""
+"""Tests that the page about bad input agrees with the tests: each row of a table names tests that exist."""
 
 import re
 

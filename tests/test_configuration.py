@@ -1,4 +1,4 @@
-"""What a config accepts, refuses and keeps."""
+"""Tests what a config accepts, rejects and saves."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The Dockerfile and the README say the same, and the image runs without root. No engine is needed: it is read."""
+"""Tests that Dockerfile and README agree, and that the image runs without root. The file is only read, not built."""
 
 import json
 import re

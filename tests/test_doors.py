@@ -1,4 +1,4 @@
-"""A saved folder opens in a fresh interpreter, from another place, without this repository on `sys.path`."""
+"""Tests that a saved folder can be loaded in a fresh interpreter without this repository on `sys.path`."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Changing the tasks of a checkpoint: added, dropped and renamed, and the same again after saving and loading."""
+"""Tests adding, dropping and renaming tasks of a model, before and after saving and loading."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Spans ↔ tags: by hand, and on random Unicode through a real fast tokenizer."""
+"""Tests the conversion between spans and tags, with examples and with random Unicode and a real fast tokenizer."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Pushing and loading over HTTP, against the Hub of `tests/hub_server.py`: every client is a process of its own."""
+"""Tests pushing and loading over HTTP with the Hub of `tests/hub_server.py`; each client is a separate process."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`pip install .`: one package, one command, and a spaCy component, far from the clone."""
+"""Tests `pip install .` outside of the clone: the package, the command and the spaCy component."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The rules that keep the layout readable: who imports whom, where imports are guarded, how long a file may be."""
+"""Tests the layout rules: which module imports which, where imports are guarded, and how long a file may be."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Much and unusual input: many texts, very long ones, many tasks, many labels."""
+"""Tests large and unusual input: many texts, very long texts, many tasks and many labels."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The model as a library model: shapes, losses, views, and what the Trainer relies on."""
+"""Tests the model as a library model: shapes, losses, views, and what the Trainer relies on."""
 
 import pytest
 import torch

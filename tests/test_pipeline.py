@@ -1,4 +1,4 @@
-"""Texts in, answers out: order, offsets, long texts, one encoder pass per batch, and what a call can ask for."""
+"""Tests the pipeline: order, offsets, long texts, one encoder pass per batch, and the parameters of a call."""
 
 import importlib.metadata
 import math

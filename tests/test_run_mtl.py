@@ -1,4 +1,4 @@
-"""Whole runs of the program: from a recipe to a checkpoint, and every mistake before the first step."""
+"""Tests whole runs of the program, from a recipe to a checkpoint, and that errors are raised before the first step."""
 
 import json
 import subprocess

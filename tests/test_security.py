@@ -1,4 +1,4 @@
-"""Names, recipes and tokens: what is written stays what it is, and what is run is known beforehand."""
+"""Tests that names, recipes and tokens cannot inject anything, and that only known code runs."""
 
 import ast
 import csv

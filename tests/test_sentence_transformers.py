@@ -1,4 +1,4 @@
-"""A checkpoint is a SentenceTransformer as it lies there, and stays a whole checkpoint when that library saves it."""
+"""Tests that a checkpoint is a SentenceTransformer, and is still complete after that library has saved it."""
 
 import json
 

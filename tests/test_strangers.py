@@ -1,4 +1,4 @@
-"""Checkpoints of strangers: no pickle, no code and no file from elsewhere is opened, by whichever door."""
+"""Tests that loading an untrusted checkpoint never opens a pickle, runs code, or reads files outside of it."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a checkpoint needs and how soon it is there; and that the tests run with versions that are allowed."""
+"""Tests the dependencies and import time of a checkpoint, and that the tests run with allowed versions."""
 
 import os
 import re

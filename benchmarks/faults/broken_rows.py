@@ -1,10 +1,10 @@
-"""Seconds and memory to read and tokenize many rows, with and without broken ones among them, in a fresh process each.
+"""Measures seconds and memory to read and tokenize many rows with and without broken rows, each in a fresh process.
 
 python benchmarks/faults/broken_rows.py
 
-Writes invented rows with a topic and entities as JSONL and as Parquet, once whole, and once with a share of rows
-broken in ten ways (five in Parquet, which has no lines to break), and runs `run_mtl.py --check_data` on them. The
-skipped rows are held against those that were broken. Memory is the most that was resident (Linux).
+Writes made-up rows with a topic and entities as JSONL and as Parquet, once without errors, and once with a share of
+rows broken in ten ways (five in Parquet, which has no lines to break), and runs `run_mtl.py --check_data` on them. The
+skipped rows are compared with the broken ones. Memory is the peak resident memory (Linux).
 """
 
 import argparse
@@ -40,8 +40,8 @@ BROKEN_LINES = ['{"text": "Oslo', "[1, 2]", '{"text": ["Oslo"]}', '{"text": "a",
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--broken", type=float, default=0.01, help="The share of rows that are broken.")
-    parser.add_argument("--encoder", default=ENCODER, help="Whose tokenizer reads the rows.")
+    parser.add_argument("--broken", type=float, default=0.01, help="Share of broken rows.")
+    parser.add_argument("--encoder", default=ENCODER, help="Encoder whose tokenizer is used.")
     args = parser.parse_args()
     sys.stdout.write(
         "| format | rows | broken | `bad_rows` | seconds | CPU seconds | peak memory (MB) | skipped |\n"
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def write(path: Path, num_rows: int, share: float) -> set[int]:
-    """Writes invented rows and returns the numbers of the broken ones."""
+    """Writes made-up rows and returns the numbers of the broken ones."""
     chance = random.Random(0)
     broken = set(chance.sample(range(num_rows), round(share * num_rows)))
     rows = []
@@ -82,7 +82,18 @@ def write(path: Path, num_rows: int, share: float) -> set[int]:
 
 
 def measure(folder: Path, suffix: str, encoder: str, bad_rows: str) -> tuple[float, float, float, set[int]]:
-    """Seconds, those of the processor, megabytes at most, and the numbers of the rows that were skipped."""
+    """
+    Reads the rows with `run_mtl.py --check_data`.
+
+    Args:
+        folder (`Path`): The folder with the rows.
+        suffix (`str`): The suffix of the file, `.jsonl` or `.parquet`.
+        encoder (`str`): The encoder whose tokenizer is used.
+        bad_rows (`str`): `"error"` or `"skip"`.
+
+    Returns:
+        Seconds, CPU seconds, peak memory in MB, and the numbers of the skipped rows.
+    """
     datasets = {
         "news": {
             "files": {"train": str(folder / f"news{suffix}")},

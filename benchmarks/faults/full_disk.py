@@ -1,10 +1,11 @@
 """
-Lets the disk run full while a small run saves: the output folder is a tmpfs of a few megabytes (this takes root).
+Fills the disk while a small run saves a checkpoint: the output folder is a tmpfs of a few megabytes (needs root).
 
 python benchmarks/faults/full_disk.py [--trials 6] [--seed 0]
 
-The room is filled, but for a random rest, while the run trains. It must end with an error that names the disk and
-leave its last checkpoint whole; once there is room, the resumed run must end with the weights of an undisturbed one.
+While the run trains, the disk is filled except for a random rest. The run must end with an error that names the disk,
+and leave its last checkpoint complete. When there is space again, the resumed run must end with the weights of an
+uninterrupted run.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def _trial(recipe: Path, disk: Path, expected: str, trial: int, chance: random.R
     run = Run(command(recipe, output))
     run.wait_for_step(chance.randint(6, 20))
     size = sum(path.stat().st_size for path in (output / "checkpoint-5").iterdir())
-    left = int(chance.uniform(0.02, 0.98) * size)  # less than a checkpoint takes, and some of it
+    left = int(chance.uniform(0.02, 0.98) * size)  # some space, but less than a checkpoint needs
     _fill(disk, left)
     status = run.finish()
     error = next((line for line in reversed(run.lines) if "could not be written" in line), "").strip()

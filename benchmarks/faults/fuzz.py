@@ -1,10 +1,10 @@
-"""Reads many files, whole and broken, and counts what comes of them; each time other ones.
+"""Reads many random files, valid and broken, and counts the outcomes. The files differ in each run.
 
 python benchmarks/faults/fuzz.py --inputs 10000
 
-Half of the inputs of a format are as its standard writer makes them, and must be read as they were written. The other
-half are changed in a few places: what our readers read, an independent reader must read alike, and what they refuse
-must be a `ValueError` of our own code that names the file. The smallest input that fails is shown.
+Half of the inputs of a format are written by its standard writer, and must be read as they were written. The other
+half are changed in a few places. If our readers accept such a file, an independent reader must read the same; if they
+reject it, they must raise a `ValueError` from our own code that names the file. The smallest failing input is shown.
 """
 
 import argparse
@@ -36,9 +36,14 @@ RECIPE = ".yaml"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=10_000, help="Of each format.")
+    parser.add_argument("--inputs", type=int, default=10_000, help="Number of inputs per format.")
     parser.add_argument("--formats", nargs="+", default=list(FILES), choices=list(FILES), metavar="SUFFIX")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="Printed; the same inputs again.")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=random.randrange(2**32),
+        help="Random seed, which is printed, to repeat the same inputs.",
+    )
     args = parser.parse_args()
     datasets.disable_progress_bars()
     datasets.utils.logging.set_verbosity(datasets.utils.logging.CRITICAL)
@@ -71,7 +76,19 @@ def main() -> None:
 def run(
     files: SearchStrategy, check: Callable[[Any, Path], str], suffix: str, num_inputs: int, number: int
 ) -> tuple[Counter, str | None, float]:
-    """How inputs went, the first failure if there is one, and the seconds of the processor."""
+    """
+    Reads random inputs of a format.
+
+    Args:
+        files (`SearchStrategy`): Generates the inputs.
+        check (`Callable`): Reads an input and returns the outcome; raises if it is wrong.
+        suffix (`str`): The suffix of the files.
+        num_inputs (`int`): The number of inputs.
+        number (`int`): The random seed.
+
+    Returns:
+        The number of inputs by outcome, the first failure if there is one, and the CPU seconds.
+    """
     counts: Counter = Counter()
     begun = time.process_time()
     folder = Path(tempfile.mkdtemp())
@@ -96,7 +113,7 @@ def run(
     try:
         try_each()
         failure = None
-    except BaseException as error:  # what a reader must never raise
+    except BaseException as error:  # readers must never raise any of these
         if isinstance(error, KeyboardInterrupt):
             raise
         failure = "".join(traceback.format_exception(error))

@@ -1,10 +1,10 @@
-"""Lets atheris look for texts that break cleaning, and for spans and tags that break alignment.
+"""Fuzzes cleaning, alignment and tags with atheris.
 
 pip install atheris
 python benchmarks/faults/fuzz_text.py -runs=1000000
 
-Atheris follows which lines an input reaches, and keeps changing those that reach new ones. All flags are libFuzzer's:
-`-max_total_time=600` stops after ten minutes, `-timeout=5` makes five seconds for one input a failure.
+Atheris tracks which lines an input reaches, and mutates inputs that reach new lines. All flags are those of libFuzzer:
+`-max_total_time=600` stops after ten minutes, and with `-timeout=5`, an input that takes five seconds is a failure.
 """
 
 import sys
@@ -36,11 +36,11 @@ LABELS = bio_labels(TYPES)
 LABEL2ID = {label: number for number, label in enumerate(LABELS)}
 TAGS = ["O", "X", "B-", "I-", "", *(f"{prefix}-{entity}" for prefix in "BIES" for entity in TYPES)]
 PIECES = ["&", "amp;", "&lt;", "lt;", "#39;", "quot;", "<b>", "</a", ' href="', ">", "<br", "\\", "\\$", " ", "x", ";"]
-SIZE = 30  # pieces of a text
+SIZE = 30  # maximum number of pieces in a text
 
 
 def try_cleaning(data: atheris.FuzzedDataProvider) -> None:
-    """Whatever the text: cleaned once, it is clean."""
+    """Checks that cleaning a text twice gives the same result as cleaning it once."""
     chosen = [data.ConsumeIntInRange(0, len(PIECES)) for _ in range(data.ConsumeIntInRange(0, SIZE))]
     text = "".join(PIECES[one] if one < len(PIECES) else data.ConsumeUnicodeNoSurrogates(3) for one in chosen)
     cleaned = clean(text)
@@ -49,7 +49,7 @@ def try_cleaning(data: atheris.FuzzedDataProvider) -> None:
 
 
 def try_alignment(data: atheris.FuzzedDataProvider) -> None:
-    """Every entity is learned exactly, or counted; spans that cannot be are a `ValueError`."""
+    """Checks that each entity is either aligned exactly or counted, and that invalid spans raise `ValueError`."""
     text = data.ConsumeUnicodeNoSurrogates(SIZE)
     borders = sorted({data.ConsumeIntInRange(0, len(text)) for _ in range(data.ConsumeIntInRange(0, SIZE))})
     offsets = [(0, 0), *visible_offsets(list(pairwise(borders)), text), (0, 0)]
@@ -74,7 +74,7 @@ def try_alignment(data: atheris.FuzzedDataProvider) -> None:
 
 
 def try_tags(data: atheris.FuzzedDataProvider) -> None:
-    """Tags of any scheme become entities that lie in order in the text, or are a `ValueError`."""
+    """Checks that tags of any scheme become entities in the order of the text, or raise `ValueError`."""
     tags = [data.PickValueInList(TAGS) for _ in range(data.ConsumeIntInRange(0, 6))]
     text, offsets = join_words([data.ConsumeUnicodeNoSurrogates(3) for _ in tags])
     try:

@@ -1,11 +1,11 @@
 """
-Kills a small run at random steps, resumes it until it is through, and compares the last weights bit for bit with those
-of a run that nobody disturbed.
+Kills a small run at random steps, resumes it until it is finished, and compares the final weights bit for bit with
+those of an uninterrupted run.
 
 python benchmarks/faults/kill_and_resume.py --kills 10 [--chain 5] [--signals SIGTERM ...] [--seed 0] [--folder DIR]
     [-- --FLAG=VALUE ...]
 
-Of the SIGKILLs, every other one falls into the saving of a checkpoint. Flags after `--` go to every run.
+Every other SIGKILL is sent while a checkpoint is being saved. Flags after `--` are passed to all runs.
 """
 
 import argparse
@@ -26,11 +26,11 @@ SECONDS_WITHIN_A_STEP, SECONDS_WITHIN_A_SAVE = 0.03, 0.01
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=10, help="With each signal.")
-    parser.add_argument("--chain", type=int, default=5, help="The most kills that one run has to survive.")
+    parser.add_argument("--kills", type=int, default=10, help="Number of kills per signal.")
+    parser.add_argument("--chain", type=int, default=5, help="Maximum number of kills of a single run.")
     parser.add_argument("--signals", nargs="+", choices=SIGNALS, default=SIGNALS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=None, help="Where the runs lie (default: a temporary folder).")
+    parser.add_argument("--folder", type=Path, default=None, help="Folder for the runs (default: a temporary folder).")
     parser.add_argument("flags", nargs="*", metavar="--FLAG=VALUE")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -64,7 +64,7 @@ def _trial(args: argparse.Namespace, folder: Path) -> bool:
 def _chain(
     recipe: Path, output: Path, number: signal.Signals, kills: int, chance: random.Random, flags: list[str]
 ) -> Counter:
-    """Kills a run so often, each time some steps later, and lets it end."""
+    """Kills a run several times, each time a few steps later, and then lets it finish."""
     counts: Counter = Counter()
     for kill in range(kills):
         resumes = ["--resume_from_checkpoint", "true"] if steps_of_checkpoints(output) else []

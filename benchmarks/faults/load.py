@@ -1,9 +1,9 @@
-"""What much or unusual input costs: a million short texts, one of two megabytes, 50 tasks, 2,000 labels.
+"""Measures large or unusual input: a million short texts, a text of two megabytes, 50 tasks, 2,000 labels.
 
 python benchmarks/faults/load.py [--rows 1000000] [--only texts long mixed tasks labels types]
 
-The model is a small one with random weights, so that what is measured is everything around it. Each case is a process
-of its own; seconds count from its start, memory is what was resident (Linux).
+The model is small and has random weights, so that everything except the model is measured. Each case runs in a fresh
+process. Seconds count from its start; memory is resident memory (Linux).
 """
 
 import argparse
@@ -33,7 +33,7 @@ SENTENCES = [
 ]
 TOPIC = {"type": "sequence_classification", "labels": ["Business", "Sports"]}
 TASKS = {"topic": TOPIC, "ner": {"type": "token_classification", "labels": bio_labels(["GPE", "ORG", "PERSON"])}}
-SHARES = (0.1, 0.5, 1.0)  # of the rows, at which memory is read
+SHARES = (0.1, 0.5, 1.0)  # shares of the rows at which memory is measured
 # Case → the tasks of its model.
 CASES = {
     "texts": TASKS,
@@ -49,7 +49,7 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="Short texts. Default: %(default)s")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="Number of short texts. Default: %(default)s")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +69,7 @@ def save_model(folder: Path, tasks: dict[str, dict]) -> None:
 
 
 def texts_of(case: str, rows: int):
-    """The texts of a case, one by one."""
+    """Yields the texts of a case."""
     long = " ".join(SENTENCES * (2_000_000 // len(" ".join(SENTENCES)) + 1))[:2_000_000]
     if case == "texts":
         yield from (f"{SENTENCES[row % len(SENTENCES)]} {row}" for row in range(rows))
@@ -90,7 +90,7 @@ def write_texts(path: Path, texts) -> None:
 
 
 def predict(folder: Path) -> dict:
-    """Runs `mtsbert predict` and reads its memory as its progress bar moves."""
+    """Runs `mtsbert predict` and measures its memory while its progress bar advances."""
     command = [
         sys.executable,
         "-m",
@@ -135,7 +135,7 @@ def predict(folder: Path) -> dict:
 
 
 def memory_of(process: int) -> dict[str, int] | None:
-    """Of a process that runs, in 10^6 bytes; None once it has ended."""
+    """Returns the memory of a running process in 10^6 bytes; None if it has ended."""
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
     except OSError:
@@ -145,7 +145,7 @@ def memory_of(process: int) -> dict[str, int] | None:
 
 
 def assert_answered(folder: Path, rows: int) -> None:
-    """Every text is answered, in order."""
+    """Checks that there is a prediction for each text, in order."""
     with (
         (folder / "answers.jsonl").open(encoding="utf-8") as answers,
         (folder / "texts.csv").open(newline="") as texts,

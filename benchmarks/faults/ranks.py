@@ -1,10 +1,10 @@
 """
-What two processes of a small run do when all goes well, and when something does not: on this machine, and on two
-machines, which are two network namespaces with a cable between them (this takes root).
+Tests a small run on two ranks with and without failures: on this machine, and on two machines, which are simulated by
+two connected network namespaces (needs root).
 
 python benchmarks/faults/ranks.py [--machines 1 2] [--trials NAME ...] [--folder DIR]
 
-Every trial prints one line: what was tried, what happened, and in how many seconds.
+Each trial prints a line with the test, the outcome, and the seconds it took.
 """
 
 import argparse
@@ -28,7 +28,7 @@ LAUNCHER += ("--dynamo_backend", "no")
 PORT = 29611
 NAMESPACES, ADDRESSES = ("mtsbert_one", "mtsbert_two"), ("10.213.7.1", "10.213.7.2")
 TOLERANCE = 1e-6
-# One process and two see the same rows in a step, and neither drops anything.
+# With one and two ranks, a step has the same rows, and dropout is off.
 COMPARABLE = {
     "train_sampling_strategy": "sequential",
     "dataset_sampling": "proportional",
@@ -42,18 +42,18 @@ COMPARABLE = {
     "eval_strategy": "no",
     "do_eval": True,
 }
-# Batches of the two datasets in turn: the processes have labels of other tasks in every step.
+# Batches alternate between the two datasets, so the ranks have labels of different tasks in each step.
 DIFFERENT_TASKS = {"dataset_sampling": "round_robin", "gradient_accumulation_steps": 1}
 
 
 class Machines:
-    """One launch on one machine, or one on each of two."""
+    """Launches on one machine, or on two machines with a launcher each."""
 
     def __init__(self, number: int):
         self.number = number
 
     def start(self, recipe: Path, output: Path, *flags: str) -> list[Run]:
-        """On two machines, each has an output folder of its own."""
+        """Starts a run. On two machines, each has its own output folder."""
         if self.number == 1:
             launcher = [*LAUNCHER, "--num_machines", "1", "--main_process_port", str(PORT)]
             return [Run(command(recipe, output, *flags, launcher=launcher))]
@@ -71,7 +71,7 @@ class Machines:
 
 @contextmanager
 def two_namespaces() -> Iterator[None]:
-    """Two network namespaces that see nothing but each other."""
+    """Creates two network namespaces that can only reach each other."""
     for namespace in NAMESPACES:
         _ip("netns", "add", namespace)
     try:
@@ -104,7 +104,7 @@ def _ip(*arguments: str) -> None:
 
 
 def rank_process(run: Run, rank: int) -> int | None:
-    """The id of the process of that rank among what a launcher has started."""
+    """Returns the process id of a rank among the processes that a launcher has started."""
     for process in _descendants(run.process.pid):
         try:
             variables = Path(f"/proc/{process}/environ").read_bytes().split(b"\0")
@@ -128,7 +128,7 @@ def _descendants(process: int) -> list[int]:
 
 
 def finish_all(runs: list[Run]) -> tuple[list[int], float]:
-    """Exit statuses, and the seconds until all have ended."""
+    """Waits for all runs. Returns their exit statuses, and the seconds until all have ended."""
     began = time.perf_counter()
     return [run.finish() for run in runs], time.perf_counter() - began
 
@@ -209,7 +209,7 @@ class Trials:
         self.tell("rank 0 writes the checkpoint", has_states and not others, f"{len(others)} {what}")
 
     def undisturbed(self) -> tuple[Path, str]:
-        """The recipe of the following trials, and what it comes to when nobody disturbs it."""
+        """Returns the recipe for the following trials, and the result of an uninterrupted run."""
         recipe = write_recipe(self.folder / "disturbed") if not hasattr(self, "_undisturbed") else self._undisturbed[0]
         if not hasattr(self, "_undisturbed"):
             finish_all(self.machines.start(recipe, self.fresh("undisturbed")))
@@ -218,7 +218,7 @@ class Trials:
 
     def launcher_is_told_to_stop(self, number: signal.Signals) -> None:
         def tell(runs: list[Run]) -> None:
-            # What `accelerate launch` is started by: on two machines each launcher is told, as a scheduler does.
+            # The launcher gets the signal; on two machines, each launcher does, as from a scheduler.
             for run in runs:
                 run.process.send_signal(number)
 
@@ -239,7 +239,7 @@ class Trials:
         statuses, seconds = finish_all(runs)
         checkpoints = steps_of_checkpoints(output)
         stopped = f"checkpoint after {checkpoints} in {seconds:.1f} s, exit status {statuses}"
-        for folder in self.machines.outputs(output)[1:]:  # no shared disk: copied, as the documentation says
+        for folder in self.machines.outputs(output)[1:]:  # without a shared disk, it is copied, as documented
             subprocess.run(["cp", "-r", f"{output}/.", folder], check=True)
         resumed, _ = finish_all(
             again := self.machines.start(recipe, output, "--save_strategy", "no", "--resume_from_checkpoint", "true")
@@ -279,7 +279,7 @@ def _without_dropout(encoder: Path) -> None:
 
 
 def _start(folder: Path, weights: dict) -> Iterator[tuple[str, object]]:
-    """The encoder's weights before training, by their names in the model."""
+    """Yields the encoder's weights before training, by their names in the model."""
     for name, weight in load_file(folder / "comparable" / "encoder" / WEIGHTS).items():
         if f"encoder.{name}" in weights:
             yield f"encoder.{name}", weight
@@ -288,7 +288,7 @@ def _start(folder: Path, weights: dict) -> Iterator[tuple[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machines", type=int, nargs="+", choices=(1, 2), default=(1, 2))
-    parser.add_argument("--folder", type=Path, default=None, help="Where the runs lie (default: a temporary folder).")
+    parser.add_argument("--folder", type=Path, default=None, help="Folder for the runs (default: a temporary folder).")
     names = list(Trials(Path(), Machines(1)).all())
     parser.add_argument("--trials", nargs="+", choices=names, default=names)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A BERT of a few thousand weights, all random: what a run costs and survives does not depend on what it knows."""
+"""A tiny BERT with random weights, for tests of speed and robustness that do not depend on quality."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,15 @@ from transformers import BertConfig, BertModel, BertTokenizer, set_seed
 
 
 def save_encoder(folder: Path, texts: Sequence[str], *, vocab_size: int, num_layers: int) -> None:
-    """Writes it, and a tokenizer that has learned its word pieces from the texts."""
+    """
+    Saves a tiny encoder with random weights, and a tokenizer trained on the texts.
+
+    Args:
+        folder (`Path`): The folder to write.
+        texts (`Sequence[str]`): The texts to train the tokenizer on.
+        vocab_size (`int`): The size of the vocabulary.
+        num_layers (`int`): The number of encoder layers.
+    """
     tokenizer = BertTokenizer().train_new_from_iterator(texts, vocab_size=vocab_size, show_progress=False)
     tokenizer.model_max_length = 64
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Runs of `run_mtl.py` that take seconds, and have in them everything that a resumed run must get right."""
+"""Runs of `run_mtl.py` that take seconds, with everything that a resumed run must reproduce."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from small_encoder import save_encoder
 ROOT = Path(__file__).resolve().parent.parent.parent
 PROGRAM = ROOT / "run_mtl.py"
 WEIGHTS = "model.safetensors"
-NUM_STEPS = 48  # of the whole run
+NUM_STEPS = 48  # in the whole run
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
@@ -26,7 +26,7 @@ EVENTS = {"Sports": ("wins the race in", "loses the final in"), "Business": ("se
 
 
 def write_recipe(folder: Path, **changes) -> Path:
-    """An encoder, two datasets and a recipe on them; the keyword arguments replace keys, None removes one."""
+    """Writes an encoder, two datasets and a recipe. Keyword arguments replace keys of the recipe; None removes one."""
     chance = random.Random(0)
     entities = [_sentence(chance, with_topic=False) for _ in range(45)]
     topics = [_sentence(chance, with_topic=True) for _ in range(75)]
@@ -94,11 +94,11 @@ def command(recipe: Path, output: Path, *flags: str, launcher: Sequence[str] = (
 
 
 class Run:
-    """A run in a process of its own, whose lines are read as they come."""
+    """A run in a subprocess, whose output is read line by line."""
 
     def __init__(self, arguments: list[str], prefix: Sequence[str] = (), **environment: str):
         self.lines: list[str] = []
-        self.num_steps = 0  # that this process has logged
+        self.num_steps = 0  # number of steps that this process has logged
         self._news = threading.Condition()
         self.process = subprocess.Popen(
             [*prefix, *arguments],
@@ -122,13 +122,13 @@ class Run:
             self._news.notify_all()
 
     def wait_for_step(self, number: int, timeout: float = 900) -> bool:
-        """Whether the process has taken so many steps; it may end before."""
+        """Waits until the process has taken this many steps. Returns False if it ends before."""
         with self._news:
             self._news.wait_for(lambda: self.num_steps >= number or not self._reader.is_alive(), timeout)
         return self.num_steps >= number
 
     def finish(self, timeout: float = 900) -> int:
-        """The exit status; negative where a signal ended the process."""
+        """Waits for the process and returns its exit status, which is negative if a signal has ended it."""
         status = self.process.wait(timeout)
         self._reader.join(timeout)
         return status
@@ -139,7 +139,7 @@ class Run:
 
 
 def _hear_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # it is ignored by default in a shell's background jobs
 
 
 def digest(folder: Path) -> str:

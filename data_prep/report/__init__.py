@@ -1,1 +1,1 @@
-"""What is in a prepared dataset, and how far its labels can be trusted: `report.md` beside its files."""
+"""Reports what is in a prepared dataset and how far its labels can be trusted, in `report.md` next to its files."""

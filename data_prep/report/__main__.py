@@ -1,4 +1,4 @@
-"""`python -m data_prep.report`."""
+"""Writes the report of a prepared dataset: `python -m data_prep.report`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Whether a labeller agrees with itself: what it said of the same name in different places."""
+"""Measures whether a labeller is consistent: how it labelled the same name in different places."""
 
 import re
 from collections import Counter, defaultdict
@@ -16,19 +16,19 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 def name_of(row: Row, span: dict) -> str:
-    """An entity's text, with single blanks for whatever blanks it has."""
+    """Returns the text of an entity, with whitespace collapsed to single spaces."""
     return " ".join(row.text[span["start"] : span["end"]].split())
 
 
 def words_of(text: str) -> list[str]:
-    """Words and single marks; blanks are between them."""
+    """Splits a text into words and punctuation marks, without whitespace."""
     return _WORD.findall(text)
 
 
 def is_name(text: str) -> bool:
     """
-    Whether it is written like a name, with a capital letter or in a script that has none. What "50" or "the season" is
-    depends on what stands around it, and comparing its labels tells nothing.
+    Whether a text looks like a name: it has an uppercase letter, or a letter of a script without case. The labels of
+    "50" or "the season" depend on their context and cannot be compared.
     """
     return any(letter.isalpha() and not letter.islower() for letter in text)
 
@@ -41,19 +41,19 @@ class Place(NamedTuple):
 
 @dataclass
 class Verdicts:
-    """What was said of a name: type, `NOT_LABELLED` or `LEFT_OPEN` → how often, and one of these places."""
+    """How a name was labelled: type, `NOT_LABELLED` or `LEFT_OPEN` → how often, and a random place."""
 
     counts: Counter = field(default_factory=Counter)
     places: dict[str, Place] = field(default_factory=dict)
 
     def add(self, verdict: str, place: Place, random: Random) -> None:
         self.counts[verdict] += 1
-        if random.random() * self.counts[verdict] < 1:  # each of the places with the same chance
+        if random.random() * self.counts[verdict] < 1:  # reservoir sampling: each place has the same probability
             self.places[verdict] = place
 
     @property
     def types(self) -> list[tuple[str, int]]:
-        """Types and how often, the commonest first."""
+        """Types with their counts, most common first."""
         return by_count({key: count for key, count in self.counts.items() if key not in (NOT_LABELLED, LEFT_OPEN)})
 
     @property
@@ -62,25 +62,25 @@ class Verdicts:
 
     @property
     def against(self) -> int:
-        """Labelled places that have another type than the commonest."""
+        """Number of labelled places with another type than the most common one."""
         return self.labelled - self.types[0][1]
 
     @property
     def undecided(self) -> int:
-        """The fewer of the places that are labelled and of those that are not."""
+        """Number of labelled places, or of places without a label, whichever is smaller."""
         return min(self.labelled, self.counts[NOT_LABELLED])
 
 
 def by_count(counts: dict[str, int]) -> list[tuple[str, int]]:
-    """The greatest first, and those of the same count by name."""
+    """Sorts counts in descending order, and by name if they are equal."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def collect_verdicts(rows: Iterable[Row], names: Iterable[str], *, seed: int = 42) -> dict[str, Verdicts]:
     """
-    Everything that was said of these names, wherever they stand as whole words in the same letters.
+    Collects how these names are labelled wherever they occur as whole words with the same spelling.
 
-    A place inside another, longer entity says nothing of the name and is not counted ("York" in "New York").
+    A place inside a longer entity is not counted ("York" in "New York").
     """
     verdicts = {name: Verdicts() for name in names}
     finder = NameFinder(verdicts)
@@ -95,7 +95,7 @@ def collect_verdicts(rows: Iterable[Row], names: Iterable[str], *, seed: int = 4
 
 
 class NameFinder:
-    """Finds names outside of entities, the longest where several begin."""
+    """Finds names outside of entities. If several begin at the same word, the longest is found."""
 
     def __init__(self, names: Iterable[str]):
         self._names: dict[tuple[str, ...], str] = {}
@@ -107,7 +107,7 @@ class NameFinder:
         self._lengths = {word: sorted(known, reverse=True) for word, known in lengths.items()}
 
     def find(self, row: Row) -> Iterator[tuple[str, str, int, int]]:
-        """Gives name, `NOT_LABELLED` or `LEFT_OPEN`, and the offsets."""
+        """Yields each name, `NOT_LABELLED` or `LEFT_OPEN`, and its start and end offset."""
         words = [(match[0], match.start(), match.end()) for match in _WORD.finditer(row.text)]
         spans = iter(row.entities)
         span = next(spans, None)
@@ -134,19 +134,19 @@ class NameFinder:
 
 @dataclass(frozen=True)
 class TypeAgreement:
-    """One type, over all names that were labelled often enough."""
+    """The consistency of one entity type, over all names that were labelled often enough."""
 
     mentions: int
     usual: int
-    """Mentions of names for which this is the commonest type."""
+    """Mentions of names for which this is the most common type."""
     instead: list[tuple[str, int]]
-    """What the other mentions' names are mostly called, and how often."""
+    """The most common types of the other mentions' names, with counts."""
     not_labelled: int
-    """Places without a label where a name stands for which this is the commonest type."""
+    """Places without a label of names for which this is the most common type."""
 
 
 def agreement_by_type(verdicts: dict[str, Verdicts]) -> dict[str, TypeAgreement]:
-    """Type → how often it is what the name is mostly called; the least agreed first."""
+    """Maps each type to how often it is the most common type of the name, least consistent types first."""
     usual: dict[str, Counter] = defaultdict(Counter)
     not_labelled: Counter = Counter()
     for of_name in verdicts.values():
@@ -167,8 +167,9 @@ def agreement_by_type(verdicts: dict[str, Verdicts]) -> dict[str, TypeAgreement]
 
 def spelling_conflicts(verdicts: dict[str, Verdicts]) -> list[list[str]]:
     """
-    Names that differ in capitals alone ("TOKYO", "Tokyo") and are mostly given different types: the spellings of each,
-    the commonest first, and first of all those with the most mentions unlike that one's type.
+    Finds names that differ only in case ("TOKYO", "Tokyo") and mostly have different types. Returns the spellings of
+    each name, most common first. Names come first if many of their mentions do not have the type of the most common
+    spelling.
     """
     spellings: defaultdict[str, list[str]] = defaultdict(list)
     for name in verdicts:

@@ -1,4 +1,4 @@
-"""What the report of a dataset tells of labels that contradict one another."""
+"""The section of the report about inconsistent labels."""
 
 from ..markdown import share, table
 from .agreement import by_count

@@ -1,4 +1,4 @@
-"""Rows whose texts are the same or nearly: which labels they have, and which of them to look at."""
+"""Compares the labels of rows whose texts are the same or nearly the same, and selects examples."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from .prepared import PreparedDataset, Row
 
 PAIRS_SHOWN = 6
 GROUPS_SHOWN = 5
-MOST_COPIES_COMPARED = 5_000  # pairs, whose rows are in memory at once
+MOST_COPIES_COMPARED = 5_000  # pairs; all their rows are in memory
 
 
 class Pair(NamedTuple):
@@ -25,33 +25,34 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelConflicts:
-    """Copies whose label differs, for one label column."""
+    """Copies with different labels, for one label column."""
 
     copied: int
-    """Distinct texts that stand in several rows."""
+    """Number of distinct texts that occur in several rows."""
     copied_differently: int
-    """Of these, the ones whose rows do not all have the same label."""
+    """Number of these texts whose rows do not all have the same label."""
     near: int
-    """Pairs of distinct texts that are nearly the same."""
+    """Number of pairs of distinct texts that are nearly the same."""
     near_differently: int
+    """Number of these pairs whose labels differ."""
     mixed: dict[tuple[str, str], int]
-    """Two labels, in order → how many of these pairs have them."""
+    """Two labels, sorted → number of near-identical pairs with these labels."""
     pairs: list[Pair]
-    """Some of those with different labels, the most similar first."""
+    """Examples of pairs with different labels, most similar first."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Texts that are nearly the same, or linked by such texts."""
+    """A group of texts that are nearly the same, directly or through other texts."""
 
     num_rows: int
     num_distinct: int
     rows: tuple[int, ...]
-    """Two of them, of different texts where there are any."""
+    """Up to two of the rows, with different texts."""
 
 
 def label_conflicts(labels: list[str | None], duplicates: Duplicates) -> LabelConflicts:
-    """`labels` are those of all rows."""
+    """Compares the labels of copies. `labels` contains the label of every row, or None."""
     pairs: list[Pair] = []
     mixed: Counter = Counter()
     copied = near = differently = near_differently = 0
@@ -74,13 +75,13 @@ def label_conflicts(labels: list[str | None], duplicates: Duplicates) -> LabelCo
 
 
 def _pairs_of_rows(duplicates: Duplicates) -> Iterator[Pair]:
-    """Every pair of nearly the same texts, by the first row of each; the most similar first."""
+    """Yields the pairs of nearly identical texts, each represented by its first row, most similar first."""
     rows = duplicates.first_rows[duplicates.pairs].tolist()
     return (Pair(*pair, similarity) for pair, similarity in zip(rows, duplicates.similarities.tolist(), strict=True))
 
 
 def pairs_between_splits(dataset: PreparedDataset, duplicates: Duplicates) -> list[Pair]:
-    """Some of them, from the most similar to the least."""
+    """Selects examples of nearly identical texts in different splits, spread from most to least similar."""
     splits = dataset.splits_of_rows()
     pairs = [pair for pair in _pairs_of_rows(duplicates) if splits[pair.one] != splits[pair.other]]
     shown = np.linspace(0, len(pairs) - 1, min(PAIRS_SHOWN, len(pairs))).round().astype(int)
@@ -88,8 +89,8 @@ def pairs_between_splits(dataset: PreparedDataset, duplicates: Duplicates) -> li
 
 
 def largest_groups(duplicates: Duplicates) -> list[Group]:
-    """Those of three rows or more."""
-    groups = duplicates.groups[duplicates.distinct]  # of each row
+    """Returns the largest groups with at least three rows."""
+    groups = duplicates.groups[duplicates.distinct]  # the group of each row
     num_rows = np.bincount(groups)
     found = []
     for group in np.argsort(-num_rows, kind="stable")[:GROUPS_SHOWN]:
@@ -101,7 +102,7 @@ def largest_groups(duplicates: Duplicates) -> list[Group]:
 
 
 def separate_pairs(dataset: PreparedDataset, duplicates: Duplicates) -> Iterator[tuple[Row, Row]]:
-    """Pairs of nearly the same texts, the most similar first, and each text in one pair at most."""
+    """Yields pairs of nearly identical texts, most similar first, with each text in at most one pair."""
     used: set[int] = set()
     chosen: list[tuple[int, int]] = []
     for one, other, _ in _pairs_of_rows(duplicates):

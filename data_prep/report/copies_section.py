@@ -1,4 +1,4 @@
-"""What the report of a dataset tells of texts that stand in it twice."""
+"""The section of the report about duplicate texts."""
 
 from ..markdown import share, table
 from .agreement import by_count

@@ -1,9 +1,9 @@
-"""A report of a prepared dataset: what its labels are, and where they contradict one another.
+"""Writes a report of a prepared dataset: its labels, and where they are inconsistent.
 
     python -m data_prep.report --data data/ag_news
 
-Writes `report.md` and the folder `report` with its pictures beside the Parquet files. No gold labels are needed: it
-compares what was said of the same name in different places, and of texts that stand in the data twice.
+Writes `report.md` and a folder `report` with its plots next to the Parquet files. No gold labels are needed: the
+report compares the labels of the same name in different places, and of texts that occur several times.
 """
 
 import argparse
@@ -29,10 +29,10 @@ REPORT = "report.md"
 
 def write_report(folder: Path) -> None:
     """
-    Writes `report.md` and its pictures into a folder that `data_prep` made; the same folder gives the same report.
+    Writes `report.md` and its plots to a folder that `data_prep` has written. The report is deterministic.
 
     Raises:
-        `ValueError`: where the folder has no rows, texts or entities. Nothing is written then.
+        `ValueError`: if the folder has no rows, texts or entities. Nothing is written in that case.
     """
     found = survey(folder)
     types = by_count(found.counts.all_types)
@@ -151,7 +151,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep.repo
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--data", required=True, type=Path, help="Folder that data_prep made; the report goes there.")
+    parser.add_argument(
+        "--data", required=True, type=Path, help="Dataset folder written by data_prep. The report is saved there."
+    )
     args = parser.parse_args(argv)
     write_report(args.data)
     sys.stdout.write(f"{args.data / REPORT}\n")

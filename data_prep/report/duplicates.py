@@ -1,6 +1,6 @@
-"""Texts that stand in a dataset twice, letter by letter or nearly.
+"""Finds texts that occur several times in a dataset, exactly or nearly the same.
 
-Letters used below: `D` distinct texts, `G` word sequences.
+Shapes: `D` distinct texts, `G` word sequences.
 """
 
 import itertools
@@ -16,16 +16,16 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 WORDS_PER_SEQUENCE = 3
 THRESHOLD = 0.5
-"""Jaccard similarity of two texts' sets of word sequences from which on they count as nearly the same."""
-MOST_NEIGHBORS = 10  # kept of each text, the most similar ones
+"""Minimum Jaccard similarity of the word sequences of two texts that count as nearly the same."""
+MOST_NEIGHBORS = 10  # similar texts to keep for each text
 MOST_PRODUCTS = 2_000_000_000
-"""Multiplications at most, about half a minute; if it were more, the commonest word sequences are left out."""
-PRODUCTS_PER_BLOCK = 1_000_000  # and so many numbers at most in memory at once
+"""Maximum number of multiplications (about half a minute). Beyond it, the most common word sequences are left out."""
+PRODUCTS_PER_BLOCK = 1_000_000  # this also limits how many numbers are in memory
 _WORD = re.compile(r"\w+")
 
 
 def word_sequences(text: str) -> list[str]:
-    """Three words at a time, without case and punctuation; of a shorter text, the whole."""
+    """Returns all sequences of three words, ignoring case and punctuation; for a shorter text, the whole text."""
     words = _WORD.findall(text.lower()) or [text]
     return [
         " ".join(words[first : first + WORDS_PER_SEQUENCE])
@@ -35,37 +35,37 @@ def word_sequences(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """What was found. Rows are numbered in the order in which they were added."""
+    """The duplicates in a dataset. Rows are numbered in the order in which they were added."""
 
     distinct: np.ndarray
-    """`(rows,)`: number of the row's text among the distinct ones."""
+    """`(num_rows,)`: index of each row's text among the distinct texts."""
     first_rows: np.ndarray
-    """`(D,)`: the first row that has the text."""
+    """`(D,)`: the first row with each text."""
     pairs: np.ndarray
-    """`(P, 2)`: distinct texts that are nearly the same, each pair once, the most similar first."""
+    """`(P, 2)`: pairs of distinct texts that are nearly the same, most similar first."""
     similarities: np.ndarray
-    """`(P,)`"""
+    """`(P,)`: Jaccard similarity of each pair."""
     groups: np.ndarray
-    """`(D,)`: texts of the same number are nearly the same, or are linked by texts that are."""
+    """`(D,)`: texts with the same number are nearly the same, directly or through other texts."""
     rows_with_copy: np.ndarray
-    """`(splits, splits)`: rows of the one split whose very text stands (again) in the other."""
+    """`(num_splits, num_splits)`: number of rows in one split whose exact text occurs (again) in the other."""
     rows_with_near_copy: np.ndarray
-    """`(splits, splits)`: rows whose text does not, but one that is nearly the same."""
+    """`(num_splits, num_splits)`: number of further rows for which the other split has a nearly identical text."""
     most_texts: int
-    """Word sequences that stand in more texts were left out, or there would have been too much to compare."""
+    """Word sequences that occur in more texts than this were left out to limit the computation."""
     num_left_out: int
-    """How many they were."""
+    """Number of word sequences that were left out."""
 
 
 class DuplicateFinder:
-    """Takes texts and finds those that are the same or nearly.
+    """Finds texts that are the same or nearly the same.
 
-    Two texts are nearly the same if of the word sequences (three words) that stand in either, at least half stand in
-    both: a Jaccard similarity of `THRESHOLD`. All pairs are compared, by products of sparse matrices. The words are
-    hashed to 31 bits, so that among a million sequences some 230 pairs are taken for one.
+    Two texts are nearly the same if at least half of the three-word sequences that occur in either occur in both (a
+    Jaccard similarity of `THRESHOLD`). All pairs are compared, with products of sparse matrices. Sequences are hashed
+    to 31 bits, so that among a million sequences about 230 pairs collide.
 
     Args:
-        num_splits (`int`): Copies are counted from split to split.
+        num_splits (`int`): The number of splits, between which copies are counted.
     """
 
     def __init__(self, num_splits: int):
@@ -86,7 +86,7 @@ class DuplicateFinder:
         )
 
     def add(self, texts: list[str], split: int) -> None:
-        """The next rows; `split` counts from 0."""
+        """Adds the next rows of a split, counted from 0."""
         new = []
         for text in texts:
             digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -123,14 +123,17 @@ class DuplicateFinder:
         )
 
     def _near(self, in_split: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, int, int]:
-        """Pairs, their similarities, `(D, splits)` whether a text has a near copy there, and see `Duplicates`."""
+        """
+        Returns `pairs` and `similarities`, whether each text has a near copy in each split `(D, num_splits)`, and
+        `most_texts` and `num_left_out`, see [`Duplicates`].
+        """
         num_distinct = len(in_split)
         rows = np.repeat(np.arange(num_distinct), np.concatenate(self._sizes))
         _, columns, num_texts = np.unique(np.concatenate(self._sequences), return_inverse=True, return_counts=True)
         most_texts = _most_texts(num_texts)
         affordable = num_texts <= most_texts
         sizes = np.bincount(rows[affordable[columns]], minlength=num_distinct)
-        kept = affordable & (num_texts > 1)  # what one text alone has is not shared
+        kept = affordable & (num_texts > 1)  # sequences of a single text are not shared
         rows, places = rows[kept[columns]], (np.cumsum(kept) - 1)[columns[kept[columns]]]
         vectors = csr_array(
             (np.ones(len(rows), dtype=np.int32), (rows, places)), shape=(num_distinct, int(kept.sum()))
@@ -156,14 +159,14 @@ class DuplicateFinder:
 
 
 def _most_texts(num_texts: np.ndarray) -> int:
-    """The most texts that a word sequence may stand in, if all that may are to be compared in `MOST_PRODUCTS`."""
+    """Returns the maximum number of texts per word sequence for which all comparisons stay within `MOST_PRODUCTS`."""
     ascending = np.sort(num_texts)
     affordable = np.searchsorted(np.cumsum(ascending.astype(np.float64) ** 2), MOST_PRODUCTS, side="right")
     return int(ascending[-1] if affordable == len(ascending) else ascending[affordable] - 1)
 
 
 def row_blocks(num_products: np.ndarray) -> list[tuple[int, int]]:
-    """From which row to which, so that a block has not much more than `PRODUCTS_PER_BLOCK` of the rows' products."""
+    """Splits rows into blocks (start, end) with not much more than `PRODUCTS_PER_BLOCK` products each."""
     borders = np.flatnonzero(np.diff(np.cumsum(num_products) // PRODUCTS_PER_BLOCK)) + 1
     edges = [0, *borders.tolist(), len(num_products)]
     return list(itertools.pairwise(edges))

@@ -1,4 +1,4 @@
-"""What the report of a dataset tells of its entities: how many, and some to look at."""
+"""The sections of the report about entities: their numbers and examples."""
 
 from collections import Counter
 
@@ -9,7 +9,7 @@ from .survey import MIN_MENTIONS, NAMES_SHOWN, Survey
 
 
 NAMES_PER_TYPE = 15
-NEARLY_ALL = 0.95  # of a name's entities
+NEARLY_ALL = 0.95  # share of a name's entities with the same type
 
 
 def types_section(found: Survey, types: list[tuple[str, int]], picture: str) -> str:

@@ -1,4 +1,4 @@
-"""Names, mentions and whole texts of a dataset as lines of Markdown."""
+"""Formats names, mentions and texts of a dataset in Markdown."""
 
 from ..markdown import escape, plain, shorten
 from .agreement import Place
@@ -9,7 +9,7 @@ NAME_LETTERS, CONTEXT_LETTERS, TEXT_LETTERS = 60, 55, 240
 
 
 def cell(text: str) -> str:
-    """A name, a type or a label."""
+    """Formats a name, a type or a label."""
     return escape(shorten(plain(text), NAME_LETTERS))
 
 
@@ -18,7 +18,7 @@ def beginning(row: Row) -> str:
 
 
 def mention_of(rows: dict[int, Row], place: Place) -> str:
-    """A mention with what stands around it."""
+    """Formats a mention in bold, with its context."""
     text = rows[place.row].text
     before, mention, after = text[: place.start], text[place.start : place.end], text[place.end :]
     before = ("…" if len(before) > CONTEXT_LETTERS else "") + before[-CONTEXT_LETTERS:]
@@ -27,7 +27,7 @@ def mention_of(rows: dict[int, Row], place: Place) -> str:
 
 
 def with_entities(row: Row) -> str:
-    """The whole text, its entities in bold type with their types below."""
+    """Formats a whole text, with entities in bold and their types as subscripts."""
     parts, end = [], 0
     for span in row.entities:
         parts.append(_blank_kept(row.text[end : span["start"]]))
@@ -39,7 +39,7 @@ def with_entities(row: Row) -> str:
 
 
 def _blank_kept(text: str) -> str:
-    """Escaped, with one blank at an end where there is any."""
+    """Escapes a text and collapses whitespace at either end to a single space."""
     if not (words := escape(text)):
         return " " if text else ""
     return f"{' ' * (plain(text[0]) == '')}{words}{' ' * (plain(text[-1]) == '')}"

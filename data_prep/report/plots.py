@@ -1,4 +1,4 @@
-"""The pictures of a dataset's report: how many entities of each type, and which types are mixed up."""
+"""Plots for the report of a dataset: the number of entities by type, and which types are confused."""
 
 from pathlib import Path
 
@@ -9,16 +9,17 @@ from .agreement import NOT_LABELLED, TypeAgreement, Verdicts
 
 
 FOLDER = "report"
-# `load_dataset` takes a file for rows of a split where "train", "test", "val" or the like stand in its name.
+# The names must not contain "train", "test", "val" or the like: `load_dataset` would take the files for a split.
 TYPES, AGREEMENT = f"{FOLDER}/types.png", f"{FOLDER}/agreement.png"
 
 
 def draw_types(folder: Path, counts: list[tuple[str, int]], agreement: dict[str, TypeAgreement]) -> str:
     """
-    One bar a type: mentions of names that mostly have this type, of those that mostly have another, and the rest.
+    Draws a bar per type, divided into mentions of names that mostly have this type, mentions of names that mostly have
+    another type, and mentions that were not compared.
 
     Returns:
-        The path of the picture, relative to `folder`.
+        The path of the plot, relative to `folder`.
     """
     shown = counts[:MOST_SHOWN]
     parts = np.array([_parts(count, agreement.get(name)) for name, count in shown])
@@ -56,8 +57,11 @@ def _parts(count: int, agreement: TypeAgreement | None) -> tuple[int, int, int]:
 
 def draw_agreement(folder: Path, counts: list[tuple[str, int]], verdicts: dict[str, Verdicts]) -> str | None:
     """
-    A matrix: the type that names mostly have against the verdict on each of their places. Shades are shares of a row.
-    None where there is no name to compare.
+    Draws a matrix of the most common type of names (rows) and the label of each of their places (columns). Colours
+    show the share of a row.
+
+    Returns:
+        The path of the plot, relative to `folder`; None if there are no names to compare.
     """
     compared = {label for of_name in verdicts.values() for label, _ in of_name.types}
     types = [name for name, _ in counts if name in compared][:MOST_SHOWN]

@@ -1,4 +1,4 @@
-"""A prepared dataset folder, read row by row in memory that does not grow with it."""
+"""Reads a prepared dataset folder row by row, with constant memory."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ ROWS_PER_BATCH = 1_000
 
 class Row(NamedTuple):
     number: int
-    """Of all rows of the folder, split after split, counted from 0."""
+    """Number among all rows of the folder, split after split, counted from 0."""
     split: str
     text: str
     labels: dict[str, str | None]
@@ -28,13 +28,18 @@ class Row(NamedTuple):
 
 
 class PreparedDataset:
-    """What `data_prep` wrote: `train.parquet` and so on, with texts, labels and entities.
+    """A dataset folder that `data_prep` has written, with texts, labels and entities.
 
     Args:
-        folder (`Path`): Where the files lie.
+        folder (`Path`): The folder with `train.parquet` and so on.
 
     Raises:
-        `ValueError`: when there are none, or they have no texts and entities.
+        `ValueError`: if there are no such files, or they have no texts and entities.
+
+    Example:
+
+        >>> for row in PreparedDataset(Path("data/sample")).rows():
+        ...     print(row.text, row.labels, row.entities)
     """
 
     def __init__(self, folder: Path):
@@ -66,7 +71,7 @@ class PreparedDataset:
             raise ValueError(f"{folder} has no rows in {', '.join(path.name for path in self.paths.values())}.")
 
     def rows(self) -> Iterator[Row]:
-        """All rows in order. Raises `ValueError` for the first whose entities do not fit its text."""
+        """Yields all rows in order. Raises `ValueError` for a row whose entities do not fit its text."""
         number = 0
         for split, path in self.paths.items():
             with pq.ParquetFile(path) as file:
@@ -88,10 +93,10 @@ class PreparedDataset:
         return Row(number, split, text, labels, entities)
 
     def select(self, numbers: Iterable[int]) -> dict[int, Row]:
-        """Some rows, by their numbers."""
+        """Reads the rows with these numbers, and returns them by number."""
         numbers = set(numbers)
         return {row.number: row for row in self.rows() if row.number in numbers}
 
     def splits_of_rows(self) -> list[str]:
-        """The split of every row."""
+        """Returns the split of each row."""
         return [split for split, count in self.num_rows.items() for _ in range(count)]

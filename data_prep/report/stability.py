@@ -1,4 +1,4 @@
-"""Whether a labeller says the same twice: what it said of the names in two texts that are nearly the same."""
+"""Measures whether a labeller labels names in two nearly identical texts in the same way."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ class Mention(NamedTuple):
 
 
 class Contradiction(NamedTuple):
-    """A name of which two nearly equal texts say different things."""
+    """A name that is labelled differently in two nearly identical texts."""
 
     name: str
     mentions: tuple[Mention, Mention]
@@ -29,22 +29,25 @@ class Contradiction(NamedTuple):
 class Stability:
     counts: Counter = field(default_factory=Counter)
     """
-    Names that stand in both texts of a pair: those with the `SAME` type in both, with an `OTHER_TYPE`, labelled in one
-    alone (`ONE_NOT_LABELLED`), or labelled in one and part of a longer entity in the other (`OTHER_BORDERS`).
+    Number of names that occur in both texts of a pair, by kind: the `SAME` type in both, an `OTHER_TYPE`, labelled
+    only in one (`ONE_NOT_LABELLED`), or labelled in one and part of a longer entity in the other (`OTHER_BORDERS`).
     """
     contradictions: dict[str, list[Contradiction]] = field(default_factory=lambda: defaultdict(list))
-    """Those of `OTHER_TYPE` and of `ONE_NOT_LABELLED`."""
+    """Contradictions of the kinds `OTHER_TYPE` and `ONE_NOT_LABELLED`."""
 
 
 def compare_copies(pairs: Iterable[tuple[Row, Row]]) -> Stability:
-    """Pairs are texts that are nearly the same. A name counts once a pair, and not where it was left open."""
+    """
+    Compares the labels of names in pairs of nearly identical texts. A name counts once per pair, and not if it was
+    left open.
+    """
     found = Stability()
     for pair in pairs:
         labelled = [_labelled(row) for row in pair]
         names = sorted(set().union(*labelled))
         finder = NameFinder(names)
         texts = [f" {' '.join(words_of(row.text))} " for row in pair]
-        # A place without a label counts only where the name has none elsewhere in that text.
+        # A place without a label counts only if the name has no label anywhere in the text.
         mentions = [
             {
                 **{name: Mention(verdict, Place(row.number, *place)) for name, verdict, *place in finder.find(row)},
@@ -58,7 +61,7 @@ def compare_copies(pairs: Iterable[tuple[Row, Row]]) -> Stability:
             of_pair = tuple(of_row.get(name) for of_row in mentions)
             kind = _compare(*of_pair)
             if kind == OTHER_BORDERS and any(words in longer for longer in shared.values() if longer != words):
-                continue  # counted with the longer name, which has other borders for the same reason
+                continue  # counted with the longer name, whose boundaries differ for the same reason
             if kind is not None:
                 found.counts[kind] += 1
             if kind in (OTHER_TYPE, ONE_NOT_LABELLED):
@@ -67,7 +70,7 @@ def compare_copies(pairs: Iterable[tuple[Row, Row]]) -> Stability:
 
 
 def _labelled(row: Row) -> dict[str, Mention]:
-    """The first entity of each name."""
+    """Maps each name to its first entity in a text."""
     mentions: dict[str, Mention] = {}
     for span in row.entities:
         if span["label"] is not None:

@@ -1,4 +1,4 @@
-"""Everything that the report of a prepared dataset tells, counted in a few passes over its files."""
+"""Collects everything for the report of a prepared dataset, in a few passes over its files."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -26,35 +26,36 @@ from .stability import Stability, compare_copies
 
 
 MIN_MENTIONS = 5
-"""Labelled mentions of a name from which on its labels are compared with one another."""
-MENTIONS_SHOWN = 5  # of each type
-NAMES_SHOWN = 20  # of each kind of disagreement
-CONTRADICTIONS_SHOWN = 6  # of each kind
+"""Minimum number of labelled mentions of a name for its labels to be compared."""
+MENTIONS_SHOWN = 5  # per type
+NAMES_SHOWN = 20  # per kind of disagreement
+CONTRADICTIONS_SHOWN = 6  # per kind
 TEXTS_SHOWN = 10
 
 
 @dataclass
 class Counts:
-    """What one pass over the rows counts."""
+    """Counts from one pass over the rows."""
 
     types: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
-    """Split → type, or `LEFT_OPEN` → entities."""
+    """Split → type, or `LEFT_OPEN` → number of entities."""
     labels: dict[str, dict[str, Counter]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(Counter)))
-    """Label column → split → label, or None → rows."""
+    """Label column → split → label, or None → number of rows."""
     without_entities: Counter = field(default_factory=Counter)
-    """Split → rows."""
+    """Split → number of rows without entities."""
     characters: list[int] = field(default_factory=list)
-    """Of each row's text."""
+    """Number of characters of each row's text."""
     names: Counter = field(default_factory=Counter)
-    """(name, type) → mentions."""
+    """(name, type) → number of mentions."""
     names_left_open: Counter = field(default_factory=Counter)
+    """Text of an entity without a label → how often."""
     examples: dict[str, list[Place]] = field(default_factory=dict)
-    """Type → some of its mentions, drawn with equal chances."""
+    """Type → random mentions."""
     labels_of_rows: list[tuple[str | None, ...]] = field(default_factory=list)
 
     @property
     def all_types(self) -> Counter:
-        """Type → entities, without what was left open."""
+        """Type → number of entities, without those that were left open."""
         total = sum(self.types.values(), Counter())
         del total[LEFT_OPEN]
         return total
@@ -70,30 +71,30 @@ class Survey:
     counts: Counts
     duplicates: Duplicates
     verdicts: dict[str, Verdicts]
-    """Of the names (see `is_name`) that are labelled `MIN_MENTIONS` times or more."""
+    """Verdicts of the names (see `is_name`) that are labelled at least `MIN_MENTIONS` times."""
     several_types: list[str]
-    """Names whose types differ most often from the commonest one."""
+    """Names with the most mentions that do not have their most common type."""
     sometimes_labelled: list[str]
-    """Other names, which are labelled in many places, and in many are not."""
+    """Other names that are labelled in many places and not labelled in many others."""
     spellings: list[list[str]]
     """See `spelling_conflicts`."""
     type_agreement: dict[str, TypeAgreement]
     conflicts: dict[str, LabelConflicts]
-    """Of each label column."""
+    """Conflicts in each label column."""
     stability: Stability
-    """Over pairs of nearly the same texts, no text in two of them; some of the contradictions, drawn at random."""
+    """Over pairs of nearly identical texts, with each text in at most one pair, and random contradictions."""
     pairs_between_splits: list[Pair]
-    """Some pairs of nearly the same texts, from the most similar to the least."""
+    """Examples of nearly identical texts in different splits, from most to least similar."""
     groups: list[Group]
-    """The largest."""
+    """The largest groups of duplicates."""
     texts_shown: list[int]
-    """Rows drawn at random."""
+    """Random rows."""
     rows: dict[int, Row]
-    """Those that are named above."""
+    """All rows that are referred to above."""
 
 
 def survey(folder: Path, *, seed: int = 42) -> Survey:
-    """Reads a folder that `data_prep` wrote; raises `ValueError` where it cannot be read, or has no row."""
+    """Surveys a folder that `data_prep` has written. Raises `ValueError` if it cannot be read, or has no rows."""
     dataset = PreparedDataset(folder)
     counts, duplicates = _count(dataset, Random(seed))
     labelled: Counter = Counter()
@@ -192,7 +193,7 @@ def _count(dataset: PreparedDataset, random: Random) -> tuple[Counts, Duplicates
 
 
 def _draw(drawn: list[Place], place: Place, num_seen: int, random: Random) -> None:
-    """Reservoir sampling: after `num_seen` places, each is among the drawn with the same chance."""
+    """Reservoir sampling: after `num_seen` places, each has the same probability to be among the drawn ones."""
     if len(drawn) < MENTIONS_SHOWN:
         drawn.append(place)
     elif (chosen := random.randrange(num_seen)) < MENTIONS_SHOWN:

@@ -1,1 +1,1 @@
-"""One file for each command of `mtsbert`; each has a `main(argv, prog=...)`. May import everything."""
+"""One file per `mtsbert` command, each with a `main(argv, prog=...)`. May import everything."""

@@ -1,10 +1,10 @@
-"""A page in the browser to try a model: a text and what every task says of it, two texts and how alike they are.
+"""Serves a web page to try a model: the predictions of all tasks for a text, and the similarity of two texts.
 
     mtsbert demo --model runs/quickstart
     mtsbert demo --model you/model --app spaces/model
 
-Serves the page on this machine alone, unless `--host` says otherwise, or writes it as the files of a Hub Space.
-Serving needs gradio (requirements-demo.txt).
+The page is served on this machine only, unless `--host` is given. With `--app`, it is written as the files of a Hub
+Space instead. Serving needs gradio (requirements-demo.txt).
 """
 
 import argparse
@@ -22,13 +22,13 @@ from mtsbert.results.unfinished import new_folder
 from mtsbert.settings import import_extra
 
 
-SDK_VERSION = "6.31.0"  # of gradio, that a Space installs
+SDK_VERSION = "6.31.0"  # the version of gradio that a Space installs
 PAGE_FILE = Path(__file__).with_name("demo_app.py")
 MODEL_LINE, REVISION_LINE = 'MODEL = "you/model"', "REVISION = None"  # in PAGE_FILE
 
 
 def title_of(model_name_or_path: str) -> str:
-    """A Hub id as it is, a folder by its name."""
+    """Returns the name to show for a model: the Hub id, or the name of the folder."""
     path = Path(model_name_or_path)
     return path.resolve().name if path.is_dir() else model_name_or_path
 
@@ -38,11 +38,13 @@ def serve(model_name_or_path: str, *, host: str, port: int | None, revision: str
     Serves the page until it is interrupted.
 
     Args:
-        revision (`str`, *optional*): Branch, tag or commit of a Hub id.
+        model_name_or_path (`str`): The checkpoint: a folder or a Hub id.
+        host (`str`): The address to listen on.
         port (`int`, *optional*): The port to listen on. Default: the first free one from 7860.
+        revision (`str`, *optional*): Branch, tag or commit of a Hub id.
 
     Raises:
-        `ValueError`: where gradio is not installed, the checkpoint is none of ours, or the port is taken.
+        `ValueError`: if gradio is not installed, the model is not an mtsbert checkpoint, or the port is in use.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     import_extra("gradio", extra="demo")
@@ -66,10 +68,13 @@ def serve(model_name_or_path: str, *, host: str, port: int | None, revision: str
 
 
 def commit_of(hub_id: str, revision: str | None) -> str:
-    """The commit that a branch or a tag of a model names now. Later it may name code that nobody has read."""
+    """
+    Returns the commit that a branch or tag of a Hub model points to now, so that a Space keeps running this code even
+    if the branch moves on.
+    """
     try:
         return HfApi().model_info(hub_id, revision=revision).sha
-    except Exception as error:  # the Hub's errors and those of its HTTP client have no class in common
+    except Exception as error:  # the Hub's errors and its HTTP client's share no base class
         raise ValueError(
             f"The commit of {hub_id} that the page shall run is not known: the Hub does not say ({error})."
         ) from error
@@ -77,11 +82,11 @@ def commit_of(hub_id: str, revision: str | None) -> str:
 
 def write_app(model_name_or_path: str, folder: Path, *, revision: str | None = None) -> None:
     """
-    Writes `app.py`, `requirements.txt` and `README.md` of a Hub Space to a new folder. A model on the Hub is pinned to
-    the commit that it has now, or that `revision` names.
+    Writes the `app.py`, `requirements.txt` and `README.md` of a Hub Space to a new folder. A model on the Hub is
+    pinned to its current commit, or to the commit of `revision`.
 
     Raises:
-        `ValueError`: where the folder is there already, or the checkpoint is none of ours.
+        `ValueError`: if the folder already exists, or the model is not an mtsbert checkpoint.
     """
     tasks = load_checkpoint_config(model_name_or_path, revision=revision).tasks
     is_local = Path(model_name_or_path).is_dir()
@@ -126,14 +131,15 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert demo") -> None:
     )
     parser.add_argument("--model", required=True, help="mtsbert checkpoint: a folder or a Hub id.")
     parser.add_argument("--revision", help="Branch, tag or commit of a Hub id.")
-    parser.add_argument("--port", type=int, help="Port of the page. Default: the first free one from 7860.")
+    parser.add_argument("--port", type=int, help="Port to listen on. Default: the first free one from 7860.")
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="Address to listen on. 0.0.0.0 shows the page to everybody who reaches this machine.",
+        help="Address to listen on. With 0.0.0.0, everybody who can reach this machine sees the page. "
+        "Default: %(default)s",
     )
     parser.add_argument(
-        "--app", type=Path, metavar="FOLDER", help="Write the files of a Hub Space, and serve nothing."
+        "--app", type=Path, metavar="FOLDER", help="Write the files of a Hub Space to this folder instead of serving."
     )
     args = parser.parse_args(argv)
     if args.app is not None:

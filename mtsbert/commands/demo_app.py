@@ -1,7 +1,7 @@
-"""A page to try an mtsbert model: what it says of a text, and of two.
+"""A Gradio page to try an mtsbert model on one or two texts.
 
-`mtsbert demo` serves it, and copies this file as the `app.py` of a Hub Space. So it needs gradio, torch and
-transformers, and nothing of the clone around it: `python app.py`.
+`mtsbert demo` serves this page, or copies this file as the `app.py` of a Hub Space. Therefore it imports only gradio,
+torch and transformers and nothing else of this project; it also runs as `python app.py`.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ import torch
 from transformers import Pipeline, pipeline
 
 
-MODEL = "you/model"  # the checkpoint that `python app.py` asks: a Hub id, or a folder
-REVISION = None  # the commit of a Hub id whose code and weights are run
+MODEL = "you/model"  # the checkpoint that `python app.py` serves: a Hub id or a folder
+REVISION = None  # for a Hub id: the commit whose code and weights are used
 
 EXAMPLES = [
     "Nokia opens a research centre in Nairobi with the University of Oulu",
@@ -30,35 +30,38 @@ PAIR_EXAMPLES = [
 NO_TEXT = "Please write a text first."
 NO_PAIR = "Please write both texts first."
 
-# One for each entity type, in order. Gradio writes the type in white on it, and the text in black on a paler one.
+# One colour per entity type, in order. Gradio shows the type in white on it, and the text in black on a paler shade.
 COLOURS = [
     *("#1d4ed8", "#b91c1c", "#15803d", "#a21caf", "#b45309", "#0f766e", "#6d28d9", "#be185d", "#4d7c0f"),
     *("#0369a1", "#c2410c", "#047857", "#4338ca", "#854d0e", "#9f1239", "#0e7490", "#7e22ce", "#4b5563"),
 ]
-# What `launch` takes on every machine. Fonts are the reader's own: Gradio's themes fetch theirs from the internet.
+# Options of `launch`. The fonts are system fonts, because Gradio's themes download theirs from the internet.
 LOOK = {
     "theme": gr.themes.Default(
         primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     ),
     "footer_links": ["api"],
-    "run_history": False,  # would keep the texts in the browser
+    "run_history": False,  # it would store the texts in the browser
     "ssr_mode": False,
 }
 
 
 def tasks_of(ask: Pipeline, *types: str) -> dict[str, dict]:
-    """The model's tasks of these types, in the order of its config."""
+    """Returns the model's tasks of the given types, in the order of its config."""
     return {name: task for name, task in ask.model.config.tasks.items() if task["type"] in types}
 
 
 def entity_colours(labels: list[str]) -> dict[str, str]:
-    """Entity type → colour, from the tags `O, B-X, I-X …`; the same type always has the same colour."""
+    """Maps each entity type in the tags `O, B-X, I-X …` to a colour, which depends only on the set of types."""
     types = sorted({label[2:] for label in labels if label != "O"})
     return {name: COLOURS[index % len(COLOURS)] for index, name in enumerate(types)}
 
 
 def read_text(ask: Pipeline, text: str) -> dict:
-    """Task about texts → what its component shows: spans of a text, or probabilities. No text has no answers."""
+    """
+    Returns what each component about a single text shows, by task: the spans of the text, or probabilities. Empty if
+    there is no text.
+    """
     if not text.strip():
         return {}
     answer = ask(text)
@@ -72,7 +75,9 @@ def read_text(ask: Pipeline, text: str) -> dict:
 
 
 def compare_texts(ask: Pipeline, first: str, second: str) -> dict:
-    """`"cosine"` and the pair tasks → what their components show. Two texts are needed for an answer."""
+    """
+    Returns what each component about two texts shows, by task, and their `"cosine"`. Empty unless there are two texts.
+    """
     if not first.strip() or not second.strip():
         return {}
     answer = ask((first, second))
@@ -90,7 +95,7 @@ def compare_texts(ask: Pipeline, first: str, second: str) -> dict:
 
 def build_page(ask: Pipeline, title: str) -> gr.Blocks:
     """
-    The page for whatever tasks the model has.
+    Builds the page, with components for the tasks of the model.
 
     Args:
         ask ([`MTSBertPipeline`]): `pipeline("multi-task", …)` of the model.
@@ -135,7 +140,7 @@ def _pair_tab(ask: Pipeline, page: gr.Blocks) -> None:
 
 
 def _probabilities(task: str, settings: dict) -> gr.Label:
-    # The heading is the likeliest label; where a text may have several labels, there is no such one.
+    # The heading is the most likely label, which makes no sense for a multi-label task.
     return gr.Label(label=task, show_heading=not settings.get("multi_label", False))
 
 
@@ -149,7 +154,7 @@ def _connect(
     examples: list,
     api_name: str,
 ) -> None:
-    """Shows what `find` finds in the texts: at a press of the button, for an example, and as the page opens."""
+    """Runs `find` and shows its results when the button is clicked, an example is chosen or the page is opened."""
 
     def answer(*values: str) -> list:
         found = find(*values)

@@ -1,10 +1,10 @@
-"""Changes the tasks of a checkpoint without training, and writes it to a new folder.
+"""Changes the tasks of a checkpoint without training, and saves it to a new folder.
 
     mtsbert edit --model runs/news --output runs/renamed --rename_labels topic Sci/Tech=Science --drop_task mood
     mtsbert edit --model runs/news --output runs/more --add_task mood '{"type": "sequence_classification", ...}'
 
-Changes are made in the order in which they are named. The head of a new task starts from nothing: train it by
-`mtsbert train --model_name_or_path`.
+Changes are applied in the order in which they are given. The head of a new task is randomly initialized: train it
+with `mtsbert train --model_name_or_path`.
 """
 
 import argparse
@@ -22,18 +22,20 @@ from mtsbert.settings import parse_mapping
 
 def edit(model_name_or_path: str, output: Path, edits: list[tuple[str, list[str]]]) -> list[str]:
     """
-    Writes a checkpoint with other tasks to a new folder.
+    Applies changes to the tasks of a checkpoint and saves the result to a new folder.
 
     Args:
-        edits: Each the name of a method of [`MTSBertModel`] (`add_task`, `drop_task`, `rename_task`, `rename_labels`)
-            and the words of the command line that stand for its arguments.
+        model_name_or_path (`str`): The checkpoint: a folder or a Hub id.
+        output (`Path`): The folder to create.
+        edits (`list[tuple[str, list[str]]]`): For each change, the name of a method of [`MTSBertModel`] (`add_task`,
+            `drop_task`, `rename_task` or `rename_labels`) and its arguments as on the command line.
 
     Returns:
-        What was changed, a line for each.
+        `list[str]`: A description of each change.
 
     Raises:
-        `ValueError`: where the output is there already, the checkpoint is none of ours, or a change cannot be made.
-            Nothing is written then.
+        `ValueError`: if the output already exists, the model is not an mtsbert checkpoint, or a change is not
+            possible. Nothing is written in that case.
     """
     with new_folder(output) as folder:
         pipeline = load_pipeline(model_name_or_path)
@@ -66,7 +68,7 @@ def _apply(model: MTSBertModel, kind: str, words: list[str]) -> str:
 
 
 def _write_card(old: Path, new: Path, name: str, changes: list[str]) -> None:
-    """The card of the checkpoint that was changed, if it has one, and what was changed."""
+    """Copies the model card of the old checkpoint, if it has one, and appends the changes."""
     if old.is_file():
         shutil.copy(old, new)
     lines = "\n".join(f"- {escape(change)}" for change in changes)
@@ -78,7 +80,7 @@ def _write_card(old: Path, new: Path, name: str, changes: list[str]) -> None:
 
 
 class _Edit(argparse.Action):
-    """Keeps the changes in the order of the command line."""
+    """Collects the changes in the order of the command line."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         words = [values] if isinstance(values, str) else values
@@ -90,22 +92,22 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert edit") -> None:
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--model", required=True, help="mtsbert checkpoint: a folder or a Hub id.")
-    parser.add_argument("--output", required=True, type=Path, help="Folder to make.")
+    parser.add_argument("--output", required=True, type=Path, help="Folder to create.")
     options = {"action": _Edit, "dest": "edits", "default": None}
     parser.add_argument(
         "--add_task",
         nargs=2,
         metavar=("NAME", "SETTINGS"),
-        help="A new task with a fresh head; its settings as JSON, as in a recipe.",
+        help="Add a task with a new, untrained head. Its settings are JSON, as in a recipe.",
         **options,
     )
-    parser.add_argument("--drop_task", metavar="NAME", help="Leave out a task and its head.", **options)
-    parser.add_argument("--rename_task", nargs=2, metavar=("OLD", "NEW"), help="Call a task otherwise.", **options)
+    parser.add_argument("--drop_task", metavar="NAME", help="Remove a task and its head.", **options)
+    parser.add_argument("--rename_task", nargs=2, metavar=("OLD", "NEW"), help="Rename a task.", **options)
     parser.add_argument(
         "--rename_labels",
         nargs="+",
         metavar=("TASK", "OLD=NEW"),
-        help="Call labels otherwise; for a token task, entity types.",
+        help="Rename labels of a task; for a token task, its entity types.",
         **options,
     )
     args = parser.parse_args(argv)

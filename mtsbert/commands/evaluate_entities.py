@@ -1,10 +1,10 @@
-"""How good the entities of a model are, against entities that people marked; beside its teacher's, if you like.
+"""Evaluates the entities of a model against gold annotations, optionally next to those of its teacher.
 
     mtsbert evaluate-entities --model runs/quickstart --teacher spacy:en_core_web_sm --gold gold.bio
 
-Counts an entity as right where its borders and its type are exactly those of a marked one. Label sets are made
-comparable by a map (--map), which is printed; types that it does not name are left out on all sides. Intervals (95 %)
-come from drawing sentences with replacement; those of a difference draw the same sentences on both sides.
+An entity is right if its boundaries and its type are exactly those of a gold entity. Different label sets are made
+comparable with a mapping (--map), which is printed; types that are not in it are left out on all sides. The 95 %
+intervals come from bootstrap resampling of sentences; for a difference, both sides use the same sentences.
 """
 
 import argparse
@@ -41,28 +41,29 @@ GOLD, TEACHER, MODEL, AGREEMENT = "gold", "teacher", "model", "model against tea
 
 @dataclass(frozen=True)
 class Finder:
-    """What finds entities in texts."""
+    """A model or pipeline that finds entities in texts."""
 
     name: str
     types: list[str]
     find: Callable[[list[str]], list[list[dict]]]
-    """Texts → spans of each."""
+    """Returns the spans of each text."""
 
 
 def load_finder(
     name: str, *, task: str | None = None, precision: str = "auto", min_score: float | None = None
 ) -> Finder:
     """
-    Opens `spacy:NAME`, an installed spaCy pipeline, or a checkpoint of ours.
+    Loads something that finds entities.
 
     Args:
-        task (`str`, *optional*): The checkpoint's token task; needed where it has several.
-        precision (`str`, *optional*, defaults to `"auto"`): Of the checkpoint: `"fp32"`, `"bf16"` (autocast), or the
-            latter where the machine computes it natively.
-        min_score (`float`, *optional*): Of a checkpoint's entities, instead of its own (see `MTSBertConfig`).
+        name (`str`): An mtsbert checkpoint (a folder or a Hub id), or `spacy:NAME` for an installed spaCy pipeline.
+        task (`str`, *optional*): The token task of the checkpoint. Required if it has several.
+        precision (`str`, *optional*, defaults to `"auto"`): Precision of the checkpoint: `"fp32"`, `"bf16"`
+            (autocast), or `"auto"` for bf16 if the machine supports it natively.
+        min_score (`float`, *optional*): Overrides the `min_score` of the checkpoint's task (see `MTSBertConfig`).
 
     Raises:
-        `ValueError`: where it is not there, or has no such task.
+        `ValueError`: if the model is not found, or has no such task.
     """
     if name.startswith(SPACY_PREFIX):
         return _load_spacy(name)
@@ -97,7 +98,7 @@ def _load_spacy(name: str) -> Finder:
 
 @dataclass(frozen=True)
 class GoldEvaluation:
-    """The figures of one gold file."""
+    """The results on one gold file."""
 
     gold: GoldFile
     maps: dict[str, dict[str, str]]
@@ -105,7 +106,7 @@ class GoldEvaluation:
     left_out: dict[str, list[str]]
     """Side → its types that are not in the map."""
     scores: dict[str, Scores]
-    """`TEACHER`, `MODEL` against gold, and `AGREEMENT` of the model with the teacher."""
+    """`TEACHER` and `MODEL`: scores against gold; `AGREEMENT`: scores of the model against the teacher."""
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -123,15 +124,20 @@ def evaluate(
     seed: int = 42,
 ) -> GoldEvaluation:
     """
-    Finds entities in the texts of a gold file and compares them with those that are marked.
+    Finds entities in the texts of a gold file and compares them with the gold entities.
 
     Args:
-        sides: `MODEL`, and maybe `TEACHER`.
-        mapping: Type of any label set → common type. Common types that no type of the file leads to are left out.
-        normalize: See `marks_of`; done on all sides.
+        gold (`GoldFile`): The gold file.
+        sides (`dict[str, Finder]`): The model under `MODEL`, and optionally its teacher under `TEACHER`.
+        mapping (`dict[str, str]`): Entity type of any label set → common type. Common types that no type of the gold
+            file is mapped to are left out.
+        normalize (`bool`, *optional*, defaults to `False`): Whether to strip articles and possessives on all sides,
+            see `marks_of`.
+        num_resamples (`int`, *optional*, defaults to 1000): The number of bootstrap samples for the intervals.
+        seed (`int`, *optional*, defaults to 42): The seed of the bootstrap samples.
 
     Raises:
-        `ValueError`: where the map leaves nothing of the file, or of a side.
+        `ValueError`: if the mapping contains no type of the gold file, or of one of the sides.
     """
     maps = {GOLD: restrict(gold.types, mapping)}
     types = sorted(set(maps[GOLD].values()))
@@ -146,7 +152,7 @@ def evaluate(
                 + ". Say what they are with --map TYPE=COMMON ..."
             )
     found = {GOLD: gold.entities, **{side: finder.find(gold.texts) for side, finder in sides.items()}}
-    for side in sides:  # nobody knows what is right where the file leaves it open
+    for side in sides:  # where the gold file has a span without a label, the right answer is not known
         found[side] = [_outside_open(*pair) for pair in zip(found[side], gold.entities, strict=True)]
     marks = {
         side: [
@@ -164,7 +170,7 @@ def evaluate(
 
 
 def _outside_open(found: list[dict], gold: list[dict]) -> list[dict]:
-    """The entities that touch no marked one without a label."""
+    """Returns the entities that do not overlap a gold span without a label."""
     opened = [span for span in gold if span["label"] is None]
     return [
         entity
@@ -174,7 +180,7 @@ def _outside_open(found: list[dict], gold: list[dict]) -> list[dict]:
 
 
 def in_words(evaluation: GoldEvaluation) -> str:
-    """What was compared, and tables of how it went."""
+    """Formats what was compared, and the results as Markdown tables."""
     gold, scores = evaluation.gold, evaluation.scores
     rows = f"{len(gold.texts):,} of {gold.num_rows:,}" if len(gold.texts) != gold.num_rows else f"{gold.num_rows:,}"
     lines = [f"{gold.path}: {rows} sentences, {scores[MODEL].counts[0, TRUE]:,} entities", ""]
@@ -217,7 +223,7 @@ def _percent(scores: Scores, row: int, rate: int) -> str:
 
 
 def to_json(evaluation: GoldEvaluation) -> dict:
-    """The figures as they are written to a file; rates from 0 to 1."""
+    """Returns the results as they are written to a JSON file, with rates from 0 to 1."""
     scores = {side.replace(" ", "_"): of_side.to_dict() for side, of_side in evaluation.scores.items()}
     if TEACHER in evaluation.scores:
         values, ends = f1_difference(evaluation.scores[MODEL], evaluation.scores[TEACHER])
@@ -248,46 +254,48 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert evaluate-entitie
     )
     finder = f"mtsbert checkpoint (a folder or a Hub id), or {SPACY_PREFIX}NAME for an installed spaCy pipeline."
     parser.add_argument("--model", required=True, help=finder)
-    parser.add_argument("--teacher", help=f"Whose entities the model learned: {finder}")
+    parser.add_argument("--teacher", help=f"The teacher whose entities the model learned: {finder}")
     parser.add_argument(
         "--gold",
         required=True,
         nargs="+",
         type=Path,
         metavar="FILE",
-        help="Sentences with marked entities, each file reported on its own: .bio or .conll (a word and its tag a "
-        "line, blank lines between sentences), or .jsonl or .parquet with the columns text and entities.",
+        help="Files with gold entities, each reported separately: .bio or .conll (one word and its tag per line, "
+        "empty lines between sentences), or .jsonl or .parquet with the columns text and entities.",
     )
     parser.add_argument(
         "--map",
         nargs="+",
         metavar="TYPE=COMMON",
-        help=f"What the types of all label sets have in common, instead of the default: {default_map}",
+        help=f"Maps the entity types of all label sets to common types. Default: {default_map}",
     )
     parser.add_argument(
         "--normalize",
         action="store_true",
-        help="Take a leading the, a or an and a trailing 's off all entities, marked and found, before comparing.",
+        help="Strip a leading the, a or an and a trailing 's from all entities, gold and predicted, before comparing.",
     )
     parser.add_argument(
         "--rows",
         choices=ROWS,
-        help="Only the sentences with an even (odd) number, counted from 0: a half to choose on, and one to report.",
+        help="Only use sentences with an even (odd) number, counted from 0: tune on one half, report on the other.",
     )
     parser.add_argument(
-        "--tag_scheme", choices=TAG_SCHEMES, default="bio", help="How the files' tags are written. Default: bio"
+        "--tag_scheme", choices=TAG_SCHEMES, default="bio", help="Tag scheme of the files. Default: bio"
     )
-    parser.add_argument("--task", help="The checkpoint's task that finds entities, where it has several.")
+    parser.add_argument("--task", help="The checkpoint's token task. Required if it has several.")
     add_precision_option(parser)
     parser.add_argument(
         "--min_score",
         type=float,
         help="Leave out entities of the model whose tags have a lower mean probability. Choose it on one file, report "
-        "on another, and give it to the task as `min_score`. Default: the checkpoint's",
+        "on another, and set it as `min_score` of the task. Default: the checkpoint's",
     )
-    parser.add_argument("--num_resamples", type=int, default=1_000, help="For the intervals. Default: %(default)s")
-    parser.add_argument("--seed", type=int, default=42, help="Of the drawing of sentences. Default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="Write all figures to this file too.")
+    parser.add_argument(
+        "--num_resamples", type=int, default=1_000, help="Bootstrap samples for the intervals. Default: %(default)s"
+    )
+    parser.add_argument("--seed", type=int, default=42, help="Seed of the bootstrap samples. Default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="Also write all results to this file.")
     args = parser.parse_args(argv)
     if args.num_resamples < 1:
         raise ValueError(f"--num_resamples is {args.num_resamples}; it must be at least 1.")

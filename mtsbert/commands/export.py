@@ -1,10 +1,10 @@
-"""A checkpoint as ONNX: one graph with every output, for any number and length of texts. Or its encoder alone.
+"""Exports a checkpoint to ONNX, as one graph with all outputs for any batch size and length; or only its encoder.
 
     mtsbert export --model runs/quickstart --output exports/quickstart [--int8]
     mtsbert export --model runs/quickstart --output exports/encoder --encoder
 
-`mtsbert.OnnxPipeline(folder)` answers like the multi-task pipeline; that needs onnx, onnxscript and onnxruntime
-(requirements-onnx.txt).
+`mtsbert.OnnxPipeline(folder)` runs the exported model like the multi-task pipeline. The export needs onnx, onnxscript
+and onnxruntime (requirements-onnx.txt).
 """
 
 import argparse
@@ -22,12 +22,16 @@ from mtsbert.results.unfinished import new_folder
 from mtsbert.settings import import_extra
 
 
-OPSET = 23  # the first that has attention as one operation, which is faster
-QUANTIZED = ["MatMul", "Gemm", "Gather"]  # onnxruntime would take opset 23's attention for an older one of its own
+OPSET = 23  # the first with attention as a single operator, which is faster
+# All operators would include opset 23's attention, which onnxruntime confuses with an older operator of its own.
+QUANTIZED = ["MatMul", "Gemm", "Gather"]
 
 
 class TextGraph(nn.Module):
-    """`input_ids` and `attention_mask` `(B, T)` → the embedding `(B, H)`, then the logits of the tasks about texts."""
+    """
+    Computes the embedding `(B, H)` and the logits of all tasks about single texts from `input_ids` and
+    `attention_mask`, both `(B, T)`.
+    """
 
     def __init__(self, model: MTSBertModel):
         super().__init__()
@@ -40,7 +44,7 @@ class TextGraph(nn.Module):
 
 
 class PairGraph(nn.Module):
-    """Two embeddings `(B, H)` → what every pair task says of them."""
+    """Computes the logits of all pair tasks from two embeddings, both `(B, H)`."""
 
     def __init__(self, model: MTSBertModel):
         super().__init__()
@@ -53,13 +57,16 @@ class PairGraph(nn.Module):
 
 def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None:
     """
-    Writes the graphs, the config and the tokenizer to a new folder.
+    Exports a checkpoint to ONNX, with config and tokenizer, in a new folder.
 
     Args:
-        int8: Also quantize the weights of the matrix products (dynamic quantization of onnxruntime).
+        model_name_or_path (`str`): The checkpoint: a folder or a Hub id.
+        output (`Path`): The folder to create.
+        int8 (`bool`, *optional*, defaults to `False`): Whether to quantize the weights of matrix products and
+            embeddings (onnxruntime's dynamic quantization).
 
     Raises:
-        `ValueError`: where the output is there already, or the checkpoint is none of ours.
+        `ValueError`: if the output already exists, or the model is not an mtsbert checkpoint.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(package, extra="onnx")
@@ -88,11 +95,11 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
 
 def export_encoder(model_name_or_path: str, output: Path) -> None:
     """
-    Writes the encoder alone to a new folder, with its tokenizer and its pooling, as `SentenceTransformer`,
-    text-embeddings-inference and converters read it: without the heads, and without code of its own.
+    Saves the plain encoder with its tokenizer and pooling to a new folder, without heads and without custom code.
+    `SentenceTransformer`, text-embeddings-inference and converters can load it.
 
     Raises:
-        `ValueError`: where the output is there already, or the checkpoint is none of ours.
+        `ValueError`: if the output already exists, or the model is not an mtsbert checkpoint.
     """
     with new_folder(output) as folder:
         pipeline = load_pipeline(model_name_or_path)
@@ -104,7 +111,7 @@ def export_encoder(model_name_or_path: str, output: Path) -> None:
 def _write(
     graph: nn.Module, inputs: dict[str, torch.Tensor], axes: dict[int, str], output_names: list[str], path: Path
 ) -> None:
-    # The older exporter (`dynamo=False`) writes a graph without complaint that is wrong at other lengths.
+    # Without a warning, the older exporter (`dynamo=False`) writes a graph that is wrong for other lengths.
     torch.onnx.export(
         graph,
         kwargs=inputs,
@@ -124,7 +131,7 @@ def _quantize(path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = onnx.load(path)
-    del graph.graph.value_info[:]  # shapes of weights that the quantizer is about to transpose
+    del graph.graph.value_info[:]  # outdated once the quantizer transposes the weights
     whole = path.with_suffix(".fp32.onnx")
     onnx.save(graph, whole)
     quantize_dynamic(whole, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=QUANTIZED)
@@ -136,14 +143,14 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert export") -> None
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--model", required=True, help="mtsbert checkpoint: a folder or a Hub id.")
-    parser.add_argument("--output", required=True, type=Path, help="Folder to make.")
+    parser.add_argument("--output", required=True, type=Path, help="Folder to create.")
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--int8", action="store_true", help="Quantize the weights: a quarter of the size.")
     kind.add_argument(
         "--encoder",
         action="store_true",
-        help="Not ONNX: the plain encoder with its pooling, which SentenceTransformer and others read without "
-        "trust_remote_code. The heads are left out.",
+        help="Instead of ONNX, save the plain encoder with its pooling, without heads. SentenceTransformer and other "
+        "tools load it without trust_remote_code.",
     )
     args = parser.parse_args(argv)
     if args.encoder:

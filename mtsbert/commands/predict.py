@@ -1,9 +1,9 @@
-"""Answers for every text of a file or folder, in memory that does not grow with it.
+"""Predicts all tasks for the texts of a file or folder, with constant memory.
 
     mtsbert predict --model runs/quickstart --input texts.csv --output answers.jsonl
 
-Reads .txt (a text a line), .csv and .tsv (with a header), .jsonl and .parquet, or a folder of such files. Writes
-.jsonl or .parquet: a row for every text, in the same order. Interrupted, the same command goes on where it was.
+Reads .txt (one text per line), .csv and .tsv (with a header), .jsonl and .parquet, or a folder of such files. Writes
+.jsonl or .parquet, with one row per text in the same order. If it is interrupted, run the same command to continue.
 """
 
 import argparse
@@ -40,7 +40,7 @@ OUTPUT_SUFFIXES = (".jsonl", ".parquet")
 
 @dataclass(frozen=True)
 class InputTexts:
-    """The texts of some files, in order."""
+    """The texts of one or several files, in order."""
 
     files: list[Path]
     text_column: str
@@ -51,7 +51,16 @@ class InputTexts:
     def of(
         cls, path: Path, text_column: str, pair_column: str | None, keep: Iterable[str], *, output: Path
     ) -> "InputTexts":
-        """Of a file, or of all files in a folder but `output` and what is on its way to it."""
+        """
+        Finds the texts of a file, or of all files in a folder except the output.
+
+        Args:
+            path (`Path`): A file or a folder.
+            text_column (`str`): The column with the texts.
+            pair_column (`str`, *optional*): The column with the second texts of pairs.
+            keep (`Iterable[str]`): Columns to copy to the output.
+            output (`Path`): The output file, which may be in the same folder.
+        """
         files = [path]
         if path.is_dir():
             files = sorted(
@@ -67,7 +76,7 @@ class InputTexts:
         return cls(files, text_column, pair_column, tuple(keep))
 
     def check(self) -> int:
-        """Reads everything once, so that what is wrong shows before the work begins; returns the number of rows."""
+        """Reads all rows once, so that errors show before prediction starts. Returns the number of rows."""
         columns: set[str] = set()
         number = sum(1 for _ in self.rows(columns))
         if number and (missing := [column for column in self.keep if column not in columns]):
@@ -76,8 +85,9 @@ class InputTexts:
 
     def rows(self, columns: set[str] | None = None) -> Iterator[dict]:
         """
-        `{"text", "text_pair" where there is one, and the columns to keep}`; a missing text is the empty one. Where
-        `columns` is given, the names of all columns are added to it, and the rows' characters are checked.
+        Yields each row as a dict with `text`, `text_pair` (if there is a pair column) and the columns to keep. A
+        missing text becomes an empty string. If `columns` is given, the names of all columns are added to it, and the
+        rows are checked for invalid characters.
         """
         for file in self.files:
             for number, row in enumerate(stream_rows(file), start=1):
@@ -120,20 +130,27 @@ def predict(
     num_workers: int = 1,
 ) -> int:
     """
-    Writes the answers for all texts to `output` and returns how many there are. With `use_bf16` the model computes
-    under bf16 autocast.
+    Writes the predictions for all texts to a file, and returns the number of texts.
 
-    What is done lies in a folder beside `output` until all of it is. A later call with the same model, input and
-    options goes on from there, with any engine.
+    Finished rows are kept in a folder next to `output` until the file is complete. A later call with the same model,
+    input and options continues from there, with any engine.
 
     Args:
-        engine (`str`): `"local"`, or `"ray"` for `num_workers` workers on a cluster of machines (see
-            `data_prep/ray_workers.py`). Each gets the model from here, and has a thread and, where the cluster has
-            them, a GPU to itself. Files are read and written here.
+        pipeline ([`MTSBertPipeline`]): The model.
+        texts (`InputTexts`): The texts.
+        output (`Path`): The file to write, `.jsonl` or `.parquet`.
+        embeddings (`bool`, *optional*, defaults to `False`): Whether to write the sentence embeddings as well.
+        batch_size (`int`, *optional*): Texts per forward pass. Default: chosen for the machine.
+        use_bf16 (`bool`, *optional*, defaults to `False`): Whether to run the model under bf16 autocast.
+        engine (`str`, *optional*, defaults to `"local"`): `"local"` for this process, or `"ray"` for workers on a Ray
+            cluster (see `data_prep/ray_workers.py`). The model is sent to the workers; files are read and written in
+            this process.
+        num_workers (`int`, *optional*, defaults to 1): The number of Ray workers. Each uses one thread and, if the
+            cluster has any, one GPU.
 
     Raises:
-        `ValueError`: before the first answer, for input that cannot be read, an output that is there already, or a
-            cluster that does not answer.
+        `ValueError`: before the first prediction, if the input cannot be read, the output already exists, or the
+            cluster does not respond.
     """
     workers.check_engine(engine, num_workers, "--num_workers")
     if engine == workers.LOCAL and num_workers > 1:
@@ -168,7 +185,7 @@ def predict(
 def _answering(
     pipeline: MTSBertPipeline, options: dict, engine: str, num_workers: int
 ) -> Iterator[Callable[[Iterable[list[dict]]], Iterator[list[str]]]]:
-    """Gives what answers blocks of rows, in order: in this process, or on a Ray cluster."""
+    """Yields a function from blocks of rows to blocks of output lines, which runs in this process or on Ray."""
     if engine == workers.LOCAL:
         yield partial(map, Answerer(pipeline, **options))
         return
@@ -178,7 +195,7 @@ def _answering(
 
 
 def _description(pipeline: MTSBertPipeline, texts: InputTexts, embeddings: bool, use_bf16: bool) -> dict:
-    """What the answers follow from."""
+    """Describes the model, input files and options that determine the predictions."""
     weights = hashlib.sha256(pipeline.model.config.to_json_string().encode())
     for weight in pipeline.model.state_dict().values():
         weights.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -230,27 +247,25 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert predict") -> Non
     parser.add_argument("--model", required=True, help="mtsbert checkpoint: a folder or a Hub id.")
     parser.add_argument("--revision", help="Branch, tag or commit of a Hub id.")
     parser.add_argument("--input", required=True, type=Path, help="File, or folder of files, with the texts.")
-    parser.add_argument("--output", required=True, type=Path, help="File to make: .jsonl or .parquet.")
-    parser.add_argument("--text_column", default=TEXT, help="The input's column with the texts. Default: %(default)s")
-    parser.add_argument("--pair_column", help="Its column with second texts, where pairs are to be compared.")
-    parser.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="Columns that the answers keep.")
-    parser.add_argument("--embeddings", action="store_true", help="Write the sentence embeddings too.")
-    parser.add_argument(
-        "--batch_size", type=int, help="Texts in a pass. Default: as many as make a pass that suits the machine"
-    )
+    parser.add_argument("--output", required=True, type=Path, help="File to write: .jsonl or .parquet.")
+    parser.add_argument("--text_column", default=TEXT, help="Input column with the texts. Default: %(default)s")
+    parser.add_argument("--pair_column", help="Input column with the second texts, for tasks about pairs.")
+    parser.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="Input columns to copy to the output.")
+    parser.add_argument("--embeddings", action="store_true", help="Also write the sentence embeddings.")
+    parser.add_argument("--batch_size", type=int, help="Texts per forward pass. Default: chosen for the machine")
     add_precision_option(parser)
     parser.add_argument(
         "--engine",
         choices=workers.ENGINES,
         default=workers.LOCAL,
-        help="Where the model answers: in this process, or in workers on the Ray cluster that RAY_ADDRESS names "
-        "(without it, on one of this machine alone), of which any may die. Default: %(default)s",
+        help="Where the model runs: local is this process; ray is a set of workers on the Ray cluster at RAY_ADDRESS "
+        "(if it is not set, on this machine), which are restarted if they die. Default: %(default)s",
     )
     parser.add_argument(
         "--num_workers",
         type=int,
         default=1,
-        help="Workers of --engine ray; a core, or a GPU, each. Default: %(default)s",
+        help="Number of workers for --engine ray, with one core or one GPU each. Default: %(default)s",
     )
     args = parser.parse_args(argv)
     if args.batch_size is not None and args.batch_size < 1:

@@ -1,10 +1,10 @@
-"""A second opinion on machine-made entities: where a model that learned them now says otherwise, they are left open.
+"""Removes machine-made entity labels that a model trained on them disagrees with.
 
     mtsbert relabel --model runs/ag_news_first --data data/ag_news --output data/ag_news_agreed
 
-Writes a copy of a prepared dataset. An entity that the model finds too, with the same borders and type, is kept;
-where the two differ, an entity without a label covers both, so that nothing is learned there. Only training rows are
-changed.
+Writes a copy of a prepared dataset. An entity that the model finds as well, with the same boundaries and type, is
+kept. Where the two differ, a span without a label covers both entities, so that nothing is learned there. Only the
+training split is changed.
 """
 
 import argparse
@@ -24,19 +24,21 @@ from mtsbert.results.unfinished import new_folder
 
 
 TRAIN_FILE, CARD_FILE = "train.parquet", "README.md"
-WORD_COLUMNS = ("tokens", "ner_tags")  # which have no tag for what is left open
+WORD_COLUMNS = ("tokens", "ner_tags")  # they have no tag for a span without a label
 
 
 @dataclass
 class Agreement:
-    """Entities, counted over the rows."""
+    """Counts of entities over all rows."""
 
     given: int = 0
+    """Entities of the dataset."""
     agreed: int = 0
+    """Entities of the dataset that the model found as well."""
     added: int = 0
-    """Found by the model alone."""
+    """Entities that only the model found."""
     open: int = 0
-    """Stretches of text that are left open."""
+    """Spans that are left without a label."""
 
     def __add__(self, other: "Agreement") -> "Agreement":
         return Agreement(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
@@ -44,9 +46,8 @@ class Agreement:
 
 def agree(given: Sequence[dict], found: Sequence[dict]) -> tuple[list[dict], Agreement]:
     """
-    The spans that are in both lists, and spans without a label that cover the others; those that overlap become one.
-
-    An unlabelled span among the given ones stays open.
+    Returns the spans that are in both lists, and spans without a label that cover the others (overlapping ones are
+    merged), with their counts. A given span without a label stays without one.
     """
     marks = [{(span["start"], span["end"], span["label"]) for span in spans} for spans in (given, found)]
     spans = vote([given, found])
@@ -61,10 +62,10 @@ def agree(given: Sequence[dict], found: Sequence[dict]) -> tuple[list[dict], Agr
 
 def relabel(finder: Finder, data: Path, output: Path) -> Agreement:
     """
-    Writes a copy of the folder `data` in which the training rows' entities are those that `finder` agrees with.
+    Copies the prepared dataset in `data` to `output`, keeping only training entities that `finder` agrees with.
 
     Raises:
-        `ValueError`: where `data` is no prepared dataset, or `output` is there already. Nothing is left behind then.
+        `ValueError`: if `data` is not a prepared dataset, or `output` already exists. Nothing is left behind then.
     """
     if not (data / TRAIN_FILE).is_file():
         raise ValueError(f"{data} has no {TRAIN_FILE}; `python -m data_prep` makes such a folder.")
@@ -108,10 +109,10 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert relabel") -> Non
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--model", required=True, help="mtsbert checkpoint that learned the entities.")
-    parser.add_argument("--task", help="Its token task, where it has several.")
-    parser.add_argument("--data", required=True, type=Path, help="Folder that data_prep made.")
-    parser.add_argument("--output", required=True, type=Path, help="Folder to make.")
+    parser.add_argument("--model", required=True, help="mtsbert checkpoint that was trained on the entities.")
+    parser.add_argument("--task", help="The checkpoint's token task. Required if it has several.")
+    parser.add_argument("--data", required=True, type=Path, help="Dataset folder written by data_prep.")
+    parser.add_argument("--output", required=True, type=Path, help="Folder to create.")
     add_precision_option(parser)
     args = parser.parse_args(argv)
     counts = relabel(load_finder(args.model, task=args.task, precision=args.precision), args.data, args.output)

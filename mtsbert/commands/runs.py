@@ -1,4 +1,4 @@
-"""Runs of `run_mtl.py` in processes of their own, each done once: what studies and benchmarks are made of."""
+"""Runs `mtsbert train` in subprocesses, for studies and benchmarks. A finished run is not repeated."""
 
 import hashlib
 import json
@@ -12,21 +12,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]  # the clone, or the folder that packages are installed in
 RESULTS_FILE = "all_results.json"
-LOG_LINES = 20  # of a run that failed
+LOG_LINES = 20  # shown if a run fails
 
 logger = logging.getLogger(__name__)
 
 
 def run_once(config: Path, flags: list[str], *, folder: Path, name: str) -> dict[str, float]:
     """
-    Trains by a recipe and returns all metrics of the run; a finished run of the same code, recipe and flags is not
-    repeated. Its folder keeps the results and the log, not the weights.
+    Trains with a recipe and returns all metrics. If a run with the same code, recipe and flags has finished before,
+    its metrics are returned instead. The run's folder keeps the results and the log, but not the weights.
 
     Args:
-        folder, name: Where the run's folder lies, and how its name begins; the rest is a digest.
+        config (`Path`): The recipe.
+        flags (`list[str]`): Further flags of `mtsbert train`.
+        folder (`Path`): Where to create the folder of the run.
+        name (`str`): Prefix of the folder's name; a hash of code, recipe and flags follows.
 
     Raises:
-        `RuntimeError`: with the end of the log, where the run failed.
+        `RuntimeError`: with the end of the log, if the run fails.
     """
     digest = hashlib.sha256("\n".join([_code(), config.read_text(encoding="utf-8"), *flags]).encode()).hexdigest()
     output = folder / f"{name}_{digest[:8]}"
@@ -50,7 +53,7 @@ def run_once(config: Path, flags: list[str], *, folder: Path, name: str) -> dict
 
 
 def _read(results: Path) -> dict[str, float] | None:
-    """What a finished run wrote; None where it did not come to that."""
+    """Reads the results of a run; None if it has not finished."""
     try:
         return json.loads(results.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -58,11 +61,11 @@ def _read(results: Path) -> dict[str, float] | None:
 
 
 def _code() -> str:
-    """A digest of the code that trains."""
+    """Returns a hash of the project's code."""
     files = sorted([*ROOT.glob("*_mtsbert.py"), *(ROOT / "mtsbert").rglob("*.py")])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def mean_and_sd(values: list[float]) -> dict[str, float]:
-    """The sample's standard deviation; 0 for a single value."""
+    """Returns the mean and the sample standard deviation, which is 0 for a single value."""
     return {"mean": statistics.mean(values), "sd": statistics.stdev(values) if len(values) > 1 else 0.0}

@@ -1,17 +1,17 @@
-"""Searches for the flags with which a recipe does best, by optuna: `mtsbert train --config RECIPE --search SPACE`.
+"""Searches hyperparameters for a recipe with optuna: `mtsbert train --config RECIPE --search SPACE`.
 
 SPACE is a YAML file:
 
-    num_trials: 20                # runs that are finished; those of an earlier call count
-    objective: eval_composite     # the result to look at (default)
+    num_trials: 20                # number of finished runs, including those of earlier calls
+    objective: eval_composite     # the metric to optimize (default)
     direction: maximize           # or minimize
-    space:                        # flag → a list of values, or the ends of a range
+    space:                        # flag → a list of values, or the bounds of a range
       learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
       num_train_epochs: {low: 1, high: 4}
       freeze_encoder: [true, false]
 
-Every trial is a run of its own in the output folder. optuna's storage lies there too, so that the same command goes on
-where it was interrupted.
+Each trial is a separate run in the output folder. optuna's storage is in the same folder, so an interrupted search
+continues when the same command is run again.
 """
 
 import argparse
@@ -32,7 +32,7 @@ KEYS = ("num_trials", "objective", "direction", "space")
 RANGE_KEYS = ("low", "high", "log")
 DIRECTIONS = ("maximize", "minimize")
 STORAGE_FILE, RESULTS_FILE = "search.log", "search.json"
-# A trial is about its last epoch: no choosing among epochs, and nothing that is only of use at the end.
+# A trial is judged by its last epoch, so no checkpoints are saved or selected, and nothing is predicted or pushed.
 OF_EVERY_TRIAL = {"do_train": True, "do_eval": True, "do_predict": False, "save_strategy": "no", "push_to_hub": False}
 OF_EVERY_TRIAL |= {"load_best_model_at_end": False}
 
@@ -41,17 +41,18 @@ logger = logging.getLogger(__name__)
 
 def search(space_file: Path, argv: list[str]) -> dict[str, Any]:
     """
-    Runs the trials that are not finished yet, and writes `search.json` to the output folder.
+    Runs trials until `num_trials` are finished, and writes `search.json` to the output folder.
 
     Args:
+        space_file (`Path`): The search space, see above.
         argv (`list[str]`): The command line of `mtsbert train` without `--search`.
 
     Returns:
-        `{"flags", "objective"}` of the best trial.
+        `dict`: `{"flags", "objective"}` of the best trial.
 
     Raises:
-        `ValueError`: before the first trial, for a space or a recipe that cannot be used.
-        `RuntimeError`: with the end of its log, where a trial fails.
+        `ValueError`: before the first trial, if the search space or the recipe is invalid.
+        `RuntimeError`: with the end of its log, if a trial fails.
     """
     optuna = import_extra("optuna", extra="search")
     backends = import_extra("optuna.storages.journal", extra="search")
@@ -64,7 +65,7 @@ def search(space_file: Path, argv: list[str]) -> dict[str, Any]:
         raise ValueError("A search needs a recipe: --config RECIPE.")
     _, _, training_args = parse_arguments(argv)
     for flags in _corners(settings["space"]):
-        parse_arguments([*argv, *flags])  # raises for what cannot be combined with the recipe
+        parse_arguments([*argv, *flags])  # raises for flags that cannot be combined with the recipe
     folder = Path(training_args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -72,7 +73,7 @@ def search(space_file: Path, argv: list[str]) -> dict[str, Any]:
     study = optuna.create_study(
         study_name=space_file.stem, storage=storage, direction=settings["direction"], load_if_exists=True
     )
-    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # of a call that was killed
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # left by a call that was killed
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     while len(finished := study.get_trials(states=[optuna.trial.TrialState.COMPLETE])) < settings["num_trials"]:
         study.sampler = optuna.samplers.TPESampler(seed=training_args.seed + len(study.trials))
@@ -96,7 +97,7 @@ def search(space_file: Path, argv: list[str]) -> dict[str, Any]:
 
 
 def _checked(settings: dict) -> dict:
-    """The settings of a search, complete. Raises `ValueError` for what cannot be."""
+    """Fills in the defaults of a search. Raises `ValueError` for invalid settings."""
     if unknown := sorted(set(settings) - set(KEYS)):
         raise ValueError(f"it has unknown keys {unknown}; allowed are {list(KEYS)}.")
     settings = {"num_trials": 20, "objective": f"eval_{COMPOSITE}", "direction": DIRECTIONS[0]} | settings
@@ -121,7 +122,7 @@ def _checked(settings: dict) -> dict:
 
 
 def _corners(space: dict) -> list[list[str]]:
-    """Flags of a few points of the space: all first values, and all last ones."""
+    """Returns the flags for two points of the space: all first values, and all last values."""
     ends = [
         (choices[0], choices[-1]) if isinstance(choices, list) else (choices["low"], choices["high"])
         for choices in space.values()

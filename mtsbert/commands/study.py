@@ -1,9 +1,9 @@
-"""What freezing costs and saves on your data: one recipe by several strategies, several seeds, one table.
+"""Compares freezing strategies on your data: runs a recipe with each strategy and several seeds, and writes a table.
 
     mtsbert study --config recipes/ag_news_minilm.yaml --seeds 3
 
-Every run is one of `run_mtl.py`; what comes after `--` is passed on to all of them. An interrupted study goes on where
-it was. Figures are those of the validation split after the last epoch.
+Flags after `--` are passed to all runs of `mtsbert train`. An interrupted study continues when the same command is run
+again. Metrics are those of the validation split after the last epoch.
 """
 
 import argparse
@@ -26,8 +26,8 @@ from mtsbert.results.metrics import COMPOSITE, PRIMARY_METRIC
 from mtsbert.results.tables import markdown_table
 
 
-# What a study decides itself. The model at the end is what counts: no choosing among epochs, no predictions, no
-# checkpoints in between, nothing pushed.
+# Settings that the study sets itself. Only the model after the last epoch counts, so no checkpoints are saved or
+# selected, and nothing is predicted or pushed.
 ALWAYS = {
     "do_train": True,
     "do_eval": True,
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 
 def strategies(num_layers: int, tasks: list[str]) -> dict[str, list[str]]:
-    """Name → flags of `run_mtl.py`, for an encoder of so many layers and these heads."""
+    """Maps the name of each strategy to its flags, for an encoder with `num_layers` layers and a head per task."""
     lowest = {"lower_half_frozen": num_layers // 2, "top_layer": num_layers - 1}
     if lowest["top_layer"] == lowest["lower_half_frozen"]:
         del lowest["top_layer"]
@@ -68,7 +68,7 @@ def strategies(num_layers: int, tasks: list[str]) -> dict[str, list[str]]:
 
 
 def study_recipe(config: Path, folder: Path) -> tuple[Path, int]:
-    """Writes the recipe without what the study decides itself; returns the new file, and the recipe's seed."""
+    """Writes a copy of the recipe with the study's own settings. Returns its path and the seed of the recipe."""
     recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
     if left_out := [key for key in NEVER if key in recipe and key not in ("seed", "output_dir")]:
         logger.info(f"The study decides for itself, and leaves out of the recipe: {left_out}.")
@@ -81,15 +81,15 @@ def study_recipe(config: Path, folder: Path) -> tuple[Path, int]:
 
 @dataclass
 class Outcome:
-    """What a strategy came to over all seeds."""
+    """The results of a strategy over all seeds."""
 
     metrics: dict[str, dict[str, float]]
     """Task, or `composite` → `mean` and `sd` of the main metric."""
     num_trained_parameters: int
     seconds: float
-    """Of all epochs, mean over the seeds, and of building a feature cache, which only the first one to come does."""
+    """Training time (mean over the seeds) plus the time to build the feature cache, which only one run does."""
     seconds_per_epoch: float
-    """Of the epochs alone; mean over the seeds."""
+    """Training time per epoch without the feature cache, mean over the seeds."""
     peak_memory_gb: float | None
     num_seeds: int
 
@@ -111,11 +111,11 @@ class Outcome:
 
 
 def main(argv: list[str] | None = None, *, prog: str = "mtsbert study") -> Path:
-    """Runs the study and returns the folder with its results."""
+    """Runs the study and returns the folder with the results."""
     logging.basicConfig(format="%(levelname)s %(message)s")
     logging.getLogger("mtsbert").setLevel(logging.INFO)
     args = _parse(argv, prog)
-    parse_arguments(["--config", str(args.config)])  # raises for a recipe that cannot be used
+    parse_arguments(["--config", str(args.config)])  # raises for an invalid recipe
     folder = args.output_dir or Path("runs") / "study" / args.config.stem
     config, first_seed = study_recipe(args.config, folder)
     base = ["--config", str(config), "--output_dir", str(folder), *args.flags]
@@ -126,7 +126,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert study") -> Path:
         raise ValueError(f"Unknown strategies {unknown}; for this recipe there are {list(known)}.")
     chosen = {name: known[name] for name in args.strategies or known}
     for flags in chosen.values():
-        parse_arguments([*base, *flags])  # raises for what cannot be combined, before the first run
+        parse_arguments([*base, *flags])  # before the first run, raises for flags that cannot be combined
     keys = {task: f"eval_{task}_{PRIMARY_METRIC[settings['type']]}" for task, settings in tasks.items()}
     keys[COMPOSITE] = f"eval_{COMPOSITE}"
     outcomes = {}
@@ -136,7 +136,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert study") -> Path:
                 run_once(config, [*args.flags, *flags, f"--seed={seed}"], folder=folder, name=f"{name}_seed{seed}")
                 for seed in range(first_seed, first_seed + args.seeds)
             ]
-        except RuntimeError as error:  # an encoder without a list of layers, say: the other strategies go on
+        except RuntimeError as error:  # e.g. an encoder without a list of layers; continue with the other strategies
             logger.error(f"Strategy {name} is left out: {error}")
             continue
         outcomes[name] = Outcome.of(runs, {task: key for task, key in keys.items() if key in runs[0]})
@@ -156,11 +156,15 @@ def _parse(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config", type=Path, required=True, help="Recipe of `run_mtl.py`.")
-    parser.add_argument("--strategies", nargs="+", help="Which ones; default: all. An unknown name lists them.")
-    parser.add_argument("--seeds", type=int, default=3, help="How many, counted up from the recipe's (default: 3).")
-    parser.add_argument("--output_dir", type=Path, help="Default: runs/study/NAME OF THE RECIPE.")
-    parser.add_argument("flags", nargs="*", help="Flags of run_mtl.py for all runs, after '--'.")
+    parser.add_argument("--config", type=Path, required=True, help="Recipe of `mtsbert train`.")
+    parser.add_argument(
+        "--strategies", nargs="+", help="Strategies to compare. Default: all. An unknown name prints the list."
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=3, help="Number of seeds, counting up from the recipe's seed (default: 3)."
+    )
+    parser.add_argument("--output_dir", type=Path, help="Folder for the results. Default: runs/study/NAME_OF_RECIPE.")
+    parser.add_argument("flags", nargs="*", help="Further flags of `mtsbert train` for all runs, after '--'.")
     args = parser.parse_args(argv)
     if args.seeds < 1:
         raise ValueError(f"`--seeds` is {args.seeds}; it must be at least 1.")
@@ -171,7 +175,7 @@ def _parse(argv: list[str] | None, prog: str) -> argparse.Namespace:
 
 
 def study_table(outcomes: dict[str, Outcome]) -> str:
-    """Markdown: one line per strategy; metrics in percent as mean ± standard deviation over the seeds."""
+    """Formats a Markdown table with a row per strategy; metrics in percent, mean ± standard deviation over seeds."""
     names = list(next(iter(outcomes.values())).metrics)
     cells = [["strategy", *names, "trained parameters", "s per epoch", "s in all", "peak memory"]]
     for strategy, outcome in outcomes.items():
@@ -183,7 +187,7 @@ def study_table(outcomes: dict[str, Outcome]) -> str:
 
 
 def verdict(outcomes: dict[str, Outcome]) -> str:
-    """Which strategy wins and by how much, and the fastest one that is not worse by more than the seeds' spread."""
+    """Says which strategy is best and by how much, and which is the fastest within two standard errors of it."""
 
     def score(name: str) -> dict[str, float]:
         return outcomes[name].metrics[COMPOSITE]
@@ -209,12 +213,12 @@ def verdict(outcomes: dict[str, Outcome]) -> str:
 
 
 def _standard_error(one: Outcome, other: Outcome) -> float:
-    """Of the difference between two mean composites."""
+    """Standard error of the difference between two mean composites."""
     return math.hypot(one.metrics[COMPOSITE]["sd"], other.metrics[COMPOSITE]["sd"]) / math.sqrt(one.num_seeds)
 
 
 def plot(outcomes: dict[str, Outcome], path: Path) -> None:
-    """Quality against training time, one point a strategy."""
+    """Plots the composite metric against training time, one point per strategy."""
     import matplotlib
 
     figures = data_prep("figures")

@@ -1,4 +1,4 @@
-"""Trains, evaluates and saves one encoder for several tasks, as a recipe says: `mtsbert train` and `run_mtl.py`."""
+"""Trains, evaluates and saves a multi-task model from a recipe (`mtsbert train`, `run_mtl.py`)."""
 
 import argparse
 import logging
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[str, float]:
-    """Runs what the arguments say and returns all metrics. Wrong input raises `ValueError` before any training."""
+    """Runs training, evaluation and prediction and returns all metrics. Invalid input raises `ValueError` first."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--search", type=Path)
     found, rest = finder.parse_known_args(argv)
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
     build_missing_dataset(data_args, training_args)
     tokenizer = load_tokenizer(model_args)
     check_longest(data_args.max_length, tokenizer, load_encoder_config(model_args))
-    with training_args.main_process_first(desc="reading the data"):  # the others find what it leaves in the cache
+    with training_args.main_process_first(desc="reading the data"):  # the other processes read its cache
         data = load_recipe_data(
             data_args,
             tokenizer,
@@ -97,12 +97,12 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
         if training_args.push_to_hub and (pushed := trainer.push_to_hub()):
             sys.stdout.write(f"Pushed to {pushed.commit_url}\n")
     finally:
-        trainer.accelerator.end_training()  # several processes that end without it may abort
+        trainer.accelerator.end_training()  # without it, several processes may abort when they exit
     return metrics
 
 
 def build_missing_dataset(data_args: DataArguments, training_args: MTLTrainingArguments) -> None:
-    """Runs `data_prep` as the recipe's `prepare` says, unless its output folder is there."""
+    """Builds the dataset described by the recipe's `prepare`, unless its output folder exists."""
     if not data_args.prepare:
         return
     data_prep("build").check_options(data_args.prepare)

@@ -1,1 +1,1 @@
-"""From files, Hub ids and datasets in memory to batches. Imports nothing of `mtsbert` but `arguments` and its like."""
+"""Turns files, Hub datasets and in-memory datasets into batches. Imports only `mtsbert.arguments` and its siblings."""

@@ -1,4 +1,4 @@
-"""Features of several texts → one padded batch."""
+"""Collates the features of several rows into a padded batch."""
 
 from dataclasses import dataclass
 
@@ -48,7 +48,7 @@ class MultiTaskCollator:
         return batch
 
     def texts(self, features: list[dict], prefix: str) -> dict[str, torch.Tensor]:
-        """What the model reads of the first texts, or with the prefix "pair_" of the second ones."""
+        """Pads the first texts, or with the prefix `"pair_"` the second texts, and builds their attention mask."""
         rows = [feature[f"{prefix}input_ids"] for feature in features]
         return {
             f"{prefix}input_ids": self._pad(rows, self.tokenizer.pad_token_id),

@@ -1,8 +1,8 @@
-"""Rows of a dataset → examples: what a row says in the words of the recipe's tasks, whatever its columns were called.
+"""Reads the rows of a dataset as examples, with a uniform format whatever the columns of the dataset are called.
 
-An example is `{"text": str, "text_pair": str or None, "dataset": number, "row": number, <task>: …}` with, by the type
-of the task, the name of a label (a list of names for a multi-label task), a list of spans, or a score. None is
-unlabelled.
+An example is `{"text": str, "text_pair": str or None, "dataset": number, "row": number, <task>: …}`. Depending on the
+type of the task, its value is a label name (a list of names for a multi-label task), a list of spans, or a score. None
+means that the row has no label for the task.
 """
 
 import hashlib
@@ -24,14 +24,17 @@ from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import TEXT, TEXT_PAIR, SourceDataset
 
 
-DATASET = "dataset"  # the column that says which dataset of the recipe a row is from
-ROW = "row"  # the column that says which row of its split it is, counted from 0
+DATASET = "dataset"  # column with the number of the dataset that the row comes from
+ROW = "row"  # column with the number of the row in its split, counted from 0
 
 FOLDER = Path(__file__).parent
 
 
 def fingerprint_of(rows: Dataset, *settings) -> str:
-    """Of what our code makes of rows, by settings that JSON can hold; another version of the code has another name."""
+    """
+    Returns a cache fingerprint for what this code computes from `rows` with `settings` (JSON values). It changes when
+    the code changes.
+    """
     digest = hashlib.sha256(rows._fingerprint.encode())
     digest.update(json.dumps(settings, sort_keys=True).encode())
     for file in (FOLDER / "examples.py", FOLDER / "features.py", Path(inspect.getfile(spans_to_tags))):
@@ -40,7 +43,7 @@ def fingerprint_of(rows: Dataset, *settings) -> str:
 
 
 def example_features(tasks: dict[str, dict]) -> Features:
-    """The columns of examples."""
+    """Returns the columns of examples and their types."""
     return Features(
         {
             TEXT: Value("string"),
@@ -70,12 +73,16 @@ def read_examples(
     skipped: list[SkippedRow] | None = None,
 ) -> Dataset:
     """
-    The rows of one split as examples, each checked; at most `max_rows` of them, drawn from all of it.
+    Reads and checks the rows of one split.
 
     Args:
-        number: What they have as their `dataset`.
-        skipped (*optional*): Rows that cannot be used are left out, and added here with why. Without it, the first
-            one is an error.
+        source ([`SourceDataset`]): The dataset.
+        split (`str`): The split to read.
+        tasks (`dict[str, dict]`): Task name → settings.
+        max_rows (`int`, *optional*): Read at most this many rows, drawn at random from the whole split.
+        number (`int`, *optional*, defaults to 0): The value of the `dataset` column.
+        skipped (`list[SkippedRow]`, *optional*): If given, rows that cannot be used are left out and appended here
+            with the reason. Otherwise the first such row is an error.
 
     Raises:
         `ValueError`: naming dataset, split, row (counted from 0) and column.
@@ -83,12 +90,12 @@ def read_examples(
     rows = source.splits[split]
     chosen = range(len(rows))
     if max_rows is not None and max_rows < len(rows):
-        chosen = sorted(random.Random(0).sample(chosen, max_rows))  # files are often in some order
+        chosen = sorted(random.Random(0).sample(chosen, max_rows))  # not the first rows: files are often sorted
         rows = rows.select(chosen)
     broken = source.broken.get(split, {})
 
     def read_each(table: pa.Table, places: Iterable[int]) -> Iterator[tuple[int, dict | ValueError]]:
-        """The number of each row, and its example or what is wrong with it."""
+        """Yields the number of each row, and its example or the error."""
         columns = {role: _values_of(table[column]) for role, column in source.columns.items()}
         for place, values in zip(places, zip(*columns.values(), strict=True), strict=True):
             row = chosen[place]
@@ -124,7 +131,7 @@ def read_examples(
         )
         .with_format(None)
     )
-    if skipped is not None and len(examples) < len(chosen):  # read again, because the cache has examples alone
+    if skipped is not None and len(examples) < len(chosen):  # read again: the cache does not contain the reasons
         left_out = np.setdiff1d(np.arange(len(chosen)), np.searchsorted(chosen, examples.data[ROW].to_numpy()))
         table = rows.select(left_out).with_format("arrow")[:]
         for row, reason in read_each(table, left_out.tolist()):
@@ -133,10 +140,10 @@ def read_examples(
 
 
 def _values_of(column: pa.ChunkedArray) -> list:
-    """What a column has in its rows; what is not a value of its type there, a `ValueError`."""
+    """Returns the values of a column. A value that cannot be converted is replaced by a `ValueError`."""
     try:
         return column.to_pylist()
-    except (ValueError, OverflowError):  # text that is not UTF-8, a date that is none
+    except (ValueError, OverflowError):  # e.g. text that is not UTF-8, or an invalid date
         return [_value_of(scalar) for scalar in column]
 
 
@@ -259,5 +266,5 @@ def _read_tags(
     spans = [{key: span[key] for key in ("start", "end", "label")} for span in spans]
     spans += [{"start": start, "end": end, "label": None} for start, end in unknown]
     spans.sort(key=lambda span: span["start"])
-    check_spans(spans, text)  # of words that are nothing but blanks
+    check_spans(spans, text)  # raises for words that are only whitespace
     return spans

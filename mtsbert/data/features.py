@@ -1,4 +1,4 @@
-"""Examples → what the model reads: word pieces, and labels as ids."""
+"""Turns examples into features: token ids, and labels as ids."""
 
 import json
 import logging
@@ -18,26 +18,28 @@ from mtsbert.data.sources import TEXT, TEXT_PAIR
 
 logger = logging.getLogger(__name__)
 
-# Columns, the second one for every token task, that become the report. No task has a name with a blank.
-NO_ROW = -1
+NO_ROW = -1  # row number of a filler row
+# Temporary columns for the report; the second one exists for each token task. Task names contain no space.
 CUT, COUNTS = "is cut", "{} entities"
 
 
 @dataclass
 class EntityCounts:
-    """What became of the entities of one token task."""
+    """Number of entities of one token task."""
 
     total: int
     unaligned: int
+    """Entities that begin or end inside a token."""
     truncated: int
+    """Entities that lie beyond `max_length`."""
 
 
 @dataclass
 class TokenizationReport:
-    """What did not survive tokenization, over one split."""
+    """Reports what was lost when a split was tokenized."""
 
     cut: np.ndarray
-    """For every row, whether a text of it was longer than `max_length`."""
+    """`(N,)`: for each row, whether one of its texts was truncated."""
     entities: dict[str, EntityCounts]
     """By token task."""
 
@@ -62,22 +64,24 @@ def build_features(
     dataset_names: Sequence[str] = ("train",),
 ) -> tuple[Dataset, TokenizationReport]:
     """
-    Tokenizes the texts of examples and turns labels into ids. What was cut or could not be aligned is logged once. The
-    features of a file are kept in the cache of `datasets`, and read from there the next time.
+    Tokenizes the texts of examples and turns their labels into ids. Truncated texts and entities that do not align
+    with tokens are logged once. Features are cached by `datasets` and read from the cache the next time.
 
     Args:
         examples (`Dataset`): Checked rows, see `examples.py`.
         tasks (`dict[str, dict]`): The tasks of the model, with their labels.
         tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
-        max_length (`int`): Longer texts are cut to this many tokens, special tokens included.
+        max_length (`int`): Longer texts are truncated to this many tokens, special tokens included.
         split (`str`): Name of the split in messages.
-        dataset_names (`Sequence[str]`, *optional*): What the numbers in the examples' `dataset` column stand for.
+        dataset_names (`Sequence[str]`, *optional*, defaults to `("train",)`): The names of the datasets that the
+            examples' `dataset` column refers to by number.
 
     Returns:
-        A dataset with `input_ids`, `pair_input_ids` (empty where there is no second text), `length` (tokens of both),
-        `dataset` (a `ClassLabel` of `dataset_names`), `row` (its number there), and one column for each task: a class
-        id, zeros and ones for each label of a multi-label task, a score, or for a token task one tag id for each
-        token. Missing labels are `IGNORE_INDEX`, and NaN for a score. Beside it, a report of what was cut.
+        A dataset and a [`TokenizationReport`]. The dataset has the columns `input_ids`, `pair_input_ids` (empty if
+        there is no second text), `length` (tokens of both texts), `dataset` (a `ClassLabel` of `dataset_names`), `row`
+        (row number in that dataset), and one column per task: a class id, zeros and ones for the labels of a
+        multi-label task, a score, or for a token task one tag id per token. Missing labels are `IGNORE_INDEX`, or NaN
+        for a score.
     """
     token_tasks = [name for name, task in tasks.items() if task["type"] == TOKEN_CLASSIFICATION]
     columns: dict[str, Value | List] = {"input_ids": List(Value("int32")), "pair_input_ids": List(Value("int32"))}
@@ -126,14 +130,14 @@ def build_features(
 
 
 def num_labelled_rows(features: Dataset, task: str) -> int:
-    """How many rows of features have a label for a task."""
+    """Counts the rows of features that have a label for a task."""
     values = features.select_columns(task).with_format("numpy")[task][:]
     labelled = [not np.all(np.isnan(value) | (np.asarray(value) == IGNORE_INDEX)) for value in values]
     return sum(labelled)
 
 
 def unlabelled_row(features: Dataset, tasks: dict[str, dict]) -> Dataset:
-    """The first row alone, without its labels and without a number: what fills a batch up and teaches nothing."""
+    """Returns the first row without its labels and row number. It fills up a batch and adds nothing to the loss."""
     row = features[0] | {ROW: NO_ROW}
     for name, task in tasks.items():
         missing = math.nan if task["type"] == PAIR_SIMILARITY else IGNORE_INDEX
@@ -142,7 +146,7 @@ def unlabelled_row(features: Dataset, tasks: dict[str, dict]) -> Dataset:
 
 
 def _rules(tokenizer: PreTrainedTokenizerBase) -> dict:
-    """All that decides how a tokenizer splits, without what the last call left in it."""
+    """Returns everything that determines the tokens, without the truncation and padding of the last call."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     return {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")}
 
@@ -154,7 +158,7 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: 
 def _tags(
     value: list[dict] | None, label2id: dict[str, int], text: str, encoding
 ) -> tuple[list[int], tuple[int, int, int]]:
-    """The tag ids of one text, one a word piece; how many entities there were, unaligned ones and cut ones."""
+    """Returns one tag id per token of a text, and its number of entities: in total, unaligned and truncated."""
     if value is None:
         return [IGNORE_INDEX] * len(encoding.ids), (0, 0, 0)
     offsets = visible_offsets(encoding.offsets, text)
@@ -163,7 +167,7 @@ def _tags(
 
 
 def _label(value: str | list[str] | float | None, task: dict, label2id: dict[str, int]) -> int | list[int] | float:
-    """The label of a whole text, or of a pair, as the model reads it."""
+    """Converts the label of a whole text, or of a pair, to an id, a list of zeros and ones, or a score."""
     if task["type"] == PAIR_SIMILARITY:
         return math.nan if value is None else value
     if task.get("multi_label"):

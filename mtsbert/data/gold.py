@@ -1,4 +1,4 @@
-"""Entities that people marked, and entities of other label sets and habits made comparable with them.
+"""Reads gold entities, and maps entities of other label sets to comparable types.
 
 A mark is `(start, end, type)` in characters of its text, `end` exclusive.
 """
@@ -18,15 +18,15 @@ from mtsbert.data.sources import TEXT, SourceDataset
 
 Mark = tuple[int, int, str]
 
-# What the entity types of well-known label sets have in common. A type that is not here is left out.
+# Maps the entity types of well-known label sets to common types. Types that are not listed are left out.
 COMMON_TYPES = {
-    # OntoNotes, which spaCy's English pipelines learn. GPE, LOC and FAC together are what the gold sets call a place.
+    # OntoNotes, as in spaCy's English pipelines. GPE, LOC and FAC together correspond to LOC in the gold datasets.
     "PERSON": "PER",
     "ORG": "ORG",
     "GPE": "LOC",
     "LOC": "LOC",
     "FAC": "LOC",
-    # CoNLL, Wikigold, Broad Twitter Corpus: with ORG and LOC
+    # CoNLL, Wikigold, Broad Twitter Corpus (ORG and LOC are above)
     "PER": "PER",
     # WNUT 2017
     "person": "PER",
@@ -36,35 +36,36 @@ COMMON_TYPES = {
 }
 
 ENTITIES = "entities"
-ROWS = {"even": slice(0, None, 2), "odd": slice(1, None, 2)}  # of the sentences' numbers, which start at 0
+ROWS = {"even": slice(0, None, 2), "odd": slice(1, None, 2)}  # sentences are counted from 0
 
 
 @dataclass(frozen=True)
 class GoldFile:
-    """The sentences of a file, and the entities that people marked in them."""
+    """The sentences of a file and their gold entities."""
 
     path: Path
     num_rows: int
-    """Of the whole file."""
+    """Number of rows in the whole file."""
     types: list[str]
-    """Entity types of the whole file, sorted."""
+    """Entity types in the whole file, sorted."""
     texts: list[str]
-    """Of the chosen rows; words are joined by blanks."""
+    """Texts of the chosen rows, with words joined by spaces."""
     entities: list[list[dict]]
-    """By text: spans, sorted, not overlapping; one without a label says that it is not known what is there."""
+    """Spans of each text, sorted and not overlapping. A span without a label means that its label is not known."""
 
 
 def read_gold(path: Path, *, rows: str | None = None, tag_scheme: str = "bio") -> GoldFile:
     """
-    Reads a file of words and tags (`.bio`, `.conll`), or one with the columns `text` and `entities`.
+    Reads gold entities from a file of words and tags (`.bio`, `.conll`), or with the columns `text` and `entities`.
 
     Args:
-        rows (`str`, *optional*): `"even"` or `"odd"`: only the sentences with such a number, counted from 0. That
-            makes two halves of a file, one to choose on and one to report.
-        tag_scheme (`str`, *optional*, defaults to `"bio"`): How the tags are written, see `to_bio`.
+        path (`Path`): The file.
+        rows (`str`, *optional*): `"even"` or `"odd"` to keep only the sentences with such a number, counted from 0.
+            This splits a file into two halves, one for tuning and one for reporting.
+        tag_scheme (`str`, *optional*, defaults to `"bio"`): The tag scheme, see `to_bio`.
 
     Raises:
-        `ValueError`: naming file and row of whatever is wrong, or where no sentence or no entity is left.
+        `ValueError`: naming file and row of an error, or if no sentence or no entity is left.
     """
     table = read_file(path)
     if {WORDS, TAGS} <= set(table.column_names):
@@ -90,7 +91,7 @@ def read_gold(path: Path, *, rows: str | None = None, tag_scheme: str = "bio") -
 
 
 def parse_map(pairs: Iterable[str]) -> dict[str, str]:
-    """`["GPE=LOC", "PERSON=PER"]` → `{"GPE": "LOC", "PERSON": "PER"}`."""
+    """Parses `["GPE=LOC", "PERSON=PER"]` into `{"GPE": "LOC", "PERSON": "PER"}`."""
     mapping: dict[str, str] = {}
     for pair in pairs:
         own, is_pair, common = pair.partition("=")
@@ -102,18 +103,21 @@ def parse_map(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def restrict(types: Sequence[str], mapping: dict[str, str], common: Iterable[str] | None = None) -> dict[str, str]:
-    """The part of a map that is about `types`, and of these only what leads to one of the `common` types."""
+    """Restricts a mapping to the given `types`, and to those that are mapped to one of the `common` types."""
     reached = set(mapping.values()) if common is None else set(common)
     return {own: mapping[own] for own in types if mapping.get(own) in reached}
 
 
 def marks_of(entities: Iterable[dict], text: str, mapping: dict[str, str], *, normalize: bool = False) -> set[Mark]:
     """
-    The entities of the types in `mapping`, under their common types.
+    Maps entities to common types and returns them as marks. Entities whose type is not in `mapping` are left out.
 
     Args:
-        normalize: Whether a leading article and a trailing possessive 's, which label sets treat differently, are
-            taken off. An entity of nothing else is left out.
+        entities (`Iterable[dict]`): The spans of a text.
+        text (`str`): The text.
+        mapping (`dict[str, str]`): Entity type → common type.
+        normalize (`bool`, *optional*, defaults to `False`): Whether to strip a leading article and a trailing
+            possessive 's, which label sets treat differently. Entities that are empty afterwards are left out.
     """
     marks = set()
     for entity in entities:

@@ -1,4 +1,4 @@
-"""Datasets in memory in the form that a recipe names its datasets in, so that both are read by the same code."""
+"""Converts in-memory datasets to the format of a recipe's `datasets`, so that the same code reads both."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,25 +9,27 @@ from mtsbert.data.examples import DATASET, ROW
 from mtsbert.data.sources import SPLITS
 
 
-ONLY = "data"  # the name, in messages, of a dataset that was given without one
+ONLY = "data"  # name in messages for a dataset without a name
 
 
 def specs_of(data: Any, columns: Mapping | None = None) -> dict[str, dict]:
     """
-    The `datasets` of a recipe: name → `{"dataset": {split: rows}, "columns": ...}`. What has that form already stays.
+    Converts datasets to the format of a recipe's `datasets`: name → `{"dataset": {split: rows}, "columns": ...}`. Data
+    that already has this format is returned unchanged.
 
     Args:
         data: See [`~mtsbert.load_data`].
-        columns (*optional*): Column → role, for all datasets alike; or dataset → such a mapping.
+        columns (`dict`, *optional*): Column → `"text"`, `"text_pair"` or a task, for all datasets; or dataset name →
+            such a mapping.
 
     Raises:
-        `ValueError`: for anything else, naming the remedy.
+        `ValueError`: for any other type, with advice on how to convert it.
     """
     if isinstance(data, Dataset):
         data = {ONLY: {"train": data}}
     if not isinstance(data, Mapping):
         raise _not_a_dataset(data)
-    if data and set(data) <= set(SPLITS):  # a `DatasetDict`, say
+    if data and set(data) <= set(SPLITS):  # e.g. a `DatasetDict`
         data = {ONLY: data}
     is_nested = is_by_dataset(columns)
     if is_nested and (unknown := sorted(set(columns) - set(data))):
@@ -51,20 +53,21 @@ def is_by_dataset(columns: Mapping | None) -> bool:
 
 
 def is_features(rows: Any, tasks: Mapping[str, dict]) -> bool:
-    """Whether rows are what [`~mtsbert.data.features.build_features`] returns for these tasks."""
+    """Whether rows are already features for these tasks, as [`~mtsbert.data.features.build_features`] returns them."""
     needed = {"input_ids", "pair_input_ids", "length", DATASET, ROW, *tasks}
     return isinstance(rows, Dataset) and needed <= set(rows.column_names)
 
 
 def as_datasets(rows: Any, argument: str) -> Mapping[str, Dataset]:
     """
-    One split of one or several datasets, by name.
+    Returns one split of one or several datasets as a mapping from name to dataset.
 
     Args:
-        rows (`Dataset` or `dict[str, Dataset]`): What a user gave as `argument` of the Trainer.
+        rows (`Dataset` or `dict[str, Dataset]`): The value of an argument of the Trainer.
+        argument (`str`): The name of the argument, for error messages.
 
     Raises:
-        `ValueError`: for anything else, a `DatasetDict` of splits among it.
+        `ValueError`: for any other type, and for a `DatasetDict` of splits.
     """
     if isinstance(rows, Dataset):
         return {ONLY: rows}

@@ -1,4 +1,4 @@
-"""The label list of every task: from the recipe, from ClassLabel columns, or found in the data."""
+"""Determines the labels of each task: from the recipe, from ClassLabel columns, or from the data."""
 
 import numpy as np
 from datasets import ClassLabel, Dataset
@@ -11,7 +11,7 @@ from mtsbert.data.sources import SourceDataset
 
 
 def check_recipe_tasks(tasks: dict[str, dict]) -> None:
-    """Raises `ValueError` for a task of a recipe that is wrong whatever the data say. Labels may still be missing."""
+    """Checks a recipe's tasks before any data is read. Labels may still be missing. Raises `ValueError`."""
     for name, task in tasks.items():
         try:
             check_task_settings(name, task)
@@ -21,12 +21,12 @@ def check_recipe_tasks(tasks: dict[str, dict]) -> None:
 
 def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[str, dict]:
     """
-    The tasks of a run that goes on from a checkpoint: the checkpoint's, then those that only the recipe has. A task of
-    both keeps its type, labels, score range and head; the recipe decides about `class_weights` and `label_smoothing`,
-    and may give another `min_score`.
+    Merges the tasks of a recipe into those of the checkpoint that training continues from. A task that both have keeps
+    the type, labels, score range and head of the checkpoint. `class_weights` and `label_smoothing` come from the
+    recipe, and `min_score` does if it is set there. New tasks of the recipe follow at the end.
 
     Raises:
-        `ValueError`: where the two contradict each other.
+        `ValueError`: if recipe and checkpoint contradict each other.
     """
     merged = {name: dict(task) for name, task in checkpoint.items()}
     for name, task in recipe.items():
@@ -61,17 +61,18 @@ def complete_tasks(
     skipped: list[SkippedRow] | None = None,
 ) -> dict[str, dict]:
     """
-    Fills in the labels that a recipe left out, and checks all rows against the labels.
+    Fills in the labels that a recipe leaves out, and checks that all rows have only known labels.
 
     Args:
-        tasks: Task name → `{"type", "labels"}`, labels optional; entity types stand for their BIO tags.
-        sources: The datasets of the recipe.
-        examples: Dataset name → split → examples.
-        skipped (*optional*): Rows with a label that their task does not have are taken out of `examples`, and added
-            here. Without it, the first one is an error.
+        tasks (`dict[str, dict]`): Task name → `{"type", "labels", ...}`, where labels are optional. Entity types may
+            be given instead of BIO tags.
+        sources (`list[SourceDataset]`): The datasets of the recipe.
+        examples (`dict[str, dict[str, Dataset]]`): Dataset name → split → examples.
+        skipped (`list[SkippedRow]`, *optional*): If given, rows with an unknown label are removed from `examples` and
+            appended here. Otherwise the first such row is an error.
 
     Returns:
-        The tasks with full label lists, as [`MTSBertConfig`] takes them.
+        `dict[str, dict]`: The tasks with complete labels, as [`MTSBertConfig`] expects them.
     """
     completed = {}
     for name, task in tasks.items():
@@ -93,14 +94,14 @@ def complete_tasks(
                 raise ValueError(f"Row {found[0].row} of dataset {dataset!r}, split {split!r}: {found[0].reason}")
             skipped += found
             left = rows.select(np.setdiff1d(np.arange(len(rows)), places))
-            splits[split] = left.flatten_indices()  # columns are counted without looking at indices
+            splits[split] = left.flatten_indices()  # `num_labelled` counts in the table, without its indices
     return completed
 
 
 def _declared_labels(task: str, settings: dict, sources: list[SourceDataset]) -> list[str] | None:
-    """The names of the ClassLabel columns that feed a task about texts; they must agree."""
+    """Returns the names of the ClassLabel columns of a text or pair task. They must be the same in all datasets."""
     if settings["type"] == TOKEN_CLASSIFICATION:
-        return None  # of a ClassLabel of tags, the types that occur are taken
+        return None  # for tags, the entity types that occur in the data are used
     declared: dict[str, list[str]] = {}
     for source in sources:
         if (column := source.columns.get(task)) is None:
@@ -118,7 +119,7 @@ def _declared_labels(task: str, settings: dict, sources: list[SourceDataset]) ->
 
 
 def _labels_of(value: str | list | None, settings: dict) -> set[str]:
-    """The labels (entity types for a token task) that an example's value for a task has."""
+    """Returns the labels (for a token task: the entity types) in the value of an example."""
     if value is None:
         return set()
     if settings["type"] == TOKEN_CLASSIFICATION:
@@ -138,7 +139,7 @@ def _found_labels(task: str, settings: dict, examples: dict[str, dict[str, Datas
 
 
 def _unknown_labels(tasks: dict[str, dict], rows: Dataset) -> dict[int, str]:
-    """The places of examples that have a label which is not one of their task's, and which."""
+    """Maps the index of each example with an unknown label to the reason."""
     wrong: dict[int, str] = {}
     for name, settings in tasks.items():
         if settings["type"] == PAIR_SIMILARITY:

@@ -1,4 +1,4 @@
-"""From datasets, in memory or named by a recipe, to features of every split: open, read, check, complete, tokenize."""
+"""Loads datasets, in memory or from a recipe, and turns them into features: read, check, fill in labels, tokenize."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +67,7 @@ class TaskData:
 
 
 def needed_splits(args: MTLTrainingArguments) -> list[str]:
-    """The splits that a run with these flags reads."""
+    """Returns the splits that a run with these arguments reads."""
     needed = {
         "train": args.do_train,
         "validation": args.do_eval or (args.do_train and args.eval_strategy != "no"),
@@ -86,7 +86,16 @@ def load_recipe_data(
     *,
     texts_alone: bool = False,
 ) -> TaskData:
-    """What `load_data` makes of a recipe's data arguments."""
+    """
+    Loads the data of a recipe, see [`~mtsbert.load_data`].
+
+    Args:
+        data_args ([`DataArguments`]): The data arguments of the recipe.
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+        splits (`list[str]`): The splits to read.
+        checkpoint_tasks (`dict[str, dict]`, *optional*): The tasks of the checkpoint that training continues from.
+        texts_alone (`bool`, *optional*, defaults to `False`): Whether a dataset may have no labels for any task.
+    """
     return load_data(
         data_args.datasets,
         data_args.tasks,
@@ -230,11 +239,18 @@ def load_split(
     texts_alone: bool = False,
 ) -> Dataset:
     """
-    The features of one split for a model that has its tasks already; `rows` themselves where they are features.
+    Builds the features of one split for a model whose tasks are known. Rows that are features already are returned
+    unchanged.
 
     Args:
-        rows (`Dataset` or `dict[str, Dataset]`): Rows in memory, of one dataset or of several by name.
-        argument (`str`): What messages call them.
+        rows (`Dataset` or `dict[str, Dataset]`): Rows in memory: a dataset, or several by name.
+        split (`str`): The split that the rows belong to.
+        tasks (`dict[str, dict]`): The tasks of the model.
+        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
+        argument (`str`): The name of the argument with these rows, for error messages.
+        columns (`dict`, *optional*): See [`~mtsbert.load_data`].
+        max_length (`int`): Longer texts are truncated to this many tokens.
+        texts_alone (`bool`, *optional*, defaults to `False`): Whether the rows may have no labels for any task.
     """
     if is_features(rows, tasks):
         return rows
@@ -247,7 +263,7 @@ def load_split(
 
 
 def _check_left(examples: dict[str, dict[str, Dataset]], skipped: list[SkippedRow]) -> None:
-    """Raises `ValueError` where every row of a split was left out."""
+    """Raises `ValueError` if all rows of a split were left out."""
     for dataset, splits in examples.items():
         for split, rows in splits.items():
             if len(rows) == 0:
@@ -262,7 +278,7 @@ def num_labelled(examples: Dataset, task: str) -> int:
 
 
 def _check_labelled(tasks: list[str], examples: dict[str, Dataset]) -> None:
-    """Raises `ValueError` for a task without a training label, and for validation rows that say nothing."""
+    """Raises `ValueError` if a task has no training label, or the validation split has no label at all."""
     for task in tasks:
         if "train" in examples and not _any_label(examples["train"], [task]):
             raise ValueError(f"No training row has a label for task {task!r}. Give it some, or drop the task.")

@@ -1,4 +1,4 @@
-"""Files and folders → rows, whatever the format. What cannot be read is named with file and line."""
+"""Reads datasets from files and folders of several formats. Errors name the file and the line."""
 
 import csv
 import json
@@ -19,16 +19,17 @@ from mtsbert.settings import unique_keys
 WORDS, TAGS = "tokens", "tags"  # the columns of a BIO file
 
 Refuse = Callable[[int, str], None]
-"""What to do with a row (from 0) that cannot be read, and why; where it returns, the row is left empty."""
+"""Called with the number of a row (from 0) that cannot be read and the reason. If it returns, the row is empty."""
 
-csv.field_size_limit(sys.maxsize)  # a text may be longer than 131,072 characters, where the csv module gives up
+csv.field_size_limit(sys.maxsize)  # texts may be longer than the csv module's default limit of 131,072 characters
 
 
 def read_folder(folder: Path, splits: dict[str, str]) -> DatasetDict:
-    """A folder of Parquet files that are called after their splits, as `data_prep` and the Hub write them.
+    """Reads a folder of Parquet files named after their splits, as `data_prep` and the Hub write them.
 
     Args:
-        splits: Our name of a split → how the files are called.
+        folder (`Path`): The folder.
+        splits (`dict[str, str]`): `train`, `validation` or `test` → how the file names begin.
     """
     files = {split: sorted(folder.glob(f"**/{stem}*.parquet")) for split, stem in splits.items()}
     files = {split: [str(path) for path in paths if _num_rows(path)] for split, paths in files.items() if paths}
@@ -39,25 +40,26 @@ def read_folder(folder: Path, splits: dict[str, str]) -> DatasetDict:
             f"folder {folder} has no {' or '.join(f'{stem}*.parquet' for stem in splits.values())} in it. "
             "Name single files under 'files'."
         )
-    # Not `load_dataset(folder)`: where the folder's card has a `configs` section, datasets 5.2 caches under the
-    # folder's name and that section alone, and returns the old rows when the files have changed.
+    # Not `load_dataset(folder)`: if the dataset card has a `configs` section, datasets 5.2 uses only the folder's name
+    # and this section as its cache key, and returns outdated rows when the files have changed.
     return _load_parquet(str(folder), lambda: load_dataset("parquet", data_files=files))
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `save_to_disk` of a `Dataset` or `DatasetDict` wrote the folder."""
+    """Whether the folder was written by `save_to_disk` of a `Dataset` or `DatasetDict`."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 def read_saved(folder: Path, splits: dict[str, str]) -> DatasetDict:
-    """A folder that `save_to_disk` wrote. A single `Dataset` is training rows.
+    """Reads a folder written by `save_to_disk`. A single `Dataset` becomes the training split.
 
     Args:
-        splits: Our name of a split → its name there.
+        folder (`Path`): The folder.
+        splits (`dict[str, str]`): `train`, `validation` or `test` → the name of the split in the folder.
     """
     try:
         saved = load_from_disk(str(folder))
-    except Exception as error:  # what pyarrow and datasets raise for broken files shares no base class
+    except Exception as error:  # the errors of pyarrow and datasets for broken files share no base class
         raise ValueError(f"{folder} cannot be read ({type(error).__name__}: {error}).") from None
     if isinstance(saved, Dataset):
         return DatasetDict({"train": saved})
@@ -69,17 +71,18 @@ def read_saved(folder: Path, splits: dict[str, str]) -> DatasetDict:
 
 def read_file(path: Path, broken: dict[int, str] | None = None) -> Dataset:
     """
-    Reads one file by its suffix.
+    Reads a file in the format given by its suffix:
 
     - `.parquet`;
-    - `.csv`, `.tsv`: with a header; cells are text, and an empty one is missing;
-    - `.jsonl`: one object of columns a line;
-    - `.bio`, `.conll`: a word and its tag a line (first and last column, between tabs or blanks), blank lines between
-      texts; the columns are `tokens` and `tags`. A line that begins with `#` is a word like any other.
+    - `.csv`, `.tsv`: with a header; all cells are text, and empty cells are missing values;
+    - `.jsonl`: one JSON object per line;
+    - `.bio`, `.conll`: one word and its tag per line (first and last column, separated by tabs or spaces), with empty
+      lines between texts. The columns are `tokens` and `tags`. Lines that begin with `#` are not comments.
 
     Args:
-        broken (*optional*): Rows that cannot be read are noted here, with why, and have nothing in any column. Without
-            it, the first one is an error. A file that is broken as a whole always is.
+        path (`Path`): The file.
+        broken (`dict[int, str]`, *optional*): If given, rows that cannot be read are left empty and added here with
+            the reason. Otherwise the first such row is an error. A file that cannot be read at all is always an error.
     """
 
     def refuse(row: int, reason: str) -> None:
@@ -109,7 +112,7 @@ def read_file(path: Path, broken: dict[int, str] | None = None) -> Dataset:
 
 
 def _read_parquet(path: Path, refuse: Refuse) -> Dataset:
-    if not _num_rows(path):  # datasets 5.2 stumbles over a row group without rows
+    if not _num_rows(path):  # datasets 5.2 fails on a row group without rows
         return Dataset.from_dict({})
     return _load_parquet(str(path), lambda: Dataset.from_parquet(str(path)))
 
@@ -117,7 +120,7 @@ def _read_parquet(path: Path, refuse: Refuse) -> Dataset:
 def _load_parquet(name: str, load: Callable[[], Any]) -> Any:
     try:
         return load()
-    except Exception as error:  # what pyarrow and datasets raise for broken pages shares no base class
+    except Exception as error:  # the errors of pyarrow and datasets for broken pages share no base class
         raise _damaged(name, error.__cause__ or error) from None
 
 
@@ -126,7 +129,7 @@ def _damaged(name: str, error: BaseException) -> ValueError:
 
 
 def _num_rows(path: Path) -> int:
-    """Of a Parquet file, by its last bytes. Raises `ValueError` for a file that is none."""
+    """Reads the number of rows from the footer of a Parquet file. Raises `ValueError` if it is not a Parquet file."""
     try:
         return pq.read_metadata(path).num_rows
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -135,8 +138,8 @@ def _num_rows(path: Path) -> int:
 
 def stream_rows(path: Path) -> Iterator[dict]:
     """
-    Reads one file row by row, in memory that does not grow with it: `.parquet`, `.csv`, `.tsv` and `.jsonl` as
-    `read_file` does, and `.txt` with a text a line, in the column `text`.
+    Reads a file row by row, with constant memory. Supports `.parquet`, `.csv`, `.tsv` and `.jsonl` like `read_file`,
+    and `.txt` with one text per line, which becomes the column `text`.
     """
     if path.suffix not in STREAMS:
         known = ", ".join(STREAMS)
@@ -170,7 +173,7 @@ def _csv_rows(path: Path, delimiter: str, refuse: Refuse = _raise) -> Iterator[d
                     )
                     cells = [""] * len(header)
                 yield {column: cell or None for column, cell in zip(header, cells, strict=True)}
-        except csv.Error as error:  # where its quotation marks end, and so the next row begins, is anybody's guess
+        except csv.Error as error:  # a quotation mark is not closed, so the next row cannot be found
             raise ValueError(f"Line {reader.line_num} of {path} is not CSV: {error}.") from None
 
 
@@ -227,7 +230,7 @@ def _read_rows(path: Path, refuse: Refuse) -> Dataset:
     columns = {name: [row.get(name) for row in rows] for name in names}
     try:
         return Dataset.from_dict(columns)
-    except (ValueError, TypeError, OverflowError, RecursionError):  # Arrow wants one kind of value a column
+    except (ValueError, TypeError, OverflowError, RecursionError):  # Arrow columns have a single type
         for name, values in columns.items():
             for row, kind in sorted(_odd_values(values).items()):
                 refuse(row, f"Row {row + 1} of {path} mixes kinds of values in a column: {name!r} has {kind}.")
@@ -240,7 +243,7 @@ def _read_rows(path: Path, refuse: Refuse) -> Dataset:
 
 
 def _odd_values(values: list) -> dict[int, str]:
-    """The rows of a column with a value of another kind than most have, or of none that Arrow knows; which kinds."""
+    """Maps each row of a column whose value has another type than most, or no Arrow type, to the problem."""
     odd: dict[int, str] = {}
     rows_of: dict[pa.DataType, list[int]] = defaultdict(list)
     for row, value in enumerate(values):
@@ -265,7 +268,7 @@ def _read_bio(path: Path, refuse: Refuse) -> Dataset:
     within = False
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
-            # Only tabs and blanks part columns: a word may have a no-break space in it.
+            # Only tabs and spaces separate columns: a word may contain a no-break space.
             fields = line.rstrip("\r\n").split("\t") if "\t" in line else re.split(" +", line.strip(" \r\n"))
             if not line.strip() or fields[0] == "-DOCSTART-":
                 within = False

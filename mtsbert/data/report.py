@@ -1,4 +1,4 @@
-"""What `--check_data` prints: the data as the tasks see them."""
+"""Formats the report of `--check_data`: the data of each task."""
 
 from collections import Counter
 from itertools import islice
@@ -11,12 +11,12 @@ from mtsbert.data.sources import TEXT, TEXT_PAIR
 
 
 NUM_SAMPLES = 3
-NUM_LABELS = 20  # labels listed by name, commonest first
+NUM_LABELS = 20  # labels listed by name, most common first
 PERCENTILES = (50, 90, 99, 100)
 
 
 def describe_data(data: TaskData) -> str:
-    """Markdown: one section per split, in it one per task."""
+    """Describes loaded data in Markdown, with a section per split and a subsection per task."""
     parts = ["No row was skipped: one that cannot be used is an error."]
     if data.skipped is not None:
         parts = [f"{len(data.skipped):,} rows were skipped because they cannot be used."]

@@ -1,4 +1,4 @@
-"""The order in which training rows are seen: a function of seed and epoch alone, so that a resumed run repeats it."""
+"""Samplers for the training rows. The order depends only on seed and epoch, so that a resumed run repeats it."""
 
 import itertools
 import math
@@ -13,13 +13,20 @@ from mtsbert.arguments import PROPORTIONAL, ROUND_ROBIN
 
 
 def dataset_weights(sizes: Sequence[int], temperature: float) -> list[float]:
-    """Shares of the datasets, as size^(1/temperature): 1 keeps their sizes, infinity makes them equal."""
+    """Returns the share of each dataset as size^(1/temperature): 1 keeps the sizes, infinity makes them equal."""
     powers = [size ** (1.0 / temperature) for size in sizes]
     return [power / sum(powers) for power in powers]
 
 
 def padding_share(rows: Iterable[int], lengths: Sequence[int], batch_size: int) -> float:
-    """The part of the batches that is padding, when rows of these lengths come in this order."""
+    """
+    Returns the share of padding in the batches of an epoch.
+
+    Args:
+        rows (`Iterable[int]`): Indices of the rows in the order of the epoch.
+        lengths (`Sequence[int]`): Number of tokens of each row.
+        batch_size (`int`): Rows per batch.
+    """
     ordered = np.array([lengths[row] for row in rows])
     padded = sum(len(batch) * batch.max() for batch in np.split(ordered, range(batch_size, len(ordered), batch_size)))
     return 1.0 - ordered.sum() / padded
@@ -27,23 +34,26 @@ def padding_share(rows: Iterable[int], lengths: Sequence[int], batch_size: int) 
 
 class DatasetSampler(Sampler[int]):
     """
-    Rows in batches of one dataset each, texts of like length side by side, in an order that seed and epoch decide.
+    Samples rows such that each batch contains rows of a single dataset, optionally grouped by length. The order
+    depends only on seed and epoch.
 
-    An epoch has as many batches as the datasets have together. With `proportional` every row is seen once (a dataset
-    that does not fill its last batch begins again to fill it); otherwise batches are drawn, and a dataset begins
-    again when it is used up. All processes draw the same order, of which each takes its part.
+    An epoch has as many batches as all datasets together. With `"proportional"`, every row is seen once (a dataset
+    that does not fill its last batch starts over to fill it). Otherwise, the dataset of each batch is chosen by
+    `sampling`, and a dataset that is exhausted starts over. All ranks draw the same order, and each takes its share.
 
-    transformers' own length-grouping draws from the global random state: a run that is resumed within an epoch then
-    sees other batches than the one that was interrupted.
+    transformers' own length grouping uses the global random state, so a run that is resumed within an epoch would see
+    different batches than the uninterrupted run.
 
     Args:
-        dataset_ids: For every row, the number of its dataset, counted from 0.
-        batch_size: Rows of one batch.
-        seed: With the epoch, decides the order.
-        lengths (*optional*): Word pieces of every row, to put like lengths together.
-        sampling (`str`): How the dataset of a batch is chosen: `"proportional"`, `"round_robin"` (in turn),
-            or `"temperature"` and `"weights"`, which draw it by `weights`.
-        weights (*optional*): Share of each dataset, in any unit.
+        dataset_ids (`Sequence[int]`): The number of each row's dataset, counted from 0.
+        batch_size (`int`): Rows per batch.
+        seed (`int`): Determines the order, together with the epoch.
+        lengths (`Sequence[int]`, *optional*): Number of tokens of each row, to group similar lengths. Default: no
+            grouping.
+        sampling (`str`, *optional*, defaults to `"proportional"`): How the dataset of a batch is chosen:
+            `"proportional"`, `"round_robin"` (in turn), or `"temperature"` and `"weights"`, which draw it with
+            probability proportional to `weights`.
+        weights (`Sequence[float]`, *optional*): The share of each dataset, in any unit.
     """
 
     def __init__(
@@ -83,7 +93,7 @@ class DatasetSampler(Sampler[int]):
             yield from itertools.islice(endless[dataset], self.batch_size)
 
     def _schedule(self, generator: torch.Generator) -> list[int]:
-        """The dataset of every batch of the epoch."""
+        """Returns the dataset of each batch of the epoch."""
         total, num_datasets = sum(self.num_batches), len(self.rows)
         if self.sampling == ROUND_ROBIN:
             return [batch % num_datasets for batch in range(total)]
@@ -109,10 +119,10 @@ class DatasetSampler(Sampler[int]):
 
 class FilledSampler(Sampler[int]):
     """
-    The rows of another sampler, and behind them one row again and again, until their number is a multiple.
+    Yields the rows of another sampler, then repeats a filler row until the number of rows is a multiple of `multiple`.
 
-    Several processes take batches in turn. Where the batches do not come out even, accelerate would give them rows
-    from the beginning of the epoch a second time; a filler without labels changes nothing in a gradient.
+    Ranks take batches in turn. If the batches cannot be divided evenly, accelerate would repeat rows from the
+    beginning of the epoch; a filler row without labels does not change the gradients.
     """
 
     def __init__(self, sampler: Sampler[int], *, filler: int, multiple: int):

@@ -1,4 +1,4 @@
-"""Rows that a run cannot use and leaves out (`--bad_rows skip`): counted, and written down with their reasons."""
+"""Reports the rows that a run cannot use and leaves out (`--bad_rows skip`), with the reasons."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ class SkippedRow:
 
 
 def report_skipped_rows(skipped: Sequence[SkippedRow], output_dir: str) -> None:
-    """Says once how many rows were left out and why the first ones, and writes all of them to the output folder."""
+    """Logs the number of skipped rows and the first reasons, and writes all of them to the output folder."""
     path = Path(output_dir) / SKIPPED_ROWS_FILE
     if skipped:
         shown = [f"row {one.row} of {one.dataset}, {one.split}: {one.reason}" for one in skipped[:NUM_SHOWN]]

@@ -1,4 +1,4 @@
-"""The datasets that a recipe names: found, opened, and their columns mapped to the text and the tasks."""
+"""Opens the datasets of a recipe and maps their columns to texts and tasks."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ from mtsbert.data.readers import is_saved, read_file, read_folder, read_saved
 
 TEXT, TEXT_PAIR = "text", "text_pair"
 SPLITS = ("train", "validation", "test")
-SOURCE_KEYS = ("path", "files", "dataset")  # of which a dataset has one
+SOURCE_KEYS = ("path", "files", "dataset")  # each dataset has exactly one
 SPEC_KEYS = (*SOURCE_KEYS, "splits", "columns", "tag_scheme")
 
 
@@ -27,7 +27,7 @@ class SourceDataset:
     """Role (`text`, `text_pair` or a task) → column."""
     tag_scheme: str = "bio"
     broken: dict[str, dict[int, str]] = field(default_factory=dict)
-    """Split → rows that could not be read, and are empty in it → why. Only where bad rows are skipped."""
+    """Split → row that could not be read and was left empty → reason. Only used if bad rows are skipped."""
 
     def where(self, split: str, row: int) -> str:
         return f"Row {row} of dataset {self.name!r}, split {split!r}"
@@ -42,12 +42,19 @@ def open_datasets(
     texts_alone: bool = False,
 ) -> list[SourceDataset]:
     """
-    Opens every dataset of a recipe. Raises `ValueError` for what cannot be found, or does not fit the tasks.
+    Opens all datasets of a recipe.
 
     Args:
-        must_be_fed (*optional*, defaults to all tasks): The tasks that some dataset must have a column for.
-        skip_bad_rows: Whether rows that cannot be read are noted as `broken`, instead of an error.
-        texts_alone: Whether a dataset may feed no task at all: `embedding_distillation` learns from texts.
+        specs (`dict[str, dict]`): The `datasets` of the recipe: name → `{"path", "columns", ...}`.
+        tasks (`dict[str, dict]`): Task name → settings.
+        must_be_fed (`list[str]`, *optional*): The tasks for which a dataset must have a column. Default: all tasks.
+        skip_bad_rows (`bool`, *optional*, defaults to `False`): Whether rows that cannot be read are recorded in
+            `SourceDataset.broken` instead of raising an error.
+        texts_alone (`bool`, *optional*, defaults to `False`): Whether a dataset may have no labels for any task:
+            `embedding_distillation` learns from texts alone.
+
+    Raises:
+        `ValueError`: if a dataset cannot be found or read, or does not fit the tasks.
     """
     opened = [_open_dataset(name, spec, tasks, skip_bad_rows, texts_alone) for name, spec in specs.items()]
     fed = {role for source in opened for role in source.columns}
@@ -101,7 +108,7 @@ def _read_splits(spec: dict, broken: dict[str, dict[int, str]] | None) -> Datase
         )
     try:
         loaded = load_dataset(str(path))
-    except Exception as error:  # the Hub's errors share no base class
+    except Exception as error:  # the Hub's errors share no common base class
         raise ValueError(f"{path} could not be loaded ({type(error).__name__}: {error}).") from error
     found = DatasetDict({split: loaded[named] for split, named in splits.items() if named in loaded})
     if not found:
@@ -123,7 +130,7 @@ def _check_split_names(key: str, mapping: dict) -> dict:
 
 
 def _roles(name: str, spec: dict, splits: DatasetDict, tasks: dict[str, dict], texts_alone: bool) -> dict[str, str]:
-    """The `columns` of a dataset turned round, checked: role → column."""
+    """Checks the `columns` of a dataset and inverts them: role → column."""
     existing = {column for rows in splits.values() for column in rows.column_names}
     mapping = spec.get("columns")
     if mapping is None:

@@ -1,1 +1,1 @@
-"""The model around its weights: where it starts, what is frozen, how it runs fast. Imports arguments and data."""
+"""Loading, freezing and speeding up the model. Imports only `mtsbert.arguments` and its siblings, and `data`."""

@@ -1,4 +1,4 @@
-"""Tensors that are computed once and read from disk from then on, by all runs that need the same."""
+"""Caches tensors on disk, so that several runs can share them."""
 
 import errno
 import json
@@ -23,14 +23,15 @@ logger = logging.getLogger(__name__)
 @dataclass
 class DiskCache:
     """
-    A folder of caches, each known by a key that everything in it follows from.
+    A folder of cached tensors. The key of each must determine its content.
 
-    The content of a cache is checked when it is opened; if it is damaged, it is computed again. A lock lets one
-    process compute while others that want the same wait.
+    A checksum is verified when a cache is opened; a damaged cache is computed again. A lock makes other processes that
+    need the same cache wait.
 
     Args:
-        folder (`Path`): Where the caches lie.
-        limit_gb (`float`): What all of them together may take, in 10^9 bytes. The least recently used ones go.
+        folder (`Path`): The folder of all caches.
+        limit_gb (`float`): The maximum size of all caches together, in 10^9 bytes. The least recently used ones are
+            removed first.
     """
 
     folder: Path
@@ -47,17 +48,17 @@ class DiskCache:
         what: str,
     ) -> torch.Tensor | None:
         """
-        A matrix `(num_rows, width)`, memory-mapped: found on disk, or computed and written there.
+        Opens a memory-mapped matrix `(num_rows, width)`, or computes it and writes it to disk.
 
         Args:
-            key (`str`): A file name that everything in the matrix follows from.
-            compute (`Callable`): Yields blocks of rows, each with the number of its first row.
-            num_rows, width (`int`): The shape.
-            dtype (`torch.dtype`): The number format on disk.
-            what (`str`): What messages call the cache, at the start of a sentence.
+            key (`str`): The name of the cache, a hash of everything that determines its content.
+            compute (`Callable`): Yields blocks of rows, each with the index of its first row.
+            num_rows, width (`int`): The shape of the matrix.
+            dtype (`torch.dtype`): The dtype on disk.
+            what (`str`): What messages call the cache, such as `"feature cache"`.
 
         Returns:
-            None, with a warning, where it does not fit the limit or the disk.
+            The matrix; None, with a warning, if it does not fit into the limit or on the disk.
         """
         num_bytes = num_rows * width * dtype.itemsize
         size = f"{num_rows:,} x {width} x {dtype.itemsize} bytes = {num_bytes / 1e9:.2f} GB"
@@ -82,13 +83,13 @@ class DiskCache:
             return None
 
     def _make_room(self, num_bytes: int) -> None:
-        """Removes what killed runs left, and then the least recently used caches, until the new one fits."""
+        """Removes the leftovers of killed runs, then the least recently used caches until the new one fits."""
         for partial in self.folder.glob("*.partial"):
             try:
                 with FileLock(self.folder / f"{partial.stem}.lock", timeout=0):
                     shutil.rmtree(partial, ignore_errors=True)
             except Timeout:
-                pass  # a run is writing it
+                pass  # another run is writing it
         found = []
         for file in self.folder.glob(f"*/{STATES_FILE}"):
             try:
@@ -100,12 +101,12 @@ class DiskCache:
             if used + num_bytes <= self.limit_gb * 1e9:
                 break
             logger.info(f"Feature cache: {cache} makes room.")
-            shutil.rmtree(cache, ignore_errors=True)  # a run that reads it keeps it open
+            shutil.rmtree(cache, ignore_errors=True)  # a run that uses it keeps the file open
             used -= size
 
 
 def _is_sound(path: Path, num_bytes: int) -> bool:
-    """Whether a finished cache lies there whose content is what was written."""
+    """Whether a complete cache with the right checksum exists."""
     if not path.is_dir():
         return False
     try:
@@ -119,15 +120,15 @@ def _is_sound(path: Path, num_bytes: int) -> bool:
 
 
 def _write(path: Path, blocks: Iterator[tuple[int, torch.Tensor]], num_bytes: int, bytes_per_row: int) -> None:
-    """Writes the rows beside the final place, and moves them there when they are whole."""
+    """Writes the rows to a temporary folder, and renames it when it is complete."""
     partial = path.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     if (free := shutil.disk_usage(path.parent).free) < num_bytes:
         raise OSError(errno.ENOSPC, f"{free / 1e9:.2f} GB are free")
     partial.mkdir()
     try:
         with (partial / STATES_FILE).open("wb") as file:
-            file.truncate(num_bytes)  # rows that no block has are 0
+            file.truncate(num_bytes)  # rows that are not in any block are 0
             for first, rows in blocks:
                 file.seek(first * bytes_per_row)
                 file.write(rows.contiguous().view(torch.uint8).numpy())
@@ -139,7 +140,7 @@ def _write(path: Path, blocks: Iterator[tuple[int, torch.Tensor]], num_bytes: in
 
 
 def _mapped(file: Path, dtype: torch.dtype, width: int) -> torch.Tensor:
-    """A file as a tensor `(N, width)`, read where it is looked at."""
+    """Opens a file as a memory-mapped tensor `(N, width)`."""
     return torch.from_numpy(np.memmap(file, np.uint8, mode="c")).view(dtype).view(-1, width)
 
 

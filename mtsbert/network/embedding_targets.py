@@ -1,6 +1,6 @@
-"""Where the sentence embedding of every training text started: computed once, and compared with where it is now.
+"""Targets for embedding distillation: the sentence embeddings of the training texts before training, computed once.
 
-Letters used below: `N` texts, `B` texts of a batch, `H` the width of the embedding.
+Shapes: `N` texts, `B` texts of a batch, `H` width of the embedding.
 """
 
 import hashlib
@@ -21,18 +21,19 @@ from mtsbert.network.disk_cache import DiskCache
 from mtsbert.network.feature_cache import PLACE, Texts
 
 
-EMBEDDING = "embedding"  # among tasks, none of which has this name
-TARGETS = "embedding_targets"  # what a batch calls them; with the prefix "pair_" those of second texts
-DTYPE = torch.float16  # on disk: 2 H bytes a text, and cosines that are right to 1e-6
+EMBEDDING = "embedding"  # key beside the tasks; no task can have this name
+TARGETS = "embedding_targets"  # key in a batch; "pair_embedding_targets" for second texts
+DTYPE = torch.float16  # on disk: 2 H bytes per text, with an error of 1e-6 in cosines
 
 
 class EmbeddingTargets:
     """
-    The embeddings of all texts of some rows, as a reference model makes them.
+    The embeddings of a reference model for the texts of a dataset.
 
     Args:
-        num_rows (`int`): Rows that the texts are of. First texts come first, then second ones.
-        vectors (`torch.Tensor` of shape `(2 * num_rows, H)`): Of length 1; 0 where a row has no second text.
+        num_rows (`int`): The number of rows.
+        vectors (`torch.Tensor` of shape `(2 * num_rows, H)`): The normalized embeddings of all first texts, then of
+            all second texts; 0 if a row has no second text.
     """
 
     def __init__(self, num_rows: int, vectors: torch.Tensor):
@@ -40,14 +41,14 @@ class EmbeddingTargets:
         self.vectors = vectors
 
     def batch(self, places: list[int], *, second: bool = False) -> torch.Tensor:
-        """The targets `(B, H)` of rows, by their places."""
+        """Returns the targets `(B, H)` of the rows with these indices."""
         first = self.num_rows if second else 0
         return self.vectors[[first + place for place in places]].float()
 
 
 @dataclass
 class TargetCollator:
-    """Adds to every batch the embeddings that its texts had in the beginning."""
+    """Adds the target embeddings of its texts to each batch."""
 
     collator: MultiTaskCollator
     targets: EmbeddingTargets
@@ -72,16 +73,16 @@ def open_embedding_targets(
     autocast: Callable[[], AbstractContextManager],
 ) -> EmbeddingTargets:
     """
-    The embeddings of these features' texts: found on disk, or computed and written there, or kept in memory where the
-    disk has no room for them.
+    Opens the target embeddings of these features from the disk, or computes them and writes them to disk. If they do
+    not fit there, they are kept in memory.
 
     Args:
-        reference (`MTSBertModel`): The model whose embeddings are the targets, as it is now.
-        features (`Dataset`): Rows with `input_ids` and `pair_input_ids`.
-        disk (`DiskCache`): Where caches lie, and what they may take.
-        batch_size (`int`): Texts in a pass.
-        padding_side (`str`): The tokenizer's.
-        autocast (`Callable`): The context that they are computed in.
+        reference ([`MTSBertModel`]): The model whose current embeddings are the targets.
+        features (`Dataset`): The rows, with `input_ids` and `pair_input_ids`.
+        disk ([`DiskCache`]): The folder of all caches, with its size limit.
+        batch_size (`int`): Texts per forward pass.
+        padding_side (`str`): The padding side of the tokenizer, `"left"` or `"right"`.
+        autocast (`Callable`): Returns the autocast context to compute in.
     """
     texts = Texts.of(features)
     was_training, width = reference.training, reference.config.hidden_size
@@ -127,17 +128,17 @@ def _key(reference: MTSBertModel, texts: Texts) -> str:
 
 
 def distances(embeddings: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """`(B,)`: 1 - cosine of embeddings `(B, H)` to their targets `(B, H)`, in float32; 0 where a target is 0."""
+    """Returns 1 - cosine `(B,)` of embeddings and targets, both `(B, H)`, in float32; 0 if a target is 0."""
     has_target = targets.any(dim=-1)
     cosines = F.cosine_similarity(embeddings.float(), targets.float(), dim=-1)
     return torch.where(has_target, 1.0 - cosines, torch.zeros_like(cosines))
 
 
 def pop_targets(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Takes the targets out of a batch, which the model does not know."""
+    """Removes the targets from a batch and returns them, since the model does not take them as inputs."""
     return {name: batch.pop(name) for name in (TARGETS, f"pair_{TARGETS}") if name in batch}
 
 
 def num_targets(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """How many texts of a batch have a target, as a tensor without dimensions."""
+    """Counts the texts of a batch that have a target, as a scalar tensor."""
     return sum(batch[name].any(dim=-1).sum() for name in (TARGETS, f"pair_{TARGETS}") if name in batch)

@@ -1,4 +1,4 @@
-"""What the frozen lower end of the encoder makes of the training texts: computed once, then read from disk."""
+"""Caches the output of frozen encoder layers for the training texts on disk, so that it is computed only once."""
 
 import hashlib
 import json
@@ -20,18 +20,18 @@ from mtsbert.network.disk_cache import DiskCache
 from mtsbert.network.frozen_prefix import FrozenPrefix
 
 
-FORMAT = 1  # of the files; a change makes older caches unknown
-PLACE = "_place"  # the column of training rows, numbered from 0, that the collator looks up; no task has such a name
+FORMAT = 1  # version of the file format; changing it invalidates older caches
+PLACE = "_place"  # column with the index of each training row, for the collator; no task can have this name
 
 
 @dataclass
 class Texts:
-    """The word pieces of all first texts, then of all second texts (of length 0 where there is none), end to end."""
+    """The concatenated token ids of all first texts, then of all second texts (length 0 if there is none)."""
 
     pieces: np.ndarray
-    """`(N,)` word pieces of all texts."""
+    """`(N,)`: token ids of all texts."""
     starts: np.ndarray
-    """`(texts + 1,)`: text i is `pieces[starts[i]:starts[i + 1]]`."""
+    """`(num_texts + 1,)`: text i is `pieces[starts[i]:starts[i + 1]]`."""
     num_rows: int
 
     @classmethod
@@ -48,7 +48,7 @@ class Texts:
 
     @cached_property
     def by_length(self) -> np.ndarray:
-        """Numbers of texts, the longest first, without the empty ones."""
+        """Indices of the texts that are not empty, longest first."""
         order = np.argsort(-self.lengths, kind="stable")
         return order[self.lengths[order] > 0]
 
@@ -59,7 +59,7 @@ class Texts:
     def padded(
         self, batch: np.ndarray, device: torch.device, padding_side: str = "right"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`input_ids` and `attention_mask` of a batch of texts."""
+        """Returns `input_ids` and `attention_mask`, both `(B, T)`, for a batch of texts."""
         lengths = torch.from_numpy(self.lengths[batch])[:, None]
         places = torch.arange(int(lengths.max()))
         mask = places >= len(places) - lengths if padding_side == "left" else places < lengths
@@ -70,17 +70,18 @@ class Texts:
         return ids.to(device), mask.long().to(device)
 
     def sample(self) -> np.ndarray:
-        """Some texts of unlike length, the shortest and the longest among them."""
+        """Returns the indices of a few texts of different lengths, including the shortest and the longest."""
         return np.unique(self.by_length[np.linspace(0, len(self.by_length) - 1, 8).astype(int)])
 
 
 class FeatureCache:
     """
-    States of all training texts, memory-mapped.
+    The memory-mapped hidden states of all training texts.
 
     Args:
-        states (`torch.Tensor` of shape `(N, H)`): One row for every word piece of `texts`.
-        dtype: What a batch is given out in.
+        texts (`Texts`): The training texts.
+        states (`torch.Tensor` of shape `(N, H)`): One row for each token of `texts`.
+        dtype (`torch.dtype`): The dtype of the batches that are returned.
     """
 
     def __init__(self, texts: Texts, states: torch.Tensor, dtype: torch.dtype):
@@ -91,7 +92,10 @@ class FeatureCache:
     def batch(
         self, rows: list[int], *, second: bool = False, padding_side: str = "right"
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The states `(B, T, H)` of the rows' first or second texts, 0 in padding, and the attention mask `(B, T)`."""
+        """
+        Returns the states `(B, T, H)` of the first or second texts of some rows, with 0 for padding, and the attention
+        mask `(B, T)`.
+        """
         texts = [row + (self.texts.num_rows if second else 0) for row in rows]
         spans = [(int(self.texts.starts[text]), int(self.texts.starts[text + 1])) for text in texts]
         longest = max(end - start for start, end in spans)
@@ -106,7 +110,7 @@ class FeatureCache:
 
 @dataclass
 class CachedCollator(MultiTaskCollator):
-    """As `MultiTaskCollator`, but with the cached states of a row's texts instead of their word pieces."""
+    """Like [`MultiTaskCollator`], but uses the cached states of the texts instead of their token ids."""
 
     cache: FeatureCache
 
@@ -120,7 +124,7 @@ class CachedCollator(MultiTaskCollator):
 
 
 def rows_for_cache(features: Dataset) -> Dataset:
-    """Training rows that know their number and have no word pieces."""
+    """Replaces the token ids of training rows with the index of the row."""
     return features.remove_columns(["input_ids", "pair_input_ids"]).add_column(PLACE, list(range(len(features))))
 
 
@@ -135,26 +139,26 @@ def open_feature_cache(
     autocast: Callable[[], AbstractContextManager],
 ) -> FeatureCache | None:
     """
-    The cache for these features under this model: found on disk, or computed and written there.
+    Opens the cache for these features and this model, or computes it and writes it to disk.
 
-    A cache is known by everything that its content follows from: the weights and the config of the prefix, the word
-    pieces (and so tokenizer, data and `max_length`), the number format, and the versions of torch, transformers and
-    this file.
+    The name of a cache is a hash of everything that determines its content: weights and config of the prefix, token
+    ids (and thereby tokenizer, data and `max_length`), dtypes, and the versions of torch, transformers and the file
+    format.
 
     Args:
-        prefix (`FrozenPrefix`): The frozen bottom layers whose states are cached.
-        features (`Dataset`): The rows, with `input_ids` and `pair_input_ids`.
-        disk (`DiskCache`): Where caches lie, and what they may take.
-        dtype (`torch.dtype`): The number format on disk.
-        batch_size (`int`): Texts in a pass.
-        padding_side (`str`): The tokenizer's.
-        autocast (`Callable`): The context that the states are computed in.
+        prefix ([`FrozenPrefix`]): The frozen layers whose states are cached.
+        features (`Dataset`): The training rows, with `input_ids` and `pair_input_ids`.
+        disk ([`DiskCache`]): The folder of all caches, with its size limit.
+        dtype (`torch.dtype`): The dtype on disk.
+        batch_size (`int`): Texts per forward pass while the cache is computed.
+        padding_side (`str`): The padding side of the tokenizer, `"left"` or `"right"`.
+        autocast (`Callable`): Returns the autocast context to compute in.
 
     Returns:
-        None, with a warning, where it does not fit the limit or the disk.
+        The [`FeatureCache`]; None, with a warning, if it does not fit into the limit or on the disk.
 
     Raises:
-        `ValueError`: for an encoder whose bottom layers cannot be cached.
+        `ValueError`: if the frozen layers of this encoder cannot be cached.
     """
     texts = Texts.of(features)
     model = prefix.model.eval()
@@ -168,7 +172,7 @@ def open_feature_cache(
     with autocast():
         key = _key(prefix, texts, dtype)
     states = disk.rows(key, compute, num_rows=len(texts.pieces), width=width, dtype=dtype, what="feature cache")
-    # autocast's last operation, a normalization, has the model's number format too
+    # Also under autocast, the states have the dtype of the model, because a layer ends with a normalization.
     return None if states is None else FeatureCache(texts, states, model.dtype)
 
 
@@ -194,7 +198,7 @@ def _key(prefix: FrozenPrefix, texts: Texts, stored: torch.dtype) -> str:
 def _computed(
     prefix: FrozenPrefix, texts: Texts, stored: torch.dtype, batch_size: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
-    """Numbers of texts and their states `(T, H)`, longest texts first."""
+    """Yields the index and the states `(T, H)` of each text, longest texts first."""
     with tqdm(total=len(texts.by_length), desc="Feature cache", unit="text", leave=False) as progress:
         for batch in texts.batches(batch_size):
             states = prefix.run(*texts.padded(batch, prefix.model.device)).to(stored).cpu()

@@ -1,4 +1,4 @@
-"""What stays as it is during training, or until its turn comes. Decided once, before the optimizer exists."""
+"""Freezes parts of the model, for the whole training or until a given step. Set up before the optimizer is created."""
 
 import logging
 import math
@@ -26,19 +26,21 @@ logger = logging.getLogger(__name__)
 
 class Freezing:
     """
-    Which parts of a model (see `network/parts.py`) are frozen, and until which optimizer step.
+    Controls which parts of a model (see `network/parts.py`) are frozen, and until which optimizer step.
 
     A frozen part has no gradients and is in evaluation mode (no dropout). Autograd records nothing below the lowest
-    trained parameter, so a frozen lower end of the network costs its forward pass and no more.
+    trained parameter, so frozen layers at the bottom of the network only cost their forward pass.
 
     Args:
-        args: `freeze_encoder`, `freeze_embeddings`, `num_frozen_layers` and `freeze_heads` freeze for good.
-            `gradual_unfreezing` (arXiv 1801.06146) starts with the heads alone and thaws the encoder from the top:
-            the last layer after the first period, one more part after each, the embeddings at the end. A period is
-            an epoch, or `unfreeze_every` optimizer steps; a value below 1 is that share of all steps.
+        model ([`MTSBertModel`]): The model.
+        args ([`MTLTrainingArguments`]): `freeze_encoder`, `freeze_embeddings`, `num_frozen_layers` and `freeze_heads`
+            freeze parts for the whole training. `gradual_unfreezing` (arXiv 1801.06146) trains only the heads at first
+            and unfreezes the encoder from the top: its last layer after the first period, another part after each
+            further period, the embeddings last. A period is an epoch, or `unfreeze_every` optimizer steps (a value
+            below 1 is a share of all steps).
 
     Raises:
-        `ValueError`: for a flag that fits nothing in the model.
+        `ValueError`: if a flag does not match anything in the model.
     """
 
     def __init__(self, model: MTSBertModel, args: MTLTrainingArguments):
@@ -51,12 +53,12 @@ class Freezing:
             raise ValueError("`gradual_unfreezing` begins with the heads alone, and there is none that is trained.")
         self._unfreeze_every = args.unfreeze_every  # steps, a share of all steps, or None for an epoch
         self.steps_per_period: int | None = None
-        # What thaws is frozen by the first `move_to` only: DDP must have seen it as trainable when it wraps the model.
+        # Parts that are unfrozen later are frozen only in the first `move_to`, after DDP has seen them as trainable.
         self.frozen = self.forever
         self._apply()
 
     def begin(self, num_steps: int) -> None:
-        """Learns how many optimizer steps the run has."""
+        """Must be called before training with the number of optimizer steps of the run."""
         if (every := self._unfreeze_every) is not None:
             self.steps_per_period = math.ceil(round(every * num_steps, 6)) if every < 1 else int(every)
             if self.periods and (end := max(self.periods.values()) * self.steps_per_period) >= num_steps:
@@ -66,7 +68,7 @@ class Freezing:
 
     @property
     def num_trained_parameters(self) -> int:
-        """Of all parts that are trained at some time."""
+        """Number of parameters in all parts that are trained at some point."""
         return sum(parameter.numel() for parameter in self._trained_parameters(self.forever))
 
     @property
@@ -75,7 +77,7 @@ class Freezing:
         return not self._trained_parameters(self.forever)
 
     def move_to(self, *, step: int, epoch: float) -> None:
-        """Thaws what is due at the beginning of an optimizer step; `step` and `epoch` count what is done."""
+        """Unfreezes parts before an optimizer step. `step` and `epoch` are the finished steps and epochs."""
         period = int(epoch) if self.steps_per_period is None else step // self.steps_per_period
         frozen = self.forever | {name for name, thaws in self.periods.items() if period < thaws}
         if frozen != self.frozen:
@@ -83,15 +85,15 @@ class Freezing:
             self._apply()
 
     def set_modes(self) -> None:
-        """Puts the frozen parts in evaluation mode; to be called after `model.train()`."""
+        """Puts the frozen parts in evaluation mode. Must be called after `model.train()`."""
         for name in self.frozen:
             for module in self.parts[name].modules:
-                if module.training:  # setting it costs more than looking
+                if module.training:  # setting the attribute is slower than reading it
                     module.training = False
 
     @contextmanager
     def lifted(self) -> Iterator[None]:
-        """Everything may be trained inside: for what has to know all parameters from the start."""
+        """Temporarily unfreezes everything, for code that must see all parameters from the start."""
         frozen, self.frozen = self.frozen, set()
         self._apply()
         try:
@@ -101,7 +103,7 @@ class Freezing:
             self._apply()
 
     def state_of(self, name: str) -> str:
-        """What a reader wants to know of a part: trained, frozen, or frozen until when."""
+        """Describes the state of a part: `"trained"`, `"frozen"`, or until which step or epoch it is frozen."""
         if name in self.forever:
             return "frozen"
         if name in self.periods and self.steps_per_period is None:
@@ -122,8 +124,9 @@ class Freezing:
 
 def _fixed_parameters(model: MTSBertModel) -> set[int]:
     """
-    The ids of what came without gradients: sinusoidal positions, say, or what a user froze by hand. It stays as it is.
-    The model remembers the names, because later Trainers find it as an earlier one has left it.
+    Returns the `id()` of each parameter that did not require gradients from the start, such as sinusoidal positions or
+    parameters that the user froze. They are never trained. Their names are stored on the model, because a second
+    Trainer sees the model as the first one has left it.
     """
     if not hasattr(model, "_fixed_names"):
         model._fixed_names = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -147,7 +150,10 @@ def _frozen_forever(model: MTSBertModel, parts: dict[str, Part], args: MTLTraini
 
 
 def _thawing_periods(model: MTSBertModel, forever: set[str]) -> dict[str, int]:
-    """Part → for how many periods it is frozen. What is neither embeddings nor layer thaws with the last layer."""
+    """
+    Maps each part of the encoder to the number of periods for which it is frozen. Parameters outside of embeddings and
+    layers are unfrozen together with the last layer.
+    """
     layers = [layer_name(index) for index in range(len(encoder_layers(model)))]
     order = [name for name in [*reversed(layers), EMBEDDINGS] if name not in forever]
     if not order:

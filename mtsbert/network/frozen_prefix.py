@@ -1,4 +1,4 @@
-"""The lower end of the encoder that no step changes: run once for a text, and later passed over."""
+"""The frozen bottom layers of the encoder, which are computed once per text and then skipped."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,10 +22,11 @@ from mtsbert.network.patches import are_close, replaced
 
 class FrozenPrefix:
     """
-    The whole encoder, or its embeddings and lowest layers.
+    The frozen part of an encoder: all of it, or its embeddings and lowest layers.
 
     Args:
-        num_layers (`int`, *optional*): How many layers are in it besides the embeddings; None for the whole encoder.
+        model ([`MTSBertModel`]): The model.
+        num_layers (`int`, *optional*): The number of frozen layers above the embeddings. Default: the whole encoder.
     """
 
     def __init__(self, model: MTSBertModel, num_layers: int | None = None):
@@ -34,13 +35,16 @@ class FrozenPrefix:
         self.modules: list[nn.Module] = [model.encoder]
         if num_layers is not None:
             self.modules = [encoder_embeddings(model), *encoder_layers(model)[:num_layers]]
-        self._states: torch.Tensor | None = None  # during a pass above the prefix: what it starts from
-        self._embedding_size = 0  # width of what the embeddings return
-        self._tuple_length = 0  # of what the encoder's layers return; 0 where they return their states alone
+        self._states: torch.Tensor | None = None  # input of the layers above the prefix, during a forward pass
+        self._embedding_size = 0  # width of the embeddings' output
+        self._tuple_length = 0  # length of the tuple that layers return; 0 if they return only the states
 
     @classmethod
     def of(cls, freezing: Freezing) -> "FrozenPrefix | None":
-        """The longest one that is frozen for good; None where the embeddings or the lowest layer are not."""
+        """
+        Returns the longest prefix that is frozen for the whole training; None if the embeddings or the lowest layer
+        are not frozen.
+        """
         parts = {name for name, part in freezing.parts.items() if is_of_encoder(name) and part.parameters}
         if parts <= freezing.forever:
             return cls(freezing.model)
@@ -54,13 +58,13 @@ class FrozenPrefix:
         return self.num_layers is None
 
     def weights(self) -> Iterator[torch.Tensor]:
-        """All parameters and buffers that the states depend on, in a fixed order."""
+        """Yields all parameters and buffers that the output depends on, in a fixed order."""
         for module in self.modules:
             yield from module.state_dict().values()
-        yield from encoder_parts(self.model)[EMBEDDINGS].parameters  # some lie outside the embeddings' module
+        yield from encoder_parts(self.model)[EMBEDDINGS].parameters  # some are outside of the embeddings' module
 
     def run(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Word pieces `(B, T)` → the states `(B, T, H)` that the prefix ends with. The model is in evaluation mode."""
+        """Computes the output `(B, T, H)` of the prefix for token ids `(B, T)`. Needs a model in evaluation mode."""
         encoder = self.model.encoder
         if self.is_whole_encoder:
             return encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True).last_hidden_state
@@ -86,16 +90,17 @@ class FrozenPrefix:
     @torch.autocast("cuda", enabled=False)
     def check(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> int:
         """
-        The width `H` of the states that the prefix ends with.
+        Checks on a few texts of different lengths that the output of the prefix can be cached, and returns its width
+        `H`. The texts must be padded as in training; autocast is turned off.
 
-        Raises `ValueError` unless the prefix can be cached and passed over: a text's states must not depend on its
-        padding nor on anything that is trained, and nothing but `inputs_embeds` may lead from the prefix to the end.
-        Looks at some texts of unlike length, padded as in training, in the weights' own number format.
+        Raises:
+            `ValueError`: if the output depends on padding or on trained parameters, or if the layers above use
+                anything else from the prefix than its output.
         """
         name = type(self.model.encoder).__name__
         states = self.run(input_ids, attention_mask)
         trained = [parameter for parameter in self.model.encoder.parameters() if parameter.requires_grad]
-        # `requires_grad` alone says too little: with activation checkpointing the embeddings' output has it set.
+        # Checking `requires_grad` is not enough: activation checkpointing sets it for the embeddings' output.
         if (
             trained
             and states.requires_grad
@@ -115,7 +120,7 @@ class FrozenPrefix:
                 whole = self.model.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
                 above = self.model.encoder(inputs_embeds=states, attention_mask=attention_mask).last_hidden_state
             is_same = are_close(above, whole)
-        except Exception as error:  # whatever an encoder does that was not foreseen here
+        except Exception as error:  # custom encoders may fail in any way
             raise ValueError(f"`feature_cache` cannot pass over the frozen layers of {name}: {error}") from error
         if not is_same:
             raise ValueError(
@@ -126,7 +131,7 @@ class FrozenPrefix:
 
     @contextmanager
     def skipped(self) -> Iterator[None]:
-        """Inside, `inputs_embeds` are what the prefix ends with, and the model goes on from there."""
+        """Makes the model skip the prefix: `inputs_embeds` is then the output of the prefix."""
         with ExitStack() as stack:
             stack.enter_context(replaced(self.model.encoder, "forward", self._encoder_forward))
             if self.is_whole_encoder:
@@ -137,8 +142,8 @@ class FrozenPrefix:
                     stack.enter_context(replaced(layer, "forward", self._layer_forward))
             yield
 
-    # What stands in for a module's methods: bound methods in partials, because a copy of the model (for a moving
-    # average of its weights, say) then has copies of them, where closures would go on with the original.
+    # These replace methods of modules. They are bound methods in partials and not closures, so that a deep copy of the
+    # model (e.g. for a moving average of its weights) has its own copies instead of referring to the original.
 
     def _encoder_forward(self, forward: Callable, *args, inputs_embeds: torch.Tensor | None = None, **kwargs):
         if inputs_embeds is None:
@@ -152,13 +157,13 @@ class FrozenPrefix:
             self._states = None
 
     def _train(self, train: Callable, mode: bool = True) -> nn.Module:
-        """A frozen encoder stays in evaluation mode: no walk through its modules in every step."""
+        """Keeps a frozen encoder in evaluation mode, without visiting its modules in each step."""
         return self.model.encoder if mode else train(mode)
 
     def _embeddings_forward(self, forward: Callable, *args, **kwargs):
         if self._states is None:
             return forward(*args, **kwargs)
-        # No layer looks at it; but a projection below the first one wants the right width.
+        # No layer uses the values, but a projection below the first layer needs the right width.
         return self._states.new_zeros((*self._states.shape[:2], self._embedding_size))
 
     def _layer_forward(self, forward: Callable, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""The multi-task pipeline on onnxruntime: the same texts in, the same answers out."""
+"""Runs exported checkpoints with onnxruntime, with the same inputs and outputs as the multi-task pipeline."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 TEXTS_FILE, PAIRS_FILE = "model.onnx", "pairs.onnx"
-# Outputs of the graphs: names that no operation inside them has.
+# Names of the graphs' outputs, which must differ from those of all operations.
 EMBEDDING = "sentence_embedding"
-LOGITS = "logits."  # and the task's name
+LOGITS = "logits."  # followed by the name of the task
 
 
 @dataclass
@@ -35,7 +35,7 @@ class OnnxOutput:
 
 
 class OnnxModel:
-    """An exported checkpoint that is called like the model."""
+    """An exported checkpoint with the interface of the model."""
 
     dtype = torch.float32
     device = torch.device("cpu")
@@ -48,12 +48,12 @@ class OnnxModel:
 
     @cached_property
     def alone(self) -> "InferenceSession":
-        """Computes on all threads."""
+        """The session for a single caller, which uses all cores."""
         return _session(self._folder / TEXTS_FILE)
 
     @cached_property
     def beside_others(self) -> "InferenceSession":
-        """Computes on the thread that calls it."""
+        """The session for several concurrent callers, which uses only the thread that calls it."""
         return _session(self._folder / TEXTS_FILE, num_threads=1)
 
     @cached_property
@@ -71,7 +71,7 @@ class OnnxModel:
     ) -> OnnxOutput:
         chosen = self.config.select_tasks(tasks)
         names = [EMBEDDING, *(LOGITS + task for task in chosen if chosen[task]["type"] not in PAIR_TYPES)]
-        with self._opening:  # several threads ask at once, and `cached_property` would open one for each
+        with self._opening:  # otherwise `cached_property` would open a session in each of several threads
             session = self.alone if is_alone else self.beside_others
         answers = _run(session, names, input_ids=input_ids, attention_mask=attention_mask)
         embedding = answers.pop(EMBEDDING)
@@ -109,7 +109,7 @@ class OnnxPipeline(MTSBertPipeline):
 
 
 def _session(path: Path, *, num_threads: int = 0) -> "InferenceSession":
-    """With 0 threads, onnxruntime takes as many as there are cores."""
+    """Opens a graph. With `num_threads=0`, onnxruntime uses one thread per core."""
     onnxruntime = import_extra("onnxruntime", extra="onnx")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads

@@ -1,4 +1,4 @@
-"""Training without padding: the encoder's layers see the word pieces of a batch in one row, attention text by text."""
+"""Training without padding: the encoder's layers process the tokens of a batch as one concatenated sequence."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,30 +12,31 @@ from mtsbert.network.parts import encoder_layers
 from mtsbert.network.patches import are_close, replaced, replaced_attention
 
 
-WORTHWHILE = 0.95  # share of a batch that is text, above which padding costs less than leaving it out
+WORTHWHILE = 0.95  # if more of a batch than this is text, padding is faster than removing it
 
 
 class PaddingFree:
     """
-    Runs the layers of an encoder on `(1, N, H)`, the N word pieces of a batch, in place of `(B, T, H)`. Attention,
-    a small part of the work, looks at texts all the same: inside it the row becomes `(B, T)` again.
+    Runs the layers of an encoder on `(1, N, H)` instead of `(B, T, H)`, where N is the number of tokens in a batch
+    without padding. Attention, a small part of the computation, still runs on padded texts `(B, T)`.
 
-    Embeddings come before and everything else after, as usual, so nothing but rounding and the random numbers of
-    dropout is different.
+    Embeddings and everything after the layers run with padding as usual, so that results differ only by rounding and
+    the random numbers of dropout.
 
     Args:
-        first_layer: The lowest layer that runs.
+        model ([`MTSBertModel`]): The model.
+        first_layer (`int`, *optional*, defaults to 0): The lowest layer that is run.
 
     Raises:
-        `ValueError`: where the encoder's layers are not one list of modules.
+        `ValueError`: if the encoder does not have a single list of layers.
     """
 
     def __init__(self, model: MTSBertModel, *, first_layer: int = 0):
         self.encoder = model.encoder
         self.layers = encoder_layers(model)[first_layer:]
-        self._modules = frozenset(map(id, self.encoder.modules()))  # whose attention this is about
+        self._modules = frozenset(map(id, self.encoder.modules()))  # only their attention is replaced
         self._is_on = True
-        self._pieces: torch.Tensor | None = None  # (N,) places in the flattened (B, T) that hold a word piece
+        self._pieces: torch.Tensor | None = None  # (N,) positions of tokens in the flattened (B, T)
         self._shape: tuple[int, int] | None = None  # (B, T)
 
     @contextmanager
@@ -55,8 +56,8 @@ class PaddingFree:
     @torch.autocast("cuda", enabled=False)
     def check(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> None:
         """
-        Raises `ValueError` unless the encoder, in evaluation mode, says the same of some texts without padding. Some
-        of them are cut, so that there is padding to leave out.
+        Raises `ValueError` unless the encoder computes the same for a batch of texts without padding. Every other text
+        is shortened, so that there is padding to remove. The model must be in evaluation mode.
         """
         name = type(self.encoder).__name__
         inputs = {"input_ids": input_ids.repeat(2, 1), "attention_mask": _with_padding(attention_mask.repeat(2, 1))}
@@ -65,14 +66,14 @@ class PaddingFree:
         try:
             with self.active():
                 found = self.encoder(**inputs).last_hidden_state[is_text]
-        except Exception as error:  # whatever an encoder does that was not foreseen here
+        except Exception as error:  # custom encoders may fail in any way
             raise ValueError(f"{name} does not run without padding: {error}") from error
         assert self._pieces is not None
         if not are_close(found, expected):
             raise ValueError(f"{name} computes something else without padding.")
 
     def __deepcopy__(self, memo: dict) -> "PaddingFree":
-        """A copy of the model, for a moving average of its weights say, computes with padding."""
+        """Turns padding on again in a deep copy of the model, e.g. for a moving average of its weights."""
         copied = copy(self)
         copied._pieces, copied._is_on, copied._modules = None, False, frozenset()
         return copied
@@ -80,7 +81,7 @@ class PaddingFree:
     def _forward(self, forward: Callable, *args, **kwargs):
         self._pieces = None
         attention_mask = kwargs.get("attention_mask")
-        # States between the layers are for eyes that expect them with padding.
+        # Callers that ask for the states between layers expect them with padding.
         wanted = any(
             kwargs.get(name) or getattr(self.encoder.config, name, False)
             for name in ("output_hidden_states", "output_attentions")
@@ -89,7 +90,7 @@ class PaddingFree:
             pieces = attention_mask.flatten().nonzero().squeeze(1)
             if len(pieces) <= WORTHWHILE * attention_mask.numel():
                 self._pieces, self._shape = pieces, tuple(attention_mask.shape)
-        # The places are kept: activation checkpointing runs the layers again in the backward pass.
+        # The positions are kept, because activation checkpointing runs the layers again in the backward pass.
         return forward(*args, **kwargs)
 
     def _enter(self, layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -120,12 +121,12 @@ class PaddingFree:
         return taken.unflatten(1, output.shape[2:])[None], weights
 
     def _padded(self, states: torch.Tensor) -> torch.Tensor:
-        """`(N, H)` → `(B, T, H)`, 0 in padding."""
+        """Turns `(N, H)` into `(B, T, H)`, with 0 for padding."""
         return _PutBack.apply(states, self._pieces, self._shape[0] * self._shape[1]).unflatten(0, self._shape)
 
 
 def _with_padding(attention_mask: torch.Tensor) -> torch.Tensor:
-    """The masks `(B, T)` of texts of which every other one has lost its end, or its beginning if padding is there."""
+    """Shortens every other text of an attention mask `(B, T)` to half its length, on the side of the padding."""
     mask = attention_mask.clone()
     for row in mask[1::2]:
         places = row.nonzero().squeeze(1)
@@ -135,7 +136,7 @@ def _with_padding(attention_mask: torch.Tensor) -> torch.Tensor:
 
 
 class _TakeOut(torch.autograd.Function):
-    """Rows of a matrix; each is taken once, so the gradient is a plain copy and no sum."""
+    """Selects rows of a matrix. Since each row is selected only once, the gradient is a copy instead of a sum."""
 
     @staticmethod
     def forward(ctx, matrix: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -150,7 +151,7 @@ class _TakeOut(torch.autograd.Function):
 
 
 class _PutBack(torch.autograd.Function):
-    """The reverse: a matrix of `num_rows` rows, 0 but for `rows`."""
+    """The inverse of [`_TakeOut`]: puts rows into a matrix of `num_rows` rows that is 0 elsewhere."""
 
     @staticmethod
     def forward(ctx, matrix: torch.Tensor, rows: torch.Tensor, num_rows: int) -> torch.Tensor:

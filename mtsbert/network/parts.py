@@ -1,4 +1,4 @@
-"""The model's parts from the bottom up: the units of freezing, thawing and learning rates."""
+"""Splits the model into parts, from bottom to top, for freezing and for learning rates."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from modeling_mtsbert import MTSBertModel
 
 
 EMBEDDINGS = "encoder.embeddings"
-OTHER = "encoder.other"  # what stands above the layers: a last norm, say
+OTHER = "encoder.other"  # everything above the layers, such as a final norm
 
 
 @dataclass
@@ -41,7 +41,7 @@ def is_of_encoder(name: str) -> bool:
 
 
 def encoder_layers(model: MTSBertModel) -> nn.ModuleList:
-    """The encoder's layers from the lowest up. Raises `ValueError` where they are not one list of modules."""
+    """Returns the encoder's layers, from the bottom. Raises `ValueError` if it does not have a single list of them."""
     num_layers = model.config.get_text_config().num_hidden_layers
     lists = [
         module for module in model.encoder.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers
@@ -57,22 +57,23 @@ def encoder_layers(model: MTSBertModel) -> nn.ModuleList:
 
 
 def encoder_embeddings(model: MTSBertModel) -> nn.Module:
-    """Everything below the first layer: the encoder's `embeddings`, or its word embeddings alone."""
+    """Returns the encoder's `embeddings` module, or its word embeddings if there is none."""
     return getattr(model.encoder, "embeddings", None) or model.encoder.get_input_embeddings()
 
 
 def encoder_parts(model: MTSBertModel) -> dict[str, Part]:
     """
-    The encoder's embeddings, its layers where it exposes them, and all else; every parameter is in one part.
+    Splits the encoder into embeddings, layers (if it exposes them) and the rest. Every parameter is in exactly one
+    part.
 
-    With the embeddings counts whatever else the first layer's output depends on, such as a projection between the two
-    or a position bias that all layers share.
+    The embeddings include everything else that the first layer's output depends on, such as a projection between the
+    two or a position bias that all layers share.
     """
     parts = {EMBEDDINGS: Part.of(encoder_embeddings(model))}
     try:
         layers = encoder_layers(model)
     except ValueError:
-        layers = []  # whoever needs the layers asks for them and gets the error
+        layers = []  # code that needs the layers calls `encoder_layers` itself and gets the error
     parts |= {layer_name(index): Part.of(layer) for index, layer in enumerate(layers)}
     taken = {id(module) for part in parts.values() for module in part.modules}
     others = [module for module in model.encoder.modules() if id(module) not in taken]
@@ -84,12 +85,12 @@ def encoder_parts(model: MTSBertModel) -> dict[str, Part]:
 
 
 def model_parts(model: MTSBertModel) -> dict[str, Part]:
-    """The encoder's parts, then every head."""
+    """Splits the model into the parts of the encoder, followed by the heads."""
     return encoder_parts(model) | {head_name(task): Part.of(head) for task, head in model.heads.items()}
 
 
 def _used_by(layer: nn.Module, parameters: list[nn.Parameter], model: MTSBertModel) -> set[int]:
-    """The ids of the parameters that a layer's output depends on, found by a look at two word pieces."""
+    """Returns the `id()` of each parameter that a layer's output depends on, found with a text of two tokens."""
     outputs: list[torch.Tensor] = []
     hook = layer.register_forward_hook(
         lambda module, inputs, output: outputs.append(output[0] if isinstance(output, tuple) else output)
@@ -107,7 +108,7 @@ def _used_by(layer: nn.Module, parameters: list[nn.Parameter], model: MTSBertMod
 
 @contextmanager
 def _as_found(model: MTSBertModel, parameters: list[nn.Parameter]) -> Iterator[None]:
-    """Evaluation mode and gradients for these parameters inside; everything as it was afterwards."""
+    """Temporarily puts the model in evaluation mode and enables gradients for these parameters."""
     training = {module: module.training for module in model.modules()}
     required = [parameter.requires_grad for parameter in parameters]
     try:

@@ -1,4 +1,4 @@
-"""How a running encoder is changed for a while, and how it is seen that it still says the same."""
+"""Temporarily patches methods and attention of an encoder, and compares its outputs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +14,8 @@ SDPA = "sdpa"
 
 @contextmanager
 def replaced(module: nn.Module, name: str, replacement: Callable) -> Iterator[None]:
-    """Inside, calls of a module's method are calls of `replacement` with that method as first argument."""
-    before = vars(module).get(name)  # of other wrappers
+    """Temporarily replaces a method of a module. `replacement` gets the original method as its first argument."""
+    before = vars(module).get(name)  # set by another wrapper
     setattr(module, name, partial(replacement, getattr(module, name)))
     try:
         yield
@@ -27,7 +27,7 @@ def replaced(module: nn.Module, name: str, replacement: Callable) -> Iterator[No
 
 @contextmanager
 def replaced_attention(attention: Callable) -> Iterator[None]:
-    """Inside, transformers' `sdpa` is `attention`, with the one before as its first argument."""
+    """Temporarily replaces transformers' `sdpa`. `attention` gets the original function as its first argument."""
     before = dict(ALL_ATTENTION_FUNCTIONS._local_mapping)
     ALL_ATTENTION_FUNCTIONS[SDPA] = partial(attention, ALL_ATTENTION_FUNCTIONS[SDPA])
     try:
@@ -37,6 +37,6 @@ def replaced_attention(attention: Callable) -> Iterator[None]:
 
 
 def are_close(states: torch.Tensor, others: torch.Tensor) -> bool:
-    """Whether they differ by no more than rounding: MiniLM shows 1e-6 in fp32 and 1e-2 in bf16."""
+    """Whether states differ only by rounding errors, which for MiniLM are 1e-6 in fp32 and 1e-2 in bf16."""
     tolerance = 1e-4 if states.dtype == torch.float32 else 5e-2
     return bool((states - others).norm() <= tolerance * others.norm())

@@ -1,4 +1,4 @@
-"""The model and the tokenizer that a run starts from."""
+"""Loads the model and the tokenizer that a run starts from."""
 
 import importlib.util
 import logging
@@ -40,7 +40,7 @@ def resolve_name(name_or_path: str) -> str:
 
 
 def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
-    """The fast tokenizer of the starting point."""
+    """Loads the tokenizer of the checkpoint or encoder. Raises `ValueError` if it is not a fast tokenizer."""
     asked = model_args.model_name_or_path or model_args.encoder_name_or_path
     try:
         tokenizer = open_tokenizer(resolve_name(asked), load_encoder_config(model_args))
@@ -63,13 +63,13 @@ def open_tokenizer(
     name_or_path: str | Path, encoder_config: PreTrainedConfig, *, revision: str | None = None
 ) -> PreTrainedTokenizerBase:
     """
-    The tokenizer of a folder or Hub id, of which no code runs, and outside of which nothing is read.
+    Loads a tokenizer from a folder or a Hub id, without running custom code or reading files outside of it.
 
     Raises:
-        `ValueError`: where it has code of its own, or names a file elsewhere.
+        `ValueError`: if the tokenizer has custom code, or refers to a file outside of the folder.
     """
     settings = get_tokenizer_config(name_or_path, revision=revision)
-    files = settings.get("fast_tokenizer_files") or []  # of which transformers opens the one for its version
+    files = settings.get("fast_tokenizer_files") or []  # transformers opens the one for its own version
     if elsewhere := [file for file in files if PureWindowsPath(file).name != file]:
         raise ValueError(f"{name_or_path}: its tokenizer_config.json names files outside the folder: {elsewhere}.")
     return AutoTokenizer.from_pretrained(
@@ -78,14 +78,14 @@ def open_tokenizer(
 
 
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, name_or_path: str) -> None:
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers invents one where the files are missing
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up if the files are missing
         raise ValueError(
             f"No tokenizer found for {name_or_path!r}: the folder has no vocabulary (tokenizer.json) in it."
         )
 
 
 def load_encoder_config(model_args: ModelArguments) -> PreTrainedConfig:
-    """The config of the encoder that a run starts from."""
+    """Loads the config of the encoder that a run starts from."""
     if model_args.model_name_or_path is not None:
         return load_checkpoint_config(model_args.model_name_or_path).encoder_config
     asked = model_args.encoder_name_or_path
@@ -99,7 +99,7 @@ def load_encoder_config(model_args: ModelArguments) -> PreTrainedConfig:
 
 
 def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) -> MTSBertConfig:
-    """The config of an mtsbert checkpoint, read by this repository's class."""
+    """Loads the config of an mtsbert checkpoint with this project's class. Raises `ValueError` for other models."""
     try:
         settings, _ = MTSBertConfig.get_config_dict(name_or_path, revision=revision)
     except OSError as error:
@@ -133,7 +133,7 @@ def load_pipeline(name_or_path: str, *, revision: str | None = None) -> MTSBertP
 
 
 def tasks_of_checkpoint(model_args: ModelArguments) -> dict[str, dict] | None:
-    """The tasks of the checkpoint that a run goes on from; None where it starts from a bare encoder."""
+    """Returns the tasks of the checkpoint that a run continues from; None if it starts from a plain encoder."""
     if model_args.model_name_or_path is None:
         return None
     return load_checkpoint_config(model_args.model_name_or_path).tasks
@@ -141,8 +141,8 @@ def tasks_of_checkpoint(model_args: ModelArguments) -> dict[str, dict] | None:
 
 def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertModel:
     """
-    The model to train: a pretrained encoder under fresh heads for `tasks`, or a checkpoint. A checkpoint keeps its
-    heads, and gets fresh ones for the tasks that it lacks.
+    Loads the model to train: a pretrained encoder with new heads for `tasks`, or a checkpoint. A checkpoint keeps its
+    heads and gets new ones for tasks that it does not have.
     """
     if model_args.model_name_or_path is not None:
         config = load_checkpoint_config(model_args.model_name_or_path)
@@ -157,7 +157,7 @@ def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertMod
 
 
 def check_longest(max_length: int, tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> None:
-    """Raises `ValueError` for a `max_length` that the encoder cannot read, or that leaves no room for text."""
+    """Raises `ValueError` if `max_length` exceeds what the encoder can process, or leaves no room for text."""
     longest = longest_input(tokenizer, encoder_config)
     special = tokenizer.num_special_tokens_to_add()
     if not special < max_length <= longest:
@@ -168,22 +168,22 @@ def check_longest(max_length: int, tokenizer: PreTrainedTokenizerBase, encoder_c
 
 
 def longest_input(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:
-    """The tokens of a text that an encoder reads at once, special ones included."""
+    """Returns the maximum number of tokens that an encoder can process, special tokens included."""
     positions = getattr(encoder_config, "max_position_embeddings", None)
     return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
 
 
 def name_of(model: MTSBertModel) -> str:
-    """The checkpoint or encoder that a model was loaded from; empty where it was made from a config alone."""
+    """Returns the checkpoint or encoder that a model was loaded from; empty if it was built from a config."""
     return model.config.name_or_path or getattr(model, "encoder_name_or_path", "")
 
 
 def tokenizer_of(model: MTSBertModel) -> PreTrainedTokenizerBase:
     """
-    The tokenizer that lies beside the checkpoint or the encoder which a model was loaded from.
+    Loads the tokenizer of the checkpoint or encoder that a model was loaded from.
 
     Raises:
-        `ValueError`: where the model was not loaded from anywhere, or there is no tokenizer.
+        `ValueError`: if the model was built from a config, or there is no fast tokenizer.
     """
     encoder_config = model.config.encoder_config
     name = name_of(model)

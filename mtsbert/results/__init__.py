@@ -1,1 +1,1 @@
-"""What a model achieves and how it is told: metrics, tables, plots, the card. Imports arguments, data, network."""
+"""Metrics, tables, plots and the model card. Imports only arguments and its siblings, `data` and `network`."""

@@ -1,4 +1,4 @@
-"""What a model says of rows of texts: the work of bulk prediction, in whichever process and on whichever machine."""
+"""Predicts all tasks for rows of texts. Used for bulk prediction, in this process or on a Ray worker."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,15 @@ ROWS_PER_CALL = 1_000  # in memory at a time; they are sorted by length
 def answers(
     pipeline: MTSBertPipeline, rows: Iterable[dict], *, embeddings: bool = False, batch_size: int | None = None
 ) -> Iterator[dict]:
-    """The rows `{"text", maybe "text_pair", …}` with what the model says of each."""
+    """
+    Yields each row together with the model's predictions for it.
+
+    Args:
+        pipeline ([`MTSBertPipeline`]): The model.
+        rows (`Iterable[dict]`): Rows with `text`, optionally `text_pair`, and any other columns.
+        embeddings (`bool`, *optional*, defaults to `False`): Whether to include the sentence embeddings.
+        batch_size (`int`, *optional*): Texts per forward pass. Default: chosen for the machine.
+    """
     for block in blocks_of(rows):
         texts = [(row[TEXT], row[TEXT_PAIR]) if TEXT_PAIR in row else row[TEXT] for row in block]
         for row, answer in zip(block, pipeline(texts, batch_size=batch_size), strict=True):
@@ -33,7 +41,7 @@ def blocks_of(rows: Iterable[dict]) -> Iterator[list[dict]]:
 
 
 class Answerer:
-    """Blocks of rows in, the lines of the answers' file out. With `use_bf16` under bf16 autocast."""
+    """Turns blocks of rows into the JSON lines of the output file, under bf16 autocast if `use_bf16` is set."""
 
     def __init__(self, pipeline: MTSBertPipeline, *, embeddings: bool, batch_size: int | None, use_bf16: bool):
         self._pipeline = pipeline
@@ -42,7 +50,7 @@ class Answerer:
 
     @classmethod
     def load(cls, model: MTSBertModel, tokenizer: PreTrainedTokenizerBase, **options) -> "Answerer":
-        """On another machine, of a model that was sent there: on its GPU if the worker has one."""
+        """Builds the pipeline on a worker from a model that was sent to it, on a GPU if the worker has one."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model.eval().as_pipeline(tokenizer, device=device), **options)
 

@@ -1,6 +1,6 @@
-"""How well marked entities agree: exact matches, kinds of errors, and how far chance moves the figures.
+"""Scores entities against gold entities: exact matches, types of errors, and bootstrap intervals.
 
-Letters used below: `S` sentences, `K` types and their sum, `R` resamplings.
+Shapes: `S` sentences; `K` rows, one for all types together and one per type; `R` bootstrap samples.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,10 @@ import numpy as np
 from mtsbert.data.gold import Mark
 
 
-# What is counted. An entity is right where borders and type are exactly those of a true one. Of the others:
-# - type only: the borders of a true one of another type;
-# - boundary only: overlaps a true one of its type.
+# The columns of counts. An entity is right if its boundaries and its type are exactly those of a true entity.
+# Types of errors:
+# - type only: same boundaries as a true entity, but another type;
+# - boundary only: overlaps a true entity of the same type.
 COUNTS = ("right", "found", "true", "type_only", "boundary_only")
 RIGHT, FOUND, TRUE, TYPE_ONLY, BOUNDARY_ONLY = range(len(COUNTS))
 RATES = ("precision", "recall", "f1")
@@ -23,7 +24,10 @@ CONFIDENCE = 0.95
 
 
 def count_marks(found: set[Mark], true: set[Mark], types: Sequence[str]) -> np.ndarray:
-    """Of one sentence: `(K, 5)`, `COUNTS` over all types, then for each. Errors count for the type that was found."""
+    """
+    Counts the entities of one sentence. Returns `(K, 5)`: the `COUNTS` over all types, then for each type. An error is
+    counted for the predicted type.
+    """
     counts = np.zeros((1 + len(types), len(COUNTS)), dtype=np.int64)
     row = {name: number for number, name in enumerate(types, start=1)}
     for _, _, name in true:
@@ -42,37 +46,42 @@ def count_marks(found: set[Mark], true: set[Mark], types: Sequence[str]) -> np.n
 
 
 def rates_of(counts: np.ndarray) -> np.ndarray:
-    """`(…, 5)` counts → `(…, 3)` `RATES`; 0 where there is nothing to divide by."""
+    """Computes the `RATES` `(…, 3)` from counts `(…, 5)`. A division by zero gives 0."""
     right, found, true = (counts[..., column] for column in (RIGHT, FOUND, TRUE))
     pairs = ((right, found), (right, true), (2 * right, found + true))
     return np.stack([above / np.maximum(below, 1) for above, below in pairs], axis=-1)
 
 
 def draw_sentences(num_sentences: int, *, num_resamples: int, seed: int) -> np.ndarray:
-    """`(R, S)`: how often each sentence is in a sample, drawn with replacement, of as many sentences as there are."""
+    """Draws bootstrap samples of sentences. Returns `(R, S)`: how often each sentence is in each sample."""
     share = np.full(num_sentences, 1.0 / num_sentences)
     return np.random.default_rng(seed).multinomial(num_sentences, share, size=num_resamples).astype(np.float64)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How well the entities of all sentences agree with the true ones, and how that varies with the sentences."""
+    """The scores of the entities in all sentences, with bootstrap intervals."""
 
     types: tuple[str, ...]
     """`ALL`, then the `K - 1` types."""
     counts: np.ndarray
     """`(K, 5)`"""
     resampled: np.ndarray
-    """`(R, K, 3)` rates of the samples."""
+    """`(R, K, 3)`: rates of the bootstrap samples."""
 
     @classmethod
     def of(
         cls, found: Sequence[set[Mark]], true: Sequence[set[Mark]], types: Sequence[str], draws: np.ndarray
     ) -> "Scores":
         """
+        Computes the scores of entities.
+
         Args:
-            found, true: By sentence.
-            draws: Of `draw_sentences`. Scores with the same draws can be compared pairwise.
+            found (`Sequence[set[Mark]]`): The predicted entities of each sentence.
+            true (`Sequence[set[Mark]]`): The true entities of each sentence.
+            types (`Sequence[str]`): The entity types.
+            draws (`np.ndarray`): Bootstrap samples from `draw_sentences`. The difference of two scores needs the same
+                samples in both.
         """
         counts = np.stack([count_marks(*marks, types) for marks in zip(found, true, strict=True)])  # (S, K, 5)
         return cls((ALL, *types), counts.sum(axis=0), rates_of(np.tensordot(draws, counts, axes=1)))
@@ -84,11 +93,11 @@ class Scores:
 
     @property
     def intervals(self) -> np.ndarray:
-        """`(K, 3, 2)`: lower and upper end for every rate."""
+        """`(K, 3, 2)`: lower and upper bound of each rate."""
         return interval(self.resampled)
 
     def to_dict(self) -> dict[str, dict]:
-        """`{"all": …, "types": {type: …}}`, and in each all counts, all rates, and every rate's interval."""
+        """Returns `{"all": …, "types": {type: …}}`, each with all counts, all rates, and the interval of each rate."""
         described = []
         for counts, rates, intervals in zip(self.counts, self.rates, self.intervals, strict=True):
             described.append(
@@ -100,11 +109,11 @@ class Scores:
 
 
 def interval(resampled: np.ndarray) -> np.ndarray:
-    """`(R, …)` → `(…, 2)`: the ends of the middle 95 % of the samples (percentile bootstrap, Efron 1979)."""
+    """Returns the bounds `(…, 2)` of the middle 95 % of samples `(R, …)` (percentile bootstrap, Efron 1979)."""
     outside = (1.0 - CONFIDENCE) / 2
     return np.moveaxis(np.quantile(resampled, [outside, 1.0 - outside], axis=0), 0, -1)
 
 
 def f1_difference(one: Scores, other: Scores) -> tuple[np.ndarray, np.ndarray]:
-    """`(K,)` how much higher the F1 of `one` is, and `(K, 2)` the paired intervals: same sentences on both sides."""
+    """Returns how much higher the F1 of `one` is `(K,)`, and the intervals of the paired differences `(K, 2)`."""
     return (one.rates - other.rates)[:, F1], interval(one.resampled[..., F1] - other.resampled[..., F1])

@@ -1,4 +1,4 @@
-"""What is measured per task, as `evaluate.Metric`s that need no Hub, and their composite."""
+"""The metrics of each task, as `evaluate.Metric`s that work offline, and the composite metric."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,11 +28,11 @@ PRIMARY_METRIC = {
 
 
 class _Metric(evaluate.Metric):
-    """A metric that is built without the Hub: a subclass says what it takes, and computes."""
+    """Base class of metrics that are not loaded from the Hub. Subclasses define their inputs and `_compute`."""
 
     inputs: str
     feature: Any
-    """Type of one prediction, and of one reference."""
+    """The type of a single prediction and of a single reference."""
 
     def _info(self):
         return evaluate.MetricInfo(
@@ -44,7 +44,7 @@ class _Metric(evaluate.Metric):
 
 
 class ClassificationMetric(_Metric):
-    """Accuracy, and F1 averaged over the classes that occur, from scikit-learn."""
+    """Accuracy and macro F1 (over the classes that occur), computed with scikit-learn."""
 
     inputs = "Class ids."
     feature = datasets.Value("int64")
@@ -59,14 +59,17 @@ class ClassificationMetric(_Metric):
 
 
 class MultiLabelMetric(ClassificationMetric):
-    """Share of texts with exactly the right labels, and F1 averaged over the labels, from scikit-learn."""
+    """Share of texts with exactly the right labels, and macro F1 over the labels, computed with scikit-learn."""
 
     inputs = "Zeros and ones, one for each label."
     feature = datasets.List(datasets.Value("int64"))
 
 
 class SimilarityMetric(_Metric):
-    """Spearman's and Pearson's correlation of cosines with scores, from SciPy. 0 where all cosines are the same."""
+    """
+    Spearman and Pearson correlation of cosines and scores, computed with SciPy. 0 if all cosines or all scores are the
+    same.
+    """
 
     inputs = "Cosines and scores."
     feature = datasets.Value("float32")
@@ -83,7 +86,7 @@ class SimilarityMetric(_Metric):
 
 
 class EntityMetric(_Metric):
-    """Precision, recall and F1 of exact entities (span and type), from seqeval."""
+    """Precision, recall and F1 of entities (exact span and type), computed with seqeval."""
 
     inputs = "BIO tags of every text."
     feature = datasets.List(datasets.Value("string"))
@@ -110,17 +113,18 @@ def metric_of(task: dict) -> evaluate.Metric:
 
 
 def loss_key(task: str) -> str:
-    """Where the losses of a task's rows stand among the predictions; task names have no dot."""
+    """The key of a task's losses in the predictions. Task names contain no dot."""
     return f"{task}.loss"
 
 
 def reduce_logits(tasks: dict[str, dict]) -> Callable[[dict, dict], dict]:
     """
-    The Trainer's `preprocess_logits_for_metrics`: logits → answers and losses, so that no logits pile up.
+    Builds the Trainer's `preprocess_logits_for_metrics`, which reduces logits to predictions and losses, so that they
+    do not accumulate in memory.
 
     Returns:
-        A function of logits and labels by task. It returns by task the predicted ids, `(B,)` or `(B, T)` (legal tags),
-        and under `loss_key(task)` each text's summed loss, `(B,)`.
+        A function of logits and labels by task. For each task, it returns the predicted ids, `(B,)` or `(B, T)` (valid
+        tags), and under `loss_key(task)` the summed loss of each text, `(B,)`.
     """
 
     def reduce(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -135,7 +139,7 @@ def reduce_logits(tasks: dict[str, dict]) -> Callable[[dict, dict], dict]:
 
 
 def answers(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What the model says, from its logits: ids, zeros and ones for a multi-label task, cosines for a similarity."""
+    """Turns logits into predictions: ids, zeros and ones for a multi-label task, or cosines for a similarity task."""
     if task["type"] == PAIR_SIMILARITY:
         return logits
     if task["type"] == TOKEN_CLASSIFICATION:
@@ -145,11 +149,11 @@ def answers(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 
 def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[str, float]]:
     """
-    The Trainer's `compute_metrics`, over what `reduce_logits` returns.
+    Builds the Trainer's `compute_metrics` for predictions from `reduce_logits`.
 
     Returns:
-        A function that returns `<task>_<metric>` and `<task>_loss` (the mean over labelled items) for every task that
-        has a label, and `composite`, the mean of their primary metrics.
+        A function that returns `<task>_<metric>` and `<task>_loss` (the mean over labelled items) for each task that
+        has labels, and `composite`, the mean of the primary metrics of these tasks.
     """
 
     def compute(evaluation: EvalPrediction) -> dict[str, float]:
@@ -170,17 +174,19 @@ def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[s
     return compute
 
 
-ANSWERS, LOGITS = "answers", "logits"  # what an evaluation keeps of the outputs
+ANSWERS, LOGITS = "answers", "logits"  # keys of what an evaluation keeps
 
 
 class AnswerMetrics:
     """
-    What the Trainer calls while it evaluates: `reduce` for every batch, `compute` at the end.
+    Computes the metrics of an evaluation: the Trainer calls `reduce` for each batch and `compute` at the end.
 
     Args:
-        compute_more (*optional*): A `compute_metrics` of the user's, beside ours. Where it names one of ours, it wins.
-        preprocess (*optional*): A `preprocess_logits_for_metrics` of the user's: its result is what `compute_more` and
-            `Trainer.predict` get as `predictions`, instead of the logits by task.
+        tasks (`dict[str, dict]`): Task name → settings.
+        compute_more (`Callable`, *optional*): The user's `compute_metrics`. Its metrics are added to those of the
+            tasks, and override metrics with the same name.
+        preprocess (`Callable`, *optional*): The user's `preprocess_logits_for_metrics`. `compute_more` and
+            `Trainer.predict` then get its result as `predictions` instead of the logits by task.
     """
 
     def __init__(
@@ -195,7 +201,7 @@ class AnswerMetrics:
 
     @contextmanager
     def keeping_logits(self) -> Iterator[None]:
-        """Inside, logits are kept, which takes memory: `(N, T, K)` numbers for a token task."""
+        """Temporarily keeps logits as well. This takes memory: `(N, T, K)` numbers for a token task."""
         before, self.keeps_logits = self.keeps_logits, True
         try:
             yield
@@ -224,14 +230,14 @@ class AnswerMetrics:
 
 def embedding_metrics(embeddings: np.ndarray, references: np.ndarray) -> dict[str, float]:
     """
-    How far sentence embeddings have moved from those of a reference model.
+    Measures how far sentence embeddings have moved from those of a reference model.
 
     Args:
-        embeddings, references (`np.ndarray` of shape `(N, H)`): Of the same texts, in the same order.
+        embeddings, references (`np.ndarray` of shape `(N, H)`): The embeddings of the same texts in the same order.
 
     Returns:
-        `embedding_cosine`, the mean cosine of a text's embedding to its reference; and `embedding_overlap_at_10`, the
-        mean share of a text's ten nearest other texts that are among its ten nearest by the references as well.
+        `embedding_cosine`, the mean cosine of each embedding with its reference; and `embedding_overlap_at_10`, the
+        mean share of a text's ten nearest neighbours that are also among its ten nearest neighbours by the references.
     """
     ours, theirs = (of / np.linalg.norm(of, axis=1, keepdims=True).clip(1e-12) for of in (embeddings, references))
     metrics = {"embedding_cosine": float((ours * theirs).sum(axis=1).mean())}
@@ -242,7 +248,7 @@ def embedding_metrics(embeddings: np.ndarray, references: np.ndarray) -> dict[st
 
 
 def _neighbors(vectors: np.ndarray) -> Iterator[set[int]]:
-    """For each of `(N, H)` vectors of length 1, the numbers of the nearest others."""
+    """Yields the indices of the nearest neighbours of each vector, given normalized vectors `(N, H)`."""
     for first in range(0, len(vectors), ROWS_AT_ONCE):
         cosines = vectors[first : first + ROWS_AT_ONCE] @ vectors.T
         cosines[np.arange(len(cosines)), np.arange(first, first + len(cosines))] = -np.inf  # not itself
@@ -266,24 +272,24 @@ def _metric_inputs(task: dict, predictions: np.ndarray, labels: np.ndarray, labe
 
 @dataclass
 class Evaluation:
-    """What is kept of an evaluation: a few numbers, no answers."""
+    """The metrics and counts of an evaluation, without its predictions."""
 
     metrics: dict[str, float]
-    """Without the prefix of the split."""
+    """Metrics without the prefix of the split."""
     counts: dict[str, np.ndarray] = field(default_factory=dict)
-    """Of [`count_answers`]."""
+    """The result of [`count_answers`]."""
 
 
 def count_answers(
     tasks: dict[str, dict], predictions: dict[str, np.ndarray], labels: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """
-    What is right and what is mixed up, of what `reduce_logits` returns.
+    Counts right and wrong predictions in the output of `reduce_logits`.
 
     Returns:
-        For every task with a label. A class for each text or pair: `(C, C)`, how often a label (row) was answered by
-        another (column). Entities: `(types, 3)`, how many were right, predicted and labelled, types in the order of
-        `entity_types`. Multi-label and similarity tasks are left out.
+        For each task with labels: a confusion matrix `(C, C)` of labels (rows) and predictions (columns) for a
+        classification task, or `(types, 3)` counts of right, predicted and labelled entities for a token task, with
+        the types in the order of `entity_types`. Multi-label and similarity tasks are left out.
     """
     counts = {}
     for name, task in tasks.items():
@@ -313,7 +319,7 @@ def _count_entities(types: list[str], predictions: list[list[str]], references: 
 
 
 def precision_of(counts: np.ndarray) -> float:
-    """Of how many were right, predicted and labelled; 0 where there is nothing to divide by, as in `EntityMetric`."""
+    """Computes precision from the numbers of right, predicted and labelled entities; 0 if none was predicted."""
     return float(counts[0] / max(counts[1], 1))
 
 

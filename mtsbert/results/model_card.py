@@ -1,4 +1,4 @@
-"""The README.md of a checkpoint: what it does, how well, learned from what, and how to use it."""
+"""Writes the model card (README.md) of a checkpoint: its tasks, results, training data and usage."""
 
 import logging
 import math
@@ -32,7 +32,7 @@ from mtsbert.results.tables import TITLES, escape, markdown_table, parameter_tab
 
 
 CARD_FILE = "README.md"
-MOST_LABELS = 100  # that are listed
+MOST_LABELS = 100  # labels listed per task
 HUB_TASKS = {
     SEQUENCE_CLASSIFICATION: "text-classification",
     TOKEN_CLASSIFICATION: "token-classification",
@@ -45,7 +45,7 @@ WHAT_IT_DOES = {
     PAIR_CLASSIFICATION: "one label for two texts",
     PAIR_SIMILARITY: "how alike two texts are: the cosine of their embeddings",
 }
-METRIC_NAMES = {  # our name → the Hub's, and the one to read
+METRIC_NAMES = {  # our name → the Hub's name, and the name shown to readers
     "accuracy": ("accuracy", "accuracy"),
     "macro_f1": ("f1", "macro F1"),
     "precision": ("precision", "entity precision"),
@@ -55,7 +55,7 @@ METRIC_NAMES = {  # our name → the Hub's, and the one to read
     "pearson": ("pearsonr", "Pearson correlation"),
 }
 AGREEMENT = "agreement with machine labels"
-COSINE_OF_AN_INDEX = 0.95  # from which an index of the old embeddings finds what it should
+COSINE_OF_AN_INDEX = 0.95  # from this mean cosine on, an index of the old embeddings is still usable
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,16 @@ def write_model_card(
     tags: str | list[str] | None = None,
 ) -> None:
     """
-    Draws the plots and writes the card of a run, with the results so far.
+    Draws the plots and writes the model card of a run with the results so far. A run without training does not
+    overwrite an existing card.
 
-    A run that trains nothing leaves alone the card of the one that did.
+    Args:
+        trainer ([`MTSBertTrainer`]): The trainer of the run.
+        model_name (`str`, *optional*): The name of the model. Default: from the Hub id or the output folder.
+        finetuned_from (`str`, *optional*): The Hub id of the base model. Default: the one in the provenance.
+        language (`str` or `list[str]`, *optional*): Language codes. Default: those of the datasets, if they agree.
+        license (`str`, *optional*): The license of the model.
+        tags (`str` or `list[str]`, *optional*): Further tags.
     """
     folder = Path(trainer.args.output_dir)
     path = folder / CARD_FILE
@@ -87,7 +94,7 @@ def write_model_card(
 
 
 class ModelCard:
-    """What is said of a run. Names that users chose are escaped wherever they stand."""
+    """Builds the model card of a run. All names that users have chosen are escaped."""
 
     def __init__(self, trainer: Trainer, model_name: str | None = None):
         self.trainer = trainer
@@ -100,7 +107,7 @@ class ModelCard:
         self.is_on_hub = hub_id is not None
         self.model_id = hub_id or self.folder.resolve().name
         self.model_name = plain(model_name or self.model_id.rpartition("/")[2]) or "mtsbert"
-        best = next(reversed(self.evaluations), None)  # test, if there is one
+        best = next(reversed(self.evaluations), None)  # the test split, if it was evaluated
         self.plots = draw_plots(
             self.folder,
             self.tasks,
@@ -111,7 +118,7 @@ class ModelCard:
         )
 
     def _machine_labelled(self, split: str | None) -> frozenset[str]:
-        """Of our name of a split, `eval` or `test`."""
+        """Returns the tasks with machine-made labels in a split, `"eval"` or `"test"`."""
         return frozenset() if self.provenance is None else self.provenance.machine_labelled(TITLES.get(split, "train"))
 
     # Metadata
@@ -123,7 +130,12 @@ class ModelCard:
         license: str | None = None,
         tags: str | list[str] | None = None,
     ) -> str:
-        """YAML that the Hub reads; what is not known is left out."""
+        """
+        Returns the YAML metadata that the Hub reads. Unknown entries are left out.
+
+        Args:
+            finetuned_from, language, license, tags: See [`write_model_card`].
+        """
         origins = self.provenance.datasets if self.provenance else []
         languages = {tuple(filter(is_language, origin.languages)) for origin in origins}
         if language is None and len(languages) == 1:
@@ -143,7 +155,7 @@ class ModelCard:
         ).to_yaml()
 
     def _pipeline_tag(self) -> str:
-        """Of those that the Hub knows and a standard pipeline of this checkpoint answers; it knows no multi-task."""
+        """Returns a task that the Hub knows and one of the standard pipelines supports. "multi-task" is not known."""
         for task_type in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION):
             if self.config.tasks_of_type(task_type):
                 return HUB_TASKS[task_type]
@@ -154,7 +166,7 @@ class ModelCard:
         return ["mtsbert", "multi-task", "sentence-transformers", "feature-extraction", *of_tasks, *more]
 
     def eval_results(self) -> list[EvalResult]:
-        """One for every task, split and metric."""
+        """Returns an `EvalResult` for each task, split and metric."""
         origins = self.provenance.datasets if self.provenance else []
         names = [origin.name for origin in origins] or ["data"]
         hub_ids = sorted({hub_id for origin in origins for hub_id in origin.hub_ids})
@@ -169,7 +181,7 @@ class ModelCard:
                     task_name=task,
                     dataset_type=hub_ids[0] if len(hub_ids) == len(names) == 1 else plain(names[0]),
                     dataset_name=", ".join(map(plain, names)),
-                    # Without it, huggingface_hub would make one entry of two tasks of a type.
+                    # Without it, huggingface_hub would merge two tasks of the same type into one entry.
                     dataset_config=task,
                     dataset_split=TITLES[split],
                     metric_type=metric_type,
@@ -180,7 +192,7 @@ class ModelCard:
         return results
 
     def _figures(self) -> list[tuple[str, str, str, float]]:
-        """Split, task, metric and value of everything that was measured."""
+        """Returns split, task, metric and value of each result."""
         return [
             (split, task, metric, evaluation.metrics[f"{task}_{metric}"])
             for task in self.tasks
@@ -264,7 +276,7 @@ class ModelCard:
         return "\n\n".join(told)
 
     def _embedding(self) -> str | None:
-        """Whether the sentence embedding is still that of the model it started from, as far as validation tells."""
+        """Says how far the sentence embedding has moved from that of the initial model on validation texts."""
         metrics = self.evaluations["eval"].metrics if "eval" in self.evaluations else {}
         if self.provenance is None or "embedding_cosine" not in metrics:
             return None
@@ -394,12 +406,12 @@ class ModelCard:
 
 
 def is_language(code: Any) -> bool:
-    """Whether what a dataset's card calls a language looks like the code of one."""
+    """Whether a value looks like a language code."""
     return isinstance(code, str) and re.fullmatch(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*", code) is not None
 
 
 def fenced(code: str, language: str) -> str:
-    """A block of code whose fence is longer than any in it."""
+    """Formats a fenced code block, with a fence that is longer than any in the code."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
     return f"{fence}{language}\n{code}\n{fence}"
 
@@ -411,7 +423,7 @@ def _duration(seconds: float) -> str:
 
 
 def _hardware(trainer: Trainer) -> str:
-    """Kinds and numbers, no names of machines."""
+    """Describes the hardware without naming the machine."""
     processes = f"{trainer.args.world_size} × " if trainer.args.world_size > 1 else ""
     device: Any = trainer.args.device
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""What a run looks like: losses over the epochs, which labels are mixed up, which entities are found."""
+"""Plots the results of a run: losses over epochs, confusion matrices, and scores of entity types."""
 
 import math
 from pathlib import Path
@@ -33,16 +33,19 @@ def draw_plots(
     machine_labelled: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
     """
-    Writes the PNG files that there are numbers for.
+    Writes a PNG file for the losses and for each task with counts.
 
     Args:
-        folder: The output folder of the run; the files lie in its folder `plots`.
-        log_history: The lines of `trainer.state.log_history`.
-        evaluation: What was right and wrong on `split`.
-        machine_labelled: Tasks whose labels in `split` a program made: their scores are called agreement.
+        folder (`Path`): The output folder of the run. Plots are written to its subfolder `plots`.
+        tasks (`dict[str, dict]`): Task name → settings.
+        log_history (`list[dict]`, *optional*): `trainer.state.log_history`.
+        evaluation ([`Evaluation`], *optional*): The evaluation on `split`.
+        split (`str`, *optional*, defaults to `"validation"`): The name of the split in titles.
+        machine_labelled (`frozenset[str]`, *optional*): Tasks whose labels in `split` are machine-made, so that scores
+            are called agreement.
 
     Returns:
-        Name of a plot (`losses`, or a task's name) → its path relative to `folder`, with `/`.
+        `dict[str, str]`: Name of a plot (`losses`, or the name of a task) → its path relative to `folder`, with `/`.
     """
     drawn: dict[str, tuple[str, Figure]] = {}
     import matplotlib
@@ -70,7 +73,7 @@ def draw_plots(
 
 
 def _losses(tasks: list[str], log_history: list[dict]) -> "Figure | None":
-    """One panel a task, and one for their sum where there are several; None where nothing was trained."""
+    """Draws a panel per task, and one for the total loss if there are several; None if nothing was trained."""
     lines = {"training": {}, "validation": {}}
     for key, label in {"loss": "all tasks, weighted", **{f"{task}_loss": task for task in tasks}}.items():
         lines["training"][label] = _points([line for line in log_history if "loss" in line], key)
@@ -108,7 +111,10 @@ def _losses(tasks: list[str], log_history: list[dict]) -> "Figure | None":
 
 
 def _points(log_history: list[dict], key: str) -> tuple[list[float], list[float]]:
-    """Epochs and values. Of several lines of one step, the first: a later one may be of the best checkpoint."""
+    """
+    Returns the epochs and values of a metric. If a step was logged several times, the first is used, because a later
+    one may belong to the best checkpoint.
+    """
     points = {}
     for line in log_history:
         if math.isfinite(line.get(key, math.nan)):
@@ -120,14 +126,17 @@ def _points(log_history: list[dict], key: str) -> tuple[list[float], list[float]
 
 
 def _confusion(labels: list[str], counts: np.ndarray, title: str) -> "Figure":
-    """`counts` is (C, C): [true, predicted]. Shades are shares of a row, so that rare labels can be read as well."""
+    """
+    Draws the confusion matrix `counts` `(C, C)`, [true, predicted]. Colours show the share of a row, so that rare
+    labels are readable as well.
+    """
     names, counts, has_rest = merge_rare(labels, counts)
     if has_rest:
         title += f"\nthe {len(names) - 1} most frequent of {len(labels)} labels"
     size = len(names)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     if has_rest:
-        shares[-1, -1] = np.nan  # right or wrong: within the rest, nobody can tell
+        shares[-1, -1] = np.nan  # within the merged labels, right and wrong cannot be told apart
     side = 0.38 * size + 2.6
     figure = figures.new_figure(side + 0.9, side)
     axes = figure.subplots()
@@ -163,8 +172,11 @@ def _number(count: int) -> str:
 
 def merge_rare(labels: list[str], counts: np.ndarray) -> tuple[list[str], np.ndarray, bool]:
     """
-    At most `MOST_SHOWN` labels of a confusion matrix: more than that are sorted by frequency, and the rarest become
-    one, the last; the third value says whether there is such a one.
+    Reduces a confusion matrix to at most `MOST_SHOWN` labels. If there are more, they are sorted by frequency, and the
+    rarest are merged into the last row and column.
+
+    Returns:
+        The labels, the counts, and whether labels were merged.
     """
     if len(labels) <= figures.MOST_SHOWN:
         return list(labels), counts, False
@@ -181,7 +193,10 @@ def merge_rare(labels: list[str], counts: np.ndarray) -> tuple[list[str], np.nda
 
 
 def _entities(types: list[str], counts: np.ndarray, title: str) -> "Figure":
-    """`counts` is (types, 3): right, predicted, labelled. Bars for F1, marks for precision and recall."""
+    """
+    Draws F1 as bars, and precision and recall as markers, from `counts` `(types, 3)` of right, predicted and labelled
+    entities.
+    """
     order = [index for index in np.argsort(-counts[:, 2], kind="stable") if counts[index].any()]
     if len(order) > figures.MOST_SHOWN:
         title += f"\nthe {figures.MOST_SHOWN} most frequent of {len(order)} types"
@@ -195,7 +210,7 @@ def _entities(types: list[str], counts: np.ndarray, title: str) -> "Figure":
     axes.barh(places, scores, height=0.7, color=[figures.BLUE, *[figures.SKY] * len(order)], label="F1", zorder=2)
     marks = {"precision": (precision_of, ">", 50, figures.ORANGE, 1), "recall": (recall_of, "o", 24, "white", 2)}
     for name, (measure, marker, size, colour, column) in marks.items():
-        # Nothing predicted has no precision, and nothing labelled no recall.
+        # Without predictions there is no precision, and without labels no recall.
         known = [place for place in places if rows[place][1][column]]
         axes.scatter(
             [measure(rows[place][1]) for place in known], known, marker=marker, s=size, color=colour, label=name,

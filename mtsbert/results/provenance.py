@@ -1,4 +1,4 @@
-"""Where the model and the data of a run come from, in words that can be published: no path of the machine."""
+"""Describes where the model and the data of a run come from, for publication: no local paths, nothing secret."""
 
 import logging
 import re
@@ -22,10 +22,10 @@ from mtsbert.network.starting_point import PACKAGE_PREFIX, name_of
 from mtsbert.results.tables import plain
 
 
-SILVER_LABELS = "silver-labels"  # the tag of a dataset that `data_prep` built
-SILVER_COLUMNS = ("entities", "ner_tags")  # those of its columns that a program filled
-MOST_LETTERS = 1_500  # of what a dataset's card says
-# Settings that say where a run was, that may be secret, or that `TrainingArguments` fills in itself.
+SILVER_LABELS = "silver-labels"  # tag of datasets that `data_prep` built
+SILVER_COLUMNS = ("entities", "ner_tags")  # the machine-labelled columns of these datasets
+MOST_LETTERS = 1_500  # maximum number of characters quoted from a dataset card
+# Settings that describe the machine, that may be secret, or that `TrainingArguments` sets itself.
 PRIVATE = {
     *("hub_token", "logging_dir", "local_rank", "report_to", "run_name", "project", "trackio_space_id"),
     *("trackio_bucket_id", "trackio_static_space_id", "ddp_backend", "log_level", "log_level_replica", "disable_tqdm"),
@@ -38,27 +38,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class DatasetOrigin:
-    """What can be said of a dataset of the recipe."""
+    """The origin of a dataset of the recipe."""
 
     name: str
     source: str
     hub_ids: list[str] = field(default_factory=list)
-    """Datasets on the Hub that the rows are of."""
+    """Hub datasets that the rows come from."""
     license: str | None = None
     languages: list[str] = field(default_factory=list)
     account: str | None = None
-    """How it was made, as its own card tells it; plain text."""
+    """How the dataset was made, quoted from its card as plain text."""
     machine_labelled: dict[str, list[str]] = field(default_factory=dict)
-    """Task whose labels a program made → in which splits."""
+    """Task with machine-made labels → the splits that have them."""
 
 
 @dataclass
 class Provenance:
-    """What a model card says and the Trainer does not know."""
+    """The parts of a model card that the Trainer does not know."""
 
     started_from: str
+    """Name of the encoder or checkpoint that training started from."""
     base_model: str | None
-    """The Hub id of what was started from, if it has one."""
+    """Its Hub id, if it has one."""
     is_continued: bool
     """Whether it was an mtsbert checkpoint, with heads."""
     datasets: list[DatasetOrigin]
@@ -68,10 +69,10 @@ class Provenance:
     num_labelled: dict[str, dict[str, int]]
     """Task → split → rows with a label."""
     recipe: dict[str, Any]
-    """What was not left at its default, of the model and the data."""
+    """The settings of model and data that differ from their defaults."""
 
     def machine_labelled(self, split: str) -> frozenset[str]:
-        """The tasks whose labels of a split a program made, at least in part."""
+        """Returns the tasks whose labels in a split are machine-made, at least in part."""
         return frozenset(
             task for origin in self.datasets for task, splits in origin.machine_labelled.items() if split in splits
         )
@@ -95,10 +96,12 @@ def provenance_in_memory(
     model: MTSBertModel, features: Mapping[str, Dataset | None], *, max_length: int
 ) -> Provenance:
     """
-    Of a Trainer that got its model and its data as objects.
+    Builds the provenance for a Trainer whose model and data were passed as objects.
 
     Args:
-        features: What the Trainer was given as `train_dataset` and `eval_dataset`.
+        model ([`MTSBertModel`]): The model.
+        features (`dict[str, Dataset]`): The features under `"train_dataset"` and `"eval_dataset"`.
+        max_length (`int`): The maximum number of tokens per text.
     """
     name = name_of(model)
     by_split = {"train": features.get("train_dataset"), "validation": features.get("eval_dataset")}
@@ -150,7 +153,7 @@ def _stem(spec: dict, split: str) -> str:
 
 
 def _card(path: Path) -> DatasetCard | None:
-    """The README.md of a folder or of a dataset on the Hub, if it has one that can be read."""
+    """Loads the dataset card of a folder or a Hub dataset; None if it does not exist or cannot be read."""
     file = path / "README.md"
     if path.exists() and not file.is_file():
         return None
@@ -162,7 +165,7 @@ def _card(path: Path) -> DatasetCard | None:
 
 
 def _account(text: str) -> str:
-    """What a card says between its title and the first table or section, without marks."""
+    """Returns the text of a card between its title and the first table or section, without Markdown."""
     lines = [line for line in text.split("\n") if not line.startswith("# ")]
     end = next((index for index, line in enumerate(lines) if line.startswith(("#", "|"))), len(lines))
     words = plain(" ".join(lines[:end]))
@@ -171,7 +174,7 @@ def _account(text: str) -> str:
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name is that of a repository on the Hub, as far as its look and the files here tell."""
+    """Whether a name looks like a Hub id and is not an existing local path."""
     if name.startswith(PACKAGE_PREFIX) or Path(name).exists() or Path(name).is_absolute():
         return False
     try:
@@ -182,8 +185,8 @@ def is_hub_id(name: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """A path as others may see it: within the working directory relative to it, elsewhere its last part."""
-    if "://" in name:  # an address may hold a password
+    """Shortens a path for publication: relative to the working directory if it is inside, otherwise its last part."""
+    if "://" in name:  # a URL may contain a password
         return name.rpartition("/")[2].partition("?")[0]
     path = Path(name)
     if path.is_absolute() and path.is_relative_to(Path.cwd()):
@@ -196,14 +199,14 @@ def public_name(name: str) -> str:
 
 
 def changed_settings(arguments: ModelArguments | DataArguments | MTLTrainingArguments) -> dict[str, Any]:
-    """The arguments that are not at their defaults, as plain values, paths shortened, nothing secret."""
+    """Returns the arguments that differ from their defaults, with shortened paths and without secrets."""
     changed = {}
     for setting in fields(arguments):
         value = getattr(arguments, setting.name)
         default = setting.default if setting.default_factory is MISSING else setting.default_factory()
         if value == default or setting.name in PRIVATE or value in (None, {}, []):
             continue
-        if isinstance(default, str | None) and value is False:  # what TrainingArguments makes of a missing value
+        if isinstance(default, str | None) and value is False:  # TrainingArguments replaces a missing value by False
             continue
         changed[setting.name] = _public_value(value)
     return changed
@@ -216,7 +219,7 @@ def _public_value(value: Any) -> Any:
         return [_public_value(item) for item in value]
     if isinstance(value, bool | int | float) or value is None:
         return value
-    text = getattr(value, "value", value)  # an enumeration's
+    text = getattr(value, "value", value)  # of an enum
     return public_name(str(text)) if _looks_like_a_path(str(text)) else str(text)
 
 

@@ -1,4 +1,4 @@
-"""How a checkpoint is used: one piece of code for every door that its tasks open."""
+"""Code snippets for the model card, one for each way of using the checkpoint."""
 
 import json
 import shlex
@@ -10,17 +10,22 @@ TEXT = "Carla Benítez won the 200 metres in Lisbon on Sunday"
 OTHER_TEXT = "A runner from Portugal wins in Lisbon"
 
 
-COMMIT = "COMMIT"  # stands for the commit to run, which a card that is part of it cannot know
+COMMIT = "COMMIT"  # placeholder: a card cannot contain the hash of the commit that it is part of
 
 
 def snippets(config: MTSBertConfig, name: str, *, is_hub_id: bool = False) -> dict[str, tuple[str, str]]:
     """
+    Generates the code snippets for a checkpoint.
+
     Args:
-        name: What the model is called: a Hub id, or the name of its folder.
-        is_hub_id: Whether its code is fetched; then it is pinned, to a `COMMIT` that the reader fills in.
+        config ([`MTSBertConfig`]): The config of the checkpoint.
+        name (`str`): The Hub id of the model, or the name of its folder.
+        is_hub_id (`bool`, *optional*, defaults to `False`): Whether `name` is a Hub id. The code is then pinned to a
+            `COMMIT` that the reader fills in.
 
     Returns:
-        Title → language and code. Task names are identifiers and stand in the code as they are; `name` is quoted.
+        `dict[str, tuple[str, str]]`: Title → language and code. `name` is quoted; task names are identifiers and need
+        no quoting.
     """
     model, text = json.dumps(name, ensure_ascii=True), json.dumps(TEXT, ensure_ascii=False)
     if is_hub_id:

@@ -1,17 +1,17 @@
-"""A run in words: a table of what it trains, and one of every task's results."""
+"""Markdown tables of the trained parameters and of the results of a run."""
 
 from mtsbert.network.freezing import Freezing
 from mtsbert.preparation import data_prep
 
 
 markdown = data_prep("markdown")
-escape, plain = markdown.escape, markdown.plain  # any text as Markdown that shows just that text, and as one line
+escape, plain = markdown.escape, markdown.plain  # escape Markdown; collapse to a single line
 TITLES = {"eval": "validation", "test": "test"}
 
 
 def results_table(metrics: dict[str, float], tasks: list[str]) -> str:
     """
-    A Markdown table, one line per task and metric and one column per split:
+    Formats the results as a Markdown table, with a row per task and metric and a column per split:
 
         | task  | metric   | validation | test   |
         |-------|----------|------------|--------|
@@ -39,7 +39,7 @@ def results_table(metrics: dict[str, float], tasks: list[str]) -> str:
 
 def parameter_table(freezing: Freezing, learning_rates: dict[str, float]) -> str:
     """
-    A Markdown table of the model's parts, from the bottom up:
+    Formats the parts of the model as a Markdown table, from bottom to top:
 
         | part               | parameters | state   | learning rate |
         |--------------------|------------|---------|---------------|
@@ -56,7 +56,7 @@ def parameter_table(freezing: Freezing, learning_rates: dict[str, float]) -> str
 
 
 def markdown_table(cells: list[list[str]]) -> str:
-    """The first line is the header; columns are padded, so that the table reads well as plain text."""
+    """Formats a Markdown table. The first row is the header; cells are padded so that columns align in plain text."""
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells

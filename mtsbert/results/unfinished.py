@@ -1,4 +1,4 @@
-"""Output that is not finished yet: it lies beside its place, under another name, until it is whole."""
+"""Writes output under a temporary name until it is complete."""
 
 import json
 import shutil
@@ -16,10 +16,10 @@ SUFFIX = ".partial"
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
     """
-    Gives a folder to write in, which becomes `output` when the block ends; after an exception nothing is left.
+    Yields a temporary folder that is renamed to `output` at the end of the block, or removed after an exception.
 
     Raises:
-        `ValueError`: where `output` is there already, or cannot be made.
+        `ValueError`: if `output` already exists, or cannot be created.
     """
     if output.exists():
         raise ValueError(f"{output} exists already; remove it or name another folder.")
@@ -38,11 +38,12 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 class Unfinished:
     """
-    Resumable output: finished answers stay in a locked folder beside `output` until the file is complete.
+    Resumable output: finished answers stay in a locked folder next to `output` until the file is complete.
 
     Args:
-        description: What the answers follow from, as JSON. Answers that follow from something else are not gone on
-            with.
+        output (`Path`): The file to write.
+        description (`dict`): Everything that determines the answers, as JSON. Unfinished answers are only continued if
+            it is the same.
     """
 
     def __init__(self, output: Path, description: dict):
@@ -54,10 +55,12 @@ class Unfinished:
     @contextmanager
     def opened(self) -> Iterator[int]:
         """
-        Gives how many answers are done. After the block the folder is removed; after an exception it stays.
+        Locks the folder and yields the number of finished answers. The folder is removed at the end of the block, but
+        kept after an exception.
 
         Raises:
-            `ValueError`: where another process is at it, the folder cannot be made, or it holds other answers.
+            `ValueError`: if another process is writing to the folder, it cannot be created, or its answers belong to
+                another description.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,11 +76,11 @@ class Unfinished:
             shutil.rmtree(self.folder)
 
     def finish(self, file: Path) -> None:
-        """Moves the file with all answers, which lies in the folder, to its place."""
+        """Moves the complete file from the folder to `output`."""
         file.rename(self.output)
 
     def _num_done(self) -> int:
-        """Cuts what was half written. A folder that was never whole begins anew."""
+        """Counts the finished answers and removes an incomplete last line. Sets up the folder if it is new."""
         try:
             description = json.loads((self.folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""How the losses of several tasks become one.
+"""Combines the losses of several tasks into one.
 
 Notation: L_k is the loss of task k in one optimizer step, w_k its fixed weight (`task_weights`), K the number of
-tasks. A task without a label in a step takes no part in it.
+tasks. A task without labels in a step does not take part in it.
 """
 
 import math
@@ -16,11 +16,11 @@ DWA_TEMPERATURE = 2.0  # T of arXiv 1803.10704
 
 
 class StaticBalancing:
-    """Σ w_k L_k. The other schemes are this one with a factor on each w_k that changes in training.
+    """Computes Σ w_k L_k. The other schemes multiply each w_k by a factor that changes during training.
 
     Args:
-        tasks: Task name → settings, as in the model's config.
-        task_weights: Task name → w_k.
+        tasks (`dict[str, dict]`): Task name → settings, as in the model's config.
+        task_weights (`dict[str, float]`): Task name → w_k.
     """
 
     learns_from_losses = False  # whether `end_step` and `begin_epoch` must be called
@@ -30,7 +30,7 @@ class StaticBalancing:
         self.task_weights = task_weights
 
     def factor(self, task: str) -> torch.Tensor | float:
-        """What multiplies w_k at present."""
+        """Returns the current factor of w_k."""
         return 1.0
 
     def weighted(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -38,40 +38,45 @@ class StaticBalancing:
 
     def combine(self, losses: dict[str, torch.Tensor], shares: dict[str, torch.Tensor]) -> torch.Tensor:
         """
+        Combines the task losses of a micro-batch.
+
         Args:
-            losses: By task, this micro-batch's part of L_k: the parts of an optimizer step add up to L_k.
-            shares: By task, this micro-batch's part of the step's labelled items, between 0 and 1.
+            losses (`dict[str, torch.Tensor]`): By task, the contribution of the micro-batch to L_k. The contributions
+                of all micro-batches in an optimizer step add up to L_k.
+            shares (`dict[str, torch.Tensor]`): By task, the micro-batch's share of the labelled items in the step,
+                between 0 and 1.
         """
         return sum(self.weighted(losses).values())
 
     def weights(self) -> dict[str, float]:
-        """Each task's present weight, for the log."""
+        """Returns the current weight of each task, for the log."""
         with torch.no_grad():
             return {task: weight * float(self.factor(task)) for task, weight in self.task_weights.items()}
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What the optimizer learns along with the model."""
+        """Returns the parameters that the optimizer trains along with the model."""
         return []
 
     def end_step(self, losses: dict[str, float]) -> None:
-        """Learns of L_k for the tasks that took part in an optimizer step."""
+        """Called after an optimizer step with L_k for the tasks that took part in it."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Learns that an epoch begins, or goes on in a resumed run; they are counted from 0."""
+        """Called at the beginning of an epoch (counted from 0), or when a run is resumed within it."""
 
     def state(self) -> dict:
-        """What a resumed run must know, as JSON can hold it; nothing where it need not know anything."""
+        """Returns the state that a checkpoint must keep, as JSON."""
         return {}
 
     def load_state(self, state: dict) -> None:
-        """Takes over what `state` returned."""
+        """Restores the state that `state` returned."""
 
 
 class UncertaintyBalancing(StaticBalancing):
     """
-    Homoscedastic uncertainty (Kendall et al. 2018, arXiv 1705.07115): learns s_k = log σ_k² for every task.
+    Weights tasks by homoscedastic uncertainty (Kendall et al. 2018, arXiv 1705.07115), with a learned s_k = log σ_k²
+    for each task.
 
-    The loss is Σ w_k (exp(-s_k) L_k + s_k / 2), with half of exp(-s_k) for a squared error.
+    The loss is Σ w_k (exp(-s_k) L_k + s_k / 2), with exp(-s_k) / 2 for a squared error.
     """
 
     def __init__(self, tasks: dict[str, dict], task_weights: dict[str, float]):
@@ -102,8 +107,8 @@ class DynamicWeightAverage(StaticBalancing):
     """
     Dynamic weight average (Liu et al. 2019, arXiv 1803.10704): tasks whose loss falls slowly get more weight.
 
-    In epoch t the factor of task k is K exp(r_k / T) / Σ exp(r_i / T), where r_k is its mean loss of epoch t-1 over
-    that of t-2 and T is 2. In the first two epochs all factors are 1.
+    In epoch t, the factor of task k is K exp(r_k / T) / Σ exp(r_i / T), where r_k is its mean loss in epoch t-1
+    divided by that in epoch t-2, and T is 2. In the first two epochs, all factors are 1.
     """
 
     learns_from_losses = True
@@ -114,7 +119,7 @@ class DynamicWeightAverage(StaticBalancing):
         self.epochs: list[dict[str, float]] = []  # mean losses of the last two epochs
         self.sums = dict.fromkeys(tasks, 0.0)
         self.steps = dict.fromkeys(tasks, 0)
-        self.epoch = 0  # the one that sums and steps are about
+        self.epoch = 0  # the epoch of sums and steps
 
     def factor(self, task: str) -> float:
         return self.factors[task]
@@ -125,7 +130,7 @@ class DynamicWeightAverage(StaticBalancing):
             self.steps[task] += 1
 
     def begin_epoch(self, epoch: int) -> None:
-        if epoch <= self.epoch:  # the first one, or resumed within it
+        if epoch <= self.epoch:  # the first epoch, or resumed within an epoch
             return
         self.epoch = epoch
         means = {task: self.sums[task] / steps if steps else math.nan for task, steps in self.steps.items()}
@@ -135,8 +140,9 @@ class DynamicWeightAverage(StaticBalancing):
             return
         before, last = self.epochs
         ratios = {task: last[task] / before[task] if before[task] else 1.0 for task in self.tasks}
-        ratios = {task: 1.0 if math.isnan(ratio) else ratio for task, ratio in ratios.items()}  # a task that paused
-        largest = max(ratios.values())  # taken out of all, which changes nothing but keeps exp() from overflowing
+        # NaN: the task had no labels in an epoch.
+        ratios = {task: 1.0 if math.isnan(ratio) else ratio for task, ratio in ratios.items()}
+        largest = max(ratios.values())  # subtracting it changes nothing and keeps exp() from overflowing
         powers = {task: math.exp((ratio - largest) / DWA_TEMPERATURE) for task, ratio in ratios.items()}
         self.factors = {task: len(powers) * power / sum(powers.values()) for task, power in powers.items()}
 
@@ -150,9 +156,9 @@ class DynamicWeightAverage(StaticBalancing):
 
 
 class FirstStepBalancing(StaticBalancing):
-    """Divides every task's loss by its loss in the first optimizer step that it took part in, so that all begin at 1.
+    """Divides the loss of each task by its loss in the first optimizer step with labels, so that all start at 1.
 
-    That very step is taken with a factor of 1.
+    That first step itself has a factor of 1.
     """
 
     learns_from_losses = True

@@ -1,4 +1,4 @@
-"""Where the batches of training come from: rows in their order, padding left out, frozen states read from disk."""
+"""Builds the training batches: the order of rows, training without padding, and cached states of frozen layers."""
 
 import logging
 import time
@@ -24,22 +24,22 @@ from mtsbert.network.padding_free import PaddingFree
 from mtsbert.training.nonfinite import CheckedTrainer, NumberedCollator, numbered
 
 
-TEXTS_TO_CHECK = 64  # from which a few of different lengths are taken
+TEXTS_TO_CHECK = 64  # a few texts of different lengths are chosen from these
 
 logger = logging.getLogger(__name__)
 
 
 class BatchingTrainer(CheckedTrainer):
     """
-    A Trainer that chooses, when training begins, what its batches are made of:
+    A Trainer that decides at the beginning of training what its batches contain:
 
-    - the word pieces of the rows, and an encoder that leaves out their padding; or the states of a frozen encoder (or
-      of its bottom layers), computed once and read from disk;
-    - in an order that seed and epoch alone decide, so that a resumed run repeats it; each row with its number,
-      by which errors name it;
-    - with several processes, filled up by rows without labels, so that they learn what one process learns.
+    - token ids, which the encoder processes without padding if it can; or the states of a frozen encoder (or of its
+      bottom layers), computed once and read from disk;
+    - rows in an order that depends only on seed and epoch, so that a resumed run repeats it, together with the index
+      of each row for error messages;
+    - with several ranks, filler rows without labels, so that they learn the same as a single process.
 
-    A subclass has `freezing`.
+    Subclasses must set `freezing`.
     """
 
     args: MTLTrainingArguments
@@ -48,11 +48,11 @@ class BatchingTrainer(CheckedTrainer):
 
     def __init__(self, *args, **kwargs):
         self.feature_cache: FeatureCache | None = None
-        self._while_training: ExitStack | None = None  # what is undone when training ends
+        self._while_training: ExitStack | None = None  # undoes changes to the model when training ends
         self._cache_seconds = 0.0
         self._sampler: DatasetSampler | None = None
-        self._filler: int | None = None  # which row fills up the last batches of several processes
-        self.targets: EmbeddingTargets | None = None  # where the embeddings of the training texts started
+        self._filler: int | None = None  # index of the row that fills up the last batches of several ranks
+        self.targets: EmbeddingTargets | None = None  # the initial embeddings of the training texts
         super().__init__(*args, **kwargs)
 
     @property
@@ -71,10 +71,10 @@ class BatchingTrainer(CheckedTrainer):
             self._while_training = None
 
     def get_train_dataloader(self) -> DataLoader:
-        # Called in training once a checkpoint to resume from is loaded, whose weights the cache must be of.
+        # In training, this is called after a checkpoint to resume from was loaded, so the cache has its weights.
         if not self.is_training:
             return super().get_train_dataloader()
-        self._while_training.close()  # of an earlier call: `auto_find_batch_size` begins again
+        self._while_training.close()  # `auto_find_batch_size` calls this again
         plain = self.train_dataset, self.data_collator
         rows, collator = self._rows_and_collator()
         if self.targets is not None:
@@ -90,7 +90,7 @@ class BatchingTrainer(CheckedTrainer):
             self._filler = None
 
     def _rows_and_collator(self) -> tuple[Dataset, Any]:
-        """Rows with their numbers, and what makes a batch of some of them; prepares the model for such batches."""
+        """Returns the training rows with their indices and a collator, and prepares the model for such batches."""
         self.feature_cache = None
         if (prefix := self._prefix_to_cache()) is not None:
             began = time.perf_counter()
@@ -128,7 +128,7 @@ class BatchingTrainer(CheckedTrainer):
         return prefix if asked else None
 
     def targets_of(self, rows: Dataset) -> EmbeddingTargets:
-        """The embeddings of these rows' texts, as the model makes them now."""
+        """Computes the target embeddings of the texts in these rows with the current model."""
         with self.args.main_process_first(desc="embeddings to start from"):
             return open_embedding_targets(
                 self.accelerator.unwrap_model(self.model),
@@ -162,12 +162,12 @@ class BatchingTrainer(CheckedTrainer):
             return None
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return super().floating_point_ops(inputs) if "input_ids" in inputs else 0  # cached states: hardly any
+        return super().floating_point_ops(inputs) if "input_ids" in inputs else 0  # hardly any with cached states
 
     # Padding
 
     def _leave_out_padding(self, first_layer: int = 0) -> None:
-        """Until training ends, the encoder's layers from `first_layer` on see no padding, where it allows that."""
+        """Trains the encoder's layers from `first_layer` on without padding, if the encoder allows it."""
         if not self.args.padding_free or self.args.torch_compile:
             return
         texts = Texts.of(self.train_dataset.select(range(min(len(self.train_dataset), TEXTS_TO_CHECK))))
@@ -218,18 +218,17 @@ class BatchingTrainer(CheckedTrainer):
         return None
 
     def begin_epoch(self, epoch: int) -> None:
-        # The epoch does not reach a sampler through accelerate's wrappers when a run of several processes is resumed
-        # within an epoch.
+        # accelerate's wrappers do not pass the epoch to the sampler when several ranks are resumed within an epoch.
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
 
 
 def training_datasets(features: Dataset) -> list[str]:
-    """The datasets that features are of, in the order of their numbers."""
+    """Returns the names of the datasets that features come from, in the order of their numbers."""
     return features.features[DATASET].names[: max(features[DATASET]) + 1]
 
 
 def check_sampling(args: MTLTrainingArguments, names: list[str]) -> None:
-    """Raises `ValueError` where `sampling_weights` are not those of the training datasets."""
+    """Raises `ValueError` unless `sampling_weights` names exactly the training datasets."""
     if args.sampling_weights and set(args.sampling_weights) != set(names):
         raise ValueError(f"`sampling_weights` names {list(args.sampling_weights)}; the training datasets are {names}.")

@@ -1,4 +1,4 @@
-"""Which checkpoints are whole, and which one a run goes on from."""
+"""Checks whether checkpoints are complete, and finds the one to resume from."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
-PARTS = {  # of a checkpoint, and what they are called: a file, or with FSDP and DeepSpeed a folder
+PARTS = {  # part of a checkpoint → patterns of its files (or folders, with FSDP and DeepSpeed)
     "weights": ("*.safetensors", "pytorch_model*"),
     "optimizer": ("optimizer*", "global_step*"),
     "learning rate": ("scheduler.pt",),
@@ -30,20 +30,24 @@ logger = logging.getLogger(__name__)
 
 
 class DiskError(OSError):
-    """A file could not be written; says on which disk, and how much room there is."""
+    """A file could not be written. The message names the disk and its free space."""
 
 
 def checkpoint_to_resume(args: TrainingArguments, asked: str | None) -> str | None:
     """
-    What `resume_from_checkpoint` asks for: a checkpoint folder, or "true" for the newest whole one in the output
-    folder. To be called by all processes; the main process chooses.
+    Returns the checkpoint to resume from; None to start a new run. All ranks must call this; the main process decides.
+
+    Args:
+        args (`TrainingArguments`): The arguments of the run.
+        asked (`str`, *optional*): The value of `resume_from_checkpoint`: a checkpoint folder, or `"true"` for the
+            newest complete checkpoint in the output folder.
 
     Raises:
-        `ValueError`: where there is no whole one, or a process does not find it on its machine.
+        `ValueError`: if there is no complete checkpoint, or a rank does not find it on its machine.
     """
     if asked is None or asked.lower() == "false":
         return None
-    answer: list[str | None] = [None, None]  # a checkpoint, or what is wrong
+    answer: list[str | None] = [None, None]  # a checkpoint, or the problem
     if args.process_index == 0:
         try:
             answer[0] = str(_chosen(asked, args))
@@ -101,7 +105,7 @@ def _check_found_by_all(checkpoint: str, args: TrainingArguments) -> None:
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    """The checkpoint folders in an output folder, whole or not, the newest first."""
+    """Lists the checkpoint folders in an output folder, newest first, including incomplete ones."""
     found = []
     for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         if (match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)) and path.is_dir():
@@ -114,17 +118,17 @@ def newest_whole(folder: str | Path) -> Path | None:
 
 
 def num_processes_of(checkpoint: Path) -> int:
-    """Of the run that saved it: each has a random state."""
+    """Returns the number of ranks of the run that saved a checkpoint, from its random states."""
     return len(list(checkpoint.glob("rng_state*.pth")))
 
 
 def flaw_of(checkpoint: Path) -> str | None:
     """
-    Why a run cannot go on exactly from a checkpoint; None where it can.
+    Returns why a run cannot be resumed exactly from a checkpoint; None if it can.
 
-    The Trainer writes `trainer_state.json` last (ours after the other processes' files, too), and JSON that was cut
-    cannot be read: where it can, everything was written. The other files are looked at because they may have been
-    copied, or removed, in part; this reads their ends and tables of contents, not their content.
+    The Trainer writes `trainer_state.json` last (in this project, also after the files of all other ranks), and
+    truncated JSON is invalid. If it can be read, everything was written. The other files are checked as well because a
+    checkpoint may have been copied or deleted incompletely. Only their headers and ends are read, not their content.
     """
     if not checkpoint.is_dir():
         return "there is no such folder"
@@ -152,7 +156,7 @@ def _is_readable(path: Path) -> bool:
                 return True
         except (SafetensorError, OSError):
             return False
-    if path.is_file() and path.suffix in (".pt", ".pth", ".bin"):  # what `torch.save` writes is a ZIP archive
+    if path.is_file() and path.suffix in (".pt", ".pth", ".bin"):  # `torch.save` writes ZIP archives
         return zipfile.is_zipfile(path)
     return True
 
@@ -160,8 +164,8 @@ def _is_readable(path: Path) -> bool:
 @contextmanager
 def checkpoint_being_written(folder: Path) -> Iterator[None]:
     """
-    Inside, the main process writes a checkpoint. One of the same step that lies there is removed first, because half
-    of it and half of the new one would look whole. What is not whole after an error is removed.
+    Context in which the main process writes a checkpoint. An older checkpoint of the same step is removed first,
+    because a mix of both would look complete. After an error, an incomplete checkpoint is removed.
     """
     _remove(folder)
     try:
@@ -174,15 +178,15 @@ def checkpoint_being_written(folder: Path) -> Iterator[None]:
 
 
 def _remove(folder: Path) -> None:
-    (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)  # first: without it nothing takes the rest for whole
+    (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)  # first: without it, the rest counts as incomplete
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
 def disk_named(folder: Path) -> Iterator[None]:
     """
-    Raises as [`DiskError`] that something could not be written inside: torch, safetensors and Python each say that in
-    their own way, and none of them says where.
+    Turns write errors into a [`DiskError`]. torch, safetensors and Python report them in different ways, and none of
+    them names the disk.
     """
     try:
         yield
@@ -195,7 +199,7 @@ def disk_named(folder: Path) -> Iterator[None]:
 
 
 def _is_of_writing(error: Exception) -> bool:
-    """`torch.save` raises `RuntimeError`, as others do for other reasons."""
+    """Whether an error is a write error. A `RuntimeError` is one only if it comes from `torch.save`."""
     if not isinstance(error, RuntimeError):
         return True
     return any(frame.f_code.co_filename == serialization.__file__ for frame, _ in walk_tb(error.__traceback__))

@@ -1,4 +1,4 @@
-"""Evaluation over all tasks: exact losses, metrics beside the user's own, logits where they are asked for."""
+"""Evaluates all tasks: exact losses, the metrics of each task and of the user, and logits if requested."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,10 +16,10 @@ from mtsbert.training.nonfinite import numbered
 
 class EvaluatingTrainer(BatchingTrainer):
     """
-    A Trainer that evaluates every task of its model. `compute_metrics` and `preprocess_logits_for_metrics` are the
-    user's, if there are any: their metrics stand beside those of the tasks.
+    A Trainer that evaluates all tasks of its model. The metrics of the user's `compute_metrics` are added to those of
+    the tasks.
 
-    A subclass has `tasks`, `task_weights` and `features_of`.
+    Subclasses must set `tasks`, `task_weights` and `features_of`.
     """
 
     tasks: dict[str, dict]
@@ -33,9 +33,9 @@ class EvaluatingTrainer(BatchingTrainer):
         preprocess_logits_for_metrics: Callable | None = None,
         **kwargs,
     ):
-        self.evaluations: dict[str, Evaluation] = {}  # prefix of the metrics → the last one
+        self.evaluations: dict[str, Evaluation] = {}  # prefix of the metrics → the last evaluation
         self._evaluations_of_steps: dict[int, Evaluation] = {}
-        self.eval_targets: EmbeddingTargets | None = None  # where the embeddings of the validation texts started
+        self.eval_targets: EmbeddingTargets | None = None  # the initial embeddings of the validation texts
         self.answer_metrics = AnswerMetrics(self.tasks, compute_metrics, preprocess_logits_for_metrics)
         super().__init__(
             *args,
@@ -50,7 +50,7 @@ class EvaluatingTrainer(BatchingTrainer):
             self.eval_targets = self.targets_of(self.eval_dataset)  # before a checkpoint changes the weights
         output = super().train(*args, **kwargs)
         if self.state.best_model_checkpoint and self.args.load_best_model_at_end:
-            self.evaluations.pop("eval", None)  # of the last weights, which are gone
+            self.evaluations.pop("eval", None)  # it belongs to the last weights, which have been replaced
             if self.state.best_global_step in self._evaluations_of_steps:
                 self.evaluations["eval"] = self._evaluations_of_steps[self.state.best_global_step]
         return output
@@ -69,7 +69,7 @@ class EvaluatingTrainer(BatchingTrainer):
         return self._in_order(super().get_test_dataloader, test_dataset)
 
     def _in_order(self, get_dataloader: Callable, rows: Any) -> DataLoader:
-        """Sorted by length where nobody sees the order (which is faster), else in the order of the rows."""
+        """Keeps the order of rows if logits are returned; otherwise sorts them by length, which is faster."""
         strategy = self.args.train_sampling_strategy
         if self.answer_metrics.keeps_logits:
             self.args.train_sampling_strategy = "sequential"
@@ -84,7 +84,7 @@ class EvaluatingTrainer(BatchingTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """As `Trainer.evaluate`; a mapping of datasets is evaluated as one, as `eval_dataset` is."""
+        """Like `Trainer.evaluate`, but a mapping of datasets is evaluated as a single dataset, like `eval_dataset`."""
         if eval_dataset is not None:
             eval_dataset = self.features_of(eval_dataset, "test", "eval_dataset")
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
@@ -96,12 +96,12 @@ class EvaluatingTrainer(BatchingTrainer):
         metric_key_prefix: str = "test",
     ) -> PredictionOutput:
         """
-        As `Trainer.predict`, for rows with labels or without.
+        Like `Trainer.predict`, for rows with or without labels.
 
         Returns:
-            `predictions`: task → logits in the order of the rows: `(N, C)`; `(N, T, K)` for a token task, where what
-            stands behind the end of a text means nothing; `(N,)` cosines for a similarity. `label_ids`: task → labels,
-            -100 (NaN for scores) where there is none. `metrics`: empty of scores for rows without labels.
+            `predictions`: task → logits in the order of the rows, with shape `(N, C)`; `(N, T, K)` for a token task,
+            where values beyond the end of a text are meaningless; `(N,)` cosines for a similarity task. `label_ids`:
+            task → labels, -100 (NaN for scores) if missing. `metrics`: without the scores of tasks without labels.
         """
         rows = self.features_of(test_dataset, "test", "test_dataset")
         with self.answer_metrics.keeping_logits():
@@ -111,7 +111,7 @@ class EvaluatingTrainer(BatchingTrainer):
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         losses = {task: output.metrics.get(f"{metric_key_prefix}_{task}_loss") for task in self.task_weights}
         present = [self.task_weights[task] * loss for task, loss in losses.items() if loss is not None]
-        if output.predictions is None:  # `prediction_loss_only`: transformers' own mean over batches stays
+        if output.predictions is None:  # `prediction_loss_only`: keep transformers' mean over batches
             return output
         if present:
             output.metrics[f"{metric_key_prefix}_loss"] = sum(present)
@@ -121,7 +121,7 @@ class EvaluatingTrainer(BatchingTrainer):
         return output._replace(predictions=output.predictions.get(LOGITS))
 
     def _keep_evaluation(self, output: EvalLoopOutput, prefix: str) -> None:
-        """For the model card: numbers and counts, not the answers."""
+        """Keeps metrics and counts for the model card, without the predictions."""
         metrics = {key.removeprefix(f"{prefix}_"): value for key, value in output.metrics.items()}
         counts = count_answers(self.tasks, output.predictions[ANSWERS], output.label_ids)
         self.evaluations[prefix] = Evaluation(metrics, counts)

@@ -1,4 +1,4 @@
-"""Pushing a run to the Hub: what cannot work is refused before training, and a push that fails loses nothing."""
+"""Pushes a run to the Hub. Permissions are checked before training, and a failed push loses nothing."""
 
 import logging
 import re
@@ -15,12 +15,12 @@ from transformers.utils import PushInProgress
 from mtsbert.preparation import data_prep
 
 
-# What a checkpoint folder has beside the model. It is pushed only as part of a checkpoint to resume from.
+# Files in a checkpoint folder that are not part of the model, pushed only with a checkpoint to resume from.
 TRAINER_STATE = (
     *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", "training_args.bin"),
     *("global_step*", "pytorch_model_fsdp*"),
 )
-# What an output folder has beside the model: paths of this machine, the checkpoints, texts of the test split.
+# Files in an output folder that are never pushed: they contain local paths, checkpoints, or texts of the test split.
 NOT_PUSHED = ("checkpoint-*", "training_args.bin", "trainer_state.json", "predictions.jsonl*")
 
 hub = data_prep("hub")
@@ -30,13 +30,13 @@ logger = logging.getLogger(__name__)
 
 
 def check_push(args: TrainingArguments) -> None:
-    """Raises `ValueError` unless the Hub knows who would push, and the name to push to is a possible one."""
+    """Raises `ValueError` if a push is requested but the user is not logged in, or the repository name is invalid."""
     if args.push_to_hub and args.process_index == 0:
         hub.check_push(args.hub_model_id, undone=UNDONE)
 
 
 def push_command(repo_id: str, folder: str, revision: str | None = None) -> str:
-    """The command that pushes an output folder as [`PushingTrainer.push_to_hub`] does."""
+    """Returns the shell command that pushes an output folder like [`PushingTrainer.push_to_hub`]."""
     excluded = [word for pattern in NOT_PUSHED for word in ("--exclude", pattern)]
     branch = [] if revision is None else ["--revision", revision]
     return shlex.join(["hf", "upload", repo_id, str(folder), ".", *branch, *excluded])
@@ -44,17 +44,18 @@ def push_command(repo_id: str, folder: str, revision: str | None = None) -> str:
 
 class PushingTrainer(Trainer):
     """
-    A Trainer whose every push can be loaded: weights, config, tokenizer, code, the files of sentence-transformers,
-    and the model card once there is one. transformers' own pushes during training lack the code that `auto_map` names.
+    A Trainer whose pushes can always be loaded: they contain weights, config, tokenizer, code, the files of
+    sentence-transformers, and the model card once it exists. transformers' own pushes during training lack the code
+    that `auto_map` refers to.
 
-    A push during training that fails is warned about, and training goes on. The last push raises.
+    If a push during training fails, a warning is logged and training continues. The final push raises an error.
     """
 
     _has_warned_of_push = False
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         with hub.refused_early(self.args.hub_model_id, undone=UNDONE):
-            if private is not None:  # transformers 5.20 reads it from the arguments alone
+            if private is not None:  # transformers 5.20 reads it only from the arguments
                 self.args.hub_private_repo = private
             super().init_hf_repo(token=token)
             if self.is_world_process_zero():
@@ -72,19 +73,18 @@ class PushingTrainer(Trainer):
         **card,
     ) -> CommitInfo | Future | None:
         """
-        Saves the model in the output folder and uploads that folder, on the main process. The model card is the
-        README.md that lies there; `create_model_card` writes one where there is none, or where `card` has arguments
-        for it.
+        Saves the model to the output folder and uploads this folder from the main process. The README.md in the folder
+        is the model card. It is written by `create_model_card` if it does not exist, or if `card` is given.
 
         Args:
             commit_message (`str`, *optional*, defaults to `"End of training"`):
-                As in `Trainer.push_to_hub`. `"owner/name"` is taken for the repository to push to, as
-                `PreTrainedModel.push_to_hub` does, where `hub_model_id` does not say.
+                As in `Trainer.push_to_hub`. If `hub_model_id` is not set, a message like `"owner/name"` is the
+                repository to push to, as in `PreTrainedModel.push_to_hub`.
             blocking, token, revision, private: As in `Trainer.push_to_hub`.
             card: Arguments of `create_model_card`.
 
         Raises:
-            `RuntimeError`: with the command that pushes later, where the upload fails.
+            `RuntimeError`: if the upload fails, with the command to push later.
         """
         if self.args.hub_model_id is None and REPOSITORY.fullmatch(commit_message or ""):
             self.args.hub_model_id, commit_message = commit_message, "End of training"
@@ -101,22 +101,22 @@ class PushingTrainer(Trainer):
         revision = revision or self.args.hub_revision
         try:
             return self._upload(commit_message, token=token, revision=revision, run_as_future=not blocking)
-        except Exception as error:  # as above; whatever it is, the user must know that nothing is lost
+        except Exception as error:  # whatever the error is, the user must know that nothing is lost
             raise RuntimeError(
                 f"The push to {self.hub_model_id} failed: {error}\n\nThe model is whole in {self.args.output_dir}. To "
                 f"push it later: {push_command(self.hub_model_id, self.args.output_dir, revision)}"
             ) from error
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Uploads a checkpoint that was just saved, beside training; called at every save."""
+        """Uploads a checkpoint in the background after it was saved."""
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
         if self.push_in_progress is not None and not self.push_in_progress.is_done():
             if not self.args.hub_always_push:
                 return
-            self._finish_current_push()  # what is being uploaded must not change under it
+            self._finish_current_push()  # the files must not change while they are uploaded
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        # Not uploaded from where it lies: `save_total_limit` may remove that folder meanwhile.
+        # Not uploaded from the checkpoint folder, because `save_total_limit` may remove it in the meantime.
         without_state = shutil.ignore_patterns(*TRAINER_STATE)
         shutil.copytree(checkpoint_folder, self.args.output_dir, ignore=without_state, dirs_exist_ok=True)
         message = f"Training in progress, step {self.state.global_step}"
@@ -147,7 +147,7 @@ class PushingTrainer(Trainer):
 
     @property
     def _hub_api(self) -> HfApi:
-        # One for all uploads: those that run as futures of one `HfApi` follow one another.
+        # A single instance for all uploads, because the futures of one `HfApi` run one after the other.
         if not hasattr(self, "_api"):
             self._api = HfApi()
         return self._api

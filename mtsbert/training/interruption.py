@@ -1,4 +1,4 @@
-"""A run that is told to stop, by SIGTERM or Ctrl-C, finishes its step and saves a checkpoint first."""
+"""Handles SIGTERM and Ctrl-C: a run finishes the current step and saves a checkpoint before it stops."""
 
 import os
 import signal
@@ -8,35 +8,35 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 
-# Where processes got different ones, the first is what is obeyed.
+# If ranks received different signals, the first in this list counts.
 STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STANDARD_ERROR = 2
 NOTED = "\n{}: the step will be finished and a checkpoint saved. Another Ctrl-C stops at once.\n"
 
 
 class Interrupted(SystemExit):
-    """Raised when the checkpoint is saved. Ends the program with 128 + the signal's number, as a shell reports it."""
+    """Raised after the checkpoint was saved. Exits with status 128 + signal number, as is usual in a shell."""
 
     def __init__(self, stopped_by: signal.Signals):
         super().__init__(128 + stopped_by)
 
 
 class Interruption:
-    """Which signal this process was told to stop by."""
+    """Records the signal that tells this process to stop."""
 
     def __init__(self):
         self.signal: signal.Signals | None = None
-        self.speaks = True  # whether the first signal is answered on standard error
+        self.speaks = True  # whether to print a message to stderr after the first signal
         self._process = 0
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
         """
-        Inside, the first stopping signal is only noted, and a Ctrl-C after it raises `KeyboardInterrupt`. What the
-        process was started to ignore (as `nohup` and `&` do with Ctrl-C) it goes on ignoring.
+        Context in which the first signal is only recorded, and a Ctrl-C after it raises `KeyboardInterrupt`. Signals
+        that the process was started to ignore (as by `nohup` and `&`) are still ignored.
         """
         self.signal, before = None, {}
-        if threading.current_thread() is threading.main_thread():  # no other may handle signals
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
             self._process = os.getpid()
             for number in STOPPING_SIGNALS:
                 handler = signal.getsignal(number)
@@ -50,11 +50,11 @@ class Interruption:
 
     def _note(self, number: int, frame) -> None:
         if os.getpid() != self._process:
-            return  # a worker that was forked off with this handler; the process that it works for is told as well
+            return  # a forked worker that inherited this handler; its parent gets the signal as well
         if self.signal is None:
             self.signal = signal.Signals(number)
-            if self.speaks:  # not by the logger, which the signal may have come in the midst of
-                with suppress(OSError):  # whoever reads it may have got the same signal, and have ended
+            if self.speaks:  # not with the logger, which the signal may have interrupted
+                with suppress(OSError):  # the reader of stderr may have been stopped by the same signal
                     os.write(STANDARD_ERROR, NOTED.format(self.signal.name).encode())
         elif number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -62,9 +62,10 @@ class Interruption:
 
 def deaf_to_signals(initialize: Callable[[int], None] | None) -> Callable[[int], None]:
     """
-    What a DataLoader's worker begins with instead of `initialize`: it ignores the signals that stop the run. They
-    reach a whole process group, and without its workers a run could not finish its step. A worker ends by itself when
-    the process that it works for has ended.
+    Wraps the `worker_init_fn` of a DataLoader so that its workers ignore the signals that stop the run.
+
+    Signals reach a whole process group, and without its workers a run could not finish the step. Workers exit by
+    themselves when their parent process has ended.
     """
     return partial(_begin_deaf, initialize)
 

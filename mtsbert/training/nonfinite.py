@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite, found before they reach the weights and traced to their rows."""
+"""Detects losses and gradients that are not finite before they reach the weights, and finds their rows."""
 
 import logging
 from collections.abc import Sequence
@@ -19,19 +19,19 @@ from mtsbert.training.resuming import ResumableTrainer
 
 NUM_ROWS_NAMED, LETTERS_SHOWN = 5, 60
 SKIPPED_STEPS = "nonfinite_steps_skipped"  # in the log and in the results
-NUM_WARNINGS = 3  # after which steps that are left out are only counted
+NUM_WARNINGS = 3  # further skipped steps are only counted
 
 logger = logging.getLogger(__name__)
 
 
 def numbered(features: Dataset) -> Dataset:
-    """Training rows that know their number."""
+    """Adds a column with the index of each training row."""
     return features.add_column(PLACE, list(range(len(features))))
 
 
 @dataclass
 class NumberedCollator:
-    """Adds to every batch, as `row`, the numbers of its rows."""
+    """Adds the indices of its rows to each batch, under the key `PLACE`."""
 
     collator: MultiTaskCollator
 
@@ -45,13 +45,13 @@ class _MicroBatch:
     logits: dict[str, torch.Tensor]
     labels: dict[str, torch.Tensor]
     flags: torch.Tensor
-    """`(tasks + 1,)`: whether the loss of a task, and that of all together, is not finite."""
+    """`(num_tasks + 1,)`: whether the loss of each task, and the combined loss, is not finite."""
 
 
 class FiniteCheck:
     """
-    Looks at the losses of every micro-batch, and at the norm of the gradients, without waiting for the device: what
-    it finds is a tensor, to be looked at once in an optimizer step.
+    Checks the losses of each micro-batch and the gradient norm without synchronizing with the device. The result is a
+    tensor that needs to be read only once per optimizer step.
     """
 
     def __init__(self, tasks: dict[str, dict]):
@@ -71,25 +71,30 @@ class FiniteCheck:
         loss: torch.Tensor,
     ) -> None:
         """
+        Adds a micro-batch.
+
         Args:
-            rows: Numbers of the training rows.
-            losses, loss: This micro-batch's part of the tasks' losses, and what becomes of them together.
+            rows (`Sequence[int]`): Indices of the training rows.
+            logits (`dict[str, torch.Tensor]`): Logits by task.
+            labels (`dict[str, torch.Tensor]`): Labels by task.
+            losses (`dict[str, torch.Tensor]`): The contribution of the micro-batch to the loss of each task.
+            loss (`torch.Tensor`): The combined loss.
         """
         numbers = torch.stack([*(losses[task].detach().float() for task in self.tasks), loss.detach().float()])
         logits = {task: values.detach() for task, values in logits.items()}
         self._batches.append(_MicroBatch(list(rows), logits, labels, ~numbers.isfinite()))
 
     def add_gradient_norm(self, norm: torch.Tensor) -> None:
-        self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of FSDP
+        self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # a DTensor with FSDP
 
     def flags(self) -> torch.Tensor:
-        """`(2,)`: 1 where a loss, and where the gradient, of this step is not finite."""
+        """Returns `(2,)`: 1 if any loss of this step is not finite, and 1 if the gradient is not."""
         loss = torch.stack([batch.flags for batch in self._batches]).any()
         gradient = torch.zeros_like(loss) if self._gradient_norm is None else ~self._gradient_norm.isfinite()
         return torch.stack([loss, gradient]).float()
 
     def rows_of_losses(self) -> dict[str, list[int]]:
-        """Which losses of this process are not finite → the numbers of the rows they come from."""
+        """Maps a description of each loss of this rank that is not finite to the indices of the rows it comes from."""
         found: dict[str, list[int]] = {}
         for batch in self._batches:
             *of_tasks, of_sum = batch.flags.tolist()
@@ -107,11 +112,11 @@ class FiniteCheck:
         losses = item_losses(self.tasks[task], batch.logits[task], batch.labels[task])
         finite = losses.isfinite().reshape(len(losses), -1).all(dim=1).tolist()
         guilty = [row for row, is_finite in zip(batch.rows, finite, strict=True) if not is_finite]
-        return guilty or batch.rows  # each is finite, and they are too large together
+        return guilty or batch.rows  # if every row is finite, only their sum is not
 
 
 def name_rows(rows: Sequence[int], features: Dataset, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Training rows in words: their datasets, their numbers there, and how their texts begin."""
+    """Describes training rows by dataset, row number and the beginning of the text."""
     names = features.features[DATASET]
     named = []
     for row in map(features.__getitem__, rows[:NUM_ROWS_NAMED]):
@@ -122,7 +127,7 @@ def name_rows(rows: Sequence[int], features: Dataset, tokenizer: PreTrainedToken
 
 
 class SkippedSteps:
-    """Counts optimizer steps and those that were left out, for means over steps that are to do without them."""
+    """Counts optimizer steps and skipped ones, to compute means without the skipped steps."""
 
     def __init__(self):
         self.num_steps = self.num_skipped = 0
@@ -132,7 +137,7 @@ class SkippedSteps:
         self.num_skipped += is_skipped
 
     def correct(self, logs: dict[str, float], key: str) -> None:
-        """Turns a mean in which steps that were left out counted as 0 into that of the others; there may be none."""
+        """Corrects a mean in which skipped steps counted as 0. Removes it if all steps were skipped."""
         if self.num_skipped == self.num_steps:
             logs.pop(key)
         else:
@@ -141,10 +146,10 @@ class SkippedSteps:
 
 class CheckedTrainer(ResumableTrainer):
     """
-    A Trainer that stops with a `FloatingPointError` before such a step, or with `skip_nonfinite` leaves it out: the
-    whole optimizer step, with all its micro-batches, in all processes.
+    A Trainer that raises `FloatingPointError` before an optimizer step whose loss or gradient is not finite. With
+    `skip_nonfinite`, it skips the whole step instead, with all its micro-batches and on all ranks.
 
-    A subclass calls `begin_step` and `end_backward` in every optimizer step, and shows every micro-batch to
+    Subclasses must call `begin_step` and `end_backward` in each optimizer step, and add each micro-batch to
     `finite_check`.
     """
 
@@ -161,12 +166,12 @@ class CheckedTrainer(ResumableTrainer):
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | float | None = None):
         norm = super()._get_grad_norm(model, grad_norm)
-        if isinstance(norm, torch.Tensor) and self.accelerator.scaler is None:  # which looks for itself
+        if isinstance(norm, torch.Tensor) and self.accelerator.scaler is None:  # the scaler of fp16 checks by itself
             self.finite_check.add_gradient_norm(norm.detach())
         return norm
 
     def end_backward(self) -> bool:
-        """Before the optimizer changes the weights: whether the step is left out, the same in all processes."""
+        """Called before the optimizer changes the weights. Returns whether the step is skipped, on all ranks alike."""
         bad_losses, bad_gradients = self.agree(self.finite_check.flags())
         is_skipped = bool(bad_losses or bad_gradients)
         self._steps_since_line.add(is_skipped=is_skipped)
@@ -182,7 +187,7 @@ class CheckedTrainer(ResumableTrainer):
             if self.num_skipped_steps <= NUM_WARNINGS:
                 last = " More of them are only counted in the log." if self.num_skipped_steps == NUM_WARNINGS else ""
                 logger.warning(f"{message} The step is left out.{last}")
-        self.finite_check.begin_step()  # lets go of what it holds
+        self.finite_check.begin_step()  # frees its tensors
         return is_skipped
 
     def _name_nonfinite(self, *, of_losses: bool) -> str:
@@ -195,19 +200,19 @@ class CheckedTrainer(ResumableTrainer):
         return "; ".join(gather_object(named) if self.args.world_size > 1 else named)
 
     def leave_step_out(self) -> None:
-        """Undoes what the step has left behind."""
+        """Undoes the effects of the current step, so that it is skipped."""
         self._tr_loss.copy_(self._loss_before)
         for parameter in self.model.parameters():
-            parameter.grad = None  # no optimizer touches what has no gradient
+            parameter.grad = None  # optimizers ignore parameters without a gradient
         self.state.stateful_callbacks[SKIPPED_STEPS] = {"count": self.num_skipped_steps + 1}
 
     @property
     def num_skipped_steps(self) -> int:
-        """Over the whole run; a checkpoint keeps it."""
+        """Number of skipped steps in the whole run. It is saved in checkpoints."""
         return self.state.stateful_callbacks.get(SKIPPED_STEPS, {"count": 0})["count"]
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Mean losses are those of the steps that were taken; the others are counted."""
+        """Like `Trainer.log`, but mean losses do not include skipped steps, which are counted instead."""
         if "loss" in logs:
             if self._steps_since_line.num_skipped:
                 self._steps_since_line.correct(logs, "loss")

@@ -1,4 +1,4 @@
-"""Learning rates: one for every part of the model, and how they change over time."""
+"""Learning rates for each part of the model, and their schedules."""
 
 import math
 
@@ -18,11 +18,11 @@ def head_learning_rate(args: MTLTrainingArguments) -> float:
 
 def peak_learning_rates(model: MTSBertModel, parts: dict[str, Part], args: MTLTrainingArguments) -> dict[str, float]:
     """
-    Each of the model's `parts` (see `network/parts.py`) → its learning rate after the warm-up.
+    Returns the learning rate of each part of the model (see `network/parts.py`) after the warmup.
 
-    Heads have `head_learning_rate`. With `layer_decay` ξ and L layers the encoder has ξ · `learning_rate` in its last
-    layer, one factor ξ more for each layer below, and ξ^(L + 1) in the embeddings (as ELECTRA describes it, arXiv
-    2003.10555; its code decays once more).
+    Heads have `head_learning_rate`. With `layer_decay` ξ and L layers, the last layer of the encoder has ξ ·
+    `learning_rate`, each layer below has another factor of ξ, and the embeddings have ξ^(L + 1). This follows the
+    ELECTRA paper (arXiv 2003.10555), whose code decays once more.
     """
     rates = {name: args.learning_rate if is_of_encoder(name) else head_learning_rate(args) for name in parts}
     if args.layer_decay is not None:
@@ -34,7 +34,7 @@ def peak_learning_rates(model: MTSBertModel, parts: dict[str, Part], args: MTLTr
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, parts: dict[str, Part], rates: dict[str, float]) -> None:
-    """Splits the optimizer's groups by the rates of the model's parts; all else in a group stays the same."""
+    """Splits the optimizer's parameter groups by the learning rates of the parts, keeping all other options."""
     rate_of = {id(parameter): rates[name] for name, part in parts.items() for parameter in part.parameters}
     groups = []
     for group in optimizer.param_groups:
@@ -48,7 +48,15 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, parts: dict[str, Part],
 def step_decay_schedule(
     optimizer: torch.optim.Optimizer, *, num_warmup_steps: int, steps_between: int, factor: float
 ) -> LambdaLR:
-    """Linear warm-up, then `factor` once more every `steps_between` steps, like `torch.optim.lr_scheduler.StepLR`."""
+    """
+    Creates a schedule with linear warmup, followed by step decay like `torch.optim.lr_scheduler.StepLR`.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`): The optimizer.
+        num_warmup_steps (`int`): The number of warmup steps.
+        steps_between (`int`): The number of steps between two decays, counted from the end of the warmup.
+        factor (`float`): The learning rate is multiplied by this at each decay.
+    """
 
     def rate(step: int) -> float:
         if step < num_warmup_steps:
@@ -59,14 +67,16 @@ def step_decay_schedule(
 
 
 class OptimizingTrainer(EvaluatingTrainer):
-    """A Trainer with a learning rate for every part of the model. A subclass has `learning_rates` and `balancing`."""
+    """
+    A Trainer with a learning rate for each part of the model. Subclasses must set `learning_rates` and `balancing`.
+    """
 
     learning_rates: dict[str, float]
     balancing: StaticBalancing
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         created_before = self.optimizer is not None
-        with self.freezing.lifted():  # frozen parameters are in a group as well: some of them thaw
+        with self.freezing.lifted():  # frozen parameters are in a group as well, because some are unfrozen later
             optimizer = super().create_optimizer(model)
         if not created_before:
             set_learning_rates(optimizer, self.freezing.parts, self.learning_rates)

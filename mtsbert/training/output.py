@@ -1,4 +1,4 @@
-"""What a run leaves behind: its checkpoint, its results, its answers."""
+"""Writes the output of a run: checkpoint, results and predictions."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def set_up_logging(args: MTLTrainingArguments) -> None:
-    """Our own messages at INFO on the first process; transformers' as its flags say."""
+    """Logs messages of this project at INFO on the main process, and those of transformers as its flags say."""
     logging.basicConfig(format="%(levelname)s %(message)s")
     logging.getLogger("mtsbert").setLevel(logging.INFO if args.process_index == 0 else logging.ERROR)
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
@@ -34,7 +34,7 @@ def set_up_logging(args: MTLTrainingArguments) -> None:
 
 
 def check_writable(output_dir: str) -> None:
-    """Raises `ValueError` unless files can be written to the output folder."""
+    """Creates the output folder. Raises `ValueError` if no file can be written to it."""
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()
@@ -44,11 +44,11 @@ def check_writable(output_dir: str) -> None:
 
 def save_run(trainer: MTSBertTrainer, metrics: dict[str, float], *, trained: bool) -> None:
     """
-    Writes `all_results.json`, and after training the checkpoint and the trainer's state. A run that was to train also
-    leaves a model card and its plots.
+    Writes `all_results.json` and, after training, the checkpoint and the trainer's state. With `do_train`, the model
+    card and its plots are written as well.
     """
     if trained:
-        trainer.save_model(_internal_call=True)  # a push comes later, and once
+        trainer.save_model(_internal_call=True)  # does not push; that happens once, later
         trainer.save_state()
     trainer.save_metrics("all", metrics, combined=False)
     if trainer.args.do_train:
@@ -56,9 +56,9 @@ def save_run(trainer: MTSBertTrainer, metrics: dict[str, float], *, trained: boo
 
 
 def save_predictions(trainer: MTSBertTrainer, texts: Iterable[str | tuple[str, str]], *, total: int) -> None:
-    """Writes what the model answers for texts or pairs: one JSON object a line, in order, without embeddings."""
+    """Writes the predictions for texts or pairs as JSON lines, in order and without embeddings."""
     writes = trainer.is_world_process_zero()
-    if not writes and not trainer.is_fsdp_enabled:  # with FSDP every process has a part of the weights
+    if not writes and not trainer.is_fsdp_enabled:  # with FSDP, each rank has only a part of the weights
         return
     path = Path(trainer.args.output_dir) / PREDICTIONS_FILE
     partial = path.with_suffix(".partial")

@@ -1,4 +1,4 @@
-"""A Trainer whose run may end at any step, and goes on as if it had not."""
+"""A Trainer that can be interrupted at any step and resumed with the results of an uninterrupted run."""
 
 import logging
 import tempfile
@@ -17,7 +17,7 @@ from mtsbert.training.hub import PushingTrainer
 from mtsbert.training.interruption import STOPPING_SIGNALS, Interrupted, Interruption, deaf_to_signals
 
 
-# How gloo, and the store that processes meet in, say that a process is gone; NCCL has a class of error for it.
+# Messages of gloo and of the rendezvous store when another rank has died. NCCL has an error class for it.
 SIGNS_OF_LOSS = ("gloo/", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 logger = logging.getLogger(__name__)
@@ -25,15 +25,15 @@ logger = logging.getLogger(__name__)
 
 class ResumableTrainer(PushingTrainer):
     """
-    A Trainer that saves whole checkpoints only, also when it is told to stop (see `interruption.py`), and that goes on
-    from one with the numbers of an uninterrupted run.
+    A Trainer that only saves complete checkpoints, also when it is told to stop (see `interruption.py`). A resumed run
+    gives exactly the results of an uninterrupted one.
 
-    A subclass calls `begin_training` before the first step, and `agree` once in every step, in all processes.
+    Subclasses must call `begin_training` before the first step, and `agree` once in each step on all ranks.
     """
 
     def __init__(self, *args, **kwargs):
         self.interruption = Interruption()
-        self._stops_by: int | None = None  # place of the signal that all processes have agreed to stop by
+        self._stops_by: int | None = None  # the signal that all ranks have agreed to stop by
         self._is_epoch_over = False
         self._saved_step: int | None = None
         super().__init__(*args, **kwargs)
@@ -42,11 +42,12 @@ class ResumableTrainer(PushingTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """
-        `resume_from_checkpoint=True` is the newest whole checkpoint in the output folder.
+        Like `Trainer.train`, but `resume_from_checkpoint=True` resumes from the newest complete checkpoint in the
+        output folder.
 
         Raises:
-            `Interrupted`: once a checkpoint is saved, where the process is told to stop.
-            `RuntimeError`: where another process of the run has ended.
+            `Interrupted`: if the process is told to stop, after a checkpoint was saved.
+            `RuntimeError`: if another rank has died.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoint_to_resume(self.args, "true")
@@ -55,11 +56,11 @@ class ResumableTrainer(PushingTrainer):
             self.check_kept_state(state.stateful_callbacks)
         self._stops_by, self._saved_step = None, None
         for callback in self._early_stopping():
-            callback.early_stopping_patience_counter = 0  # of an earlier call; a checkpoint brings its own
+            callback.early_stopping_patience_counter = 0  # reset after an earlier call; a checkpoint restores its own
         try:
             with ExitStack() as self._while_stepping:
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
-                self.agree(torch.zeros(0, device=self.args.device))  # told in the last evaluation, or after it
+                self.agree(torch.zeros(0, device=self.args.device))  # a signal may arrive in the last evaluation
                 if self._stops_by is not None:
                     self._save_and_stop(self.model, has_last_weights=not self.args.load_best_model_at_end)
                 return output
@@ -74,19 +75,19 @@ class ResumableTrainer(PushingTrainer):
             ) from error
 
     def begin_training(self) -> None:
-        """When the first step is about to begin: what came before it needs no checkpoint to be stopped."""
-        self._while_stepping.close()  # `auto_find_batch_size` begins again
+        """Called before the first step. Until then, a signal stops the run without a checkpoint."""
+        self._while_stepping.close()  # `auto_find_batch_size` calls this again
         self._while_stepping.enter_context(self.interruption.awaited())
         saved = self.state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
         for callback in self._early_stopping():
-            if isinstance(saved, dict):  # of the checkpoint; transformers begins to count anew
+            if isinstance(saved, dict):  # restore the counter of the checkpoint; transformers starts at 0
                 callback.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
 
     def _early_stopping(self) -> list[EarlyStoppingCallback]:
         return [one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)]
 
     def _run_epoch(self, **kwargs):
-        # A run that was killed after its last step, or after it had stopped early, must not take another one.
+        # A run that was killed after its last step, or after early stopping, must not take another step.
         is_stopped_early = any(
             one.early_stopping_patience_counter >= one.early_stopping_patience for one in self._early_stopping()
         )
@@ -97,8 +98,8 @@ class ResumableTrainer(PushingTrainer):
 
     def agree(self, flags: torch.Tensor) -> list[float]:
         """
-        Sums numbers over all processes in the midst of an optimizer step, and lets them agree on whether it is the
-        last one. Waits for the device, once.
+        Sums numbers over all ranks during an optimizer step, and lets the ranks agree whether this is the last step.
+        Synchronizes with the device once.
         """
         told = torch.tensor([float(self.interruption.signal == one) for one in STOPPING_SIGNALS], device=flags.device)
         together = torch.cat([flags, told])
@@ -111,7 +112,7 @@ class ResumableTrainer(PushingTrainer):
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, *args, **kwargs):
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, *args, **kwargs)
-        # After the last step of an epoch, or of all, this is called twice, and what is due then must be done as well.
+        # After the last step of an epoch, or of the run, this is called twice, and the second call must run as well.
         is_called_again = self.state.epoch % 1 == 0 or self.control.should_training_stop
         if self._stops_by is not None and (self._is_epoch_over or not is_called_again):
             self._save_and_stop(model)
@@ -120,8 +121,8 @@ class ResumableTrainer(PushingTrainer):
         if has_last_weights and self._saved_step != self.state.global_step:
             self._save_checkpoint(model, trial=None)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
-        self.accelerator.wait_for_everyone()  # a launcher that sees one end tells the others to
-        # At the end, those that are not the best may be gone; and a machine with a disk of its own has none.
+        self.accelerator.wait_for_everyone()  # when one rank exits, the launcher stops the others
+        # At the end of training, only the best checkpoint may be left; other machines may not have any on their disk.
         saved = newest_whole(self.args.output_dir) or self._checkpoint_folder()
         logger.warning(
             f"Stopped by {self._stops_by.name} after step {self.state.global_step} of {self.state.max_steps}. "
@@ -150,14 +151,14 @@ class ResumableTrainer(PushingTrainer):
             super().save_model(output_dir, _internal_call)
 
     def kept_state(self) -> dict[str, dict]:
-        """What a checkpoint keeps beside what transformers keeps: name → JSON, as part of `trainer_state.json`."""
+        """Returns additional state to save in `trainer_state.json`: name → JSON."""
         return {}
 
     def check_kept_state(self, kept: dict[str, dict]) -> None:
-        """Raises `ValueError` where a checkpoint that keeps this is of a run of another kind."""
+        """Raises `ValueError` if a checkpoint with this state cannot be resumed with the current arguments."""
 
     def _save_rng_state(self, output_dir: str) -> None:
-        """The main process writes the random states of all: then `trainer_state.json` is the last file of all."""
+        """Writes the random states of all ranks on the main process, so that `trainer_state.json` is written last."""
         if self.args.world_size == 1:
             super()._save_rng_state(output_dir)
             return
@@ -168,18 +169,18 @@ class ResumableTrainer(PushingTrainer):
             for name, content in files:
                 (Path(output_dir) / name).write_bytes(content)
 
-    # What must not differ between a run that was interrupted and one that was not
+    # Keeping resumed and uninterrupted runs identical
 
     def evaluation_loop(self, *args, **kwargs) -> EvalLoopOutput:
-        # A DataLoader draws a random number when it begins. A run that goes on from the end of an epoch does not
-        # repeat the evaluation there, and must draw the same numbers after it.
+        # A DataLoader draws a random number at its start. A run that is resumed at the end of an epoch does not repeat
+        # the evaluation there, but must draw the same numbers afterwards.
         with torch.random.fork_rng(devices=[]):
             return super().evaluation_loop(*args, **kwargs)
 
     def _get_dataloader(self, *args, **kwargs) -> DataLoader:
         loader = super()._get_dataloader(*args, **kwargs)
         if self.args.dataloader_num_workers > 0:
-            inner = getattr(loader, "base_dataloader", loader)  # of accelerate's
+            inner = getattr(loader, "base_dataloader", loader)  # unwrap accelerate's loader
             inner.worker_init_fn = deaf_to_signals(inner.worker_init_fn)
         return loader
 

@@ -1,4 +1,4 @@
-"""What each task does in training: losses, examples, gradients on the shared encoder, and how these are joined."""
+"""Training statistics of each task (losses, examples, gradients), and aggregation of their gradients with torchjd."""
 
 import logging
 from collections.abc import Callable
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class TaskLog:
-    """Losses and examples of every task since the last report, kept on the device, so that no step waits for it."""
+    """Accumulates losses and numbers of examples by task on the device, without synchronizing with it."""
 
     def __init__(self, tasks: list[str]):
         self.tasks = tasks
@@ -25,11 +25,13 @@ class TaskLog:
         self, losses: dict[str, torch.Tensor], shares: dict[str, torch.Tensor], examples: dict[str, torch.Tensor]
     ) -> None:
         """
+        Adds a micro-batch. All arguments are scalar tensors by task.
+
         Args:
-            losses: This micro-batch's parts of the tasks' losses.
-            shares: Its parts of the optimizer step's labelled items; over a step they add up to 1, or to 0 for a task
-                without labels.
-            examples: Its rows that have a label.
+            losses (`dict[str, torch.Tensor]`): The contribution of the micro-batch to the loss of each task.
+            shares (`dict[str, torch.Tensor]`): Its share of the labelled items in the optimizer step. Over a step, the
+                shares add up to 1, or to 0 for a task without labels.
+            examples (`dict[str, torch.Tensor]`): The number of its rows that have a label.
         """
         rows = [
             torch.stack([values[task].detach().float() for task in self.tasks])
@@ -39,10 +41,12 @@ class TaskLog:
         self.sums = added if self.sums is None else self.sums + added
 
     def take(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> tuple[dict[str, float], dict[str, int]]:
-        """Mean loss over the steps that a task took part in, for tasks that did, and examples; then begins again.
+        """
+        Returns the mean loss of each task over the steps with labels (only for tasks that had any) and its number of
+        examples, and resets the log.
 
         Args:
-            reduce: Sums a tensor over all processes.
+            reduce (`Callable[[torch.Tensor], torch.Tensor]`): Sums a tensor over all ranks.
         """
         if self.sums is None:
             return {}, {}
@@ -56,10 +60,10 @@ class TaskLog:
 
 class GradientStatistics:
     """
-    Norms and pairwise cosines of the tasks' gradients on the encoder's last layer, the last one they share (where
-    GradNorm, arXiv 1711.02257, looks as well). Only the heads and that layer are gone through, which costs little.
+    Measures norms and pairwise cosines of the tasks' gradients on the encoder's last layer, which is the last layer
+    that they share, as in GradNorm (arXiv 1711.02257). This only backpropagates through the heads and that layer.
 
-    Often a batch has the labels of one task alone: the cosine of two tasks is that of their latest gradients.
+    A batch often has labels for a single task, so the cosine of two tasks is computed from their latest gradients.
     """
 
     def __init__(self, model: MTSBertModel):
@@ -72,20 +76,20 @@ class GradientStatistics:
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """Those that are trained at present."""
+        """The parameters of the layer that are currently trained."""
         return [weight for weight in self.layer.parameters() if weight.requires_grad]
 
     def measure(self, losses: dict[str, torch.Tensor]) -> None:
-        """Looks at the losses of one batch, before its backward pass; keeps the graph."""
+        """Computes the gradients of the losses of a batch before its backward pass. Keeps the graph."""
         parameters = self.parameters
         for task, loss in losses.items():
-            # Some encoders have parameters in a layer that not every text needs (Longformer's global attention).
+            # Some encoders have parameters that not every text uses, such as Longformer's global attention.
             parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
             parts = [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, parts, strict=True)]
             self.gradients[task] = torch.cat([part.detach().float().flatten() for part in parts])
 
     def report(self) -> dict[str, float]:
-        """`<task>_grad_norm`, and `grad_cosine_<task>_<task>` for each pair, of the latest gradients."""
+        """Returns `<task>_grad_norm`, and `grad_cosine_<task>_<task>` for each pair, from the latest gradients."""
         norms = {task: gradient.norm() for task, gradient in self.gradients.items()}
         report = {f"{task}_grad_norm": norm.item() for task, norm in norms.items()}
         for one, other in combinations(self.gradients, 2):
@@ -96,13 +100,14 @@ class GradientStatistics:
 
 
 class GradientAggregation:
-    """Joins the tasks' gradients on the encoder by an aggregator of torchjd (https://torchjd.org), not by their sum.
+    """Aggregates the tasks' gradients on the encoder with torchjd (https://torchjd.org) instead of summing them.
 
     Args:
-        name (`str`): A class of `torchjd.aggregation` that can be made without arguments, such as `UPGrad` or `MGDA`.
+        name (`str`): A class of `torchjd.aggregation` without required arguments, such as `UPGrad` or `MGDA`.
+        model ([`MTSBertModel`]): The model.
 
     Raises:
-        `ValueError`: where torchjd is not installed, or has no such aggregator.
+        `ValueError`: if torchjd is not installed, or has no such aggregator.
     """
 
     def __init__(self, name: str, model: MTSBertModel):
@@ -125,7 +130,7 @@ class GradientAggregation:
             raise ValueError("`gradient_aggregator` joins gradients on the encoder, and the encoder is frozen.")
 
     def backward(self, losses: list[torch.Tensor]) -> None:
-        """Writes the gradients of the weighted losses of the tasks that have labels in this step."""
+        """Sets the gradients from the weighted losses of the tasks that have labels in this step."""
         from torchjd.autojac import backward, jac_to_grad
 
         if not losses:  # a batch without any label

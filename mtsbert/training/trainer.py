@@ -1,4 +1,4 @@
-"""transformers' Trainer for several tasks: one loss from many, exact means, and a report of each."""
+"""The Trainer for multi-task models: combined loss, exact means over optimizer steps, and logging for each task."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -42,8 +42,8 @@ from mtsbert.training.optimization import OptimizingTrainer, peak_learning_rates
 from mtsbert.training.task_statistics import GradientAggregation, GradientStatistics, TaskLog
 
 
-BALANCING_STATE = "loss_balancing"  # where a checkpoint keeps it, in the state of the Trainer
-SPLIT_OF = {"train_dataset": "train", "eval_dataset": "validation"}  # what messages call an argument's rows
+BALANCING_STATE = "loss_balancing"  # key in the state of the Trainer, for checkpoints
+SPLIT_OF = {"train_dataset": "train", "eval_dataset": "validation"}  # names of the splits in messages
 
 logger = logging.getLogger(__name__)
 
@@ -442,7 +442,7 @@ class MTSBertTrainer(OptimizingTrainer):
 
 
 class _StepCallback(TrainerCallback):
-    """Lets the Trainer act when training and optimizer steps begin and end."""
+    """Calls the Trainer when training, epochs and optimizer steps begin and end."""
 
     def __init__(self, trainer: MTSBertTrainer):
         self.trainer = trainer
@@ -463,18 +463,18 @@ class _StepCallback(TrainerCallback):
         self.trainer.end_step()
 
     def on_push_begin(self, args, state, control, **kwargs):
-        if self.trainer.is_training:  # otherwise whoever pushes sees to the card, once the weights are saved
+        if self.trainer.is_training:  # otherwise `push_to_hub` writes the card, after the weights
             self.trainer.create_model_card()
 
 
 def name_as_ours(model: torch.nn.Module) -> None:
-    """FSDP2 gives a model a class of its own, under whose name nobody else could load what is saved."""
+    """Restores the name of the model's class, which FSDP2 replaces, so that the checkpoint can be loaded."""
     kind = type(model)
     kind.__name__, kind.__module__ = MTSBertModel.__name__, MTSBertModel.__module__
 
 
 def num_examples(labels: torch.Tensor) -> torch.Tensor:
-    """How many rows of a batch have a label, as a tensor without dimensions."""
+    """Counts the rows of a batch that have a label, as a scalar tensor."""
     labelled = is_labelled(labels)
     return (labelled if labelled.dim() == 1 else labelled.any(dim=1)).sum()
 

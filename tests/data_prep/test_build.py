@@ -1,4 +1,4 @@
-"""Building a dataset: sources, labels, files, and what goes wrong."""
+"""Tests building a dataset: sources, labels, files and errors."""
 
 import multiprocessing
 import subprocess

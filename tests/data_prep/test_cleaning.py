@@ -1,4 +1,4 @@
-"""Feed debris goes, clean text stays as it is."""
+"""Tests that feed debris is removed and clean text is not changed."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Copies and near copies: those that comparing every pair of texts finds."""
+"""Tests that copies and near copies are those that a comparison of all pairs of texts finds."""
 
 from itertools import combinations
 from random import Random

@@ -1,4 +1,4 @@
-"""Headlines written like sentences."""
+"""Tests rewriting headlines in sentence case."""
 
 import pytest
 from hypothesis import given

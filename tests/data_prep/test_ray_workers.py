@@ -1,4 +1,4 @@
-"""Work on a Ray cluster: the bytes of the local engine, in its order, though a worker is killed in the middle."""
+"""Tests that a Ray cluster gives the same bytes as the local engine in the same order, even if a worker is killed."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The report of a prepared dataset: its figures, what hostile texts do to it, and that the dataset stays one."""
+"""Tests the report of a prepared dataset: its numbers, hostile texts, and that the folder remains a dataset."""
 
 import os
 import re

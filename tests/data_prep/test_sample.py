@@ -1,4 +1,4 @@
-"""The embedded news sample: what it promises about itself."""
+"""Tests that the embedded news sample is as its own README says."""
 
 import json
 import re

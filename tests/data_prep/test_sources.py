@@ -1,4 +1,4 @@
-"""CSV files of news: read as they were written, or refused by name."""
+"""Tests that CSV files of news are read as they were written, or rejected with a clear error."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""One input of a format, read by our code and held against what is right. Each check says how the input went."""
+"""Reads an input of a format with our code and compares the result with the truth. Each check returns the outcome."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A folder for inputs, in which `datasets` also keeps what it makes of them."""
+"""Fixture for a folder with the inputs, which also contains the cache of `datasets`."""
 
 import datasets
 import pytest

@@ -1,4 +1,4 @@
-"""The same files read in another way, straightforwardly. None where this way does not say what is right."""
+"""Independent, simple readers for the same files. They return None if they cannot tell what is right."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Files of every format for hypothesis: whole ones, and such with a few bytes changed."""
+"""Hypothesis strategies for files of all formats: valid ones, and ones with a few changed bytes."""
 
 import csv
 import io

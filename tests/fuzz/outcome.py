@@ -1,4 +1,4 @@
-"""What came of reading an input: a value, or an error that is clear. Anything else fails, and so does a hang."""
+"""The outcome of reading an input: a value, or a clear error. Anything else fails, including a hang."""
 
 import signal
 import traceback

@@ -1,4 +1,4 @@
-"""Ten thousand files, whole and broken: each is read as it was meant, or refused by an error of ours that names it."""
+"""Tests with ten thousand valid and broken files that each is read correctly, or rejected with a clear error."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Rows of readable files: each becomes the example that it says, or is left out with a reason."""
+"""Tests that each row of a readable file becomes the right example, or is left out with a reason."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""A Trainer on the eight rows of `tests/conftest.py`."""
+"""Fixture for a Trainer on the eight rows of `tests/conftest.py`."""
 
 import pytest
 from transformers import (

@@ -1,4 +1,4 @@
-"""Examples written by hand."""
+"""Builds examples from rows written by hand."""
 
 from datasets import Dataset
 from transformers import TrainingArguments

@@ -1,4 +1,4 @@
-"""How precision is chosen: by what the machine computes natively, unless somebody decides."""
+"""Tests how precision is chosen: by what the machine supports natively, unless the user decides."""
 
 import pytest
 

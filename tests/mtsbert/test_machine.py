@@ -1,4 +1,4 @@
-"""How many threads a run computes with."""
+"""Tests how many threads a run uses."""
 
 import os
 

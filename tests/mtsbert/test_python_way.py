@@ -1,4 +1,4 @@
-"""`from mtsbert import …`: datasets in memory and the Trainer's standard arguments, as its documentation has them."""
+"""Tests the Python API: in-memory datasets and the documented arguments of the Trainer."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Recipes and flags: one way in, flags win, mistakes are named."""
+"""Tests that recipes and flags are parsed by the same code, flags override recipes, and errors are clear."""
 
 import subprocess
 import sys

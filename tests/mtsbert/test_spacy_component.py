@@ -1,4 +1,4 @@
-"""The spaCy component says what the pipeline says, in spaCy's words."""
+"""Tests that the spaCy component gives the results of the pipeline as spaCy attributes."""
 
 import json
 import subprocess

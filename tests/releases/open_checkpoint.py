@@ -1,9 +1,9 @@
 """
-Opens a checkpoint in every way that transformers offers, saves it again, and prints the answers as JSON.
+Loads a checkpoint in all ways that transformers offers, saves it again, and prints the results as JSON.
 
     python -I open_checkpoint.py FOLDER COPY
 
-Runs with every release of transformers that a checkpoint is to open with, and without this repository on `sys.path`.
+Runs with each release of transformers that must be able to load checkpoints, without this repository on `sys.path`.
 """
 
 import json

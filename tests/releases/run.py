@@ -1,13 +1,13 @@
 """
-Tries a checkpoint with several releases of transformers, and training with those that `requirements.txt` allows.
+Tests checkpoints with several releases of transformers, and training with those that `requirements.txt` allows.
 
-    python tests/releases/run.py 5.0 5.24                                 # says what works
-    python tests/releases/run.py --table docs/compatibility.md 5.0 5.24   # and writes it into the page
+    python tests/releases/run.py 5.0 5.24                                 # prints what works
+    python tests/releases/run.py --table docs/compatibility.md 5.0 5.24   # also writes it to the page
 
-The newest of the releases writes a checkpoint. Every release opens it in every way, compares the answers, and saves it
-again; the newest opens the result. What a release has trained is opened by the oldest and the newest. Each release is
-installed into a small environment in `.venv-releases`, with the versions of its dependencies that it asks for; all
-other packages are those of the environment that runs this program.
+The newest release writes a checkpoint. Each release loads it in all ways, compares the results, and saves it again;
+the newest loads the result. Checkpoints that a release has trained are loaded by the oldest and the newest release.
+Each release is installed into a small environment in `.venv-releases`, with the versions of the dependencies that it
+needs; all other packages are those of the environment that runs this program.
 """
 
 import argparse
@@ -185,7 +185,7 @@ def write_table(page: Path, text: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("releases", nargs="+", help="minor releases of transformers, such as 5.4")
-    parser.add_argument("--table", type=Path, metavar="PAGE", help="write the table into this page")
+    parser.add_argument("--table", type=Path, metavar="PAGE", help="write the table to this page")
     arguments = parser.parse_args()
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     (allowed,) = [Requirement(line) for line in lines if line.startswith("transformers")]

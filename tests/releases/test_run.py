@@ -1,4 +1,4 @@
-"""What the program that tries releases of transformers makes of its findings."""
+"""Tests how the program that tries releases of transformers reports its findings."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""Writes an encoder and a checkpoint with a task of every type: `python write_checkpoint.py FOLDER`."""
+"""Writes an encoder and a checkpoint with a task of each type: `python write_checkpoint.py FOLDER`."""
 
 import json
 import sys

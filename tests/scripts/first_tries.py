@@ -1,4 +1,4 @@
-"""What people who know transformers try first; each line stands for one of them."""
+"""The first things that users of transformers try; each line is one of them."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Suspicious labels: judged by classifiers that have not seen them, ranked, written, measured on planted mistakes."""
+"""Tests that suspicious labels are judged by classifiers that have not seen them, ranked, written and measured."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The page to try a model: its answers, what a browser makes of it, and the files of a Space."""
+"""Tests the demo page: its results, its HTML, and the files of a Space."""
 
 import asyncio
 import importlib

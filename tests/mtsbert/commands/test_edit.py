@@ -1,4 +1,4 @@
-"""`mtsbert edit`: the tasks of a saved checkpoint are changed, and nothing else."""
+"""Tests that `mtsbert edit` changes the tasks of a saved checkpoint and nothing else."""
 
 import json
 import subprocess

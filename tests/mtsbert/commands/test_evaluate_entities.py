@@ -1,4 +1,4 @@
-"""Found entities against marked ones: what counts as right, what is left out, and how sure the figures are."""
+"""Tests scoring entities against gold: what counts as right, what is left out, and the intervals."""
 
 import json
 

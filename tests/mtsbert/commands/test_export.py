@@ -1,4 +1,4 @@
-"""ONNX: one graph that answers as the model does, at shapes that the export never saw."""
+"""Tests that the ONNX graph gives the results of the model, also for shapes that the export has not seen."""
 
 import json
 import subprocess

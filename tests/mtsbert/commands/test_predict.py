@@ -1,4 +1,4 @@
-"""Answers in bulk: the same as the pipeline's, from every kind of file; an interruption loses and doubles none."""
+"""Tests bulk prediction: the results of the pipeline for all file formats, also after an interruption."""
 
 import csv
 import json

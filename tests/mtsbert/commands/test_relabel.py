@@ -1,4 +1,4 @@
-"""Machine labels and a model that learned them: what both say is kept, the rest is left open."""
+"""Tests that labels on which a model and its teacher agree are kept, and all others are left open."""
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value

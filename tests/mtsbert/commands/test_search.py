@@ -1,4 +1,4 @@
-"""`mtsbert train --search`: trials of a recipe, kept by optuna, gone on with after an interruption."""
+"""Tests `mtsbert train --search`: trials of a recipe, stored by optuna and continued after an interruption."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The study of freezing: every strategy is a run, done once, and the words say what the table shows."""
+"""Tests the freezing study: each strategy is run once, and the verdict agrees with the table."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Rows that cannot be used: an error with `--bad_rows error`; with `skip` left out, counted and written down."""
+"""Tests rows that cannot be used: an error by default; left out, counted and written down with `--bad_rows skip`."""
 
 import json
 import logging

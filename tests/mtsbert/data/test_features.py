@@ -1,4 +1,4 @@
-"""Tokenized rows and padded batches, compared whole."""
+"""Tests tokenized rows and padded batches by comparing whole tensors."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""Label lists: given, declared by the data, or found in it."""
+"""Tests where the labels of a task come from: the recipe, a ClassLabel column, or the values in the data."""
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value

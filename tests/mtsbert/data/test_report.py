@@ -1,4 +1,4 @@
-"""What `--check_data` says."""
+"""Tests the report of `--check_data`."""
 
 import pytest
 

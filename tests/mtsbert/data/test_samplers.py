@@ -1,4 +1,4 @@
-"""Which rows are seen, how often, and in what order."""
+"""Tests which rows are sampled, how often and in what order."""
 
 import math
 from collections import Counter

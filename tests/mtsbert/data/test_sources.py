@@ -1,4 +1,4 @@
-"""Datasets of a recipe: every way in, and every mistake named before training."""
+"""Tests opening the datasets of a recipe in all formats, and that errors are raised before training."""
 
 import json
 

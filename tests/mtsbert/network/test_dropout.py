@@ -1,4 +1,4 @@
-"""The processor's dropout: the right share, the right scale, the right gradient."""
+"""Tests the share, scale and gradient of the faster CPU dropout."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The cache of the frozen lower end of the encoder: the same training, faster, whatever happens to its files."""
+"""Tests that training with the feature cache is the same, whatever happens to its files."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""What stays as it is, what thaws when, and how fast the rest learns."""
+"""Tests which parts are frozen, when they are unfrozen, and the learning rates of the others."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""Training without padding is training: the same weights at the end, from layers that see no padded place."""
+"""Tests that training without padding gives the same weights, with layers that never see padding."""
 
 import copy
 import logging

@@ -1,4 +1,4 @@
-"""Where a run starts from, and what is said when there is nothing there."""
+"""Tests loading the model that a run starts from, and the errors if it does not exist."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""How far sentence embeddings have moved, by hand and by brute force."""
+"""Tests the metrics of how far embeddings have moved, by hand and by brute force."""
 
 import numpy as np
 import pytest

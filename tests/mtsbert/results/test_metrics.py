@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn and seqeval, and what happens where labels are missing."""
+"""Tests metrics against scikit-learn and seqeval, and with missing labels."""
 
 from itertools import pairwise
 

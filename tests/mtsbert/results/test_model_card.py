@@ -1,4 +1,4 @@
-"""The card of a run: valid, true, without a path of the machine, and its code runs."""
+"""Tests that the model card is valid and true, contains no local path, and that its code runs."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The pictures of a run: they exist, show something, and their numbers are right."""
+"""Tests that the plots of a run exist, are not empty, and show the right numbers."""
 
 import numpy as np
 import pytest

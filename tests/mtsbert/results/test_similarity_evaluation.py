@@ -1,4 +1,4 @@
-"""Our similarity evaluation against sentence-transformers' own, on real sentences with the real MiniLM."""
+"""Tests the similarity metrics against sentence-transformers' evaluator, with real sentences and the real MiniLM."""
 
 import csv
 

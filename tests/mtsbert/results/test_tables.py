@@ -1,4 +1,4 @@
-"""The table at the end of a run."""
+"""Tests the table of results at the end of a run."""
 
 from mtsbert.results.tables import results_table
 

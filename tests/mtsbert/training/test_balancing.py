@@ -1,4 +1,4 @@
-"""Each scheme's step against a reference computed by hand."""
+"""Tests each balancing scheme against values computed by hand."""
 
 import json
 import math

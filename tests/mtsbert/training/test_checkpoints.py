@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, what a save that fails leaves, and that a break changes no number."""
+"""Tests which checkpoint a run is resumed from, failed saves, and that resuming does not change any result."""
 
 import copy
 import logging

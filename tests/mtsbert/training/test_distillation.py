@@ -1,4 +1,4 @@
-"""`embedding_distillation`: the sentence embedding is held where it started while other tasks are learned."""
+"""Tests that `embedding_distillation` keeps the sentence embeddings in place while other tasks are learned."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""SIGTERM, Ctrl-C and SIGKILL: what is saved first, how a run ends, and that it goes on as if nothing had been."""
+"""Tests SIGTERM, Ctrl-C and SIGKILL: what is saved, how a run ends, and that it continues as if uninterrupted."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: named with step, task and rows, or left out and counted."""
+"""Tests that losses and gradients that are not finite are reported with step, task and rows, or skipped."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Which private methods of transformers' Trainer the project depends on."""
+"""Tests which private methods of transformers' Trainer are overridden."""
 
 import re
 

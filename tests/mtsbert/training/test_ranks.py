@@ -1,4 +1,4 @@
-"""Two processes equal one: the gradients of a step, whatever labels each process happens to see, and frozen parts."""
+"""Tests that two ranks give the gradients of a single process, whatever labels each rank has and what is frozen."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The Trainer: exact gradients, what it logs, learning rates over time, resuming."""
+"""Tests the Trainer: exact gradients, logging, learning rate schedules and resuming."""
 
 import copy
 import json
