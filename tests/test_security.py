@@ -226,7 +226,7 @@ def test_the_code_of_a_checkpoint_is_short_and_reaches_for_nothing(root):
 
 @pytest.mark.parametrize("page", ["README.md", "docs"])
 def test_downloaded_code_is_pinned_wherever_it_is_documented(root, page):
-    pages = [root / page] if page.endswith(".md") else sorted((root / page).glob("*.md"))
+    pages = [root / page] if page.endswith(".md") else sorted((root / page).rglob("*.md"))
     for file in pages:
         blocks = re.findall(r"```\w+\n(.*?)```", file.read_text(encoding="utf-8"), re.DOTALL)
         for call in re.findall(r"\w+\([^()]*trust_remote_code=True[^()]*\)", "\n".join(blocks)):
