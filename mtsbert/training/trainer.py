@@ -176,7 +176,14 @@ class MTSBertTrainer(OptimizingTrainer):
     def features_of(
         self, rows: Dataset | Mapping, split: str, argument: str, tokenizer: PreTrainedTokenizerBase | None = None
     ) -> Dataset:
-        """What the model reads of raw rows; `split` and `argument` are what messages call them."""
+        """
+        Checks and tokenizes raw rows.
+
+        Args:
+            rows (`Dataset` or `dict[str, Dataset]`): Raw rows, or features that are ready already.
+            split, argument (`str`): What error messages call the rows.
+            tokenizer (`PreTrainedTokenizerBase`, *optional*, defaults to `self.processing_class`): A fast tokenizer.
+        """
         tokenizer = tokenizer or self.processing_class
         return load_split(rows, split, self.tasks, tokenizer, argument=argument, **self._reading)
 
@@ -239,7 +246,13 @@ class MTSBertTrainer(OptimizingTrainer):
         hp_name: Callable | None = None,
         **kwargs,
     ):
-        """As `Trainer.hyperparameter_search`, but by default for the highest `eval_composite`."""
+        """
+        Like `Trainer.hyperparameter_search`, but looks for the highest `eval_composite` by default.
+
+        Args:
+            compute_objective (`Callable`, *optional*): Metrics of an evaluation → the number to optimize.
+            hp_space, n_trials, direction, backend, hp_name, kwargs: As in transformers.
+        """
         return super().hyperparameter_search(
             hp_space,
             compute_objective or (lambda metrics: metrics[f"eval_{COMPOSITE}"]),
