@@ -20,7 +20,7 @@ from transformers import (
 
 from heads_mtsbert import is_labelled, num_items
 from modeling_mtsbert import MTSBertModel, MTSBertOutput
-from mtsbert.arguments import MAX_LENGTH, MTLTrainingArguments, own_settings
+from mtsbert.arguments import MAX_LENGTH, STATIC, MTLTrainingArguments, own_settings
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import num_labelled_rows
 from mtsbert.data.loading import load_split
@@ -421,7 +421,8 @@ class MTSBertTrainer(OptimizingTrainer):
 
     def check_kept_state(self, kept: dict[str, dict]) -> None:
         super().check_kept_state(kept)
-        if (scheme := kept[BALANCING_STATE]["scheme"]) != self.args.loss_balancing:
+        scheme = kept.get(BALANCING_STATE, {"scheme": STATIC})["scheme"]  # one of version 0.1.0 does not say
+        if scheme != self.args.loss_balancing:
             raise ValueError(
                 f"The checkpoint was trained with `loss_balancing: {scheme}`, and this run has "
                 f"{self.args.loss_balancing!r}; it cannot be resumed with another."

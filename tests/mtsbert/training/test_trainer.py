@@ -249,6 +249,19 @@ def test_a_run_is_not_resumed_with_another_balancing(trainer_of):
         trainer_of(max_steps=2, loss_balancing="dwa").train(resume_from_checkpoint=True)
 
 
+def test_a_checkpoint_that_says_nothing_of_balancing_is_static(trainer_of, tmp_path):
+    trainer_of(max_steps=1, save_strategy="steps", save_steps=1).train()
+    path = tmp_path / "run" / "checkpoint-1" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    del state["stateful_callbacks"]["loss_balancing"]  # as version 0.1.0 wrote it
+    path.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="was trained with `loss_balancing: static`, and this run has 'dwa'"):
+        trainer_of(max_steps=2, loss_balancing="dwa").train(resume_from_checkpoint=str(path.parent))
+    trainer = trainer_of(max_steps=2)
+    trainer.train(resume_from_checkpoint=str(path.parent))
+    assert trainer.state.global_step == 2
+
+
 def test_the_uncertainty_of_a_task_is_learned(trainer_of):
     trainer = trainer_of(loss_balancing="uncertainty", head_learning_rate=0.1, weight_decay=0.5)
     trainer.train()
