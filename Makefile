@@ -60,7 +60,7 @@ clean: ## Remove the virtual environments, built datasets and runs
 	$(PIP) -r requirements.txt
 	@touch $@
 
-.venv/dev: requirements-dev.txt .venv/installed
+.venv/dev: $(wildcard requirements-*.txt) .venv/installed
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 

@@ -236,7 +236,7 @@ class MTLTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Combine the tasks' gradients on the encoder with this torchjd aggregator (UPGrad, MGDA, PCGrad "
-            "...) instead of adding them. Needs `pip install 'torchjd[quadprog_projector]'`, a single process and no "
+            "...) instead of adding them. Needs `pip install 'torchjd[quadprog-projector]'`, a single process and no "
             "gradient accumulation."
         },
     )

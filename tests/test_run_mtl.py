@@ -1,6 +1,7 @@
 """Tests whole runs of the program, from a recipe to a checkpoint, and that errors are raised before the first step."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -26,7 +27,7 @@ def test_a_run_trains_evaluates_predicts_and_saves(recipe, tmp_path, capsys):
     assert metrics["eval_topic_accuracy"] == 1.0
     assert metrics["test_ner_f1"] > 0.9
     assert json.loads((folder / "all_results.json").read_text()) == pytest.approx(metrics)
-    assert "| topic | accuracy" in capsys.readouterr().out
+    assert re.search(r"\| topic +\| accuracy", capsys.readouterr().out)
     model = MTSBertModel.from_pretrained(folder)
     assert list(model.config.tasks) == ["topic", "ner"]
     assert {"model.safetensors", "tokenizer.json", "modeling_mtsbert.py", "pipeline_mtsbert.py"} <= {
@@ -206,7 +207,7 @@ def test_the_program_runs_under_its_launchers(recipe, root, tmp_path, launcher):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("| task  | metric") == 1
+    assert len(re.findall(r"\| task +\| metric", done.stdout)) == 1
     metrics = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert metrics["eval_loss"] == pytest.approx(metrics["test_loss"], rel=1e-5)
     assert len((tmp_path / "run" / "predictions.jsonl").read_text().splitlines()) == 8
