@@ -229,6 +229,10 @@ class MTSBertConfig(PretrainedConfig):
             Dropout probability in front of every classification layer.
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the weights of new heads.
+        num_task_layers (`int`, *optional*, defaults to 0):
+            How many of the encoder's top layers the tasks on single texts have copies of. They read these copies,
+            while the sentence embedding and the tasks on pairs read the encoder itself, so that learning the one costs
+            the other less. At least one layer is shared.
         embedding_reference (`str`, *optional*):
             The model near whose sentence embeddings those of this one were held while it was trained. Says nothing
             about the network, and changes nothing.
@@ -257,6 +261,7 @@ class MTSBertConfig(PretrainedConfig):
         tasks: dict | None = None,
         head_dropout: float = 0.1,
         initializer_range: float = 0.02,
+        num_task_layers: int = 0,
         embedding_reference: str | None = None,
         **kwargs,
     ):
@@ -271,12 +276,19 @@ class MTSBertConfig(PretrainedConfig):
             encoder_config = AutoConfig.for_model(**{"model_type": "bert"} | (encoder_config or {}))
         for name in CODE_SETTINGS:  # the encoder is always transformers' own class
             vars(encoder_config).pop(name, None)
+        num_layers = getattr(encoder_config, "num_hidden_layers", 1)
+        if not isinstance(num_task_layers, int) or not 0 <= num_task_layers < max(num_layers, 1):
+            raise ValueError(
+                f"`num_task_layers` is {num_task_layers!r}; of the encoder's {num_layers} layers, the tasks may have "
+                f"copies of 0 to {num_layers - 1}."
+            )
         self.encoder_config = encoder_config
         self.pooling = pooling
         self.normalize = normalize
         self.tasks = tasks
         self.head_dropout = head_dropout
         self.initializer_range = initializer_range
+        self.num_task_layers = num_task_layers
         self.embedding_reference = embedding_reference
         # A fork's own classes win: its checkpoints carry `auto_map` entries that name them.
         self.auto_map = {**AUTO_MAP, **(kwargs.pop("auto_map", None) or {})}

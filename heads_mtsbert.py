@@ -1,9 +1,11 @@
-"""The heads on top of the encoder, their losses, and the methods that add, drop and rename tasks of a model.
+"""The heads on top of the encoder, the layers of their own, losses, and methods that add, drop and rename tasks.
 
 Letters used below: `B` texts, `T` word pieces, `H` hidden size, `C` classes, `K` tags.
 """
 
 from copy import deepcopy
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -58,6 +60,107 @@ class CosineHead(nn.Module):
 
     def forward(self, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return F.cosine_similarity(u.float(), v.float(), dim=-1)
+
+
+class TextStates(NamedTuple):
+    """What the heads read: the states of tokens `(B, T, H)` and of texts `(B, H)`, which are not normalised."""
+
+    tokens: torch.Tensor
+    texts: torch.Tensor
+
+
+def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Pools token states `(B, T, H)` into text states `(B, H)`; 0 for a text without a 1 in the mask `(B, T)`."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    mask = attention_mask.unsqueeze(-1).bool()  # (B, T, 1)
+    if pooling == "max":
+        peaks = hidden.masked_fill(~mask, torch.finfo(hidden.dtype).min).amax(dim=1)
+        return torch.where(mask.any(dim=1), peaks, 0.0)
+    return hidden.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def layer_list(encoder: nn.Module, num_layers: int) -> nn.ModuleList | None:
+    """Returns the layers of an encoder, from the bottom; None if it does not have a single list of that length."""
+    lists = [module for module in encoder.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers]
+    nested = {id(module) for found in lists for module in found.modules() if module is not found}
+    outermost = [found for found in lists if id(found) not in nested]
+    return outermost[0] if len(outermost) == 1 else None
+
+
+class TaskLayers(nn.Module):
+    """
+    Copies of the encoder's top layers, and of the norm that follows them in some encoders, for the heads to read. They
+    get the same input as the encoder's own top layers, which are then free to serve the sentence embedding alone.
+
+    Args:
+        encoder (`nn.Module`): The encoder. Its own layers stay as they are, but remember the inputs of a pass.
+        config ([`MTSBertConfig`]): `num_task_layers` says how many layers are copied.
+
+    Raises:
+        `ValueError`: If the encoder does not have a single list of layers.
+    """
+
+    def __init__(self, encoder: nn.Module, config: MTSBertConfig):
+        super().__init__()
+        layers = layer_list(encoder, config.num_hidden_layers)
+        if layers is None:
+            raise ValueError(
+                f"The encoder {type(encoder).__name__} does not expose a list of its {config.num_hidden_layers} "
+                "layers: `num_task_layers` cannot be used with it."
+            )
+        originals = layers[-config.num_task_layers :]
+        self._originals = tuple(originals)  # in a tuple, because they are not parts of this module
+        self.layers = deepcopy(originals)
+        self.norm = deepcopy(_norm_after(encoder, layers[0]))
+        self._inputs: list[tuple[tuple, dict]] | None = None  # of each original layer, while a pass is recorded
+        for index, layer in enumerate(originals):
+            layer.register_forward_pre_hook(partial(self._remember, index), with_kwargs=True)
+
+    def _remember(self, index: int, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        # Activation checkpointing runs the layers again later, when nothing is to be remembered.
+        if self._inputs is not None and len(self._inputs) == index:
+            self._inputs.append((args, kwargs))
+
+    @torch.no_grad()
+    def copy_from(self, encoder: nn.Module) -> None:
+        """Takes over the encoder's weights. Raises `ValueError` if the copies compute something else than it does."""
+        self.layers.load_state_dict(nn.ModuleList(self._originals).state_dict())
+        if self.norm is not None:
+            self.norm.load_state_dict(_norm_after(encoder, self._originals[0]).state_dict())
+        training = encoder.training
+        encoder.eval()
+        self.eval().record()
+        ids = torch.ones((1, 2), dtype=torch.long, device=next(self.parameters()).device)
+        states = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        found = self()
+        encoder.train(training)
+        self.train(training)
+        if not torch.allclose(found, states, rtol=1e-3, atol=1e-3):
+            raise ValueError(
+                f"The encoder {type(encoder).__name__} computes more than its layers and a norm after them: "
+                "`num_task_layers` cannot be used with it."
+            )
+
+    def record(self) -> None:
+        """Must be called before the encoder's pass that [`~TaskLayers.forward`] builds on."""
+        self._inputs = []
+
+    def forward(self) -> torch.Tensor:
+        """Returns the states of the tokens `(B, T, H)` for the texts of the encoder's pass that was just recorded."""
+        inputs, self._inputs = self._inputs, None
+        states = inputs[0][0][0]
+        for layer, (args, kwargs) in zip(self.layers, inputs, strict=True):
+            states = layer(states, *args[1:], **kwargs)
+            states = states[0] if isinstance(states, tuple) else states
+        return states if self.norm is None else self.norm(states)
+
+
+def _norm_after(encoder: nn.Module, layer: nn.Module) -> nn.Module | None:
+    """Returns the norm that an encoder applies to the output of its last layer, if it has one."""
+    children = list(encoder.children())
+    place = next(index for index, child in enumerate(children) if any(layer is part for part in child.modules()))
+    return next((child for child in children[place + 1 :] if "norm" in type(child).__name__.lower()), None)
 
 
 def new_head(config: MTSBertConfig, task: dict) -> nn.Module:

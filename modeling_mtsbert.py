@@ -29,7 +29,7 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
 
     # transformers 5.8 and 5.9 copy the files that this one names, and not those that they name in turn.
     from .entities_mtsbert import IGNORE_INDEX  # noqa: F401
-    from .heads_mtsbert import TaskEditing, item_losses, new_head, num_items
+    from .heads_mtsbert import TaskEditing, TaskLayers, TextStates, item_losses, new_head, num_items, pool
     from .pipeline_mtsbert import MTSBertPipeline
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from configuration_mtsbert import (
@@ -42,7 +42,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         check_weights,
         save_sentence_transformers_files,
     )
-    from heads_mtsbert import TaskEditing, item_losses, new_head, num_items
+    from heads_mtsbert import TaskEditing, TaskLayers, TextStates, item_losses, new_head, num_items, pool
     from pipeline_mtsbert import MTSBertPipeline
 
 
@@ -73,17 +73,6 @@ class MTSBertOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """Pools token states `(B, T, H)` into text states `(B, H)`; 0 for a text without a 1 in the mask `(B, T)`."""
-    if pooling == "cls":
-        return hidden[:, 0]
-    mask = attention_mask.unsqueeze(-1).bool()  # (B, T, 1)
-    if pooling == "max":
-        peaks = hidden.masked_fill(~mask, torch.finfo(hidden.dtype).min).amax(dim=1)
-        return torch.where(mask.any(dim=1), peaks, 0.0)
-    return hidden.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
-
-
 class MTSBertModel(TaskEditing, PreTrainedModel):
     """An encoder with pooling and one head for each task of the config.
 
@@ -110,6 +99,7 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         self.encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
         if getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None  # our pooling replaces it; unused weights would only break DDP and freezing
+        self.task_layers = TaskLayers(self.encoder, config) if config.num_task_layers else None
         self.heads = nn.ModuleDict({name: new_head(config, task) for name, task in config.tasks.items()})
         self.post_init()
 
@@ -164,6 +154,8 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         )
         weights = encoder.state_dict()
         model.encoder.load_state_dict({name: weights[name] for name in weights if not name.startswith("pooler.")})
+        if model.task_layers is not None:
+            model.task_layers.copy_from(model.encoder)
         model.config.encoder_config._name_or_path = ""  # a path of this machine means nothing in a checkpoint
         model.encoder_name_or_path = encoder_name_or_path  # of this object alone: where its tokenizer is
         return model
@@ -180,20 +172,35 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.encoder.set_input_embeddings(value)
 
-    def encode(self, input_ids=None, attention_mask=None, *, inputs_embeds=None, **kwargs) -> tuple[Any, torch.Tensor]:
-        """Runs the encoder. Returns its output and the pooled text states `(B, H)`, which are not normalised."""
+    def encode(
+        self, input_ids=None, attention_mask=None, *, inputs_embeds=None, for_heads: bool = True, **kwargs
+    ) -> tuple[Any, torch.Tensor, TextStates]:
+        """
+        Runs the encoder.
+
+        Returns:
+            Its output, the pooled text states `(B, H)` of the sentence embedding, which are not normalised, and the
+            states that the heads read. Without task layers, or without `for_heads`, these are the same.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("Give either `input_ids` or `inputs_embeds`.")
         if attention_mask is None:
             given = input_ids if input_ids is not None else inputs_embeds
             attention_mask = torch.ones(given.shape[:2], dtype=torch.long, device=given.device)
         given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, **kwargs}
+        has_own_layers = for_heads and self.task_layers is not None
+        if has_own_layers:
+            self.task_layers.record()
         encoded = self.encoder(
             attention_mask=attention_mask,
             return_dict=True,
             **{name: value for name, value in given.items() if value is not None},
         )
-        return encoded, pool(encoded.last_hidden_state, attention_mask, self.config.pooling)
+        text_states = pool(encoded.last_hidden_state, attention_mask, self.config.pooling)
+        if not has_own_layers:
+            return encoded, text_states, TextStates(encoded.last_hidden_state, text_states)
+        of_tokens = self.task_layers()
+        return encoded, text_states, TextStates(of_tokens, pool(of_tokens, attention_mask, self.config.pooling))
 
     def encode_pairs(
         self,
@@ -204,7 +211,7 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         *,
         token_type_ids: torch.Tensor | None = None,
         **kwargs,
-    ) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    ) -> tuple[Any, torch.Tensor, torch.Tensor, TextStates]:
         """
         Encodes the first and second texts of pairs in one pass. Second texts that are all padding are left out of it.
 
@@ -215,8 +222,8 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
             kwargs: Passed on to the encoder.
 
         Returns:
-            The encoder's output for the first texts, their text states `(B, H)`, and the text states `(B, H)` of the
-            second texts, which are 0 for a row without one.
+            The encoder's output for the first texts, their text states `(B, H)`, the text states `(B, H)` of the
+            second texts, which are 0 for a row without one, and the states of the first texts that the heads read.
         """
         num_texts, length = texts.shape[:2]
         if attention_mask is None:
@@ -233,14 +240,15 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         if token_type_ids is not None:
             kwargs["token_type_ids"] = stack(token_type_ids, torch.zeros_like(pair_attention_mask))
         kwargs["inputs_embeds" if texts.is_floating_point() else "input_ids"] = stack(texts, pair_texts)
-        encoded, states = self.encode(attention_mask=stack(attention_mask, pair_attention_mask), **kwargs)
+        encoded, states, of_heads = self.encode(attention_mask=stack(attention_mask, pair_attention_mask), **kwargs)
         encoded.last_hidden_state = encoded.last_hidden_state[:num_texts, :length]
         if encoded.get("hidden_states") is not None:
             encoded.hidden_states = tuple(state[:num_texts, :length] for state in encoded.hidden_states)
         if encoded.get("attentions") is not None:
             encoded.attentions = tuple(weights[:num_texts, :, :length, :length] for weights in encoded.attentions)
         second_states = torch.zeros_like(states[:num_texts]).index_copy(0, rows, states[num_texts:])
-        return encoded, states[:num_texts], second_states
+        of_heads = TextStates(of_heads.tokens[:num_texts, :length], of_heads.texts[:num_texts])
+        return encoded, states[:num_texts], second_states, of_heads
 
     def embed(self, text_states: torch.Tensor) -> torch.Tensor:
         """Turns text states into sentence embeddings, which have length 1 if `config.normalize`."""
@@ -248,10 +256,10 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
             return text_states
         return F.normalize(text_states.float(), dim=-1).to(text_states.dtype)
 
-    def head_logits(self, task: str, last_hidden_state: torch.Tensor, text_states: torch.Tensor) -> torch.Tensor:
+    def head_logits(self, task: str, states: TextStates) -> torch.Tensor:
         """The logits of a task on single texts: `(B, C)` for a sequence task, `(B, T, K)` for a token task."""
         of_tokens = self.config.tasks[task]["type"] == TOKEN_CLASSIFICATION
-        return self.heads[task](last_hidden_state if of_tokens else text_states)
+        return self.heads[task](states.tokens if of_tokens else states.texts)
 
     def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """The logits `(B, C)` of a pair classification, or the cosines `(B,)` of a similarity, of two embeddings."""
@@ -306,11 +314,12 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         chosen = self.config.select_tasks(tasks)
         return_dict = self.config.return_dict if return_dict is None else return_dict
         requested = self._requested(output_attentions, output_hidden_states)
+        requested["for_heads"] = any(settings["type"] not in PAIR_TYPES for settings in chosen.values())
         texts, pair_texts, second_states = input_ids, pair_input_ids, None
         if pair_inputs_embeds is not None:
             texts, pair_texts = inputs_embeds, pair_inputs_embeds
         if pair_texts is None:
-            encoded, text_states = self.encode(
+            encoded, text_states, of_heads = self.encode(
                 input_ids,
                 attention_mask,
                 inputs_embeds=inputs_embeds,
@@ -323,7 +332,7 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
                 "Give both texts of a pair as word pieces, or both as embeddings, without `position_ids`."
             )
         else:
-            encoded, text_states, second_states = self.encode_pairs(
+            encoded, text_states, second_states, of_heads = self.encode_pairs(
                 texts, attention_mask, pair_texts, pair_attention_mask, token_type_ids=token_type_ids, **requested
             )
         u = self.embed(text_states)
@@ -331,7 +340,7 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         logits = {}
         for task, settings in chosen.items():
             if settings["type"] not in PAIR_TYPES:
-                logits[task] = self.head_logits(task, encoded.last_hidden_state, text_states)
+                logits[task] = self.head_logits(task, of_heads)
             elif v is not None:
                 logits[task] = self.pair_logits(task, u, v)
         output = MTSBertOutput(
@@ -344,6 +353,8 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         )
         if labels is not None:
             output.losses = self.losses(logits, labels, num_items_in_batch)
+            for task in chosen.keys() - logits.keys():  # their pairs train these states, which are not in this batch
+                output.losses[task] = output.losses[task] + text_states.float().sum() * 0.0
             output.loss = sum(output.losses.values())
         return output if return_dict else output.to_tuple()
 
@@ -440,7 +451,7 @@ class _SingleTaskView(MTSBertModel):
     ):
         """Like [`MTSBertModel.forward`], but `labels` and `num_items_in_batch` are those of the one task."""
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        encoded, text_states = self.encode(
+        encoded, _, of_heads = self.encode(
             input_ids,
             attention_mask,
             inputs_embeds=inputs_embeds,
@@ -448,7 +459,7 @@ class _SingleTaskView(MTSBertModel):
             position_ids=position_ids,
             **self._requested(output_attentions, output_hidden_states),
         )
-        logits = self.head_logits(self.head, encoded.last_hidden_state, text_states)
+        logits = self.head_logits(self.head, of_heads)
         loss = None
         if labels is not None:
             count = num_items(labels).clamp(min=1) if num_items_in_batch is None else num_items_in_batch

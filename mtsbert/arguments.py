@@ -54,6 +54,14 @@ class ModelArguments:
             "help": "Dropout probability before each classification layer (default: 0.1). Only for a new model."
         },
     )
+    num_task_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Give the tasks on single texts copies of the encoder's top N layers, which start from its "
+            "weights, so that the encoder's own top layers serve the sentence embedding alone (default: 0). Costs "
+            "their part of a second pass. Only for a new model."
+        },
+    )
 
     def __post_init__(self):
         if self.encoder_name_or_path is None and self.model_name_or_path is None:
@@ -68,6 +76,7 @@ class ModelArguments:
     def new_model_settings(self) -> dict[str, Any]:
         """The settings for a new model that were set explicitly. The config provides the defaults of the others."""
         settings = {"pooling": self.pooling, "normalize": self.normalize, "head_dropout": self.head_dropout}
+        settings["num_task_layers"] = self.num_task_layers
         return {name: value for name, value in settings.items() if value is not None}
 
 
@@ -230,6 +239,14 @@ class MTLTrainingArguments(TrainingArguments):
             "help": "Weight of a loss that keeps the sentence embeddings close to those of the initial encoder, so "
             "that they do not get worse while labels and entities are learned: 1 - cosine, averaged over the texts of "
             "an optimizer step (learning without forgetting, arXiv 1606.09282). A good value is 8; 0 turns it off."
+        },
+    )
+    embedding_reference: str | None = field(
+        default=None,
+        metadata={
+            "help": "The model whose sentence embeddings are kept and compared with: a folder, a Hub id or "
+            "'package:NAME/FOLDER' of a checkpoint or an encoder with the same tokenizer. Default: the model that "
+            "training starts from. A checkpoint that is trained further can be held to its first encoder this way."
         },
     )
     gradient_aggregator: str | None = field(

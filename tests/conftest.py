@@ -110,6 +110,16 @@ def model(encoder_folder, tasks) -> MTSBertModel:
 
 
 @pytest.fixture
+def layered_model(encoder_folder, tasks) -> MTSBertModel:
+    """Like `model`, but the tasks have a copy of the encoder's last layer, which has learned something since."""
+    set_seed(0)
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks, num_task_layers=1).eval()
+    for weight in model.task_layers.parameters():
+        weight.data.mul_(1.1)
+    return model
+
+
+@pytest.fixture
 def config(model) -> MTSBertConfig:
     return model.config
 

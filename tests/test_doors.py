@@ -85,7 +85,11 @@ def test_a_checkpoint_carries_its_code(checkpoint):
     assert sorted(path.name for path in checkpoint.glob("*.py")) == CODE_FILES
 
 
-def test_model_views_and_pipeline_load_bit_equal_and_in_silence(checkpoint, model, tokenizer, root, tmp_path):
+@pytest.mark.parametrize("kind", ["model", "layered_model"])
+def test_model_views_and_pipeline_load_bit_equal_and_in_silence(kind, request, tokenizer, root, tmp_path):
+    model, checkpoint = request.getfixturevalue(kind), tmp_path / "checkpoint"
+    for part in (model, tokenizer):
+        part.save_pretrained(checkpoint)
     answer = tmp_path / "answer.json"
     script = LOAD_EVERYTHING.format(root=str(root), folder=str(checkpoint), text=TEXT, answer=str(answer))
     in_fresh_interpreter(script, tmp_path, tmp_path / "modules")

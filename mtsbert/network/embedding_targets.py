@@ -13,12 +13,15 @@ import torch
 import transformers
 from datasets import Dataset
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerBase
 
+from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import NO_ROW, ROW
 from mtsbert.network.disk_cache import DiskCache
 from mtsbert.network.feature_cache import PLACE, Texts
+from mtsbert.network.starting_point import load_checkpoint_config, open_tokenizer, resolve_name
 
 
 EMBEDDING = "embedding"  # key beside the tasks; no task can have this name
@@ -77,7 +80,7 @@ def open_embedding_targets(
     not fit there, they are kept in memory.
 
     Args:
-        reference ([`MTSBertModel`]): The model whose current embeddings are the targets.
+        reference ([`MTSBertModel`]): The model whose current embeddings are the targets. It may be in training mode.
         features (`Dataset`): The rows, with `input_ids` and `pair_input_ids`.
         disk ([`DiskCache`]): The folder of all caches, with its size limit.
         batch_size (`int`): Texts per forward pass.
@@ -92,7 +95,7 @@ def open_embedding_targets(
     def compute() -> Iterator[tuple[int, torch.Tensor]]:
         with autocast():
             for batch in texts.batches(batch_size):
-                _, states = reference.encode(*texts.padded(batch, reference.device, padding_side))
+                _, states, _ = reference.encode(*texts.padded(batch, reference.device, padding_side), for_heads=False)
                 for text, vector in zip(batch, F.normalize(states.float(), dim=-1).to(DTYPE).cpu(), strict=True):
                     yield int(text), vector
 
@@ -125,6 +128,42 @@ def _key(reference: MTSBertModel, texts: Texts) -> str:
     digest.update(texts.starts.tobytes())
     digest.update(texts.pieces.tobytes())
     return digest.hexdigest()[:32]
+
+
+def load_reference(name_or_path: str, model: MTSBertModel, tokenizer: PreTrainedTokenizerBase) -> MTSBertModel:
+    """
+    Loads the model whose embeddings are the targets for those of another model.
+
+    Args:
+        name_or_path (`str`): A checkpoint or an encoder: a folder, a Hub id, or `package:NAME/FOLDER`. A bare encoder
+            gets the pooling of `model`.
+        model ([`MTSBertModel`]): The model that is trained.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+
+    Raises:
+        `ValueError`: if the reference reads other tokens, or its embeddings have another size.
+    """
+    where = resolve_name(name_or_path)
+    try:
+        is_ours = MTSBertConfig.get_config_dict(where)[0].get("model_type") == MTSBertConfig.model_type
+        if is_ours:
+            reference = MTSBertModel.from_pretrained(where, config=load_checkpoint_config(where))
+        else:
+            reference = MTSBertModel.from_encoder(where, tasks=model.config.tasks, pooling=model.config.pooling)
+        vocabulary = open_tokenizer(where, reference.config.encoder_config).get_vocab()
+    except OSError as error:
+        raise ValueError(f"`embedding_reference` {name_or_path!r} cannot be loaded: {error}") from error
+    if vocabulary != tokenizer.get_vocab():
+        raise ValueError(
+            f"`embedding_reference` {name_or_path!r} has another vocabulary than the model that is trained, so it "
+            "cannot read its tokens; choose a model with the same tokenizer."
+        )
+    if reference.config.hidden_size != model.config.hidden_size:
+        raise ValueError(
+            f"`embedding_reference` {name_or_path!r} has embeddings of {reference.config.hidden_size} numbers, "
+            f"and the model that is trained has {model.config.hidden_size}; choose one of the same size."
+        )
+    return reference.to(model.device).eval()
 
 
 def distances(embeddings: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -7,17 +7,20 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from configuration_mtsbert import PAIR_TYPES
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.network.parts import (
     EMBEDDINGS,
     OTHER,
     Part,
+    copied_layers,
     encoder_layers,
     head_name,
     is_of_encoder,
     layer_name,
     model_parts,
+    task_layer_name,
 )
 
 
@@ -36,8 +39,8 @@ class Freezing:
         args ([`MTLTrainingArguments`]): `freeze_encoder`, `freeze_embeddings`, `num_frozen_layers` and `freeze_heads`
             freeze parts for the whole training. `gradual_unfreezing` (arXiv 1801.06146) trains only the heads at first
             and unfreezes the encoder from the top: its last layer after the first period, another part after each
-            further period, the embeddings last. A period is an epoch, or `unfreeze_every` optimizer steps (a value
-            below 1 is a share of all steps).
+            further period, the embeddings last. The tasks' copies of layers are unfrozen with their originals. A
+            period is an epoch, or `unfreeze_every` optimizer steps (a value below 1 is a share of all steps).
 
     Raises:
         `ValueError`: if a flag does not match anything in the model.
@@ -146,6 +149,14 @@ def _frozen_forever(model: MTSBertModel, parts: dict[str, Part], args: MTLTraini
         if task not in model.heads:
             raise ValueError(f"`freeze_heads` names {task!r}; the heads are {list(model.heads)}.")
         names.add(head_name(task))
+    if copied := copied_layers(model):
+        types = {settings["type"] for settings in model.config.tasks.values()}
+        if types <= set(PAIR_TYPES):
+            names |= {task_layer_name(index) for index in copied}
+        if not types & set(PAIR_TYPES) and not args.embedding_distillation:
+            # Nothing trains the embedding, and the tasks have layers of their own.
+            names |= {layer_name(index) for index in copied}
+            names |= {OTHER} if parts[OTHER].parameters else set()
     return names
 
 
@@ -155,7 +166,9 @@ def _thawing_periods(model: MTSBertModel, forever: set[str]) -> dict[str, int]:
     layers are unfrozen together with the last layer.
     """
     layers = [layer_name(index) for index in range(len(encoder_layers(model)))]
-    order = [name for name in [*reversed(layers), EMBEDDINGS] if name not in forever]
+    copies = {layer_name(index): task_layer_name(index) for index in copied_layers(model)}
+    order = [name for name in [*reversed(layers), EMBEDDINGS] if not {name, copies.get(name, name)} <= forever]
     if not order:
         raise ValueError("`gradual_unfreezing` has nothing to thaw: other flags freeze all layers and the embeddings.")
-    return {OTHER: 1} | {name: period for period, name in enumerate(order, start=1)}
+    periods = {OTHER: 1} | {name: period for period, name in enumerate(order, start=1)}
+    return periods | {copy: periods[layer] for layer, copy in copies.items() if layer in periods}

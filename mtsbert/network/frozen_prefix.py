@@ -11,6 +11,7 @@ from modeling_mtsbert import MTSBertModel
 from mtsbert.network.freezing import Freezing
 from mtsbert.network.parts import (
     EMBEDDINGS,
+    copied_layers,
     encoder_embeddings,
     encoder_layers,
     encoder_parts,
@@ -43,13 +44,14 @@ class FrozenPrefix:
     def of(cls, freezing: Freezing) -> "FrozenPrefix | None":
         """
         Returns the longest prefix that is frozen for the whole training; None if the embeddings or the lowest layer
-        are not frozen.
+        are not frozen. Layers that the tasks have copies of are not part of it, because the copies need their input.
         """
+        copied = copied_layers(freezing.model)
         parts = {name for name, part in freezing.parts.items() if is_of_encoder(name) and part.parameters}
-        if parts <= freezing.forever:
+        if parts <= freezing.forever and not copied:
             return cls(freezing.model)
         num_layers = 0
-        while layer_name(num_layers) in freezing.forever:
+        while layer_name(num_layers) in freezing.forever and num_layers not in copied:
             num_layers += 1
         return cls(freezing.model, num_layers) if num_layers and EMBEDDINGS in freezing.forever else None
 

@@ -34,7 +34,10 @@ class PaddingFree:
     def __init__(self, model: MTSBertModel, *, first_layer: int = 0):
         self.encoder = model.encoder
         self.layers = encoder_layers(model)[first_layer:]
-        self._modules = frozenset(map(id, self.encoder.modules()))  # only their attention is replaced
+        # The tasks' copies of layers get the states of the encoder's pass, which are without padding.
+        self.task_layers = [] if model.task_layers is None else model.task_layers.layers
+        both = (self.encoder, *self.task_layers)
+        self._modules = frozenset(id(module) for part in both for module in part.modules())  # with our attention
         self._is_on = True
         self._pieces: torch.Tensor | None = None  # (N,) positions of tokens in the flattened (B, T)
         self._shape: tuple[int, int] | None = None  # (B, T)
@@ -43,11 +46,11 @@ class PaddingFree:
     def active(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(replaced(self.encoder, "forward", self._forward))
-            for handle in (
-                self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True),
-                self.layers[-1].register_forward_hook(self._leave),
-            ):
-                stack.callback(handle.remove)
+            # `prepend`, so that the tasks' copies of layers are given the states without padding
+            enter = self.layers[0].register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)
+            stack.callback(enter.remove)
+            for last in (self.layers[-1], *self.task_layers[-1:]):
+                stack.callback(last.register_forward_hook(self._leave).remove)
             stack.enter_context(replaced_attention(self._attention))
             yield
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from heads_mtsbert import layer_list
 from modeling_mtsbert import MTSBertModel
 
 
@@ -36,20 +37,25 @@ def head_name(task: str) -> str:
     return f"heads.{task}"
 
 
+def task_layer_name(index: int) -> str:
+    """Returns the name of the copy of the encoder's layer `index` that the tasks have."""
+    return f"task_layers.{index}"
+
+
 def is_of_encoder(name: str) -> bool:
     return name.startswith("encoder.")
+
+
+def is_head(name: str) -> bool:
+    return name.startswith("heads.")
 
 
 def encoder_layers(model: MTSBertModel) -> nn.ModuleList:
     """Returns the encoder's layers, from the bottom. Raises `ValueError` if it does not have a single list of them."""
     num_layers = model.config.get_text_config().num_hidden_layers
-    lists = [
-        module for module in model.encoder.modules() if isinstance(module, nn.ModuleList) and len(module) == num_layers
-    ]
-    nested = {id(module) for found in lists for module in found.modules() if module is not found}
-    outermost = [found for found in lists if id(found) not in nested]
-    if len(outermost) == 1:
-        return outermost[0]
+    layers = layer_list(model.encoder, num_layers)
+    if layers is not None:
+        return layers
     raise ValueError(
         f"The encoder {type(model.encoder).__name__} does not expose a list of its {num_layers} layers: "
         "`num_frozen_layers`, `gradual_unfreezing` and `layer_decay` cannot be used with it."
@@ -85,8 +91,32 @@ def encoder_parts(model: MTSBertModel) -> dict[str, Part]:
 
 
 def model_parts(model: MTSBertModel) -> dict[str, Part]:
-    """Splits the model into the parts of the encoder, followed by the heads."""
-    return encoder_parts(model) | {head_name(task): Part.of(head) for task, head in model.heads.items()}
+    """Splits the model into the parts of the encoder, followed by the tasks' copies of layers and the heads."""
+    return (
+        encoder_parts(model)
+        | _task_layer_parts(model)
+        | {head_name(task): Part.of(head) for task, head in model.heads.items()}
+    )
+
+
+def copied_layers(model: MTSBertModel) -> range:
+    """Returns the indices of the encoder's layers that the tasks have copies of."""
+    num_layers = model.config.get_text_config().num_hidden_layers
+    return range(num_layers - model.config.num_task_layers, num_layers)
+
+
+def _task_layer_parts(model: MTSBertModel) -> dict[str, Part]:
+    if model.task_layers is None:
+        return {}
+    parts = {
+        task_layer_name(index): Part.of(layer)
+        for index, layer in zip(copied_layers(model), model.task_layers.layers, strict=True)
+    }
+    if model.task_layers.norm is not None:
+        last, norm = parts[task_layer_name(copied_layers(model)[-1])], Part.of(model.task_layers.norm)
+        last.modules += norm.modules
+        last.parameters += norm.parameters
+    return parts
 
 
 def _used_by(layer: nn.Module, parameters: list[nn.Parameter], model: MTSBertModel) -> set[int]:

@@ -280,7 +280,7 @@ class ModelCard:
         metrics = self.evaluations["eval"].metrics if "eval" in self.evaluations else {}
         if self.provenance is None or "embedding_cosine" not in metrics:
             return None
-        name, cosine = escape(self.provenance.started_from), metrics["embedding_cosine"]
+        name, cosine = escape(self.trainer.reference_name), metrics["embedding_cosine"]
         overlap = metrics.get("embedding_overlap_at_10")
         found = f"mean cosine {cosine:.3f}" + ("" if overlap is None else f", neighbour overlap@10 {overlap:.2f}")
         if cosine >= COSINE_OF_AN_INDEX:

@@ -11,6 +11,7 @@ from datasets import Dataset, concatenate_datasets
 from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader, Sampler
 
+from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import FEATURE_CACHE_DTYPES, TEMPERATURE, WEIGHTS, MTLTrainingArguments
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import DATASET, unlabelled_row
@@ -39,12 +40,13 @@ class BatchingTrainer(CheckedTrainer):
       of each row for error messages;
     - with several ranks, filler rows without labels, so that they learn the same as a single process.
 
-    Subclasses must set `freezing`.
+    Subclasses must set `freezing`, `reference_name` and `reference`.
     """
 
     args: MTLTrainingArguments
     freezing: Freezing
-    reference_name: str  # what the model started from, in words that can be published
+    reference_name: str  # whose embeddings the targets are, in words that can be published
+    reference: MTSBertModel | None  # that model; None for the one that is trained, as it is before training
 
     def __init__(self, *args, **kwargs):
         self.feature_cache: FeatureCache | None = None
@@ -128,10 +130,10 @@ class BatchingTrainer(CheckedTrainer):
         return prefix if asked else None
 
     def targets_of(self, rows: Dataset) -> EmbeddingTargets:
-        """Computes the target embeddings of the texts in these rows with the current model."""
+        """Computes the target embeddings of the texts in these rows with the reference, or with the current model."""
         with self.args.main_process_first(desc="embeddings to start from"):
             return open_embedding_targets(
-                self.accelerator.unwrap_model(self.model),
+                self.accelerator.unwrap_model(self.model) if self.reference is None else self.reference,
                 rows,
                 disk=self.disk_cache,
                 batch_size=self.args.per_device_eval_batch_size,

@@ -46,7 +46,8 @@ class EvaluatingTrainer(BatchingTrainer):
 
     def train(self, *args, **kwargs):
         self._evaluations_of_steps.clear()
-        if self.eval_targets is None and isinstance(self.eval_dataset, Dataset) and not self.args.freeze_encoder:
+        can_differ = self.reference is not None or not self.args.freeze_encoder
+        if self.eval_targets is None and isinstance(self.eval_dataset, Dataset) and can_differ:
             self.eval_targets = self.targets_of(self.eval_dataset)  # before a checkpoint changes the weights
         output = super().train(*args, **kwargs)
         if self.state.best_model_checkpoint and self.args.load_best_model_at_end:

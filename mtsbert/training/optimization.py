@@ -7,7 +7,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
-from mtsbert.network.parts import EMBEDDINGS, OTHER, Part, encoder_layers, is_of_encoder, layer_name
+from mtsbert.network.parts import (
+    EMBEDDINGS,
+    OTHER,
+    Part,
+    copied_layers,
+    encoder_layers,
+    is_head,
+    layer_name,
+    task_layer_name,
+)
 from mtsbert.training.balancing import StaticBalancing
 from mtsbert.training.evaluation import EvaluatingTrainer
 
@@ -20,15 +29,17 @@ def peak_learning_rates(model: MTSBertModel, parts: dict[str, Part], args: MTLTr
     """
     Returns the learning rate of each part of the model (see `network/parts.py`) after the warmup.
 
-    Heads have `head_learning_rate`. With `layer_decay` ξ and L layers, the last layer of the encoder has ξ ·
-    `learning_rate`, each layer below has another factor of ξ, and the embeddings have ξ^(L + 1). This follows the
-    ELECTRA paper (arXiv 2003.10555), whose code decays once more.
+    Heads have `head_learning_rate`, and the tasks' copies of layers have the rate of what they were copied from. With
+    `layer_decay` ξ and L layers, the last layer of the encoder has ξ · `learning_rate`, each layer below has another
+    factor of ξ, and the embeddings have ξ^(L + 1). This follows the ELECTRA paper (arXiv 2003.10555), whose code
+    decays once more.
     """
-    rates = {name: args.learning_rate if is_of_encoder(name) else head_learning_rate(args) for name in parts}
+    rates = {name: head_learning_rate(args) if is_head(name) else args.learning_rate for name in parts}
     if args.layer_decay is not None:
         num_layers = len(encoder_layers(model))
         steps_down = {layer_name(index): num_layers - index for index in range(num_layers)}
         steps_down |= {OTHER: 1, EMBEDDINGS: num_layers + 1}
+        steps_down |= {task_layer_name(index): steps_down[layer_name(index)] for index in copied_layers(model)}
         rates |= {name: args.learning_rate * args.layer_decay**steps for name, steps in steps_down.items()}
     return rates
 

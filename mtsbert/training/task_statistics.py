@@ -60,15 +60,15 @@ class TaskLog:
 
 class GradientStatistics:
     """
-    Measures norms and pairwise cosines of the tasks' gradients on the encoder's last layer, which is the last layer
-    that they share, as in GradNorm (arXiv 1711.02257). This only backpropagates through the heads and that layer.
+    Measures norms and pairwise cosines of the tasks' gradients on the last layer of the encoder that all tasks share,
+    as in GradNorm (arXiv 1711.02257). This only backpropagates through the heads and the layers from that one on.
 
     A batch often has labels for a single task, so the cosine of two tasks is computed from their latest gradients.
     """
 
     def __init__(self, model: MTSBertModel):
         try:
-            self.layer = encoder_layers(model)[-1]
+            self.layer = encoder_layers(model)[-1 - model.config.num_task_layers]
         except ValueError as error:
             logger.info(f"No gradient statistics: {error}")
             self.layer = torch.nn.Identity()
@@ -124,7 +124,8 @@ class GradientAggregation:
             self.aggregator = aggregator_class()
         except (TypeError, ImportError) as error:
             raise ValueError(f"`gradient_aggregator` {name!r} cannot be used: {error}") from None
-        self.shared = [weight for weight in model.encoder.parameters() if weight.requires_grad]
+        of_tasks = [] if model.task_layers is None else model.task_layers.parameters()
+        self.shared = [weight for weight in (*model.encoder.parameters(), *of_tasks) if weight.requires_grad]
         self.of_heads = [weight for weight in model.heads.parameters() if weight.requires_grad]
         if not self.shared:
             raise ValueError("`gradient_aggregator` joins gradients on the encoder, and the encoder is frozen.")

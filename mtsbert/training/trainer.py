@@ -26,14 +26,14 @@ from mtsbert.data.features import num_labelled_rows
 from mtsbert.data.loading import load_split
 from mtsbert.machine import peak_memory_gb, reset_peak_memory
 from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
-from mtsbert.network.embedding_targets import EMBEDDING, TARGETS, distances, num_targets, pop_targets
+from mtsbert.network.embedding_targets import EMBEDDING, TARGETS, distances, load_reference, num_targets, pop_targets
 from mtsbert.network.feature_cache import PLACE
 from mtsbert.network.freezing import Freezing
 from mtsbert.network.parts import is_of_encoder
 from mtsbert.network.starting_point import check_longest, longest_input, tokenizer_of
 from mtsbert.results.metrics import COMPOSITE
 from mtsbert.results.model_card import write_model_card
-from mtsbert.results.provenance import Provenance, provenance_in_memory
+from mtsbert.results.provenance import Provenance, provenance_in_memory, public_name
 from mtsbert.results.tables import parameter_table
 from mtsbert.training.balancing import BALANCING
 from mtsbert.training.batches import check_sampling, training_datasets
@@ -147,7 +147,10 @@ class MTSBertTrainer(OptimizingTrainer):
         if train_dataset is not None:
             check_sampling(args, training_datasets(features["train_dataset"]))
         self.provenance = provenance or provenance_in_memory(first, features, max_length=max_length)
-        self.reference_name = self.provenance.started_from
+        self.reference_name, self.reference = self.provenance.started_from, None
+        if args.embedding_reference is not None:
+            self.reference_name = public_name(args.embedding_reference)
+            self.reference = load_reference(args.embedding_reference, first, processing_class)
         self.training_metrics: dict[str, float] = {}
         self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in self.tasks}
         self._log_since_line, self._log_of_step = TaskLog(list(self.tasks)), TaskLog(list(self.tasks))

@@ -40,6 +40,18 @@ def test_every_output_is_that_of_the_model_at_any_shape(checkpoint, exported, nu
         assert torch.allclose(found.logits[task], logits, atol=1e-4), task
 
 
+def test_task_layers_are_part_of_the_graph(layered_model, tokenizer, tmp_path):
+    for part in (layered_model, tokenizer):
+        part.save_pretrained(tmp_path / "checkpoint")
+    main(["--model", str(tmp_path / "checkpoint"), "--output", str(tmp_path / "onnx")])
+    ids, mask = torch.randint(5, 200, (3, 9)), torch.ones((3, 9), dtype=torch.long)
+    mask[0, 4:] = 0
+    expected, found = layered_model(ids, mask), OnnxModel(tmp_path / "onnx")(ids, mask)
+    assert torch.allclose(found.pooler_output, expected.pooler_output, atol=1e-4)
+    for task, logits in expected.logits.items():
+        assert torch.allclose(found.logits[task], logits, atol=1e-4), task
+
+
 def test_the_pipeline_on_onnx_answers_like_the_pipeline_on_torch(checkpoint, exported, close):
     model = MTSBertModel.from_pretrained(checkpoint).eval()
     expected = model.as_pipeline(AutoTokenizer.from_pretrained(checkpoint, config=model.config.encoder_config))

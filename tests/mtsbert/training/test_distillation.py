@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from torch.nn import functional as F
+from transformers import AutoTokenizer, BertConfig, BertModel, set_seed
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import build_features
@@ -208,6 +209,62 @@ def test_the_cosine_is_that_of_the_validation_texts(trainer_of, model, features,
     expected = F.cosine_similarity(embeddings(model, tokenizer, texts), before, dim=-1).mean().item()
     assert trainer.evaluate()["eval_embedding_cosine"] == pytest.approx(expected, abs=1e-4)
     assert "eval_embedding_cosine" not in trainer.evaluate(Dataset.from_list(examples))  # other texts
+
+
+@pytest.fixture
+def first_encoder(encoder_folder, tokenizer, tmp_path):
+    """An encoder other than that of `model`, with the same tokenizer, and a checkpoint that was trained from it."""
+    set_seed(7)
+    encoder = BertModel(BertModel.from_pretrained(encoder_folder).config)
+    encoder.save_pretrained(tmp_path / "first")
+    checkpoint = MTSBertModel.from_encoder(str(encoder_folder), tasks=PAIR_TASKS, pooling="cls")
+    checkpoint.save_pretrained(tmp_path / "checkpoint")
+    for folder in ("first", "checkpoint"):
+        tokenizer.save_pretrained(tmp_path / folder)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "pooling"), [("first", "mean"), ("checkpoint", "cls")])
+def test_a_run_can_be_held_by_another_model_than_it_starts_from(
+    trainer_of, model, features, first_encoder, tokenizer, examples, cached, name, pooling
+):
+    where = first_encoder / name
+    trainer = trainer_of(
+        of=model, eval_dataset=features, embedding_distillation=1.0, embedding_reference=str(where), **cached
+    )
+    trainer.train()
+    encoder = BertModel.from_pretrained(where) if name == "first" else MTSBertModel.from_pretrained(where).encoder
+    texts = [tokenizer(row["text"], return_tensors="pt") for row in examples]
+    with torch.no_grad():
+        states = [encoder.eval()(**text).last_hidden_state[0] for text in texts]
+    expected = torch.stack([state.mean(dim=0) if pooling == "mean" else state[0] for state in states])
+    assert torch.allclose(trainer.targets.batch(list(range(8))), F.normalize(expected, dim=-1), atol=1e-3)
+    assert torch.equal(trainer.eval_targets.vectors, trainer.targets.vectors)  # of the same rows here
+    assert model.config.embedding_reference == name
+
+
+def test_a_frozen_encoder_is_compared_with_another_reference_as_well(
+    trainer_of, model, features, first_encoder, cached
+):
+    reference = str(first_encoder / "first")
+    trainer = trainer_of(of=model, eval_dataset=features, freeze_encoder=True, embedding_reference=reference, **cached)
+    trainer.train()
+    assert trainer.evaluate()["eval_embedding_cosine"] < 0.99
+
+
+def test_a_reference_that_does_not_fit_is_refused(trainer_of, tokenizer, first_encoder):
+    with pytest.raises(ValueError, match="`embedding_reference` 'nowhere' cannot be loaded"):
+        trainer_of(embedding_reference="nowhere")
+    AutoTokenizer.from_pretrained(first_encoder / "first").save_pretrained(first_encoder / "other")
+    BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=1,
+                         intermediate_size=16)).save_pretrained(first_encoder / "other")  # fmt: skip
+    with pytest.raises(ValueError, match="has embeddings of 16 numbers, and the model that is trained has 32"):
+        trainer_of(embedding_reference=str(first_encoder / "other"))
+    more = copy.deepcopy(tokenizer)
+    more.add_tokens(["zyzzyva"])
+    more.save_pretrained(first_encoder / "other")
+    with pytest.raises(ValueError, match="has another vocabulary than the model that is trained"):
+        trainer_of(embedding_reference=str(first_encoder / "other"))
 
 
 def test_no_target_is_computed_for_a_frozen_encoder(trainer_of, features, cached, caplog):

@@ -131,6 +131,17 @@ def test_one_process_accumulation_and_two_processes_give_the_same_gradients(trai
             assert torch.allclose(gradient, whole[name], atol=1e-6), (split, name)
 
 
+@pytest.mark.parametrize("distillation", [0.0, 5.0])
+def test_task_layers_learn_the_same_in_two_processes(train, layered_model, tmp_path, distillation):
+    layered_model.save_pretrained(tmp_path)  # in place of the plain model
+    settings = {"max_steps": 2, "embedding_distillation": distillation}
+    whole, found = (train(*split, **settings)["gradients"] for split in ((1, 8, 1), (2, 2, 2)))
+    assert any(name.startswith("task_layers.") for name in whole)
+    assert any(name.startswith("encoder.encoder.layer.1.") for name in whole) == bool(distillation)
+    for name, gradient in found.items():
+        assert torch.allclose(gradient, whole[name], atol=1e-6), name
+
+
 @pytest.mark.parametrize("order", ["sequential", "random"])
 def test_rows_that_do_not_come_out_even_are_learned_as_in_one_process(train, order):
     settings = {"num_train_epochs": 2, "learning_rate": 0.1, "optim": "sgd", "train_sampling_strategy": order}

@@ -195,8 +195,9 @@ def test_gradient_statistics_do_not_change_training_and_can_be_left_out(trainer_
         assert torch.equal(weight, runs[1].model.state_dict()[name]), name
 
 
-def test_adding_gradients_by_torchjd_is_adding_losses(trainer_of, model):
-    model = without_dropout(model)
+@pytest.mark.parametrize("kind", ["model", "layered_model"])
+def test_adding_gradients_by_torchjd_is_adding_losses(trainer_of, kind, request):
+    model = without_dropout(request.getfixturevalue(kind))
     settings = {"max_grad_norm": 0.0, "task_weights": {"ner": 3.0}}
     plain = gradients(trainer_of(of=copy.deepcopy(model), **settings))
     added = gradients(trainer_of(of=copy.deepcopy(model), gradient_aggregator="Sum", **settings))
