@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 from transformers.utils import (
@@ -63,6 +65,7 @@ CUSTOM_PIPELINES = {
 CODE_SETTINGS = ("auto_map", "custom_pipelines", "trust_remote_code")
 KERNEL_SETTINGS = tuple(f"{prefix}{kind}_implementation" for kind in ("attn", "experts") for prefix in ("", "_"))
 WEIGHTS_SETTING = "transformers_weights"
+CUT_FOLDER = "2_Dense"  # where SentenceTransformer finds how an embedding becomes a smaller one
 MOST_LETTERS = 64  # the longest task name: it becomes part of file names
 
 
@@ -225,6 +228,10 @@ class MTSBertConfig(PretrainedConfig):
 
             Classification tasks need `labels` and may have `hidden_size` (the width of a hidden layer in the head),
             `class_weights` (one number per label) and `label_smoothing`.
+        embedding_size (`int`, *optional*, defaults to the encoder's `hidden_size`):
+            How many numbers the sentence embedding has: the first of the pooled state (Matryoshka representations,
+            arXiv 2205.13147). They are scaled after that, and pair tasks compare them. Tasks on single texts see the
+            whole state.
         head_dropout (`float`, *optional*, defaults to 0.1):
             Dropout probability in front of every classification layer.
         initializer_range (`float`, *optional*, defaults to 0.02):
@@ -259,6 +266,7 @@ class MTSBertConfig(PretrainedConfig):
         pooling: str = "mean",
         normalize: bool = True,
         tasks: dict | None = None,
+        embedding_size: int | None = None,
         head_dropout: float = 0.1,
         initializer_range: float = 0.02,
         num_task_layers: int = 0,
@@ -283,6 +291,9 @@ class MTSBertConfig(PretrainedConfig):
                 f"copies of 0 to {num_layers - 1}."
             )
         self.encoder_config = encoder_config
+        self.embedding_size = self.hidden_size if embedding_size is None else embedding_size
+        if not isinstance(self.embedding_size, int) or not 1 <= self.embedding_size <= self.hidden_size:
+            raise ValueError(f"`embedding_size` is {embedding_size!r}; it must lie in 1 to {self.hidden_size}.")
         self.pooling = pooling
         self.normalize = normalize
         self.tasks = tasks
@@ -327,7 +338,7 @@ class MTSBertConfig(PretrainedConfig):
             config["tasks"] = self.tasks
         return json.dumps(config, indent=2) + "\n"
 
-    # What tools ask of the config of any text encoder. The first is also the size of the sentence embedding.
+    # What tools ask of the config of any text encoder.
     hidden_size = _of_encoder("hidden_size")
     num_hidden_layers = _of_encoder("num_hidden_layers")
     num_attention_heads = _of_encoder("num_attention_heads")
@@ -356,18 +367,22 @@ class MTSBertConfig(PretrainedConfig):
 
 def sentence_transformers_files(config: MTSBertConfig) -> dict[str, Any]:
     """File name → content of the files that `SentenceTransformer` reads, in a format that all its versions know."""
-    modules = ["Transformer", "Pooling", *(["Normalize"] if config.normalize else [])]
-    folders = ["", "1_Pooling", "2_Normalize"]
+    is_cut = config.embedding_size < config.hidden_size
+    modules = ["Transformer", "Pooling", *(["Dense"] if is_cut else []), *(["Normalize"] if config.normalize else [])]
+    folders = ["", *(f"{index}_{module}" for index, module in enumerate(modules) if index)]
     modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
+    cut = {"in_features": config.hidden_size, "out_features": config.embedding_size, "bias": False}
+    cut["activation_function"] = "torch.nn.modules.linear.Identity"
     return {
         "modules.json": [
             {"idx": index, "name": str(index), "path": folder, "type": f"sentence_transformers.models.{module}"}
-            for index, (module, folder) in enumerate(zip(modules, folders, strict=False))
+            for index, (module, folder) in enumerate(zip(modules, folders, strict=True))
         ],
         "1_Pooling/config.json": {
             "word_embedding_dimension": config.hidden_size,
             **{mode: pooling == config.pooling for pooling, mode in modes.items()},
         },
+        **({f"{CUT_FOLDER}/config.json": cut} if is_cut else {}),
         "sentence_bert_config.json": {"do_lower_case": False},  # the longest text is what the tokenizer says
         "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
     }
@@ -379,6 +394,9 @@ def save_sentence_transformers_files(config: MTSBertConfig, folder: Path) -> Non
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if (folder / CUT_FOLDER).is_dir():  # a matrix that keeps the first numbers
+        weights = {"linear.weight": torch.eye(config.embedding_size, config.hidden_size)}
+        save_file(weights, folder / CUT_FOLDER / SAFE_WEIGHTS_NAME)
 
 
 MTSBertConfig.register_for_auto_class()

@@ -40,7 +40,7 @@ class ClassificationHead(nn.Module):
 
     def __init__(self, config: MTSBertConfig, task: dict):
         super().__init__()
-        input_size = config.hidden_size * (3 if task["type"] == PAIR_CLASSIFICATION else 1)
+        input_size = 3 * config.embedding_size if task["type"] == PAIR_CLASSIFICATION else config.hidden_size
         self.dropout = nn.Dropout(config.head_dropout)
         self.hidden = None
         if (hidden_size := task.get("hidden_size")) is not None:
@@ -329,6 +329,26 @@ class TaskEditing:
         if is_token_task:  # the tags may be in any order behind the 'O'
             renamed = [tag if tag == OUTSIDE else f"{tag[:2]}{names.get(tag[2:], tag[2:])}" for tag in labels]
         self.config.tasks = {**self.config.tasks, task: {**settings, "labels": renamed}}
+
+    def set_embedding_size(self, size: int) -> None:
+        """
+        Cuts the sentence embedding to its first numbers. Heads on pairs forget what they learned of the others.
+
+        Args:
+            size (`int`): The new size, at most that of now.
+
+        Raises:
+            `ValueError`: If the size is not between 1 and that of now.
+        """
+        before = self.config.embedding_size
+        if not isinstance(size, int) or not 1 <= size <= before:
+            raise ValueError(f"The embedding has {before} numbers, and can be cut to 1 to {before}, not to {size!r}.")
+        for task in self.config.tasks_of_type(PAIR_CLASSIFICATION):  # which read u, v and |u - v|
+            head = self.heads[task]
+            first = head.classifier if head.hidden is None else head.hidden
+            kept = first.weight.detach().unflatten(1, (3, before))[..., :size].flatten(1)
+            first.weight, first.in_features = nn.Parameter(kept.clone(), first.weight.requires_grad), 3 * size
+        self.config.embedding_size = size
 
     def _check_known(self, name: str) -> None:
         if name not in self.config.tasks:

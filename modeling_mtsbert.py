@@ -53,13 +53,14 @@ class MTSBertOutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
             Sum of `losses`.
         last_hidden_state (`torch.FloatTensor` of shape `(B, T, H)`): Token states of the encoder.
-        pooler_output (`torch.FloatTensor` of shape `(B, H)`): Sentence embedding, of length 1 if `config.normalize`.
+        pooler_output (`torch.FloatTensor` of shape `(B, E)`):
+            Sentence embedding of `config.embedding_size` numbers, of length 1 if `config.normalize`.
         logits (`dict[str, torch.FloatTensor]`):
             By task: `(B, C)` for a sequence or pair classification, `(B, T, K)` for a token classification, and the
             cosines `(B,)` for a similarity.
         losses (`dict[str, torch.FloatTensor]`, *optional*, returned when `labels` is given):
             By task: the mean loss over the labelled items, or 0 if there are none.
-        pair_pooler_output (`torch.FloatTensor` of shape `(B, H)`, *optional*): Embedding of the second text of a pair.
+        pair_pooler_output (`torch.FloatTensor` of shape `(B, E)`, *optional*): Embedding of the second text of a pair.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As in the outputs of other encoders.
     """
 
@@ -251,7 +252,8 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         return encoded, states[:num_texts], second_states, of_heads
 
     def embed(self, text_states: torch.Tensor) -> torch.Tensor:
-        """Turns text states into sentence embeddings, which have length 1 if `config.normalize`."""
+        """Turns text states `(B, H)` into sentence embeddings, which have length 1 if `config.normalize`."""
+        text_states = text_states[..., : self.config.embedding_size]
         if not self.config.normalize:
             return text_states
         return F.normalize(text_states.float(), dim=-1).to(text_states.dtype)

@@ -48,6 +48,13 @@ class ModelArguments:
         default=None,
         metadata={"help": "Scale the sentence embedding to length 1 (default: True). Only for a new model."},
     )
+    embedding_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Size of the sentence embedding: that many of the first numbers of the pooled state, best trained "
+            "with matryoshka_dims (default: all of them). Only for a new model; see `mtsbert edit` for others."
+        },
+    )
     head_dropout: float | None = field(
         default=None,
         metadata={
@@ -76,7 +83,7 @@ class ModelArguments:
     def new_model_settings(self) -> dict[str, Any]:
         """The settings for a new model that were set explicitly. The config provides the defaults of the others."""
         settings = {"pooling": self.pooling, "normalize": self.normalize, "head_dropout": self.head_dropout}
-        settings["num_task_layers"] = self.num_task_layers
+        settings |= {"embedding_size": self.embedding_size, "num_task_layers": self.num_task_layers}
         return {name: value for name, value in settings.items() if value is not None}
 
 

@@ -113,7 +113,12 @@ def test_impossible_tasks_are_refused(tasks, message):
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"pooling": "sum"}, "`pooling` is 'sum'"), ({"head_dropout": 1.0}, "`head_dropout` is 1.0")],
+    [
+        ({"pooling": "sum"}, "`pooling` is 'sum'"),
+        ({"head_dropout": 1.0}, "`head_dropout` is 1.0"),
+        ({"embedding_size": 0}, "`embedding_size` is 0; it must lie in 1 to 768"),
+        ({"embedding_size": 769}, "lie in 1 to 768"),
+    ],
 )
 def test_impossible_fields_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):

@@ -232,6 +232,47 @@ def test_labels_that_cannot_be_renamed_are_refused(full_model, unchanged, task, 
         full_model.rename_labels(task, names)
 
 
+@pytest.mark.parametrize("hidden_size", [None, 6])
+def test_a_cut_embedding_reaches_every_task_on_pairs(encoder_folder, batch, tmp_path, hidden_size):
+    """The head on (u, v, |u - v|) goes on with the weights of the numbers that are left."""
+    follows = {"type": "pair_classification", "labels": ["no", "yes"], "hidden_size": hidden_size}
+    tasks = {"follows": follows, "near": {"type": "pair_similarity", "score_range": [0, 1]}}
+    if hidden_size is None:
+        del follows["hidden_size"]
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks).eval()
+    whole = model(**batch)
+    first = model.heads["follows"].hidden or model.heads["follows"].classifier
+    weight = first.weight.detach().clone()
+    model.set_embedding_size(5)
+    cut = model(**batch)
+    u, v = (torch.nn.functional.normalize(of[:, :5], dim=-1) for of in (whole.pooler_output, whole.pair_pooler_output))
+    assert torch.allclose(cut.pooler_output, u, atol=1e-6)
+    assert torch.allclose(cut.pair_pooler_output, v, atol=1e-6)
+    assert torch.allclose(cut.logits["near"], (u * v).sum(dim=-1), atol=1e-6)
+    inputs = torch.zeros(1, 96)
+    for place, part in enumerate((u, v, (u - v).abs())):
+        inputs[:, 32 * place : 32 * place + 5] = part
+    first.weight, first.in_features = torch.nn.Parameter(weight), 96
+    assert torch.allclose(cut.logits["follows"], model.heads["follows"](inputs), atol=1e-6)
+
+
+def test_a_cut_embedding_is_kept_by_saving_and_loading(full_model, batch, tmp_path):
+    full_model.set_embedding_size(8)
+    full_model.add_task("again", {"type": "pair_classification", "labels": ["no", "yes"]})
+    full_model.save_pretrained(tmp_path)
+    loaded, info = MTSBertModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert loaded.config.embedding_size == 8
+    for one, other in zip(loaded(**batch).to_tuple(), full_model.eval()(**batch).to_tuple(), strict=True):
+        assert torch.is_tensor(one) is False or torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [0, 33, 1.5])
+def test_an_embedding_cannot_be_cut_to_more_than_it_is(full_model, unchanged, size):
+    with pytest.raises(ValueError, match=r"The embedding has 32 numbers, and can be cut to 1 to 32, not to"):
+        full_model.set_embedding_size(size)
+
+
 def test_a_view_follows_its_head(checkpoint, batch):
     view = MTSBertForSequenceClassification.from_pretrained(checkpoint)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}

@@ -11,7 +11,10 @@ from tests.test_doors import CODE_FILES, TEXT, in_fresh_interpreter
 
 
 TEXTS = [TEXT, "Oslo", "The final ends without a goal in Lima"]
-SETTINGS = [("mean", True), ("mean", False), ("cls", True), ("max", True)]
+SETTINGS = [  # pooling, whether the embedding is normalised, its size
+    *(("mean", True, 32), ("mean", False, 32), ("cls", True, 32)),
+    *(("mean", False, 8), ("mean", True, 8), ("max", True, 32)),
+]
 
 ENCODE = """
 import json
@@ -33,10 +36,11 @@ def test_sentence_transformers_gives_the_same_embeddings_and_keeps_the_heads(
 ):
     expected = {}
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
-    for pooling, normalize in SETTINGS:
+    for pooling, normalize, size in SETTINGS:
         set_seed(1)
-        model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks, pooling=pooling, normalize=normalize)
-        folder = tmp_path / f"{pooling}_{normalize}"
+        settings = {"pooling": pooling, "normalize": normalize, "embedding_size": size}
+        model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks, **settings)
+        folder = tmp_path / f"{pooling}_{normalize}_{size}"
         model.eval().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         expected[str(folder)] = model(**batch).pooler_output
@@ -46,6 +50,7 @@ def test_sentence_transformers_gives_the_same_embeddings_and_keeps_the_heads(
     for folder, (longest, embeddings) in json.loads(answer.read_text()).items():
         assert longest == tokenizer.model_max_length
         assert torch.allclose(torch.tensor(embeddings), expected[folder], atol=1e-5), folder
+        assert len(embeddings[0]) == int(folder.rpartition("_")[2])
     assert sorted(path.name for path in again.glob("*.py")) == CODE_FILES
     saved = MTSBertModel.from_pretrained(again)
     assert torch.allclose(saved.get_input_embeddings().weight, 1.5 * model.get_input_embeddings().weight)

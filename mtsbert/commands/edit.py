@@ -1,4 +1,4 @@
-"""Changes the tasks of a checkpoint without training, and saves it to a new folder.
+"""Changes the tasks of a checkpoint, or the size of its embedding, without training, and saves it to a new folder.
 
     mtsbert edit --model runs/news --output runs/renamed --rename_labels topic Sci/Tech=Science --drop_task mood
     mtsbert edit --model runs/news --output runs/more --add_task mood '{"type": "sequence_classification", ...}'
@@ -28,7 +28,7 @@ def edit(model_name_or_path: str, output: Path, edits: list[tuple[str, list[str]
         model_name_or_path (`str`): The checkpoint: a folder or a Hub id.
         output (`Path`): The folder to create.
         edits (`list[tuple[str, list[str]]]`): For each change, the name of a method of [`MTSBertModel`] (`add_task`,
-            `drop_task`, `rename_task` or `rename_labels`) and its arguments as on the command line.
+            `drop_task`, `rename_task`, `rename_labels`) or `embedding_size`, and its arguments as in the command.
 
     Returns:
         `list[str]`: A description of each change.
@@ -57,6 +57,11 @@ def _apply(model: MTSBertModel, kind: str, words: list[str]) -> str:
     if kind == "rename_task":
         model.rename_task(*words)
         return f"task {words[0]!r} is called {words[1]!r} now"
+    if kind == "embedding_size":
+        if not words[0].isdecimal():
+            raise ValueError(f"--embedding_size {words[0]!r} is not a whole number.")
+        model.set_embedding_size(int(words[0]))
+        return f"the sentence embedding has {words[0]} numbers"
     task, *pairs = words
     if wrong := [pair for pair in pairs if "=" not in pair]:
         raise ValueError(f"--rename_labels {wrong[0]!r}: write OLD=NEW, such as Sci/Tech=Science.")
@@ -110,8 +115,11 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert edit") -> None:
         help="Rename labels of a task; for a token task, its entity types.",
         **options,
     )
+    parser.add_argument(
+        "--embedding_size", metavar="SIZE", help="Cut the sentence embedding to its first numbers.", **options
+    )
     args = parser.parse_args(argv)
     if not args.edits:
-        raise ValueError("Name a change: --add_task, --drop_task, --rename_task or --rename_labels.")
+        raise ValueError("Name a change: --add_task, --drop_task, --rename_task, --rename_labels or --embedding_size.")
     changes = edit(args.model, args.output, args.edits)
     sys.stdout.write(f"{args.output}: " + "; ".join(changes) + "\n")

@@ -88,7 +88,7 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
             _quantize(folder / TEXTS_FILE)
         pairs = PairGraph(model)
         if pairs.tasks:
-            u, v = torch.rand(2, 2, model.config.hidden_size)
+            u, v = torch.rand(2, 2, model.config.embedding_size)
             names = [LOGITS + task for task in pairs.tasks]
             _write(pairs, {"u": u, "v": v}, {0: "batch"}, names, folder / PAIRS_FILE)
 

@@ -71,6 +71,7 @@ def open_embedding_targets(
     features: Dataset,
     *,
     disk: DiskCache,
+    width: int,
     batch_size: int,
     padding_side: str,
     autocast: Callable[[], AbstractContextManager],
@@ -83,12 +84,13 @@ def open_embedding_targets(
         reference ([`MTSBertModel`]): The model whose current embeddings are the targets. It may be in training mode.
         features (`Dataset`): The rows, with `input_ids` and `pair_input_ids`.
         disk ([`DiskCache`]): The folder of all caches, with its size limit.
+        width (`int`): How many numbers of an embedding are kept, as many as the model has that is trained.
         batch_size (`int`): Texts per forward pass.
         padding_side (`str`): The padding side of the tokenizer, `"left"` or `"right"`.
         autocast (`Callable`): Returns the autocast context to compute in.
     """
     texts = Texts.of(features)
-    was_training, width = reference.training, reference.config.hidden_size
+    was_training = reference.training
     shape = {"num_rows": 2 * texts.num_rows, "width": width}
 
     @torch.no_grad()
@@ -96,13 +98,15 @@ def open_embedding_targets(
         with autocast():
             for batch in texts.batches(batch_size):
                 _, states, _ = reference.encode(*texts.padded(batch, reference.device, padding_side), for_heads=False)
-                for text, vector in zip(batch, F.normalize(states.float(), dim=-1).to(DTYPE).cpu(), strict=True):
+                for text, vector in zip(
+                    batch, F.normalize(states[:, :width].float(), dim=-1).to(DTYPE).cpu(), strict=True
+                ):
                     yield int(text), vector
 
     reference.eval()
     try:
         with autocast():
-            key = _key(reference, texts)
+            key = _key(reference, texts, width)
         vectors = disk.rows(key, compute, **shape, dtype=DTYPE, what="embeddings to start from")
         if vectors is None:
             vectors = torch.zeros(tuple(shape.values()), dtype=DTYPE)
@@ -113,13 +117,14 @@ def open_embedding_targets(
     return EmbeddingTargets(texts.num_rows, vectors)
 
 
-def _key(reference: MTSBertModel, texts: Texts) -> str:
+def _key(reference: MTSBertModel, texts: Texts, width: int) -> str:
     device = reference.device.type
     settings = {
         "what": TARGETS,
         "versions": [torch.__version__, transformers.__version__],
         "encoder": reference.config.encoder_config.to_dict(),
         "pooling": reference.config.pooling,
+        "width": width,
         "computed": [reference.dtype, torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)],
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -158,10 +163,10 @@ def load_reference(name_or_path: str, model: MTSBertModel, tokenizer: PreTrained
             f"`embedding_reference` {name_or_path!r} has another vocabulary than the model that is trained, so it "
             "cannot read its tokens; choose a model with the same tokenizer."
         )
-    if reference.config.hidden_size != model.config.hidden_size:
+    if reference.config.embedding_size < model.config.embedding_size:
         raise ValueError(
-            f"`embedding_reference` {name_or_path!r} has embeddings of {reference.config.hidden_size} numbers, "
-            f"and the model that is trained has {model.config.hidden_size}; choose one of the same size."
+            f"`embedding_reference` {name_or_path!r} has embeddings of {reference.config.embedding_size} numbers, "
+            f"and the model that is trained has {model.config.embedding_size}; choose one with as many."
         )
     return reference.to(model.device).eval()
 

@@ -218,7 +218,7 @@ class ModelCard:
     def _summary(self) -> str:
         lines = [
             "One encoder that answers several questions about a text in a single pass: its sentence embedding "
-            f"({self.config.hidden_size} numbers), and",
+            f"({self.config.embedding_size} numbers), and",
             "",
         ]
         for name, task in self.tasks.items():

@@ -74,7 +74,7 @@ def _auto_model(config: MTSBertConfig, model: str, text: str) -> str:
         f"model = AutoModel.from_pretrained({model}, trust_remote_code=True)",
         "with torch.no_grad():",
         f'    output = model(**tokenizer({text}, return_tensors="pt"))',
-        f"output.pooler_output  # (1, {config.hidden_size}): the sentence embedding",
+        f"output.pooler_output  # (1, {config.embedding_size}): the sentence embedding",
     ]
     for task, settings in config.tasks.items():
         if settings["type"] == SEQUENCE_CLASSIFICATION:

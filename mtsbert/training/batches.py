@@ -136,6 +136,7 @@ class BatchingTrainer(CheckedTrainer):
                 self.accelerator.unwrap_model(self.model) if self.reference is None else self.reference,
                 rows,
                 disk=self.disk_cache,
+                width=self.model.config.embedding_size,
                 batch_size=self.args.per_device_eval_batch_size,
                 padding_side=self.processing_class.padding_side,
                 autocast=self.accelerator.autocast,

@@ -7,8 +7,12 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 
 from mtsbert.commands.edit import main
+from mtsbert.commands.export import export, export_encoder
+from mtsbert.network.onnx_pipeline import OnnxPipeline
+from mtsbert.network.starting_point import load_pipeline
 
 
 MOOD = json.dumps({"type": "sequence_classification", "labels": ["bad", "good"]})
@@ -63,12 +67,34 @@ def test_changes_are_made_in_order_and_the_folder_opens_elsewhere(checkpoint, tm
         (["--add_task", "mood", "{"], "--add_task is not JSON"),
         (["--add_task", "mood", "sequence_classification"], "Task 'mood': needs 'labels'"),
         (["--add_task", "topic", MOOD], "'topic'"),
+        (["--embedding_size", "half"], "--embedding_size 'half' is not a whole number"),
+        (["--embedding_size", "33"], "The embedding has 32 numbers, and can be cut to 1 to 32, not to 33"),
     ],
 )
 def test_what_cannot_be_changed_leaves_nothing_behind(checkpoint, tmp_path, edits, message):
     with pytest.raises(ValueError, match=message):
         run(checkpoint, tmp_path / "edited", *edits)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_a_smaller_embedding_is_its_first_numbers_through_every_door(checkpoint, tmp_path, capsys, close):
+    run(checkpoint, tmp_path / "edited", "--embedding_size", "8")
+    assert "the sentence embedding has 8 numbers" in capsys.readouterr().out
+    before, after = (load_pipeline(str(folder)) for folder in (checkpoint, tmp_path / "edited"))
+    texts = ["Ada Perez joins Nimbus Labs in Oslo", ("Lima", "Oslo beat Lima in the final")]
+    whole, cut = before(texts), after(texts)
+    expected = [torch.nn.functional.normalize(torch.tensor(answer["embedding"][:8]), dim=0) for answer in whole]
+    for answer, vector in zip(cut, expected, strict=True):
+        assert torch.allclose(torch.tensor(answer["embedding"]), vector, atol=1e-6)
+    assert cut[0]["topic"]["scores"] == pytest.approx(whole[0]["topic"]["scores"])
+    second = torch.tensor(whole[1]["pair_embedding"][:8])
+    assert cut[1]["near"]["score"] == pytest.approx(torch.cosine_similarity(expected[1], second, dim=0).item())
+    export(str(tmp_path / "edited"), tmp_path / "onnx")
+    assert close(OnnxPipeline(tmp_path / "onnx")(texts), cut)
+    export_encoder(str(tmp_path / "edited"), tmp_path / "encoder")
+    vectors = SentenceTransformer(str(tmp_path / "encoder")).encode(texts[0])
+    assert vectors == pytest.approx(cut[0]["embedding"], abs=1e-5)
 
 
 def test_a_folder_that_exists_is_not_replaced(checkpoint, tmp_path):
