@@ -10,7 +10,7 @@ import pytest
 CHECKPOINT_FILES = [f"{kind}_mtsbert" for kind in ("configuration", "entities", "heads", "modeling", "pipeline")]
 # Each imports only from those before it, and from the files of a checkpoint.
 ORDER = ["arguments", "data", "network", "results", "training", "commands"]
-BESIDE_ARGUMENTS = ("arguments", "recipe", "machine", "settings", "preparation", "demo_app", "__init__")
+BESIDE_ARGUMENTS = ("arguments", "recipe", "machine", "settings", "preparation", "__init__")
 ABOVE_ALL = ("cli", "spacy_component", "__main__")
 MOST_LINES = 500
 MOST_FILES = 12
@@ -86,7 +86,6 @@ def test_imports_are_guarded_in_the_files_of_a_checkpoint_and_for_extras_alone(r
 
 WITH_A_REASON = (
     "mtsbert/network/starting_point.py",  # a package that the user named, of which it says that it is not installed
-    "mtsbert/network/embedder.py",  # sentence-transformers, for a model that is not ours
     "mtsbert/training/task_statistics.py",  # an aggregator of torchjd whose own extra is missing
 )
 
