@@ -9,8 +9,8 @@ import sys
 import yaml
 from quality import ROOT, TRAINING_ALONE, parse_arguments, run, write_report
 
-from mtsbert.commands.runs import mean_and_sd
 from mtsbert.results.metrics import PRIMARY_METRIC
+from mtsbert.runs import mean_and_sd
 
 
 # The model after the last epoch is reported, so no checkpoint is selected and no task needs validation rows.

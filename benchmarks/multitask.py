@@ -26,10 +26,10 @@ from train import our_trainer
 
 sys.path.insert(0, str(ROOT))
 
-from mtsbert.commands.runs import mean_and_sd
 from mtsbert.data.loading import load_recipe_data
 from mtsbert.network.starting_point import load_tokenizer, resolve_name
 from mtsbert.recipe import parse_arguments
+from mtsbert.runs import mean_and_sd
 
 
 OURS, TASKNET = "ours", "tasknet"

@@ -15,7 +15,7 @@ from machine import describe_machine
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from mtsbert.commands.runs import mean_and_sd, run_once
+from mtsbert.runs import mean_and_sd, run_once
 
 
 ROOT = Path(__file__).parent.parent

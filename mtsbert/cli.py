@@ -13,6 +13,7 @@ COMMANDS = {  # command → description in the help
     "report": "say what is in a prepared dataset, and how far its labels can be trusted",
     "predict": "answer for every text of a file or folder",
     "evaluate-entities": "compare found entities with those that people marked",
+    "evaluate-embedding": "measure a sentence embedding by scored pairs and by retrieval",
     "relabel": "leave open the entities that a model which learned them disagrees with",
     "audit": "list the rows whose label is most likely wrong",
     "export": "write a checkpoint as ONNX, or its encoder alone",

@@ -28,13 +28,13 @@ def has_native_bf16(use_cpu: bool = False) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
-def add_precision_option(parser: argparse.ArgumentParser) -> None:
+def add_precision_option(parser: argparse.ArgumentParser, *, default: str = "auto") -> None:
     parser.add_argument(
         "--precision",
         choices=ANSWER_PRECISIONS,
-        default="auto",
-        help="Precision of the model. auto (the default) uses bf16 autocast if the CPU or GPU supports it natively, "
-        "which is faster; probabilities then differ from fp32 in the third digit.",
+        default=default,
+        help="Precision of the model. auto uses bf16 autocast if the CPU or GPU supports it natively, which is "
+        "faster; probabilities then differ from fp32 in the third digit. Default: %(default)s",
     )
 
 

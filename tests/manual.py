@@ -22,10 +22,11 @@ def make_clone(root: Path, folder: Path) -> Path:
         if path.name not in (".git", ".venv", "data", "runs", "exports"):
             (folder / path.name).symlink_to(path)
     (folder / "texts.csv").write_text("id,text\n1,Lima hosts the race\n2,Oil rises\n")
-    pairs = "sentence1,sentence2,score\nOil rises,Oil is dearer,4\nOil rises,Lima wins,0\nLima wins,Lima won,5\n"
-    (folder / "pairs.csv").write_text(pairs)
-    (folder / "search.jsonl").write_text(
-        '{"query": "Who won?", "document": "Lima won the final"}\n{"query": "oil", "document": "Oil rises"}\n'
+    (folder / "pairs.csv").write_text(
+        "sentence1,sentence2,score\nOil rises,Crude gains,4.6\nOil rises,Lima wins,0.2\n"
+    )
+    (folder / "titles.csv").write_text(
+        "query,document\nOil rises,Crude gained 3 %.\nLima wins,The final went to Lima.\n"
     )
     return folder
 

@@ -8,7 +8,6 @@ intervals come from bootstrap resampling of sentences; for a difference, both si
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from mtsbert.results.entity_scores import (
     f1_difference,
 )
 from mtsbert.results.tables import markdown_table
+from mtsbert.results.unfinished import write_json
 
 
 SPACY_PREFIX = "spacy:"
@@ -327,6 +327,4 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert evaluate-entitie
             "rows": args.rows,
             "gold": [to_json(evaluation) for evaluation in evaluations],
         }
-        partial = args.json.with_name(f"{args.json.name}.partial")
-        partial.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.rename(args.json)
+        write_json(args.json, report)

@@ -21,10 +21,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mtsbert.commands.runs import run_once
 from mtsbert.recipe import build_parser, flags_of, parse_arguments, read_yaml
 from mtsbert.results.metrics import COMPOSITE
 from mtsbert.results.tables import markdown_table
+from mtsbert.runs import run_once
 from mtsbert.settings import import_extra
 
 

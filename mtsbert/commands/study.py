@@ -18,12 +18,12 @@ from pathlib import Path
 import yaml
 
 from mtsbert.arguments import MTLTrainingArguments
-from mtsbert.commands.runs import mean_and_sd, run_once
 from mtsbert.network.starting_point import load_encoder_config, tasks_of_checkpoint
 from mtsbert.preparation import data_prep
 from mtsbert.recipe import parse_arguments
 from mtsbert.results.metrics import COMPOSITE, PRIMARY_METRIC
 from mtsbert.results.tables import markdown_table
+from mtsbert.runs import mean_and_sd, run_once
 
 
 # Settings that the study sets itself. Only the model after the last epoch counts, so no checkpoints are saved or

@@ -129,6 +129,11 @@ def load_pipeline(name_or_path: str, *, revision: str | None = None) -> MTSBertP
     except OSError as error:
         raise ValueError(f"The checkpoint {name_or_path!r} is not whole: {error}") from error
     _check_vocabulary(tokenizer, name_or_path)
+    return pipeline_of(model, tokenizer)
+
+
+def pipeline_of(model: MTSBertModel, tokenizer: PreTrainedTokenizerBase) -> MTSBertPipeline:
+    """Returns the pipeline of a model in evaluation mode, on the GPU if there is one."""
     return model.eval().as_pipeline(tokenizer, device="cuda" if torch.cuda.is_available() else "cpu")
 
 

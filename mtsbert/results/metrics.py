@@ -15,10 +15,10 @@ from configuration_mtsbert import PAIR_CLASSIFICATION, PAIR_SIMILARITY, SEQUENCE
 from entities_mtsbert import decode_tags, entity_types
 from heads_mtsbert import is_labelled, item_losses
 from mtsbert.network.embedding_targets import EMBEDDING
+from mtsbert.results.embedding_scores import embedding_metrics
 
 
 COMPOSITE = "composite"
-NUM_NEIGHBORS, ROWS_AT_ONCE = 10, 1_000
 PRIMARY_METRIC = {
     SEQUENCE_CLASSIFICATION: "accuracy",
     TOKEN_CLASSIFICATION: "f1",
@@ -226,34 +226,6 @@ class AnswerMetrics:
         if (embeddings := evaluation.predictions.get(EMBEDDING)) is not None:
             results |= embedding_metrics(*np.split(embeddings, 2, axis=1))
         return results if self._compute_more is None else results | self._compute_more(of(LOGITS))
-
-
-def embedding_metrics(embeddings: np.ndarray, references: np.ndarray) -> dict[str, float]:
-    """
-    Measures how far sentence embeddings have moved from those of a reference model.
-
-    Args:
-        embeddings, references (`np.ndarray` of shape `(N, H)`): The embeddings of the same texts in the same order.
-
-    Returns:
-        `embedding_cosine`, the mean cosine of each embedding with its reference; and `embedding_overlap_at_10`, the
-        mean share of a text's ten nearest neighbours that are also among its ten nearest neighbours by the references.
-    """
-    ours, theirs = (of / np.linalg.norm(of, axis=1, keepdims=True).clip(1e-12) for of in (embeddings, references))
-    metrics = {"embedding_cosine": float((ours * theirs).sum(axis=1).mean())}
-    if len(ours) > NUM_NEIGHBORS + 1:
-        overlap = np.mean([len(a & b) for a, b in zip(_neighbors(ours), _neighbors(theirs), strict=True)])
-        metrics[f"embedding_overlap_at_{NUM_NEIGHBORS}"] = float(overlap / NUM_NEIGHBORS)
-    return metrics
-
-
-def _neighbors(vectors: np.ndarray) -> Iterator[set[int]]:
-    """Yields the indices of the nearest neighbours of each vector, given normalized vectors `(N, H)`."""
-    for first in range(0, len(vectors), ROWS_AT_ONCE):
-        cosines = vectors[first : first + ROWS_AT_ONCE] @ vectors.T
-        cosines[np.arange(len(cosines)), np.arange(first, first + len(cosines))] = -np.inf  # not itself
-        for nearest in np.argpartition(-cosines, NUM_NEIGHBORS, axis=1)[:, :NUM_NEIGHBORS]:
-            yield set(nearest.tolist())
 
 
 def _metric_inputs(task: dict, predictions: np.ndarray, labels: np.ndarray, labelled: np.ndarray) -> dict:

@@ -36,6 +36,13 @@ def new_folder(output: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def write_json(path: Path, report: dict) -> None:
+    """Writes a JSON file under a temporary name, and renames it."""
+    partial = path.with_name(path.name + SUFFIX)
+    partial.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.rename(path)
+
+
 class Unfinished:
     """
     Resumable output: finished answers stay in a locked folder next to `output` until the file is complete.

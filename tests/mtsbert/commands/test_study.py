@@ -6,8 +6,8 @@ import pytest
 import yaml
 from transformers import AlbertConfig, AlbertModel
 
-from mtsbert.commands.runs import run_once
 from mtsbert.commands.study import Outcome, main, strategies, study_recipe, study_table, verdict
+from mtsbert.runs import run_once
 
 
 def outcome(composite: float, sd: float, seconds: float, **changes) -> Outcome:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 
-ROOT = Path(__file__).parents[2]  # the clone, or the folder that packages are installed in
+ROOT = Path(__file__).parents[1]  # the clone, or the folder that packages are installed in
 RESULTS_FILE = "all_results.json"
 LOG_LINES = 20  # shown if a run fails
 
