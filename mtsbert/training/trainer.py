@@ -31,7 +31,6 @@ from mtsbert.network.feature_cache import PLACE
 from mtsbert.network.freezing import Freezing
 from mtsbert.network.parts import is_of_encoder
 from mtsbert.network.starting_point import check_longest, longest_input, tokenizer_of
-from mtsbert.results.metrics import COMPOSITE
 from mtsbert.results.model_card import write_model_card
 from mtsbert.results.provenance import Provenance, provenance_in_memory
 from mtsbert.results.tables import parameter_table
@@ -235,33 +234,6 @@ class MTSBertTrainer(OptimizingTrainer):
         output.metrics["train_peak_memory_gb"] = peak_memory_gb()
         self.training_metrics = output.metrics
         return output
-
-    def hyperparameter_search(
-        self,
-        hp_space: Callable | None = None,
-        compute_objective: Callable[[dict[str, float]], float] | None = None,
-        n_trials: int = 20,
-        direction: str | list[str] = "maximize",
-        backend: Any = None,
-        hp_name: Callable | None = None,
-        **kwargs,
-    ):
-        """
-        Like `Trainer.hyperparameter_search`, but looks for the highest `eval_composite` by default.
-
-        Args:
-            compute_objective (`Callable`, *optional*): Metrics of an evaluation → the number to optimize.
-            hp_space, n_trials, direction, backend, hp_name, kwargs: As in transformers.
-        """
-        return super().hyperparameter_search(
-            hp_space,
-            compute_objective or (lambda metrics: metrics[f"eval_{COMPOSITE}"]),
-            n_trials,
-            direction,
-            backend,
-            hp_name,
-            **kwargs,
-        )
 
     # Loss
 
