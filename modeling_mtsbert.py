@@ -17,7 +17,7 @@ from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput,
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
     from .configuration_mtsbert import (
-        PAIR_SIMILARITY,
+        COSINE_TYPES,
         PAIR_TYPES,
         SEQUENCE_CLASSIFICATION,
         TOKEN_CLASSIFICATION,
@@ -29,11 +29,11 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
 
     # transformers 5.8 and 5.9 copy the files that this one names, and not those that they name in turn.
     from .entities_mtsbert import IGNORE_INDEX  # noqa: F401
-    from .heads_mtsbert import TaskEditing, item_losses, new_head, num_items
+    from .heads_mtsbert import PairLosses, TaskEditing, item_losses, new_head, num_items
     from .pipeline_mtsbert import MTSBertPipeline
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from configuration_mtsbert import (
-        PAIR_SIMILARITY,
+        COSINE_TYPES,
         PAIR_TYPES,
         SEQUENCE_CLASSIFICATION,
         TOKEN_CLASSIFICATION,
@@ -42,7 +42,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         check_weights,
         save_sentence_transformers_files,
     )
-    from heads_mtsbert import TaskEditing, item_losses, new_head, num_items
+    from heads_mtsbert import PairLosses, TaskEditing, item_losses, new_head, num_items
     from pipeline_mtsbert import MTSBertPipeline
 
 
@@ -56,10 +56,11 @@ class MTSBertOutput(ModelOutput):
         pooler_output (`torch.FloatTensor` of shape `(B, H)`): Sentence embedding, of length 1 if `config.normalize`.
         logits (`dict[str, torch.FloatTensor]`):
             By task: `(B, C)` for a sequence or pair classification, `(B, T, K)` for a token classification, and the
-            cosines `(B,)` for a similarity.
+            cosines `(B,)` for a similarity or a ranking.
         losses (`dict[str, torch.FloatTensor]`, *optional*, returned when `labels` is given):
             By task: the mean loss over the labelled items, or 0 if there are none.
-        pair_pooler_output (`torch.FloatTensor` of shape `(B, H)`, *optional*): Embedding of the second text of a pair.
+        pair_pooler_output (`torch.FloatTensor` of shape `(B, H)` or `(2 B, H)`, *optional*):
+            Embeddings of the second texts of pairs, and then of the hard negatives if there are any.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As in the outputs of other encoders.
     """
 
@@ -84,7 +85,7 @@ def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> to
     return hidden.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
 
-class MTSBertModel(TaskEditing, PreTrainedModel):
+class MTSBertModel(TaskEditing, PairLosses, PreTrainedModel):
     """An encoder with pooling and one head for each task of the config.
 
     `from_pretrained` loads a checkpoint; [`MTSBertModel.from_encoder`] starts a new model from a pretrained encoder:
@@ -209,14 +210,15 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         Encodes the first and second texts of pairs in one pass. Second texts that are all padding are left out of it.
 
         Args:
-            texts, pair_texts (`torch.Tensor`): Token ids `(B, T)` and `(B, T')`, or embeddings with a third dimension.
+            texts, pair_texts (`torch.Tensor`):
+                Token ids `(B, T)` and `(B, T')` or `(2 B, T')`, or embeddings with a third dimension.
             attention_mask, pair_attention_mask (`torch.Tensor`, *optional*): 1 for text, 0 for padding.
             token_type_ids (`torch.Tensor` of shape `(B, T)`, *optional*): Of the first texts.
             kwargs: Passed on to the encoder.
 
         Returns:
-            The encoder's output for the first texts, their text states `(B, H)`, and the text states `(B, H)` of the
-            second texts, which are 0 for a row without one.
+            The encoder's output for the first texts, their text states `(B, H)`, and the text states of the second
+            texts in the order of `pair_texts`, which are 0 for a row without one.
         """
         num_texts, length = texts.shape[:2]
         if attention_mask is None:
@@ -239,7 +241,7 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
             encoded.hidden_states = tuple(state[:num_texts, :length] for state in encoded.hidden_states)
         if encoded.get("attentions") is not None:
             encoded.attentions = tuple(weights[:num_texts, :, :length, :length] for weights in encoded.attentions)
-        second_states = torch.zeros_like(states[:num_texts]).index_copy(0, rows, states[num_texts:])
+        second_states = states.new_zeros(len(pair_texts), states.shape[1]).index_copy(0, rows, states[num_texts:])
         return encoded, states[:num_texts], second_states
 
     def embed(self, text_states: torch.Tensor) -> torch.Tensor:
@@ -254,8 +256,8 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         return self.heads[task](last_hidden_state if of_tokens else text_states)
 
     def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """The logits `(B, C)` of a pair classification, or the cosines `(B,)` of a similarity, of two embeddings."""
-        if self.config.tasks[task]["type"] == PAIR_SIMILARITY:
+        """Of two embeddings: the logits `(B, C)` of a pair classification, or else the cosines `(B,)`."""
+        if self.config.tasks[task]["type"] in COSINE_TYPES:
             return self.heads[task](u, v)
         return self.heads[task](torch.cat([u, v, (u - v).abs()], dim=-1))
 
@@ -281,16 +283,17 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(B, T)`, *optional*): Token ids. Alternatively, `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for text, 0 for padding.
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, H)`, *optional*): Embeddings instead of `input_ids`.
-            pair_input_ids (`torch.LongTensor` of shape `(B, T')`, *optional*):
-                Token ids of the second texts. Without them, pair tasks have no logits.
-            pair_attention_mask (`torch.Tensor` of shape `(B, T')`, *optional*):
-                1 for text, 0 for padding. A row of zeros has no second text.
-            pair_inputs_embeds (`torch.FloatTensor` of shape `(B, T', H)`, *optional*):
+            pair_input_ids (`torch.LongTensor` of shape `(B, T')` or `(2 B, T')`, *optional*):
+                Token ids of the second texts. Without them, pair tasks have no logits. `B` further rows are the hard
+                negatives of a ranking.
+            pair_attention_mask (`torch.Tensor` in the shape of `pair_input_ids`, *optional*):
+                1 for text, 0 for padding. A row of zeros has no second text, or no hard negative.
+            pair_inputs_embeds (`torch.FloatTensor` with a third dimension `H`, *optional*):
                 Embeddings instead of `pair_input_ids`, together with `inputs_embeds`.
             labels (`dict[str, torch.Tensor]`, *optional*):
                 By task: class ids `(B,)`, zeros and ones `(B, C)` for a multi-label task, tag ids `(B, T)` for a token
-                task, scores `(B,)` for a similarity. Items with -100, or a score of NaN, are ignored. A task that is
-                left out has no labels.
+                task, scores `(B,)` for a similarity, 1 for a row of a ranking `(B,)`. Items with -100, or a score of
+                NaN, are ignored. A task that is left out has no labels.
             num_items_in_batch (`dict[str, torch.Tensor]`, *optional*):
                 By task: what the summed loss is divided by, instead of the number of labelled items in this batch. The
                 Trainer passes the number of items in the whole optimizer step.
@@ -333,7 +336,7 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
             if settings["type"] not in PAIR_TYPES:
                 logits[task] = self.head_logits(task, encoded.last_hidden_state, text_states)
             elif v is not None:
-                logits[task] = self.pair_logits(task, u, v)
+                logits[task] = self.pair_logits(task, u, v[: len(u)])
         output = MTSBertOutput(
             last_hidden_state=encoded.last_hidden_state,
             pooler_output=u,
@@ -343,13 +346,13 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
             attentions=encoded.get("attentions"),
         )
         if labels is not None:
-            output.losses = self.losses(logits, labels, num_items_in_batch)
+            output.losses = self.losses(output, labels, num_items_in_batch)
             output.loss = sum(output.losses.values())
         return output if return_dict else output.to_tuple()
 
     def losses(
         self,
-        logits: dict[str, torch.Tensor],
+        output: MTSBertOutput,
         labels: dict[str, torch.Tensor],
         num_items_in_batch: dict[str, torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
@@ -358,11 +361,14 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
             raise ValueError(
                 f"`labels` names tasks that the model does not have: {unknown}; it has {list(self.config.tasks)}."
             )
-        losses = {}
+        losses, logits = {}, output.logits
         for task, settings in self.config.tasks.items():
             if task in logits and labels.get(task) is not None:
                 count = num_items(labels[task]) if num_items_in_batch is None else num_items_in_batch[task]
-                losses[task] = item_losses(settings, logits[task], labels[task]).sum() / count.clamp(min=1)
+                if settings["type"] in PAIR_TYPES:
+                    losses[task] = self.pair_loss(task, output, labels[task], count.clamp(min=1))
+                else:
+                    losses[task] = item_losses(settings, logits[task], labels[task]).sum() / count.clamp(min=1)
                 continue
             if labels.get(task) is not None and num_items(labels[task]):
                 raise ValueError(f"`labels` has {task!r}, which compares two texts, but there is no `pair_input_ids`.")

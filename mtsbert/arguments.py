@@ -81,10 +81,11 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Mapping from task name to {type, ...}. The types are sequence_classification, "
-            "token_classification, pair_classification and pair_similarity (which needs score_range). If labels is "
-            "left out, the labels come from the data: the names of a ClassLabel column, or all values found, sorted. "
-            "The labels of a token task are its entity types. Optional keys: hidden_size, class_weights, "
-            "label_smoothing, multi_label, min_score. On the command line: JSON."
+            "token_classification, pair_classification, pair_similarity (which needs score_range) and pair_ranking "
+            "(which learns from pairs without labels). If labels is left out, the labels come from the data: the "
+            "names of a ClassLabel column, or all values found, sorted. The labels of a token task are its entity "
+            "types. Optional keys: hidden_size, class_weights, label_smoothing, multi_label, min_score, loss (mse or "
+            "cosent) and scale. On the command line: JSON."
         },
     )
     datasets: dict | str | None = field(
@@ -92,16 +93,16 @@ class DataArguments:
         metadata={
             "help": "Mapping from a name of your choice to {path, columns} or {files, columns}. path: a prepared "
             "folder, a Hub id, or a single file (training split). files: split -> .parquet, .csv, .tsv, .jsonl, .bio "
-            "or .conll file. columns: column -> 'text', 'text_pair' or a task. Optional keys: splits (train, "
-            "validation or test -> the dataset's own name) and tag_scheme (bio, iob1, bioes). On the command line: "
-            "JSON."
+            "or .conll file. columns: column -> 'text', 'text_pair', 'text_negative' or a task. Optional keys: "
+            "splits (train, validation or test -> the dataset's own name) and tag_scheme (bio, iob1, bioes). On the "
+            "command line: JSON."
         },
     )
     prepare: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Options of `python -m data_prep` as a mapping (source, spacy_model, output ...). The dataset is "
-            "built before training if its output folder does not exist yet."
+            "help": "Options of `python -m data_prep` as a mapping (source, spacy_model, output ...; or nli and "
+            "output, for a ranking). The dataset is built before training if its output folder does not exist yet."
         },
     )
     max_length: int = field(
@@ -230,6 +231,15 @@ class MTLTrainingArguments(TrainingArguments):
             "help": "Weight of a loss that keeps the sentence embeddings close to those of the initial encoder, so "
             "that they do not get worse while labels and entities are learned: 1 - cosine, averaged over the texts of "
             "an optimizer step (learning without forgetting, arXiv 1606.09282). A good value is 8; 0 turns it off."
+        },
+    )
+    matryoshka_dims: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Sizes, e.g. 384 256 128 64: the loss of every task on two texts is the sum of its losses on the "
+            "first 384, 256 ... dimensions of the embeddings, so that embeddings can be cut to these sizes later "
+            "(Matryoshka, arXiv 2205.13147). Include the full size, or nothing is learned for it. Evaluation reports "
+            "the correlation of a similarity task at each size."
         },
     )
     gradient_aggregator: str | None = field(
@@ -397,6 +407,9 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError(
                 "`gradient_aggregator` joins the gradients of tasks; it knows no `embedding_distillation`."
             )
+        sizes = self.matryoshka_dims or []
+        if not all(isinstance(size, int) and size >= 1 for size in sizes) or len(set(sizes)) < len(sizes):
+            raise ValueError(f"`matryoshka_dims` is {sizes}; it must be whole numbers of at least 1, each once.")
         if self.gradient_statistics_steps < 0:
             raise ValueError(f"`gradient_statistics_steps` is {self.gradient_statistics_steps}; it must be 0 or more.")
         if self.gradient_aggregator and (self.gradient_accumulation_steps > 1 or self.world_size > 1):
