@@ -30,9 +30,15 @@ SEQUENCE_CLASSIFICATION = "sequence_classification"
 TOKEN_CLASSIFICATION = "token_classification"
 PAIR_CLASSIFICATION = "pair_classification"
 PAIR_SIMILARITY = "pair_similarity"
-PAIR_TYPES = (PAIR_CLASSIFICATION, PAIR_SIMILARITY)
+PAIR_RANKING = "pair_ranking"
+PAIR_TYPES = (PAIR_CLASSIFICATION, PAIR_SIMILARITY, PAIR_RANKING)
+COSINE_TYPES = (PAIR_SIMILARITY, PAIR_RANKING)  # answer with the cosine of two embeddings; no labels, no weights
+MSE, COSENT = "mse", "cosent"
+SIMILARITY_LOSSES = (MSE, COSENT)
+DEFAULT_SCALE = 20.0  # cosines are multiplied by it in the losses of a ranking and of `cosent`
 RESERVED_NAMES = (  # columns, results and parts of answers that stand beside those of the tasks
-    *("text", "text_pair", "embedding", "pair_embedding", "input_ids", "pair_input_ids", "length", "dataset", "row"),
+    *("text", "text_pair", "text_negative", "embedding", "pair_embedding", "length", "dataset", "row"),
+    *("input_ids", "pair_input_ids", "negative_input_ids"),
     *("loss", "composite", "all", "type", "training"),
 )
 _CLASSIFIER_KEYS = ("type", "labels", "hidden_size", "class_weights", "label_smoothing")
@@ -40,7 +46,8 @@ TASK_KEYS = {  # type → the keys that a task of this type may have
     SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label"),
     TOKEN_CLASSIFICATION: (*_CLASSIFIER_KEYS, "min_score"),
     PAIR_CLASSIFICATION: _CLASSIFIER_KEYS,
-    PAIR_SIMILARITY: ("type", "score_range"),
+    PAIR_SIMILARITY: ("type", "score_range", "loss", "scale"),
+    PAIR_RANKING: ("type", "scale"),
 }
 TASK_TYPES = tuple(TASK_KEYS)
 
@@ -81,13 +88,21 @@ def check_tasks(tasks: dict[str, dict]) -> None:
     """Raises `ValueError`, naming the task and the remedy, if a model cannot be built from one of the tasks."""
     if not tasks:
         raise ValueError("A model needs at least one task; `tasks` is empty.")
+    check_rankings(tasks)
     for name, task in tasks.items():
         try:
             check_task_settings(name, task)
-            if task["type"] != PAIR_SIMILARITY:
+            if task["type"] not in COSINE_TYPES:
                 _check_labels(task)
         except ValueError as error:
             raise ValueError(f"Task {name!r}: {error}") from None
+
+
+def check_rankings(tasks: dict[str, dict]) -> None:
+    """Raises `ValueError` if there are several rankings: rows have no label that says which of them they belong to."""
+    rankings = [name for name, task in tasks.items() if isinstance(task, dict) and task.get("type") == PAIR_RANKING]
+    if len(rankings) > 1:
+        raise ValueError(f"{rankings} are all of type {PAIR_RANKING!r}; a model may have one. Drop the others.")
 
 
 def check_task_settings(name: str, task: dict) -> None:
@@ -122,6 +137,14 @@ def check_task_settings(name: str, task: dict) -> None:
             or not scores[0] < scores[1]
         ):
             raise ValueError(f"needs 'score_range', the lowest and the highest score, as [0, 5]; got {scores!r}.")
+    loss = task.get("loss", MSE)
+    if loss not in SIMILARITY_LOSSES:
+        raise ValueError(f"'loss' is {loss!r}; allowed are {list(SIMILARITY_LOSSES)}.")
+    scale = task.get("scale", DEFAULT_SCALE)
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0.0 < scale < float("inf"):
+        raise ValueError(f"'scale' is {scale!r}; it must be a number above 0.")
+    if "scale" in task and task["type"] == PAIR_SIMILARITY and loss == MSE:
+        raise ValueError(f"'scale' belongs to 'loss: {COSENT}', and the loss is {MSE!r}; drop one.")
 
 
 def _check_labels(task: dict) -> None:
@@ -223,11 +246,16 @@ class MTSBertConfig(PretrainedConfig):
               tags have a mean probability below `min_score` (0 by default) are left out;
             - `"pair_classification"`: one label for two texts, from their embeddings u, v and |u - v|
               (Sentence-BERT, arXiv 1908.10084);
-            - `"pair_similarity"`: a score for two texts, the cosine of their embeddings. It is trained with the mean
-              squared error against the score, which `score_range: [lowest, highest]` scales to [0, 1].
+            - `"pair_similarity"`: a score for two texts, the cosine of their embeddings, trained on scores within
+              `score_range: [lowest, highest]`. `loss: mse` (default) is the mean squared error against the score
+              scaled to [0, 1]. `loss: cosent` only uses the order of the scores: log(1 + Σ exp(`scale` (c_j - c_i)))
+              over all pairs i, j of an optimizer step whose scores are s_i > s_j and cosines c_i, c_j;
+            - `"pair_ranking"`: the cosine of two texts, trained on pairs that belong together, without labels. Among
+              all second texts and hard negatives of an optimizer step, each first text must find its own second text:
+              cross-entropy over `scale` times the cosines (arXiv 1705.00652). A model has at most one.
 
             Classification tasks need `labels` and may have `hidden_size` (the width of a hidden layer in the head),
-            `class_weights` (one number per label) and `label_smoothing`.
+            `class_weights` (one number per label) and `label_smoothing`. `scale` is 20 by default.
         embedding_size (`int`, *optional*, defaults to the encoder's `hidden_size`):
             How many numbers the sentence embedding has: the first of the pooled state (Matryoshka representations,
             arXiv 2205.13147). They are scaled after that, and pair tasks compare them. Tasks on single texts see the

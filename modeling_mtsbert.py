@@ -17,7 +17,7 @@ from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput,
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
     from .configuration_mtsbert import (
-        PAIR_SIMILARITY,
+        COSINE_TYPES,
         PAIR_TYPES,
         SEQUENCE_CLASSIFICATION,
         TOKEN_CLASSIFICATION,
@@ -29,11 +29,11 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
 
     # transformers 5.8 and 5.9 copy the files that this one names, and not those that they name in turn.
     from .entities_mtsbert import IGNORE_INDEX  # noqa: F401
-    from .heads_mtsbert import TaskEditing, TaskLayers, TextStates, item_losses, new_head, num_items, pool
+    from .heads_mtsbert import PairLosses, TaskEditing, TaskLayers, TextStates, item_losses, new_head, num_items, pool
     from .pipeline_mtsbert import MTSBertPipeline
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from configuration_mtsbert import (
-        PAIR_SIMILARITY,
+        COSINE_TYPES,
         PAIR_TYPES,
         SEQUENCE_CLASSIFICATION,
         TOKEN_CLASSIFICATION,
@@ -42,7 +42,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         check_weights,
         save_sentence_transformers_files,
     )
-    from heads_mtsbert import TaskEditing, TaskLayers, TextStates, item_losses, new_head, num_items, pool
+    from heads_mtsbert import PairLosses, TaskEditing, TaskLayers, TextStates, item_losses, new_head, num_items, pool
     from pipeline_mtsbert import MTSBertPipeline
 
 
@@ -57,10 +57,11 @@ class MTSBertOutput(ModelOutput):
             Sentence embedding of `config.embedding_size` numbers, of length 1 if `config.normalize`.
         logits (`dict[str, torch.FloatTensor]`):
             By task: `(B, C)` for a sequence or pair classification, `(B, T, K)` for a token classification, and the
-            cosines `(B,)` for a similarity.
+            cosines `(B,)` for a similarity or a ranking.
         losses (`dict[str, torch.FloatTensor]`, *optional*, returned when `labels` is given):
             By task: the mean loss over the labelled items, or 0 if there are none.
-        pair_pooler_output (`torch.FloatTensor` of shape `(B, E)`, *optional*): Embedding of the second text of a pair.
+        pair_pooler_output (`torch.FloatTensor` of shape `(B, E)` or `(2 B, E)`, *optional*):
+            Embeddings of the second texts of pairs, and then of the hard negatives if there are any.
         hidden_states, attentions (`tuple[torch.FloatTensor]`, *optional*): As in the outputs of other encoders.
     """
 
@@ -74,7 +75,7 @@ class MTSBertOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class MTSBertModel(TaskEditing, PreTrainedModel):
+class MTSBertModel(TaskEditing, PairLosses, PreTrainedModel):
     """An encoder with pooling and one head for each task of the config.
 
     `from_pretrained` loads a checkpoint; [`MTSBertModel.from_encoder`] starts a new model from a pretrained encoder:
@@ -217,14 +218,15 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         Encodes the first and second texts of pairs in one pass. Second texts that are all padding are left out of it.
 
         Args:
-            texts, pair_texts (`torch.Tensor`): Token ids `(B, T)` and `(B, T')`, or embeddings with a third dimension.
+            texts, pair_texts (`torch.Tensor`):
+                Token ids `(B, T)` and `(B, T')` or `(2 B, T')`, or embeddings with a third dimension.
             attention_mask, pair_attention_mask (`torch.Tensor`, *optional*): 1 for text, 0 for padding.
             token_type_ids (`torch.Tensor` of shape `(B, T)`, *optional*): Of the first texts.
             kwargs: Passed on to the encoder.
 
         Returns:
-            The encoder's output for the first texts, their text states `(B, H)`, the text states `(B, H)` of the
-            second texts, which are 0 for a row without one, and the states of the first texts that the heads read.
+            The encoder's output for the first texts, their text states `(B, H)`, the text states of the second texts
+            in the order of `pair_texts`, which are 0 for a row without one, and the states that the heads read.
         """
         num_texts, length = texts.shape[:2]
         if attention_mask is None:
@@ -247,7 +249,7 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
             encoded.hidden_states = tuple(state[:num_texts, :length] for state in encoded.hidden_states)
         if encoded.get("attentions") is not None:
             encoded.attentions = tuple(weights[:num_texts, :, :length, :length] for weights in encoded.attentions)
-        second_states = torch.zeros_like(states[:num_texts]).index_copy(0, rows, states[num_texts:])
+        second_states = states.new_zeros(len(pair_texts), states.shape[1]).index_copy(0, rows, states[num_texts:])
         of_heads = TextStates(of_heads.tokens[:num_texts, :length], of_heads.texts[:num_texts])
         return encoded, states[:num_texts], second_states, of_heads
 
@@ -264,8 +266,8 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
         return self.heads[task](states.tokens if of_tokens else states.texts)
 
     def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """The logits `(B, C)` of a pair classification, or the cosines `(B,)` of a similarity, of two embeddings."""
-        if self.config.tasks[task]["type"] == PAIR_SIMILARITY:
+        """Of two embeddings: the logits `(B, C)` of a pair classification, or else the cosines `(B,)`."""
+        if self.config.tasks[task]["type"] in COSINE_TYPES:
             return self.heads[task](u, v)
         return self.heads[task](torch.cat([u, v, (u - v).abs()], dim=-1))
 
@@ -291,16 +293,17 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
             input_ids (`torch.LongTensor` of shape `(B, T)`, *optional*): Token ids. Alternatively, `inputs_embeds`.
             attention_mask (`torch.Tensor` of shape `(B, T)`, *optional*): 1 for text, 0 for padding.
             inputs_embeds (`torch.FloatTensor` of shape `(B, T, H)`, *optional*): Embeddings instead of `input_ids`.
-            pair_input_ids (`torch.LongTensor` of shape `(B, T')`, *optional*):
-                Token ids of the second texts. Without them, pair tasks have no logits.
-            pair_attention_mask (`torch.Tensor` of shape `(B, T')`, *optional*):
-                1 for text, 0 for padding. A row of zeros has no second text.
-            pair_inputs_embeds (`torch.FloatTensor` of shape `(B, T', H)`, *optional*):
+            pair_input_ids (`torch.LongTensor` of shape `(B, T')` or `(2 B, T')`, *optional*):
+                Token ids of the second texts. Without them, pair tasks have no logits. `B` further rows are the hard
+                negatives of a ranking.
+            pair_attention_mask (`torch.Tensor` in the shape of `pair_input_ids`, *optional*):
+                1 for text, 0 for padding. A row of zeros has no second text, or no hard negative.
+            pair_inputs_embeds (`torch.FloatTensor` with a third dimension `H`, *optional*):
                 Embeddings instead of `pair_input_ids`, together with `inputs_embeds`.
             labels (`dict[str, torch.Tensor]`, *optional*):
                 By task: class ids `(B,)`, zeros and ones `(B, C)` for a multi-label task, tag ids `(B, T)` for a token
-                task, scores `(B,)` for a similarity. Items with -100, or a score of NaN, are ignored. A task that is
-                left out has no labels.
+                task, scores `(B,)` for a similarity, 1 for a row of a ranking `(B,)`. Items with -100, or a score of
+                NaN, are ignored. A task that is left out has no labels.
             num_items_in_batch (`dict[str, torch.Tensor]`, *optional*):
                 By task: what the summed loss is divided by, instead of the number of labelled items in this batch. The
                 Trainer passes the number of items in the whole optimizer step.
@@ -344,7 +347,7 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
             if settings["type"] not in PAIR_TYPES:
                 logits[task] = self.head_logits(task, of_heads)
             elif v is not None:
-                logits[task] = self.pair_logits(task, u, v)
+                logits[task] = self.pair_logits(task, u, v[: len(u)])
         output = MTSBertOutput(
             last_hidden_state=encoded.last_hidden_state,
             pooler_output=u,
@@ -354,7 +357,7 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
             attentions=encoded.get("attentions"),
         )
         if labels is not None:
-            output.losses = self.losses(logits, labels, num_items_in_batch)
+            output.losses = self.losses(output, labels, num_items_in_batch)
             for task in chosen.keys() - logits.keys():  # their pairs train these states, which are not in this batch
                 output.losses[task] = output.losses[task] + text_states.float().sum() * 0.0
             output.loss = sum(output.losses.values())
@@ -362,7 +365,7 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
 
     def losses(
         self,
-        logits: dict[str, torch.Tensor],
+        output: MTSBertOutput,
         labels: dict[str, torch.Tensor],
         num_items_in_batch: dict[str, torch.Tensor] | None = None,
     ) -> dict[str, torch.Tensor]:
@@ -371,11 +374,14 @@ class MTSBertModel(TaskEditing, PreTrainedModel):
             raise ValueError(
                 f"`labels` names tasks that the model does not have: {unknown}; it has {list(self.config.tasks)}."
             )
-        losses = {}
+        losses, logits = {}, output.logits
         for task, settings in self.config.tasks.items():
             if task in logits and labels.get(task) is not None:
                 count = num_items(labels[task]) if num_items_in_batch is None else num_items_in_batch[task]
-                losses[task] = item_losses(settings, logits[task], labels[task]).sum() / count.clamp(min=1)
+                if settings["type"] in PAIR_TYPES:
+                    losses[task] = self.pair_loss(task, output, labels[task], count.clamp(min=1))
+                else:
+                    losses[task] = item_losses(settings, logits[task], labels[task]).sum() / count.clamp(min=1)
                 continue
             if labels.get(task) is not None and num_items(labels[task]):
                 raise ValueError(f"`labels` has {task!r}, which compares two texts, but there is no `pair_input_ids`.")

@@ -15,11 +15,11 @@ from transformers.utils.versions import require_version
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
-    from .configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
+    from .configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
     from .entities_mtsbert import decode_tags, tags_to_spans, visible_offsets
     from .heads_mtsbert import labels_of, probabilities_of
 except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
+    from configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
     from entities_mtsbert import decode_tags, tags_to_spans, visible_offsets
     from heads_mtsbert import labels_of, probabilities_of
 
@@ -344,7 +344,7 @@ class MTSBertPipeline(Pipeline):
                 continue
             with torch.inference_mode():
                 logits = self.model.pair_logits(task, u, v)[0]
-            if settings["type"] == PAIR_SIMILARITY:
+            if settings["type"] in COSINE_TYPES:
                 result[task] = {"score": logits.item()}
             else:
                 probabilities, cut = probabilities_of(settings, logits).cpu(), threshold_of(task, threshold)
@@ -405,8 +405,8 @@ def check_threshold(threshold: Any, tasks: dict[str, dict]) -> None:
         where = "" if task is None else f" for task {task!r}"
         if task is not None and task not in tasks:
             raise ValueError(f"`threshold` names the task {task!r}; the model has {list(tasks)}.")
-        if task is not None and tasks[task]["type"] == PAIR_SIMILARITY:
-            raise ValueError(f"`threshold` names the task {task!r}, a similarity, which has no labels to leave out.")
+        if task is not None and tasks[task]["type"] in COSINE_TYPES:
+            raise ValueError(f"`threshold` names the task {task!r}, a cosine, which has no labels to leave out.")
         if cut is None and task is None:
             continue
         if not isinstance(cut, int | float) or isinstance(cut, bool) or not 0.0 <= cut <= 1.0:

@@ -14,7 +14,8 @@ from quality import ROOT, write_report
 
 sys.path.insert(0, str(ROOT))
 
-from mtsbert.arguments import ModelArguments, MTLTrainingArguments
+from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.input_arguments import ModelArguments
 from mtsbert.network.starting_point import load_model, load_tokenizer
 from mtsbert.training.trainer import MTSBertTrainer
 

@@ -29,8 +29,9 @@ from transformers import (
 
 sys.path.insert(0, str(ROOT))
 
-from mtsbert.arguments import ModelArguments, MTLTrainingArguments
+from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.loading import TaskData, load_recipe_data
+from mtsbert.input_arguments import ModelArguments
 from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
 from mtsbert.network.padding_free import PaddingFree
 from mtsbert.network.starting_point import load_model, load_tokenizer, resolve_name

@@ -1,4 +1,4 @@
-"""Builds a labelled dataset from news: `python -m data_prep`."""
+"""Builds a labelled dataset from news, or triplets for a ranking: `python -m data_prep`."""
 
 import argparse
 import shlex
@@ -9,12 +9,14 @@ from huggingface_hub import HfApi
 from .build import DEFAULT_SOURCE, DEFAULT_SPACY_MODEL, build_dataset
 from .hub import check_push
 from .ray_workers import ENGINES, LOCAL
+from .triplets import build_triplets
 
 
 def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") -> None:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Cleans news, labels named entities with spaCy, and writes a Parquet dataset with a card.",
+        description="Cleans news, labels named entities with spaCy, and writes a Parquet dataset with a card. With "
+        "--nli, makes triplets for a ranking task instead.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -23,6 +25,13 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
         help="'sample' (the embedded news), a CSV file in AG News' format (class,title,description; no header; "
         "classes 1-4), a folder of such files (train.csv, dev.csv, test.csv), or a Hub dataset id. "
         "Default: %(default)s",
+    )
+    parser.add_argument(
+        "--nli",
+        metavar="PATH",
+        help="Instead of news, natural language inference: a CSV file with the columns label, premise and hypothesis, "
+        "or a folder of them (train.csv, eval.csv, test.csv). Each premise is written with a hypothesis that follows "
+        "from it and one that contradicts it. Of the other options, only --output and --overwrite apply.",
     )
     parser.add_argument(
         "--spacy_model",
@@ -62,6 +71,10 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
         help="Upload the finished folder to this Hub dataset, with the token from HF_TOKEN or `hf auth login`.",
     )
     args = vars(parser.parse_args(argv))
+    if args["nli"] is not None:
+        _make_triplets(parser, args)
+        return
+    del args["nli"]
     repo_id = args.pop("push_to_hub")
     try:
         if repo_id:
@@ -73,6 +86,20 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
     sys.stdout.write(f"{args['output']}: {counts}; {sum(provenance.type_counts.values()):,} entities\n")
     if repo_id:
         push(args["output"], repo_id)
+
+
+def _make_triplets(parser: argparse.ArgumentParser, args: dict) -> None:
+    kept = ("nli", "output", "overwrite")
+    if ignored := [name for name, value in args.items() if name not in kept and value != parser.get_default(name)]:
+        sys.exit(
+            f"data_prep: --nli makes triplets, which have no use for {', '.join(f'--{name}' for name in ignored)}."
+        )
+    try:
+        counts = build_triplets(**{name: args[name] for name in kept})
+    except ValueError as error:
+        sys.exit(f"data_prep: {error}")
+    shown = ", ".join(f"{count:,} {split}" for split, count in counts.items())
+    sys.stdout.write(f"{args['output']}: {shown} triplets\n")
 
 
 def push(folder: str, repo_id: str) -> None:

@@ -25,6 +25,7 @@ from .labelling import EntityLabeller
 from .processes import processes
 from .ray_workers import LOCAL, RAY, check_engine, ray_workers
 from .sources import Source, open_source
+from .triplets import build_triplets
 
 
 DEFAULT_SOURCE = "fancyzhx/ag_news"
@@ -33,13 +34,18 @@ ROWS_TO_LEARN_SPELLING = 20_000
 ROWS_PER_GROUP = 1_000  # minimum size of a Parquet row group, which is kept in memory until it is written
 
 
-def check_options(options: dict) -> None:
-    """Raises `ValueError` unless all `options` are parameters of `build_dataset`, and `output` is among them."""
-    known = list(inspect.signature(build_dataset).parameters)
+def check_options(options: dict) -> Callable:
+    """
+    Returns the function that builds a dataset with these options: `build_triplets` for `nli`, or `build_dataset`.
+    Raises `ValueError` unless all of them are parameters of it, and `output` is among them.
+    """
+    build = build_triplets if "nli" in options else build_dataset
+    known = list(inspect.signature(build).parameters)
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"`prepare` has unknown keys {unknown}; allowed are {known}.")
     if "output" not in options:
         raise ValueError("`prepare` needs an 'output' folder.")
+    return build
 
 
 def build_dataset(

@@ -27,7 +27,8 @@ def flags() -> str:
     """A table for each group of arguments, of those that transformers does not have or has with another default."""
     from transformers import TrainingArguments
 
-    from mtsbert.arguments import DataArguments, ModelArguments, MTLTrainingArguments
+    from mtsbert.arguments import MTLTrainingArguments
+    from mtsbert.input_arguments import DataArguments, ModelArguments
 
     inherited = {setting.name: setting for setting in dataclasses.fields(TrainingArguments)}
     parts = []

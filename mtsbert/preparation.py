@@ -15,7 +15,8 @@ def data_prep(module: str) -> ModuleType:
 def prepare(**options) -> Path:
     """
     Labels texts with spaCy and writes a dataset folder, like `python -m data_prep`; `options` are those of
-    `data_prep.build.build_dataset`.
+    `data_prep.build.build_dataset`. With `nli`, makes triplets for a ranking instead, and `options` are those of
+    `data_prep.triplets.build_triplets`.
 
     Returns:
         The folder.
@@ -28,7 +29,6 @@ def prepare(**options) -> Path:
         >>> prepare(source="sample", spacy_model="en_core_web_sm", output="data/sample")
         PosixPath('data/sample')
     """
-    build = data_prep("build")
-    build.check_options(options)
-    build.build_dataset(**options)
+    build = data_prep("build").check_options(options)
+    build(**options)
     return Path(options["output"])

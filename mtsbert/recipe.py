@@ -12,7 +12,8 @@ from typing import Any, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from mtsbert.arguments import DataArguments, ModelArguments, MTLTrainingArguments
+from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.input_arguments import DataArguments, ModelArguments
 from mtsbert.settings import check_numbers, unique_keys
 
 

@@ -186,6 +186,7 @@ def checkpoint(encoder_folder, tokenizer, tmp_path_factory) -> Path:
         "tags": {"type": "sequence_classification", "labels": ["a", "b", "c"], "multi_label": True},
         "follows": {"type": "pair_classification", "labels": ["no", "yes"]},
         "near": {"type": "pair_similarity", "score_range": [0, 5]},
+        "fits": {"type": "pair_ranking"},
     }
     folder = tmp_path_factory.mktemp("checkpoint")
     MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks).eval().save_pretrained(folder)

@@ -104,6 +104,13 @@ def test_a_fork_keeps_its_own_classes_in_the_auto_map():
         ({"sts": {"type": "pair_similarity"}}, "needs 'score_range'"),
         ({"sts": {"type": "pair_similarity", "score_range": [5, 0]}}, "needs 'score_range'"),
         ({"sts": {"type": "pair_similarity", "score_range": [0, 5], "labels": ["a", "b"]}}, "unknown keys"),
+        ({"sts": {"type": "pair_similarity", "score_range": [0, 5], "loss": "mae"}}, "'loss' is 'mae'; allowed are"),
+        ({"sts": {"type": "pair_similarity", "score_range": [0, 5], "scale": 5}}, "'scale' belongs to 'loss: cosent'"),
+        ({"fits": {"type": "pair_ranking", "scale": 0}}, "'scale' is 0; it must be a number above 0"),
+        ({"fits": {"type": "pair_ranking", "scale": True}}, "'scale' is True"),
+        ({"fits": {"type": "pair_ranking", "labels": ["a", "b"]}}, r"unknown keys \['labels'\]"),
+        ({"a": {"type": "pair_ranking"}, "b": {"type": "pair_ranking"}}, r"\['a', 'b'\] are all of type"),
+        ({"text_negative": {"type": "pair_ranking"}}, "this name has a meaning of its own"),
     ],
 )
 def test_impossible_tasks_are_refused(tasks, message):

@@ -153,7 +153,10 @@ def test_a_dropped_task_is_gone_and_the_others_answer_as_before(full_model, logi
     full_model.drop_task("tags")
     after = logits_of(full_model)
     assert (
-        list(after) == list(full_model.heads) == list(full_model.config.tasks) == ["topic", "ner", "follows", "near"]
+        list(after)
+        == list(full_model.heads)
+        == list(full_model.config.tasks)
+        == ["topic", "ner", "follows", "near", "fits"]
     )
     assert all(torch.equal(after[task], before[task]) for task in after)
     assert not [name for name in full_model.state_dict() if "tags" in name]
@@ -162,7 +165,7 @@ def test_a_dropped_task_is_gone_and_the_others_answer_as_before(full_model, logi
 def test_the_only_task_and_tasks_that_are_not_there_cannot_be_dropped(full_model):
     with pytest.raises(ValueError, match=r"The model has no task 'mood'; it has \['topic', 'ner', 'tags',"):
         full_model.drop_task("mood")
-    for name in ("ner", "tags", "follows", "near"):
+    for name in ("ner", "tags", "follows", "near", "fits"):
         full_model.drop_task(name)
     with pytest.raises(ValueError, match="'topic' is the only task of this model"):
         full_model.drop_task("topic")
@@ -174,7 +177,11 @@ def test_a_renamed_task_keeps_its_place_its_head_and_its_mode(full_model, logits
     full_model.heads["ner"].train()  # in training, while the rest is frozen
     head = full_model.heads["ner"]
     full_model.rename_task("ner", "names")
-    assert list(full_model.config.tasks) == list(full_model.heads) == ["topic", "names", "tags", "follows", "near"]
+    assert (
+        list(full_model.config.tasks)
+        == list(full_model.heads)
+        == ["topic", "names", "tags", "follows", "near", "fits"]
+    )
     assert full_model.heads["names"] is head
     assert head.training
     assert not full_model.heads["topic"].training
@@ -302,7 +309,7 @@ def test_every_edit_is_kept_by_saving_and_loading(full_model, logits_of, batch, 
     assert not any(info.values()), info
     expected, found = logits_of(full_model), logits_of(again)
     assert again.config.tasks == full_model.config.tasks
-    assert list(again.config.tasks) == ["subject", "ner", "follows", "near", "mood"]
+    assert list(again.config.tasks) == ["subject", "ner", "follows", "near", "fits", "mood"]
     assert again.config.tasks["ner"]["labels"] == ["O", "B-PLACE", "I-PLACE"]
     assert found.keys() == expected.keys() == set(again.config.tasks)
     assert all(torch.equal(found[name], logits) for name, logits in expected.items())

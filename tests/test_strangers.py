@@ -12,9 +12,9 @@ from transformers import AutoTokenizer, BertConfig
 
 from configuration_mtsbert import AUTO_MAP, CUSTOM_PIPELINES, MTSBertConfig
 from modeling_mtsbert import MTSBertForTokenClassification, MTSBertModel
-from mtsbert.arguments import ModelArguments
 from mtsbert.commands.export import main as export
 from mtsbert.commands.predict import main as predict
+from mtsbert.input_arguments import ModelArguments
 from mtsbert.network.onnx_pipeline import OnnxPipeline
 from mtsbert.network.starting_point import load_model, load_pipeline, load_tokenizer
 from run_mtl import main as train

@@ -22,9 +22,9 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from configuration_mtsbert import PAIR_SIMILARITY, SEQUENCE_CLASSIFICATION, MTSBertConfig
-from mtsbert.arguments import ModelArguments
 from mtsbert.data.examples import read_examples
 from mtsbert.data.sources import TEXT, open_datasets
+from mtsbert.input_arguments import ModelArguments
 from mtsbert.machine import add_precision_option, autocast
 from mtsbert.network.starting_point import load_model, load_pipeline, load_tokenizer, resolve_name
 from mtsbert.results.tables import markdown_table

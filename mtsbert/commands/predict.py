@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
+from configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
 from mtsbert.data.readers import STREAMS, stream_rows
 from mtsbert.data.sources import TEXT, TEXT_PAIR
 from mtsbert.machine import add_precision_option, uses_bf16
@@ -229,7 +229,7 @@ def _schema(tasks: dict[str, dict], texts: InputTexts, embeddings: bool) -> pa.S
 
 def _answer_type(settings: dict) -> pa.DataType:
     number, text = pa.float64(), pa.string()
-    if settings["type"] == PAIR_SIMILARITY:
+    if settings["type"] in COSINE_TYPES:
         return pa.struct([("score", number)])
     if settings["type"] == TOKEN_CLASSIFICATION:
         place = [("start", pa.int64()), ("end", pa.int64())]

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from mtsbert.arguments import DataArguments, MTLTrainingArguments
+from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.commands.search import search
 from mtsbert.data.loading import load_recipe_data, needed_splits
 from mtsbert.data.report import describe_data
 from mtsbert.data.skipped_rows import report_skipped_rows
+from mtsbert.input_arguments import DataArguments
 from mtsbert.machine import use_all_cores
 from mtsbert.network.starting_point import (
     check_longest,

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from configuration_mtsbert import PAIR_TYPES, TOKEN_CLASSIFICATION
+from configuration_mtsbert import PAIR_RANKING, PAIR_TYPES, TOKEN_CLASSIFICATION
 from entities_mtsbert import IGNORE_INDEX
+from mtsbert.data.features import NEGATIVE_IDS
 
 
 @dataclass
@@ -15,7 +16,7 @@ class MultiTaskCollator:
     Pads texts to the longest of the batch, and gives every task its labels, missing ones as -100 (scores as NaN).
 
     Where a task compares two texts, the batch has `pair_input_ids` and `pair_attention_mask` as well; a row without a
-    second text is all padding.
+    second text is all padding. With a ranking task, as many rows of hard negatives follow there.
 
     With the tasks `topic` and `ner`, and a padding id of 0:
 
@@ -48,8 +49,13 @@ class MultiTaskCollator:
         return batch
 
     def texts(self, features: list[dict], prefix: str) -> dict[str, torch.Tensor]:
-        """Pads the first texts, or with the prefix `"pair_"` the second texts, and builds their attention mask."""
+        """
+        Pads the first texts, or with the prefix `"pair_"` the second texts and hard negatives, and builds their
+        attention mask.
+        """
         rows = [feature[f"{prefix}input_ids"] for feature in features]
+        if prefix and any(task["type"] == PAIR_RANKING for task in self.tasks.values()):
+            rows += [feature[NEGATIVE_IDS] for feature in features]
         return {
             f"{prefix}input_ids": self._pad(rows, self.tokenizer.pad_token_id),
             f"{prefix}attention_mask": self._pad([[1] * len(row) for row in rows], 0),

@@ -1,8 +1,8 @@
 """Reads the rows of a dataset as examples, with a uniform format whatever the columns of the dataset are called.
 
 An example is `{"text": str, "text_pair": str or None, "dataset": number, "row": number, <task>: …}`. Depending on the
-type of the task, its value is a label name (a list of names for a multi-label task), a list of spans, or a score. None
-means that the row has no label for the task.
+type of the task, its value is a label name (a list of names for a multi-label task), a list of spans, a score, or 1 (a
+pair of a ranking). None means that the row has no label for the task. With a ranking, there is also `"text_negative"`.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from configuration_mtsbert import PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
+from configuration_mtsbert import PAIR_RANKING, PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
 from entities_mtsbert import OUTSIDE, TAG_SCHEMES, check_spans, join_words, spans_to_tags, tags_to_spans, to_bio
 from mtsbert.data.skipped_rows import SkippedRow
-from mtsbert.data.sources import TEXT, TEXT_PAIR, SourceDataset
+from mtsbert.data.sources import TEXT, TEXT_NEGATIVE, TEXT_PAIR, SourceDataset
 
 
 DATASET = "dataset"  # column with the number of the dataset that the row comes from
@@ -44,10 +44,12 @@ def fingerprint_of(rows: Dataset, *settings) -> str:
 
 def example_features(tasks: dict[str, dict]) -> Features:
     """Returns the columns of examples and their types."""
+    has_negatives = any(task["type"] == PAIR_RANKING for task in tasks.values())
     return Features(
         {
             TEXT: Value("string"),
             TEXT_PAIR: Value("string"),
+            **({TEXT_NEGATIVE: Value("string")} if has_negatives else {}),
             DATASET: Value("int32"),
             ROW: Value("int64"),
             **{name: _feature(task) for name, task in tasks.items()},
@@ -60,6 +62,8 @@ def _feature(task: dict) -> Value | List:
         return List({"start": Value("int64"), "end": Value("int64"), "label": Value("string")})
     if task["type"] == PAIR_SIMILARITY:
         return Value("float64")
+    if task["type"] == PAIR_RANKING:
+        return Value("int64")
     return List(Value("string")) if task.get("multi_label") else Value("string")
 
 
@@ -117,7 +121,7 @@ def read_examples(
         return {name: [example.get(name) for example in examples] for name in features}
 
     features = example_features(tasks)
-    settings = [source.columns, source.tag_scheme, tasks, number, skipped is not None, sorted(broken)]
+    settings = [source.columns, source.ranking, source.tag_scheme, tasks, number, skipped is not None, sorted(broken)]
     examples = (
         rows.with_format("arrow")
         .map(
@@ -166,8 +170,16 @@ def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tas
     example: dict[str, Any] = {TEXT: _check_text(text, source.columns[TEXT])}
     if (pair := row.get(TEXT_PAIR)) is not None:
         example[TEXT_PAIR] = _check_text(pair, source.columns[TEXT_PAIR])
+    if row.get(TEXT_NEGATIVE) not in (None, ""):  # not every pair has a hard negative
+        example[TEXT_NEGATIVE] = _check_text(row[TEXT_NEGATIVE], source.columns[TEXT_NEGATIVE])
+        if pair is None:
+            raise ValueError(
+                f"column {source.columns[TEXT_NEGATIVE]!r} has a text, but {source.columns[TEXT_PAIR]!r} is empty."
+            )
+    if source.ranking is not None:
+        example[source.ranking] = None if pair is None else 1
     for role, value in row.items():
-        if role in (TEXT, TEXT_PAIR):
+        if role in (TEXT, TEXT_PAIR, TEXT_NEGATIVE):
             continue
         column = source.columns[role]
         try:

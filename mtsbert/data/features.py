@@ -10,14 +10,15 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION
+from configuration_mtsbert import PAIR_RANKING, PAIR_SIMILARITY, TOKEN_CLASSIFICATION
 from entities_mtsbert import IGNORE_INDEX, spans_to_tags, visible_offsets
 from mtsbert.data.examples import DATASET, ROW, fingerprint_of
-from mtsbert.data.sources import TEXT, TEXT_PAIR
+from mtsbert.data.sources import TEXT, TEXT_NEGATIVE, TEXT_PAIR
 
 
 logger = logging.getLogger(__name__)
 
+NEGATIVE_IDS = "negative_input_ids"  # column with the token ids of hard negatives, for a ranking
 NO_ROW = -1  # row number of a filler row
 # Temporary columns for the report; the second one exists for each token task. Task names contain no space.
 CUT, COUNTS = "is cut", "{} entities"
@@ -78,13 +79,17 @@ def build_features(
 
     Returns:
         A dataset and a [`TokenizationReport`]. The dataset has the columns `input_ids`, `pair_input_ids` (empty if
-        there is no second text), `length` (tokens of both texts), `dataset` (a `ClassLabel` of `dataset_names`), `row`
+        there is no second text), with a ranking task also `negative_input_ids` (empty if there is no hard negative),
+        `length` (tokens of all texts), `dataset` (a `ClassLabel` of `dataset_names`), `row`
         (row number in that dataset), and one column per task: a class id, zeros and ones for the labels of a
         multi-label task, a score, or for a token task one tag id per token. Missing labels are `IGNORE_INDEX`, or NaN
         for a score.
     """
     token_tasks = [name for name, task in tasks.items() if task["type"] == TOKEN_CLASSIFICATION]
-    columns: dict[str, Value | List] = {"input_ids": List(Value("int32")), "pair_input_ids": List(Value("int32"))}
+    other_texts = {"pair_input_ids": TEXT_PAIR}
+    if any(task["type"] == PAIR_RANKING for task in tasks.values()):
+        other_texts[NEGATIVE_IDS] = TEXT_NEGATIVE
+    columns: dict[str, Value | List] = {name: List(Value("int32")) for name in ("input_ids", *other_texts)}
     columns |= {"length": Value("int32"), DATASET: ClassLabel(names=list(dataset_names)), ROW: Value("int64")}
     columns |= {name: _label_feature(task) for name, task in tasks.items()}
     columns |= {CUT: Value("bool"), **{COUNTS.format(name): List(Value("int32"), length=3) for name in token_tasks}}
@@ -93,17 +98,19 @@ def build_features(
     def encode(batch: dict[str, list]) -> dict[str, list]:
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         encodings = _tokenize(tokenizer, batch[TEXT], max_length)
-        paired = [text for text in batch[TEXT_PAIR] if text is not None]
-        pairs = iter(_tokenize(tokenizer, paired, max_length) if paired else [])
+        others = {
+            name: _tokenize_present(tokenizer, batch[column], max_length) for name, column in other_texts.items()
+        }
         features: dict[str, list] = {name: [] for name in columns}
-        for row, encoding in zip(rows, encodings, strict=True):
-            pair = next(pairs) if row[TEXT_PAIR] is not None else None
-            features["input_ids"].append(encoding.ids)
-            features["pair_input_ids"].append(pair.ids if pair else [])
-            features["length"].append(len(encoding.ids) + (len(pair.ids) if pair else 0))
+        for place, (row, encoding) in enumerate(zip(rows, encodings, strict=True)):
+            found = {"input_ids": encoding, **{name: encoded[place] for name, encoded in others.items()}}
+            for name, of_text in found.items():
+                features[name].append(of_text.ids if of_text else [])
+            present = [of_text for of_text in found.values() if of_text]
+            features["length"].append(sum(len(of_text.ids) for of_text in present))
             features[DATASET].append(row[DATASET])
             features[ROW].append(row[ROW])
-            features[CUT].append(bool(encoding.overflowing or (pair and pair.overflowing)))
+            features[CUT].append(any(of_text.overflowing for of_text in present))
             for name, task in tasks.items():
                 if name in token_tasks:
                     tags, counts = _tags(row[name], label2id[name], row[TEXT], encoding)
@@ -155,6 +162,13 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: 
     return tokenizer(texts, truncation=True, max_length=max_length, return_offsets_mapping=True).encodings
 
 
+def _tokenize_present(tokenizer: PreTrainedTokenizerBase, texts: list[str | None], max_length: int) -> list:
+    """Returns the encodings of the texts, and None for those that are missing."""
+    present = [text for text in texts if text is not None]
+    encodings = iter(_tokenize(tokenizer, present, max_length) if present else [])
+    return [None if text is None else next(encodings) for text in texts]
+
+
 def _tags(
     value: list[dict] | None, label2id: dict[str, int], text: str, encoding
 ) -> tuple[list[int], tuple[int, int, int]]:
@@ -167,9 +181,11 @@ def _tags(
 
 
 def _label(value: str | list[str] | float | None, task: dict, label2id: dict[str, int]) -> int | list[int] | float:
-    """Converts the label of a whole text, or of a pair, to an id, a list of zeros and ones, or a score."""
+    """Converts the label of a whole text, or of a pair, to an id, a list of zeros and ones, a score, or 1."""
     if task["type"] == PAIR_SIMILARITY:
         return math.nan if value is None else value
+    if task["type"] == PAIR_RANKING:
+        return IGNORE_INDEX if value is None else value
     if task.get("multi_label"):
         return [IGNORE_INDEX if value is None else int(label in value) for label in label2id]
     return IGNORE_INDEX if value is None else label2id[value]

@@ -19,8 +19,8 @@ def specs_of(data: Any, columns: Mapping | None = None) -> dict[str, dict]:
 
     Args:
         data: See [`~mtsbert.load_data`].
-        columns (`dict`, *optional*): Column → `"text"`, `"text_pair"` or a task, for all datasets; or dataset name →
-            such a mapping.
+        columns (`dict`, *optional*): Column → `"text"`, `"text_pair"`, `"text_negative"` or a task, for all
+            datasets; or dataset name → such a mapping.
 
     Raises:
         `ValueError`: for any other type, with advice on how to convert it.

@@ -3,7 +3,13 @@
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION, check_task_settings, check_tasks
+from configuration_mtsbert import (
+    COSINE_TYPES,
+    TOKEN_CLASSIFICATION,
+    check_rankings,
+    check_task_settings,
+    check_tasks,
+)
 from entities_mtsbert import OUTSIDE, bio_labels, entity_types
 from mtsbert.data.examples import ROW
 from mtsbert.data.skipped_rows import SkippedRow
@@ -17,13 +23,15 @@ def check_recipe_tasks(tasks: dict[str, dict]) -> None:
             check_task_settings(name, task)
         except ValueError as error:
             raise ValueError(f"Task {name!r}: {error}") from None
+    check_rankings(tasks)
 
 
 def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[str, dict]:
     """
     Merges the tasks of a recipe into those of the checkpoint that training continues from. A task that both have keeps
-    the type, labels, score range and head of the checkpoint. `class_weights` and `label_smoothing` come from the
-    recipe, and `min_score` does if it is set there. New tasks of the recipe follow at the end.
+    the type, labels, score range and head of the checkpoint. What only concerns the loss (`class_weights`,
+    `label_smoothing`, `loss` and `scale`) comes from the recipe, and `min_score` does if it is set there. New tasks of
+    the recipe follow at the end.
 
     Raises:
         `ValueError`: if recipe and checkpoint contradict each other.
@@ -41,7 +49,7 @@ def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[st
                 raise ValueError(
                     f"Task {name!r}: the recipe says {key}: {given}, and the checkpoint was trained with {kept}."
                 )
-        for key in ("class_weights", "label_smoothing"):
+        for key in ("class_weights", "label_smoothing", "loss", "scale"):
             merged[name].pop(key, None)
             if key in task:
                 merged[name][key] = task[key]
@@ -77,7 +85,7 @@ def complete_tasks(
     completed = {}
     for name, task in tasks.items():
         completed[name] = dict(task)
-        if task["type"] == PAIR_SIMILARITY:
+        if task["type"] in COSINE_TYPES:
             continue
         labels = task.get("labels") or _declared_labels(name, task, sources) or _found_labels(name, task, examples)
         if task["type"] == TOKEN_CLASSIFICATION and OUTSIDE not in labels:
@@ -142,7 +150,7 @@ def _unknown_labels(tasks: dict[str, dict], rows: Dataset) -> dict[int, str]:
     """Maps the index of each example with an unknown label to the reason."""
     wrong: dict[int, str] = {}
     for name, settings in tasks.items():
-        if settings["type"] == PAIR_SIMILARITY:
+        if settings["type"] in COSINE_TYPES:
             continue
         of_tokens = settings["type"] == TOKEN_CLASSIFICATION
         allowed = set(entity_types(settings["labels"])) if of_tokens else set(settings["labels"])

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from mtsbert.arguments import BAD_ROWS, ERROR, MAX_LENGTH, SKIP, DataArguments, MTLTrainingArguments
+from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.examples import read_examples
 from mtsbert.data.features import TokenizationReport, build_features
 from mtsbert.data.in_memory import as_datasets, is_by_dataset, is_features, specs_of
 from mtsbert.data.labels import check_recipe_tasks, complete_tasks, merge_tasks
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import SPLITS, TEXT, TEXT_PAIR, open_datasets
+from mtsbert.input_arguments import BAD_ROWS, ERROR, MAX_LENGTH, SKIP, DataArguments
 from mtsbert.settings import spelled_out
 
 
@@ -134,8 +135,8 @@ def load_data(
             those of the data.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): A fast tokenizer. Without one nothing is tokenized.
         columns (`dict`, *optional*):
-            Column → `"text"`, `"text_pair"` or a task; for several datasets also dataset name → such a mapping. By
-            default columns are found by those names.
+            Column → `"text"`, `"text_pair"`, `"text_negative"` or a task; for several datasets also dataset name →
+            such a mapping. By default columns are found by those names.
         splits (`Sequence[str]`, *optional*): The splits to read; each must exist in some dataset. Default: all.
         checkpoint_tasks (`dict[str, dict]`, *optional*):
             The tasks of the checkpoint that training goes on from (see `merge_tasks`). One that no dataset feeds stays
@@ -163,6 +164,7 @@ def load_data(
     asked = spelled_out(tasks)
     check_recipe_tasks(asked)
     tasks = merge_tasks(asked, checkpoint_tasks or {})
+    check_recipe_tasks(tasks)
     if not tasks:
         raise ValueError("There are no `tasks`: name some in the recipe, or as a mapping of names to types.")
     if bad_rows not in BAD_ROWS:
@@ -196,7 +198,7 @@ def load_data(
         split: concatenate_datasets([examples[source.name][split] for source in sources if split in source.splits])
         for split in splits
     }
-    fed = [task for task in tasks if any(task in source.columns for source in sources)]
+    fed = [task for task in tasks if any(source.feeds(task) for source in sources)]
     if fed or set(merged) != {"test"}:
         _check_labelled(list(asked) or fed, merged)
     names = [source.name for source in sources]

@@ -4,10 +4,11 @@ from collections import Counter
 from itertools import islice
 
 import numpy as np
+from datasets import Dataset
 
-from configuration_mtsbert import PAIR_SIMILARITY, TOKEN_CLASSIFICATION
+from configuration_mtsbert import PAIR_RANKING, PAIR_SIMILARITY, TOKEN_CLASSIFICATION
 from mtsbert.data.loading import TaskData
-from mtsbert.data.sources import TEXT, TEXT_PAIR
+from mtsbert.data.sources import TEXT, TEXT_NEGATIVE, TEXT_PAIR
 
 
 NUM_SAMPLES = 3
@@ -37,7 +38,7 @@ def _describe_task(task: str, settings: dict, rows: list[int], split: str, data:
     percentiles = zip(PERCENTILES, np.percentile(lengths, PERCENTILES).astype(int), strict=True)
     num_cut = sum(report.cut[row] for row in rows)
     lines = [
-        _label_line(settings, labelled[task][:]),
+        _negatives_line(labelled) if settings["type"] == PAIR_RANKING else _label_line(settings, labelled[task][:]),
         "Word pieces: " + ", ".join(f"{length} at {share} %" for share, length in percentiles),
         f"Longer than `max_length`: {num_cut:,} rows ({num_cut / len(rows):.2%})",
     ]
@@ -48,6 +49,11 @@ def _describe_task(task: str, settings: dict, rows: list[int], split: str, data:
             "borders of word pieces"
         )
     return lines + [_sample(task, settings, example) for example in islice(labelled, NUM_SAMPLES)]
+
+
+def _negatives_line(pairs: Dataset) -> str:
+    number = len(pairs) - pairs[TEXT_NEGATIVE][:].count(None)
+    return f"Pairs: {len(pairs):,}, of them {number:,} with a hard negative"
 
 
 def _label_line(settings: dict, values: list) -> str:
@@ -70,4 +76,7 @@ def _sample(task: str, settings: dict, example: dict) -> str:
     if settings["type"] == TOKEN_CLASSIFICATION:
         value = [f"{span['label']}: {text[span['start'] : span['end']]}" for span in value]
     pair = f" | {example[TEXT_PAIR]!r}" if example.get(TEXT_PAIR) is not None else ""
+    if settings["type"] == PAIR_RANKING:
+        negative = example[TEXT_NEGATIVE]
+        return f"- {text!r}{pair}" + ("" if negative is None else f" → not {negative!r}")
     return f"- {text!r}{pair} → {value}"

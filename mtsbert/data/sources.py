@@ -6,12 +6,12 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
 
-from configuration_mtsbert import PAIR_TYPES
+from configuration_mtsbert import PAIR_RANKING, PAIR_TYPES
 from entities_mtsbert import TAG_SCHEMES
 from mtsbert.data.readers import is_saved, read_file, read_folder, read_saved
 
 
-TEXT, TEXT_PAIR = "text", "text_pair"
+TEXT, TEXT_PAIR, TEXT_NEGATIVE = "text", "text_pair", "text_negative"
 SPLITS = ("train", "validation", "test")
 SOURCE_KEYS = ("path", "files", "dataset")  # each dataset has exactly one
 SPEC_KEYS = (*SOURCE_KEYS, "splits", "columns", "tag_scheme")
@@ -24,10 +24,15 @@ class SourceDataset:
     name: str
     splits: DatasetDict
     columns: dict[str, str]
-    """Role (`text`, `text_pair` or a task) → column."""
+    """Role (`text`, `text_pair`, `text_negative` or a task) → column."""
     tag_scheme: str = "bio"
     broken: dict[str, dict[int, str]] = field(default_factory=dict)
     """Split → row that could not be read and was left empty → reason. Only used if bad rows are skipped."""
+    ranking: str | None = None
+    """The ranking task that learns from the pairs of this dataset, if there is one."""
+
+    def feeds(self, task: str) -> bool:
+        return task in self.columns or task == self.ranking
 
     def where(self, split: str, row: int) -> str:
         return f"Row {row} of dataset {self.name!r}, split {split!r}"
@@ -57,8 +62,13 @@ def open_datasets(
         `ValueError`: if a dataset cannot be found or read, or does not fit the tasks.
     """
     opened = [_open_dataset(name, spec, tasks, skip_bad_rows, texts_alone) for name, spec in specs.items()]
-    fed = {role for source in opened for role in source.columns}
-    if unfed := [task for task in (tasks if must_be_fed is None else must_be_fed) if task not in fed]:
+    wanted = tasks if must_be_fed is None else must_be_fed
+    if unfed := [task for task in wanted if not any(source.feeds(task) for source in opened)]:
+        if any(tasks[task]["type"] == PAIR_RANKING for task in unfed):
+            raise ValueError(
+                f"No dataset feeds the tasks {unfed}, of which a ranking learns from a dataset with {TEXT!r} and "
+                f"{TEXT_PAIR!r} in `columns` and no labels of another task on pairs. Name one, or drop the task."
+            )
         raise ValueError(
             f"No dataset feeds the tasks {unfed}. Map a column to each in `columns` of a dataset, or drop the task."
         )
@@ -83,7 +93,11 @@ def _open_dataset(
     for split, rows in splits.items():
         if len(rows) == 0:
             raise ValueError(f"Dataset {name!r}, split {split!r}, is empty.")
-    return SourceDataset(name, splits, _roles(name, spec, splits, tasks, texts_alone), tag_scheme, broken or {})
+    roles = _roles(name, spec, splits, tasks)
+    ranking = _ranking_of(roles, tasks)
+    fed = [role for role in (*roles, ranking) if role in tasks]
+    _check_fed(name, fed, roles, splits, tasks, texts_alone)
+    return SourceDataset(name, splits, roles, tag_scheme, broken or {}, ranking)
 
 
 def _read_splits(spec: dict, broken: dict[str, dict[int, str]] | None) -> DatasetDict:
@@ -129,17 +143,31 @@ def _check_split_names(key: str, mapping: dict) -> dict:
     return mapping
 
 
-def _roles(name: str, spec: dict, splits: DatasetDict, tasks: dict[str, dict], texts_alone: bool) -> dict[str, str]:
+def _roles(name: str, spec: dict, splits: DatasetDict, tasks: dict[str, dict]) -> dict[str, str]:
     """Checks the `columns` of a dataset and inverts them: role → column."""
-    existing = {column for rows in splits.values() for column in rows.column_names}
+    existing = _columns_of(splits)
+    rankings = [task for task in tasks if tasks[task]["type"] == PAIR_RANKING]
+    known = [TEXT, TEXT_PAIR, *(task for task in tasks if task not in rankings)]
+    if rankings:
+        known.append(TEXT_NEGATIVE)
     mapping = spec.get("columns")
     if mapping is None:
-        mapping = {role: role for role in (TEXT, TEXT_PAIR, *tasks) if role in existing}
+        mapping = {role: role for role in known if role in existing}
     if not isinstance(mapping, dict):
         raise ValueError(f"Dataset {name!r}: 'columns' maps columns to 'text' and tasks; got {mapping!r}.")
     roles: dict[str, str] = {}
     for column, role in mapping.items():
-        if not isinstance(role, str) or (role not in (TEXT, TEXT_PAIR) and role not in tasks):
+        if role in rankings:
+            raise ValueError(
+                f"Dataset {name!r} maps column {column!r} to the ranking {role!r}, which reads no labels: map columns "
+                f"to {TEXT!r}, {TEXT_PAIR!r} and, for hard negatives, {TEXT_NEGATIVE!r}."
+            )
+        if role == TEXT_NEGATIVE and not rankings:
+            raise ValueError(
+                f"Dataset {name!r} maps column {column!r} to {TEXT_NEGATIVE!r}, which only a task of type "
+                f"{PAIR_RANKING!r} reads, and there is none."
+            )
+        if not isinstance(role, str) or role not in known:
             raise ValueError(
                 f"Dataset {name!r} maps column {column!r} to {role!r}, which is neither 'text' nor 'text_pair' nor a "
                 f"task of the recipe ({', '.join(tasks)})."
@@ -156,16 +184,39 @@ def _roles(name: str, spec: dict, splits: DatasetDict, tasks: dict[str, dict], t
         raise ValueError(
             f"Dataset {name!r} maps no column to 'text'; its columns are {sorted(existing)}. Say so in `columns`."
         )
-    fed = [role for role in roles if role in tasks]
+    return roles
+
+
+def _columns_of(splits: DatasetDict) -> set[str]:
+    return {column for rows in splits.values() for column in rows.column_names}
+
+
+def _ranking_of(roles: dict[str, str], tasks: dict[str, dict]) -> str | None:
+    """Returns the ranking task that learns from pairs with these roles; None if they have labels of another task."""
+    is_labelled = any(role in tasks and tasks[role]["type"] in PAIR_TYPES for role in roles)
+    if TEXT_PAIR not in roles or is_labelled:
+        return None
+    return next((task for task in tasks if tasks[task]["type"] == PAIR_RANKING), None)
+
+
+def _check_fed(
+    name: str, fed: list[str], roles: dict[str, str], splits: DatasetDict, tasks: dict[str, dict], texts_alone: bool
+) -> None:
+    """Raises `ValueError` unless the dataset has what the tasks that it feeds need."""
+    existing = sorted(_columns_of(splits))
     if not fed and not texts_alone and set(splits) != {"test"}:  # texts to predict need no label
         raise ValueError(
-            f"Dataset {name!r} feeds no task; its columns are {sorted(existing)}. Say so in `columns`, or learn from "
-            "its texts alone with `embedding_distillation`."
+            f"Dataset {name!r} feeds no task; its columns are {existing}. Say so in `columns`, or learn from its "
+            "texts alone with `embedding_distillation`."
         )
     pair_tasks = [task for task in fed if tasks[task]["type"] in PAIR_TYPES]
     if pair_tasks and TEXT_PAIR not in roles:
         raise ValueError(
             f"Dataset {name!r} feeds {pair_tasks}, which compare two texts, but maps no column to 'text_pair'; its "
-            f"columns are {sorted(existing)}."
+            f"columns are {existing}."
         )
-    return roles
+    if TEXT_NEGATIVE in roles and not any(tasks[task]["type"] == PAIR_RANKING for task in fed):
+        raise ValueError(
+            f"Dataset {name!r} maps column {roles[TEXT_NEGATIVE]!r} to {TEXT_NEGATIVE!r}, but feeds no ranking: that "
+            f"needs {TEXT_PAIR!r}, and no labels of another task on pairs (it feeds {fed})."
+        )

@@ -10,7 +10,7 @@ from transformers.utils import cached_file
 
 from configuration_mtsbert import PAIR_SIMILARITY, MTSBertConfig
 from modeling_mtsbert import MTSBertModel
-from mtsbert.arguments import ModelArguments
+from mtsbert.input_arguments import ModelArguments
 from mtsbert.machine import autocast
 from mtsbert.network.starting_point import PACKAGE_PREFIX, load_pipeline, load_tokenizer, pipeline_of, resolve_name
 from mtsbert.settings import import_extra

@@ -35,8 +35,8 @@ class EmbeddingTargets:
 
     Args:
         num_rows (`int`): The number of rows.
-        vectors (`torch.Tensor` of shape `(2 * num_rows, H)`): The normalized embeddings of all first texts, then of
-            all second texts; 0 if a row has no second text.
+        vectors (`torch.Tensor` of shape `(2 * num_rows, H)` or `(3 * num_rows, H)`): The normalized embeddings of all
+            first texts, then of all second texts, then of all hard negatives; 0 if a row has no such text.
     """
 
     def __init__(self, num_rows: int, vectors: torch.Tensor):
@@ -44,9 +44,12 @@ class EmbeddingTargets:
         self.vectors = vectors
 
     def batch(self, places: list[int], *, second: bool = False) -> torch.Tensor:
-        """Returns the targets `(B, H)` of the rows with these indices."""
-        first = self.num_rows if second else 0
-        return self.vectors[[first + place for place in places]].float()
+        """
+        Returns the targets `(B, H)` of the first texts of the rows with these indices; with `second`, those of the
+        second texts, and then of the hard negatives if there are any.
+        """
+        firsts = range(self.num_rows, len(self.vectors), self.num_rows) if second else [0]
+        return self.vectors[[first + place for first in firsts for place in places]].float()
 
 
 @dataclass
@@ -62,7 +65,8 @@ class TargetCollator:
         is_row = torch.tensor([feature[ROW] != NO_ROW for feature in features]).unsqueeze(1)  # not a filler
         batch[TARGETS] = self.targets.batch(places) * is_row
         if "pair_attention_mask" in batch:
-            batch[f"pair_{TARGETS}"] = self.targets.batch(places, second=True) * is_row
+            targets = self.targets.batch(places, second=True)
+            batch[f"pair_{TARGETS}"] = targets * is_row.repeat(len(targets) // len(places), 1)
         return batch
 
 
@@ -91,7 +95,7 @@ def open_embedding_targets(
     """
     texts = Texts.of(features)
     was_training = reference.training
-    shape = {"num_rows": 2 * texts.num_rows, "width": width}
+    shape = {"num_rows": texts.num_texts, "width": width}
 
     @torch.no_grad()
     def compute() -> Iterator[tuple[int, torch.Tensor]]:

@@ -16,6 +16,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from mtsbert.data.collator import MultiTaskCollator
+from mtsbert.data.features import NEGATIVE_IDS
 from mtsbert.network.disk_cache import DiskCache
 from mtsbert.network.frozen_prefix import FrozenPrefix
 
@@ -26,7 +27,10 @@ PLACE = "_place"  # column with the index of each training row, for the collator
 
 @dataclass
 class Texts:
-    """The concatenated token ids of all first texts, then of all second texts (length 0 if there is none)."""
+    """
+    The concatenated token ids of all first texts, then of all second texts, then of all hard negatives if the features
+    have any. The length is 0 where a text is missing.
+    """
 
     pieces: np.ndarray
     """`(N,)`: token ids of all texts."""
@@ -36,11 +40,16 @@ class Texts:
 
     @classmethod
     def of(cls, features: Dataset) -> "Texts":
-        table = features.select_columns(["input_ids", "pair_input_ids"]).with_format("arrow")[:]
+        table = features.select_columns(_columns_of_texts(features)).with_format("arrow")[:]
         columns = [pa.chunked_array(table[name]).combine_chunks() for name in table.column_names]
         lengths = np.concatenate([pc.list_value_length(column).to_numpy(zero_copy_only=False) for column in columns])
         pieces = np.concatenate([column.flatten().to_numpy(zero_copy_only=False) for column in columns])
         return cls(pieces, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), len(features))
+
+    @property
+    def num_texts(self) -> int:
+        """Number of texts, missing ones included: two or three for each row."""
+        return len(self.starts) - 1
 
     @cached_property
     def lengths(self) -> np.ndarray:
@@ -93,14 +102,15 @@ class FeatureCache:
         self, rows: list[int], *, second: bool = False, padding_side: str = "right"
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Returns the states `(B, T, H)` of the first or second texts of some rows, with 0 for padding, and the attention
-        mask `(B, T)`.
+        Returns the states `(B, T, H)` of the first texts of some rows, with 0 for padding, and the attention mask
+        `(B, T)`; with `second`, those of the second texts, and then of the hard negatives if there are any.
         """
-        texts = [row + (self.texts.num_rows if second else 0) for row in rows]
+        firsts = range(self.texts.num_rows, self.texts.num_texts, self.texts.num_rows) if second else [0]
+        texts = [first + row for first in firsts for row in rows]
         spans = [(int(self.texts.starts[text]), int(self.texts.starts[text + 1])) for text in texts]
         longest = max(end - start for start, end in spans)
-        states = torch.zeros((len(rows), longest, self.states.shape[1]), dtype=self.dtype)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        states = torch.zeros((len(texts), longest, self.states.shape[1]), dtype=self.dtype)
+        mask = torch.zeros((len(texts), longest), dtype=torch.long)
         for place, (start, end) in enumerate(spans):
             where = slice(longest - (end - start), None) if padding_side == "left" else slice(end - start)
             states[place, where] = self.states[start:end]
@@ -125,7 +135,11 @@ class CachedCollator(MultiTaskCollator):
 
 def rows_for_cache(features: Dataset) -> Dataset:
     """Replaces the token ids of training rows with the index of the row."""
-    return features.remove_columns(["input_ids", "pair_input_ids"]).add_column(PLACE, list(range(len(features))))
+    return features.remove_columns(_columns_of_texts(features)).add_column(PLACE, list(range(len(features))))
+
+
+def _columns_of_texts(features: Dataset) -> list[str]:
+    return [name for name in ("input_ids", "pair_input_ids", NEGATIVE_IDS) if name in features.column_names]
 
 
 def open_feature_cache(

@@ -151,7 +151,7 @@ def _frozen_forever(model: MTSBertModel, parts: dict[str, Part], args: MTLTraini
         names.add(head_name(task))
     if copied := copied_layers(model):
         types = {settings["type"] for settings in model.config.tasks.values()}
-        if types <= set(PAIR_TYPES):
+        if types <= set(PAIR_TYPES) or (args.freeze_encoder and set(args.freeze_heads or []) == set(model.heads)):
             names |= {task_layer_name(index) for index in copied}
         if not types & set(PAIR_TYPES) and not args.embedding_distillation:
             # Nothing trains the embedding, and the tasks have layers of their own.

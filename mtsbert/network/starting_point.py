@@ -10,7 +10,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
-from mtsbert.arguments import ModelArguments
+from mtsbert.input_arguments import ModelArguments
 from pipeline_mtsbert import MTSBertPipeline
 
 

@@ -11,11 +11,21 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
-from configuration_mtsbert import PAIR_CLASSIFICATION, PAIR_SIMILARITY, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from configuration_mtsbert import (
+    COSINE_TYPES,
+    DEFAULT_SCALE,
+    PAIR_CLASSIFICATION,
+    PAIR_RANKING,
+    PAIR_SIMILARITY,
+    SEQUENCE_CLASSIFICATION,
+    TOKEN_CLASSIFICATION,
+)
 from entities_mtsbert import decode_tags, entity_types
-from heads_mtsbert import is_labelled, item_losses
+from heads_mtsbert import compares_pairs, cosent_loss, is_labelled, item_losses
 from mtsbert.network.embedding_targets import EMBEDDING
 from mtsbert.results.embedding_scores import embedding_metrics
+from mtsbert.results.ranking import RANKED, RankingMetric, rank_own_texts
+from mtsbert.results.sizes import AT_SIZE
 
 
 COMPOSITE = "composite"
@@ -24,6 +34,7 @@ PRIMARY_METRIC = {
     TOKEN_CLASSIFICATION: "f1",
     PAIR_CLASSIFICATION: "accuracy",
     PAIR_SIMILARITY: "spearman",
+    PAIR_RANKING: "mrr",
 }
 
 
@@ -105,6 +116,7 @@ METRICS: dict[str, type[evaluate.Metric]] = {
     TOKEN_CLASSIFICATION: EntityMetric,
     PAIR_CLASSIFICATION: ClassificationMetric,
     PAIR_SIMILARITY: SimilarityMetric,
+    PAIR_RANKING: RankingMetric,
 }
 
 
@@ -124,23 +136,26 @@ def reduce_logits(tasks: dict[str, dict]) -> Callable[[dict, dict], dict]:
 
     Returns:
         A function of logits and labels by task. For each task, it returns the predicted ids, `(B,)` or `(B, T)` (valid
-        tags), and under `loss_key(task)` the summed loss of each text, `(B,)`.
+        tags), and under `loss_key(task)` the summed loss of each text, `(B,)`, unless the task compares pairs with
+        each other. What `logits` has beside the tasks is returned as it is.
     """
 
     def reduce(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         reduced = {}
         for name, task in tasks.items():
+            reduced[name] = answers(task, logits[name], labels[name])
+            if compares_pairs(task):
+                continue
             losses = item_losses(task, logits[name], labels[name])
             reduced[loss_key(name)] = losses if losses.dim() == 1 else losses.sum(dim=-1)
-            reduced[name] = answers(task, logits[name], labels[name])
-        return reduced
+        return reduced | {key: values for key, values in logits.items() if key not in tasks}
 
     return reduce
 
 
 def answers(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Turns logits into predictions: ids, zeros and ones for a multi-label task, or cosines for a similarity task."""
-    if task["type"] == PAIR_SIMILARITY:
+    """Turns logits into predictions: ids, zeros and ones for a multi-label task, or cosines."""
+    if task["type"] in COSINE_TYPES:
         return logits
     if task["type"] == TOKEN_CLASSIFICATION:
         return decode_tags(logits, is_labelled(labels), task["labels"], min_score=task.get("min_score", 0.0))
@@ -152,8 +167,9 @@ def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[s
     Builds the Trainer's `compute_metrics` for predictions from `reduce_logits`.
 
     Returns:
-        A function that returns `<task>_<metric>` and `<task>_loss` (the mean over labelled items) for each task that
-        has labels, and `composite`, the mean of the primary metrics of these tasks.
+        A function that returns `<task>_<metric>` and `<task>_loss` for each task that has labels, and `composite`, the
+        mean of the primary metrics of these tasks. The loss is the mean over labelled items; if the task compares
+        pairs with each other, it is the loss of all pairs together.
     """
 
     def compute(evaluation: EvalPrediction) -> dict[str, float]:
@@ -163,15 +179,45 @@ def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[s
             labelled = is_labelled(torch.from_numpy(labels)).numpy()
             if not labelled.any():
                 continue
-            scores = metric_of(task).compute(**_metric_inputs(task, predictions, labels, labelled))
+            if task["type"] == PAIR_RANKING:
+                embeddings = evaluation.predictions[RANKED]
+                ranks, loss = rank_own_texts(embeddings, labels, task.get("scale", DEFAULT_SCALE))
+                inputs = {"predictions": ranks}
+            else:
+                inputs = _metric_inputs(task, predictions, labels, labelled)
+                loss = _mean_loss(name, task, evaluation.predictions, labels, labelled)
+            scores = metric_of(task).compute(**inputs)
             results.update({f"{name}_{metric}": float(score) for metric, score in scores.items()})
-            results[f"{name}_loss"] = float(evaluation.predictions[loss_key(name)].sum() / labelled.sum())
+            results[f"{name}_loss"] = loss
+            if task["type"] == PAIR_SIMILARITY:
+                results |= _at_sizes(name, evaluation.predictions, labels, labelled)
             primary.append(scores[PRIMARY_METRIC[task["type"]]])
         if primary:
             results[COMPOSITE] = float(np.mean(primary))
         return results
 
     return compute
+
+
+def _at_sizes(
+    name: str, predictions: dict[str, np.ndarray], labels: np.ndarray, labelled: np.ndarray
+) -> dict[str, float]:
+    """The Spearman correlation of a similarity task for embeddings cut to each of the sizes that were collected."""
+    results, metric = {}, SimilarityMetric(keep_in_memory=True)
+    for key in predictions:
+        if key.startswith(AT_SIZE):
+            scores = metric.compute(predictions=predictions[key][labelled], references=labels[labelled])
+            results[f"{name}_spearman_at_{key.removeprefix(AT_SIZE)}"] = float(scores["spearman"])
+    return results
+
+
+def _mean_loss(
+    name: str, task: dict, predictions: dict[str, np.ndarray], labels: np.ndarray, labelled: np.ndarray
+) -> float:
+    if not compares_pairs(task):
+        return float(predictions[loss_key(name)].sum() / labelled.sum())
+    cosines, scores = (torch.from_numpy(values[labelled]) for values in (predictions[name], labels))
+    return cosent_loss(cosines, scores, task.get("scale", DEFAULT_SCALE)).item()
 
 
 ANSWERS, LOGITS = "answers", "logits"  # keys of what an evaluation keeps
@@ -211,6 +257,7 @@ class AnswerMetrics:
     def reduce(self, logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, Any]:
         embeddings = logits.pop(EMBEDDING, None)
         kept = {ANSWERS: self._reduce(logits, labels)}
+        logits = {task: of_task for task, of_task in logits.items() if task in labels}
         if embeddings is not None:
             kept[EMBEDDING] = embeddings
         if self.keeps_logits:
@@ -261,12 +308,12 @@ def count_answers(
     Returns:
         For each task with labels: a confusion matrix `(C, C)` of labels (rows) and predictions (columns) for a
         classification task, or `(types, 3)` counts of right, predicted and labelled entities for a token task, with
-        the types in the order of `entity_types`. Multi-label and similarity tasks are left out.
+        the types in the order of `entity_types`. Multi-label tasks and those that answer with a cosine are left out.
     """
     counts = {}
     for name, task in tasks.items():
         labelled = is_labelled(torch.from_numpy(labels[name])).numpy()
-        if not labelled.any() or task.get("multi_label") or task["type"] == PAIR_SIMILARITY:
+        if not labelled.any() or task.get("multi_label") or task["type"] in COSINE_TYPES:
             continue
         inputs = _metric_inputs(task, predictions[name], labels[name], labelled)
         if task["type"] == TOKEN_CLASSIFICATION:

@@ -16,7 +16,9 @@ from transformers import Trainer
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from configuration_mtsbert import (
+    COSENT,
     PAIR_CLASSIFICATION,
+    PAIR_RANKING,
     PAIR_SIMILARITY,
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
@@ -38,12 +40,14 @@ HUB_TASKS = {
     TOKEN_CLASSIFICATION: "token-classification",
     PAIR_CLASSIFICATION: "text-classification",
     PAIR_SIMILARITY: "sentence-similarity",
+    PAIR_RANKING: "sentence-similarity",
 }
 WHAT_IT_DOES = {
     SEQUENCE_CLASSIFICATION: "one label for a text",
     TOKEN_CLASSIFICATION: "entities in a text",
     PAIR_CLASSIFICATION: "one label for two texts",
     PAIR_SIMILARITY: "how alike two texts are: the cosine of their embeddings",
+    PAIR_RANKING: "whether two texts belong together: the cosine of their embeddings",
 }
 METRIC_NAMES = {  # our name → the Hub's name, and the name shown to readers
     "accuracy": ("accuracy", "accuracy"),
@@ -53,6 +57,8 @@ METRIC_NAMES = {  # our name → the Hub's name, and the name shown to readers
     "f1": ("f1", "entity F1"),
     "spearman": ("spearmanr", "Spearman correlation"),
     "pearson": ("pearsonr", "Pearson correlation"),
+    "mrr": ("mrr", "mean reciprocal rank"),
+    "recall_at_10": ("recall", "recall at 10"),
 }
 AGREEMENT = "agreement with machine labels"
 COSINE_OF_AN_INDEX = 0.95  # from this mean cosine on, an index of the old embeddings is still usable
@@ -315,7 +321,11 @@ class ModelCard:
         for name, task in self.tasks.items():
             if task["type"] == PAIR_SIMILARITY:
                 lowest, highest = task["score_range"]
-                told.append(f"**{escape(name)}**: scores from {lowest:g} to {highest:g}, scaled to 0 to 1.")
+                use = "of which only the order is learned" if task.get("loss") == COSENT else "scaled to 0 to 1"
+                told.append(f"**{escape(name)}**: scores from {lowest:g} to {highest:g}, {use}.")
+                continue
+            if task["type"] == PAIR_RANKING:
+                told.append(f"**{escape(name)}**: none; texts that belong together are ranked above all others.")
                 continue
             is_token = task["type"] == TOKEN_CLASSIFICATION
             labels = entity_types(task["labels"]) if is_token else list(task["labels"])

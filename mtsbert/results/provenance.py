@@ -14,10 +14,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from modeling_mtsbert import MTSBertModel
-from mtsbert.arguments import DataArguments, ModelArguments, MTLTrainingArguments
+from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.features import DATASET, num_labelled_rows
 from mtsbert.data.loading import TaskData
 from mtsbert.data.sources import SPLITS
+from mtsbert.input_arguments import DataArguments, ModelArguments
 from mtsbert.network.starting_point import PACKAGE_PREFIX, name_of
 from mtsbert.results.tables import plain
 

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from configuration_mtsbert import PAIR_SIMILARITY
+from configuration_mtsbert import MSE, PAIR_SIMILARITY
 from mtsbert.arguments import DWA, FIRST_STEP, STATIC, UNCERTAINTY
 
 
@@ -85,7 +85,9 @@ class UncertaintyBalancing(StaticBalancing):
 
     def factor(self, task: str) -> torch.Tensor:
         precision = torch.exp(-self.log_variances[task])
-        return precision / 2 if self.tasks[task]["type"] == PAIR_SIMILARITY else precision
+        settings = self.tasks[task]
+        is_squared_error = settings["type"] == PAIR_SIMILARITY and settings.get("loss", MSE) == MSE
+        return precision / 2 if is_squared_error else precision
 
     def combine(self, losses: dict[str, torch.Tensor], shares: dict[str, torch.Tensor]) -> torch.Tensor:
         penalties = [self.task_weights[task] * shares[task] * self.log_variances[task] / 2 for task in losses]

@@ -9,7 +9,7 @@ from transformers import EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from mtsbert.network.embedding_targets import EmbeddingTargets, TargetCollator
-from mtsbert.results.metrics import ANSWERS, LOGITS, AnswerMetrics, Evaluation, count_answers
+from mtsbert.results.metrics import ANSWERS, COMPOSITE, LOGITS, AnswerMetrics, Evaluation, count_answers
 from mtsbert.training.batches import BatchingTrainer
 from mtsbert.training.nonfinite import numbered
 
@@ -107,6 +107,33 @@ class EvaluatingTrainer(BatchingTrainer):
         rows = self.features_of(test_dataset, "test", "test_dataset")
         with self.answer_metrics.keeping_logits():
             return super().predict(rows, ignore_keys, metric_key_prefix)
+
+    def hyperparameter_search(
+        self,
+        hp_space: Callable | None = None,
+        compute_objective: Callable[[dict[str, float]], float] | None = None,
+        n_trials: int = 20,
+        direction: str | list[str] = "maximize",
+        backend: Any = None,
+        hp_name: Callable | None = None,
+        **kwargs,
+    ):
+        """
+        Like `Trainer.hyperparameter_search`, but looks for the highest `eval_composite` by default.
+
+        Args:
+            compute_objective (`Callable`, *optional*): Metrics of an evaluation → the number to optimize.
+            hp_space, n_trials, direction, backend, hp_name, kwargs: As in transformers.
+        """
+        return super().hyperparameter_search(
+            hp_space,
+            compute_objective or (lambda metrics: metrics[f"eval_{COMPOSITE}"]),
+            n_trials,
+            direction,
+            backend,
+            hp_name,
+            **kwargs,
+        )
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)

@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
-from heads_mtsbert import item_losses
+from heads_mtsbert import compares_pairs, item_losses
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import DATASET, ROW
 from mtsbert.network.feature_cache import PLACE
@@ -100,19 +100,23 @@ class FiniteCheck:
             *of_tasks, of_sum = batch.flags.tolist()
             bad = [task for task, is_bad in zip(self.tasks, of_tasks, strict=True) if is_bad]
             for task in bad:
-                found.setdefault(f"the loss of task {task!r}", []).extend(self._guilty_rows(task, batch))
+                guilty = self._guilty_rows(task, batch)
+                if not compares_pairs(self.tasks[task]):  # if every row is finite, only their sum is not
+                    guilty = guilty or batch.rows
+                found.setdefault(f"the loss of task {task!r}", []).extend(guilty)
             if of_sum and not bad:
                 found.setdefault("the weighted sum of the losses", []).extend(batch.rows)
-        return found
+        return {what: rows or self.all_rows() for what, rows in found.items()}
 
     def all_rows(self) -> list[int]:
         return [row for batch in self._batches for row in batch.rows]
 
     def _guilty_rows(self, task: str, batch: _MicroBatch) -> list[int]:
-        losses = item_losses(self.tasks[task], batch.logits[task], batch.labels[task])
+        losses = batch.logits[task]  # of a loss that is none of single rows, their cosines
+        if not compares_pairs(self.tasks[task]):
+            losses = item_losses(self.tasks[task], losses, batch.labels[task])
         finite = losses.isfinite().reshape(len(losses), -1).all(dim=1).tolist()
-        guilty = [row for row, is_finite in zip(batch.rows, finite, strict=True) if not is_finite]
-        return guilty or batch.rows  # if every row is finite, only their sum is not
+        return [row for row, is_finite in zip(batch.rows, finite, strict=True) if not is_finite]
 
 
 def name_rows(rows: Sequence[int], features: Dataset, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -1,8 +1,13 @@
 """A Trainer that can be interrupted at any step and resumed with the results of an uninterrupted run."""
 
 import logging
+import os
+import signal
 import tempfile
-from contextlib import ExitStack
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,19 +19,86 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from mtsbert.training.checkpoints import checkpoint_being_written, checkpoint_to_resume, disk_named, newest_whole
 from mtsbert.training.hub import PushingTrainer
-from mtsbert.training.interruption import STOPPING_SIGNALS, Interrupted, Interruption, deaf_to_signals
 
 
 # Messages of gloo and of the rendezvous store when another rank has died. NCCL has an error class for it.
 SIGNS_OF_LOSS = ("gloo/", "Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
+# If ranks received different signals, the first in this list counts.
+STOPPING_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STANDARD_ERROR = 2
+NOTED = "\n{}: the step will be finished and a checkpoint saved. Another Ctrl-C stops at once.\n"
+
 logger = logging.getLogger(__name__)
+
+
+class Interrupted(SystemExit):
+    """Raised after the checkpoint was saved. Exits with status 128 + signal number, as is usual in a shell."""
+
+    def __init__(self, stopped_by: signal.Signals):
+        super().__init__(128 + stopped_by)
+
+
+class Interruption:
+    """Records the signal that tells this process to stop."""
+
+    def __init__(self):
+        self.signal: signal.Signals | None = None
+        self.speaks = True  # whether to print a message to stderr after the first signal
+        self._process = 0
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """
+        Context in which the first signal is only recorded, and a Ctrl-C after it raises `KeyboardInterrupt`. Signals
+        that the process was started to ignore (as by `nohup` and `&`) are still ignored.
+        """
+        self.signal, before = None, {}
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
+            self._process = os.getpid()
+            for number in STOPPING_SIGNALS:
+                handler = signal.getsignal(number)
+                if handler is not None and handler != signal.SIG_IGN:  # None: not set by Python
+                    before[number] = signal.signal(number, self._note)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _note(self, number: int, frame) -> None:
+        if os.getpid() != self._process:
+            return  # a forked worker that inherited this handler; its parent gets the signal as well
+        if self.signal is None:
+            self.signal = signal.Signals(number)
+            if self.speaks:  # not with the logger, which the signal may have interrupted
+                with suppress(OSError):  # the reader of stderr may have been stopped by the same signal
+                    os.write(STANDARD_ERROR, NOTED.format(self.signal.name).encode())
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+
+def deaf_to_signals(initialize: Callable[[int], None] | None) -> Callable[[int], None]:
+    """
+    Wraps the `worker_init_fn` of a DataLoader so that its workers ignore the signals that stop the run.
+
+    Signals reach a whole process group, and without its workers a run could not finish the step. Workers exit by
+    themselves when their parent process has ended.
+    """
+    return partial(_begin_deaf, initialize)
+
+
+def _begin_deaf(initialize: Callable[[int], None] | None, worker: int) -> None:
+    for number in STOPPING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if initialize is not None:
+        initialize(worker)
 
 
 class ResumableTrainer(PushingTrainer):
     """
-    A Trainer that only saves complete checkpoints, also when it is told to stop (see `interruption.py`). A resumed run
-    gives exactly the results of an uninterrupted one.
+    A Trainer that only saves complete checkpoints, also when it is told to stop (see [`Interruption`]). A resumed
+    run gives exactly the results of an uninterrupted one.
 
     Subclasses must call `begin_training` before the first step, and `agree` once in each step on all ranks.
     """

@@ -18,12 +18,14 @@ from transformers import (
     set_seed,
 )
 
+from configuration_mtsbert import PAIR_RANKING
 from heads_mtsbert import is_labelled, num_items
 from modeling_mtsbert import MTSBertModel, MTSBertOutput
-from mtsbert.arguments import MAX_LENGTH, STATIC, MTLTrainingArguments, own_settings
+from mtsbert.arguments import STATIC, MTLTrainingArguments, own_settings
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import num_labelled_rows
 from mtsbert.data.loading import load_split
+from mtsbert.input_arguments import MAX_LENGTH
 from mtsbert.machine import peak_memory_gb, reset_peak_memory
 from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
 from mtsbert.network.embedding_targets import EMBEDDING, TARGETS, distances, load_reference, num_targets, pop_targets
@@ -31,14 +33,16 @@ from mtsbert.network.feature_cache import PLACE
 from mtsbert.network.freezing import Freezing
 from mtsbert.network.parts import is_of_encoder
 from mtsbert.network.starting_point import check_longest, longest_input, tokenizer_of
-from mtsbert.results.metrics import COMPOSITE
 from mtsbert.results.model_card import write_model_card
 from mtsbert.results.provenance import Provenance, provenance_in_memory, public_name
+from mtsbert.results.ranking import RANKED, ranked_embeddings
+from mtsbert.results.sizes import check_sizes, cosines_at_sizes
 from mtsbert.results.tables import parameter_table
 from mtsbert.training.balancing import BALANCING
 from mtsbert.training.batches import check_sampling, training_datasets
 from mtsbert.training.nonfinite import FiniteCheck
 from mtsbert.training.optimization import OptimizingTrainer, peak_learning_rates
+from mtsbert.training.step_losses import StepLosses
 from mtsbert.training.task_statistics import GradientAggregation, GradientStatistics, TaskLog
 
 
@@ -204,6 +208,8 @@ class MTSBertTrainer(OptimizingTrainer):
         self.learning_rates = peak_learning_rates(model, self.freezing.parts, self.args)
         self.balancing = BALANCING[self.args.loss_balancing](self.tasks, self.task_weights)
         self.gradient_statistics = GradientStatistics(model)
+        self.step_losses = StepLosses(model, self.args)
+        model.matryoshka_dims = check_sizes(model.config, self.args.matryoshka_dims or ())
         aggregator = self.args.gradient_aggregator
         self.gradient_aggregation = GradientAggregation(aggregator, model) if aggregator else None
         self._attached_with = own_settings(self.args)
@@ -239,33 +245,6 @@ class MTSBertTrainer(OptimizingTrainer):
         self.training_metrics = output.metrics
         return output
 
-    def hyperparameter_search(
-        self,
-        hp_space: Callable | None = None,
-        compute_objective: Callable[[dict[str, float]], float] | None = None,
-        n_trials: int = 20,
-        direction: str | list[str] = "maximize",
-        backend: Any = None,
-        hp_name: Callable | None = None,
-        **kwargs,
-    ):
-        """
-        Like `Trainer.hyperparameter_search`, but looks for the highest `eval_composite` by default.
-
-        Args:
-            compute_objective (`Callable`, *optional*): Metrics of an evaluation → the number to optimize.
-            hp_space, n_trials, direction, backend, hp_name, kwargs: As in transformers.
-        """
-        return super().hyperparameter_search(
-            hp_space,
-            compute_objective or (lambda metrics: metrics[f"eval_{COMPOSITE}"]),
-            n_trials,
-            direction,
-            backend,
-            hp_name,
-            **kwargs,
-        )
-
     # Loss
 
     def get_batch_samples(
@@ -273,7 +252,9 @@ class MTSBertTrainer(OptimizingTrainer):
     ) -> tuple[list[dict], dict[str, torch.Tensor] | None]:
         """The micro-batches of an optimizer step, and the labelled items of every task in them, over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        return batches, self.num_items_of(batches, device) if batches else None
+        num_items_in_batch = self.num_items_of(batches, device) if batches else None
+        self.step_losses.begin_step(batches, num_items_in_batch, self.accelerator)
+        return batches, num_items_in_batch
 
     def num_items_of(self, batches: list[dict], device: torch.device) -> dict[str, torch.Tensor]:
         """Task → labelled items of the micro-batches of all processes; and texts whose embedding is held."""
@@ -296,11 +277,17 @@ class MTSBertTrainer(OptimizingTrainer):
             outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
             if targets:  # for the metrics, beside the logits
                 outputs.logits[EMBEDDING] = torch.cat([outputs.pooler_output, targets[TARGETS]], dim=-1)
+            if any(task["type"] == PAIR_RANKING for task in self.tasks.values()):
+                outputs.logits[RANKED] = ranked_embeddings(outputs)
+            outputs.logits |= cosines_at_sizes(outputs, self.args.matryoshka_dims or ())
             loss = sum(weight * outputs.losses[task] for task, weight in self.task_weights.items())
             return (loss, outputs) if return_outputs else loss
         self.freezing.set_modes()  # `training_step` has just put the whole model in training mode
+        # Not `model`, as DDP must not see a pass without gradients. With FSDP, both are the same.
+        self.step_losses.begin_batch(lambda batch: self.model(**self._prepare_inputs(batch)), self.accelerator)
         rows, targets = inputs.pop(PLACE, ()), pop_targets(inputs)
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
+        self.step_losses.put_into(outputs)
         labels = inputs["labels"]
         shares = {task: num_items(labels[task]) / num_items_in_batch[task].clamp(min=1) for task in self.task_weights}
         examples = {task: num_examples(labels[task]) for task in self.task_weights}
@@ -385,7 +372,8 @@ class MTSBertTrainer(OptimizingTrainer):
             self._tasks_to_measure = set(self.task_weights)  # each in the next batch that has labels of it
 
     def _warn_of_unfed_heads(self) -> None:
-        unfed = [task for task in self.tasks if not num_labelled_rows(self.train_dataset, task)]
+        with_head = [task for task, settings in self.tasks.items() if settings["type"] != PAIR_RANKING]
+        unfed = [task for task in with_head if not num_labelled_rows(self.train_dataset, task)]
         if unfed and any(map(is_of_encoder, set(self.freezing.parts) - self.freezing.forever)):
             logger.warning(
                 f"No training row has a label for {unfed}: these heads stay as they are while the encoder changes "

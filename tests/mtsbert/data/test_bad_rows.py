@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from mtsbert.arguments import DataArguments
 from mtsbert.data.loading import load_recipe_data
 from mtsbert.data.skipped_rows import SKIPPED_ROWS_FILE
+from mtsbert.input_arguments import DataArguments
 from run_mtl import main
 
 

@@ -7,11 +7,11 @@ import torch
 from datasets import Dataset
 
 from entities_mtsbert import IGNORE_INDEX
-from mtsbert.arguments import DataArguments
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import _tokenize, build_features
 from mtsbert.data.labels import _labels_of
 from mtsbert.data.loading import load_recipe_data
+from mtsbert.input_arguments import DataArguments
 from tests.mtsbert.rows import examples_of
 
 

@@ -103,6 +103,12 @@ def test_a_recipe_adds_tasks_to_those_of_a_checkpoint_and_decides_about_smoothin
     assert merge_tasks(recipe, {}) == recipe
 
 
+def test_a_recipe_decides_about_the_loss_of_a_similarity():
+    cosent = {"sts": {"type": "pair_similarity", "score_range": [0, 5], "loss": "cosent", "scale": 10}}
+    assert merge_tasks(cosent, CHECKPOINT)["sts"] == cosent["sts"]
+    assert merge_tasks({"sts": CHECKPOINT["sts"]}, cosent)["sts"] == CHECKPOINT["sts"]
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [

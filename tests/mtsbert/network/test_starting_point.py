@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import BertModel, CanineConfig, CanineModel, CanineTokenizer
 
-from mtsbert.arguments import ModelArguments
+from mtsbert.input_arguments import ModelArguments
 from mtsbert.network.starting_point import (
     check_longest,
     load_encoder_config,

@@ -150,6 +150,11 @@ def test_a_frozen_encoder_leaves_the_task_layers_to_learn_and_the_embedding_exac
     assert torch.equal(layered_model.eval()(**batch).pooler_output, embedding)
 
 
+def test_with_all_heads_frozen_as_well_nothing_is_trained(trainer_of, layered_model):
+    trainer = trainer_of(of=layered_model, freeze_encoder=True, freeze_heads=["topic", "ner"])
+    assert trainer.freezing.is_total
+
+
 @pytest.mark.parametrize("flags", [{"freeze_encoder": True}, {"freeze_embeddings": True, "num_frozen_layers": 2}])
 def test_the_cached_layers_end_below_the_copied_ones(trainer_of, layered_model, tmp_path, flags):
     cache = {"feature_cache_dir": str(tmp_path / "cache"), "feature_cache_dtype": "fp32", **flags}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from datasets import Dataset
 from huggingface_hub import ModelCard
 
 from modeling_mtsbert import MTSBertModel
@@ -322,6 +323,24 @@ def test_pair_tasks_have_a_card_and_code_of_their_own(trainer_of, encoder_folder
             compile(code, "card", "exec")
         assert ("token-classification" in card.text) is False
         assert "scores from 0 to 5, scaled to 0 to 1" in card.text
+
+
+def test_the_card_of_a_ranking_says_what_it_is(trainer_of, encoder_folder, tmp_path):
+    tasks = {
+        "fits": {"type": "pair_ranking"},
+        "near": {"type": "pair_similarity", "score_range": [0, 5], "loss": "cosent"},
+    }
+    (tmp_path / "run").mkdir(exist_ok=True)
+    rows = Dataset.from_list([{"text": "Oslo beat Lima", "text_pair": "Lima lost"}] * 2)
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks)
+    trainer = trainer_of(of=model, train_dataset=None, eval_dataset=rows)
+    trainer.evaluate()
+    trainer.create_model_card()
+    card = card_of(tmp_path / "run")
+    assert card.data.pipeline_tag == "sentence-similarity"
+    assert "whether two texts belong together" in card.text
+    assert "scores from 0 to 5, of which only the order is learned" in card.text
+    assert re.search(r"\| fits +\| mean reciprocal rank +\| 0\.6667", card.text)
 
 
 @pytest.mark.parametrize(

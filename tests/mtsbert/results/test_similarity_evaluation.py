@@ -11,8 +11,9 @@ def test_spearman_equals_that_of_sentence_transformers(real_data, minilm, tmp_pa
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 
-    from mtsbert.arguments import ModelArguments, MTLTrainingArguments
+    from mtsbert.arguments import MTLTrainingArguments
     from mtsbert.data.features import build_features
+    from mtsbert.input_arguments import ModelArguments
     from mtsbert.network.starting_point import load_model, load_tokenizer, resolve_name
     from mtsbert.training.trainer import MTSBertTrainer
     from tests.mtsbert.rows import examples_of

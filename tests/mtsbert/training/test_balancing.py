@@ -43,6 +43,16 @@ def test_uncertainty_loss_and_gradients_by_hand():
     assert scheme.weights() == pytest.approx({"topic": 2 * math.exp(-s_topic), "sts": math.exp(-s_sts) / 2})
 
 
+def test_only_a_squared_error_has_half_the_precision():
+    tasks = {
+        "mse": {"type": "pair_similarity", "score_range": [0, 5]},
+        "cosent": {"type": "pair_similarity", "score_range": [0, 5], "loss": "cosent"},
+        "fits": {"type": "pair_ranking"},
+    }
+    scheme = BALANCING["uncertainty"](tasks, dict.fromkeys(tasks, 1.0))
+    assert {task: scheme.factor(task).item() for task in tasks} == {"mse": 0.5, "cosent": 1.0, "fits": 1.0}
+
+
 def test_an_absent_task_does_not_move_its_uncertainty():
     scheme = balancing("uncertainty")
     scheme.combine(losses(0.8, 0.0), {"topic": torch.tensor(1.0), "sts": torch.tensor(0.0)}).backward()

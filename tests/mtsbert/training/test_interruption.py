@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 from mtsbert.training.checkpoints import flaw_of
-from mtsbert.training.interruption import STANDARD_ERROR, STOPPING_SIGNALS, Interrupted, Interruption, deaf_to_signals
+from mtsbert.training.resuming import STANDARD_ERROR, STOPPING_SIGNALS, Interrupted, Interruption, deaf_to_signals
 from mtsbert.training.trainer import MTSBertTrainer
 
 
