@@ -7,7 +7,7 @@ import json
 import sys
 
 import yaml
-from quality import ROOT, TRAINING_ALONE, parse_arguments, run, write_report
+from quality import ROOT, TRAINING_ALONE, argument_parser, run, write_report
 
 from mtsbert.results.metrics import PRIMARY_METRIC
 from mtsbert.runs import mean_and_sd
@@ -18,7 +18,7 @@ LAST_EPOCH = [*TRAINING_ALONE, "--do_eval=False"]
 
 
 def main() -> None:
-    args = parse_arguments(__doc__)
+    args = argument_parser(__doc__).parse_args()
     recipe = yaml.safe_load((ROOT / args.config).read_text())
     common = [*LAST_EPOCH, *args.flags]
     settings = {"together": common} | {task: [*alone(recipe, task), *common] for task in recipe["tasks"]}

@@ -1,6 +1,8 @@
 """Measures the quality of a recipe: mean and standard deviation of each metric over several seeds.
 
 python benchmarks/quality.py --config recipes/ag_news_minilm.yaml --seeds 42 43 44
+
+With --after, each seed trains with another recipe first, and goes on from that checkpoint.
 """
 
 import argparse
@@ -15,7 +17,7 @@ from machine import describe_machine
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from mtsbert.runs import mean_and_sd, run_once
+from mtsbert.runs import folder_of_run, mean_and_sd, run_once
 
 
 ROOT = Path(__file__).parent.parent
@@ -26,19 +28,24 @@ TRAINING_ALONE = ["--eval_strategy=no", "--save_strategy=no", "--load_best_model
 
 
 def main() -> None:
-    args = parse_arguments(__doc__)
-    runs = {seed: run(args.config, seed, args.flags) for seed in args.seeds}
+    parser = argument_parser(__doc__)
+    parser.add_argument("--after", type=Path, help="Recipe to train with first; --config goes on from its checkpoint.")
+    args = parser.parse_args()
+    runs = {}
+    for seed in args.seeds:
+        first = [] if args.after is None else [f"--model_name_or_path={checkpoint_of(args.after, seed)}"]
+        runs[seed] = run(args.config, seed, [*first, *args.flags])
     summary = summarise(list(runs.values()))
     path = write_report("quality", args.config.stem, {"runs": runs, "summary": summary})
     sys.stdout.write(table(summary) + f"\n\nWritten to {path}\n")
 
 
-def parse_arguments(description: str) -> argparse.Namespace:
+def argument_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("flags", nargs="*", help="Further flags of run_mtl.py, after '--'.")
-    return parser.parse_args()
+    return parser
 
 
 def write_report(script: str, subject: str | None, figures: dict) -> Path:
@@ -62,6 +69,13 @@ def run(config: Path, seed: int, flags: list[str], *, name: str = "run") -> dict
     """
     folder = ROOT / "runs" / "benchmarks" / config.stem
     return run_once(ROOT / config, [f"--seed={seed}", *flags], folder=folder, name=f"{name}_seed{seed}")
+
+
+def checkpoint_of(config: Path, seed: int) -> Path:
+    """Trains with a recipe, unless that was done before, and returns the folder of the checkpoint."""
+    where = {"folder": ROOT / "runs" / "benchmarks" / config.stem, "name": f"first_seed{seed}"}
+    run_once(ROOT / config, [f"--seed={seed}"], keeps_weights=True, **where)
+    return folder_of_run(ROOT / config, [f"--seed={seed}"], **where)
 
 
 def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -5,7 +5,7 @@ python benchmarks/shortcuts.py --config recipes/ag_news_minilm.yaml --seeds 42 4
 
 import sys
 
-from quality import TRAINING_ALONE, parse_arguments, run, write_report
+from quality import TRAINING_ALONE, argument_parser, run, write_report
 
 from mtsbert.results.metrics import PRIMARY_METRIC
 from mtsbert.runs import mean_and_sd
@@ -16,7 +16,7 @@ WAYS = {"defaults": [], "plain": PLAIN}
 
 
 def main() -> None:
-    args = parse_arguments(__doc__)
+    args = argument_parser(__doc__).parse_args()
     runs = {
         way: {seed: run(args.config, seed, [*TRAINING_ALONE, *flags, *args.flags], name=way) for seed in args.seeds}
         for way, flags in WAYS.items()

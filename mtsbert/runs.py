@@ -17,7 +17,15 @@ LOG_LINES = 20  # shown if a run fails
 logger = logging.getLogger(__name__)
 
 
-def run_once(config: Path, flags: list[str], *, folder: Path, name: str) -> dict[str, float]:
+def folder_of_run(config: Path, flags: list[str], *, folder: Path, name: str) -> Path:
+    """Returns the folder of a run of [`run_once`], whose name has a hash of code, recipe and flags."""
+    digest = hashlib.sha256("\n".join([_code(), config.read_text(encoding="utf-8"), *flags]).encode()).hexdigest()
+    return folder / f"{name}_{digest[:8]}"
+
+
+def run_once(
+    config: Path, flags: list[str], *, folder: Path, name: str, keeps_weights: bool = False
+) -> dict[str, float]:
     """
     Trains with a recipe and returns all metrics. If a run with the same code, recipe and flags has finished before,
     its metrics are returned instead. The run's folder keeps the results and the log, but not the weights.
@@ -26,13 +34,13 @@ def run_once(config: Path, flags: list[str], *, folder: Path, name: str) -> dict
         config (`Path`): The recipe.
         flags (`list[str]`): Further flags of `mtsbert train`.
         folder (`Path`): Where to create the folder of the run.
-        name (`str`): Prefix of the folder's name; a hash of code, recipe and flags follows.
+        name (`str`): Prefix of the folder's name, see [`folder_of_run`].
+        keeps_weights (`bool`, *optional*, defaults to `False`): Whether to keep the weights, for a run that goes on.
 
     Raises:
         `RuntimeError`: with the end of the log, if the run fails.
     """
-    digest = hashlib.sha256("\n".join([_code(), config.read_text(encoding="utf-8"), *flags]).encode()).hexdigest()
-    output = folder / f"{name}_{digest[:8]}"
+    output = folder_of_run(config, flags, folder=folder, name=name)
     results = output / RESULTS_FILE
     if (finished := _read(results)) is not None:
         return finished
@@ -47,7 +55,7 @@ def run_once(config: Path, flags: list[str], *, folder: Path, name: str) -> dict
     if done.returncode:
         end = "\n".join(log.read_text(encoding="utf-8").splitlines()[-LOG_LINES:])
         raise RuntimeError(f"{name} failed; the end of {log}:\n{end}")
-    for weights in output.glob("*.safetensors"):
+    for weights in () if keeps_weights else output.glob("*.safetensors"):
         weights.unlink()
     return json.loads(results.read_text(encoding="utf-8"))
 

@@ -59,7 +59,8 @@ class MTSBertTrainer(OptimizingTrainer):
 
     The loss is the weighted sum of the tasks' losses, and each of them is its mean over the labelled items of the
     whole optimizer step: the same for one batch of 32, for 4 accumulated ones of 8, and for 2 processes with 16.
-    `eval_loss` and `eval_<task>_loss` are exact means over the evaluation data in the same way.
+    Where a loss compares pairs with each other, it compares all pairs of the step. `eval_loss` and `eval_<task>_loss`
+    are exact in the same way, over the whole evaluation data.
 
     Args:
         model ([`MTSBertModel`], *optional*): The model to train. Either this or `model_init`.
@@ -79,8 +80,8 @@ class MTSBertTrainer(OptimizingTrainer):
             Metrics beside those of the tasks. `predictions` and `label_ids` are mappings of task to array.
         callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: As for `Trainer`.
         columns (`dict`, *optional*):
-            Column → `"text"`, `"text_pair"` or a task, where they are called otherwise; for several datasets also
-            dataset name → such a mapping.
+            Column → `"text"`, `"text_pair"`, `"text_negative"` or a task, where they are called otherwise; for
+            several datasets also dataset name → such a mapping.
         max_length (`int`, *optional*, defaults to 128, or what the encoder reads if that is less):
             Tokens of a text that are read; the rest is cut.
         provenance ([`Provenance`], *optional*): What the model card says of the data. Default: what can be seen here.

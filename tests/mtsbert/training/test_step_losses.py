@@ -15,7 +15,7 @@ from mtsbert.data.features import build_features
 from mtsbert.training.nonfinite import SKIPPED_STEPS
 from mtsbert.training.step_losses import StepLosses
 from tests.conftest import ROWS
-from tests.mtsbert.rows import examples_of
+from tests.mtsbert.rows import ACTIVATION_CHECKPOINTING, examples_of
 from tests.mtsbert.training.test_ranks import train  # noqa: F401 - a fixture
 from tests.mtsbert.training.test_trainer import gradients, without_dropout
 
@@ -68,8 +68,9 @@ def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
         {"loss_balancing": "uncertainty", "matryoshka_dims": [32, 24]},
         {"padding_free": False, "gradual_unfreezing": True, "unfreeze_every": 1},
         {"freeze_embeddings": True, "num_frozen_layers": 1, "feature_cache": True, "feature_cache_dtype": "fp32"},
+        {"embedding_distillation": 2.0},
     ],
-    ids=["weights", "uncertainty", "unfreezing", "cache"],
+    ids=["weights", "uncertainty", "unfreezing", "cache", "distillation"],
 )
 def test_accumulated_micro_batches_give_the_gradients_of_one_batch(trainer_of, model, settings, tmp_path):
     model = without_dropout(model)
@@ -100,7 +101,15 @@ def test_the_loss_is_that_of_all_pairs_of_the_step_by_hand(trainer_of, model, ta
     assert line["loss"] == pytest.approx(output.loss.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{}, {"precision": "bf16"}, {"padding_free": False, "freeze_embeddings": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"precision": "bf16"},
+        {"padding_free": False, "freeze_embeddings": True},
+        {ACTIVATION_CHECKPOINTING: True},
+    ],
+)
 def test_both_passes_have_the_same_dropout(trainer_of, model, monkeypatch, settings):
     """The embeddings of the second pass are those that the gradients were computed for."""
     found: list[torch.Tensor] = []
@@ -154,6 +163,13 @@ def test_micro_batches_without_pairs_are_passed_over(trainer_of, model, features
     whole = gradients(trainer_of(of=copy.deepcopy(model), per_device_train_batch_size=32, **settings))
     settings |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
     assert_close(gradients(trainer_of(of=copy.deepcopy(model), **settings)), whole)
+
+
+def test_aggregated_gradients_are_those_of_the_sum(trainer_of, model):
+    model = without_dropout(model)
+    settings = {"max_grad_norm": 0.0, "per_device_train_batch_size": 32}
+    summed = gradients(trainer_of(of=copy.deepcopy(model), **settings))
+    assert_close(gradients(trainer_of(of=copy.deepcopy(model), gradient_aggregator="Sum", **settings)), summed)
 
 
 EVERY_STEP = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2, "train_sampling_strategy": "random"}
