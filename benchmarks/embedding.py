@@ -48,9 +48,7 @@ def main() -> None:
     )
     parser.add_argument("--max_rows", type=int, help="Use only the first rows of each file.")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        pairs = Pairs.read(write(stsb_pairs(args.data), Path(folder) / "pairs.jsonl", args.max_rows))
-        titles = Retrieval.read(write(titles_and_descriptions(args.data), Path(folder) / "ag.jsonl", args.max_rows))
+    pairs, titles = read_data(args.data, args.max_rows)
     reference = {} if args.reference is None else {REFERENCE: remembering(load_embedder(args.reference))}
     table: dict[str, dict[str, float]] = {}  # metric → model → percent
     runs: dict[str, dict[str, dict]] = {}
@@ -69,6 +67,28 @@ def main() -> None:
             for name, share in evaluation.agreement.items():
                 table.setdefault(f"{data}, {name}", {})[model] = 100 * share
     sys.stdout.write(f"Written to {write_report('embedding', None, {'table': table, 'runs': runs})}\n")
+
+
+def read_data(data: Path, max_rows: int | None = None) -> tuple[Pairs, Retrieval]:
+    """Reads STS-B, and the titles and descriptions of AG News."""
+    with tempfile.TemporaryDirectory() as folder:
+        pairs = Pairs.read(write(stsb_pairs(data), Path(folder) / "pairs.jsonl", max_rows))
+        titles = Retrieval.read(write(titles_and_descriptions(data), Path(folder) / "ag.jsonl", max_rows))
+    return pairs, titles
+
+
+def evaluate(model: Embedder, reference: Embedder, data: tuple[Pairs, Retrieval]) -> dict[str, float]:
+    """Returns the main figures of a model and of the reference as one mapping, with rates from 0 to 1."""
+    sides = {MODEL: model, REFERENCE: reference}
+    of_pairs, of_search = (
+        evaluate_pairs(data[0], sides, num_resamples=1),
+        evaluate_retrieval(data[1], sides, num_resamples=1),
+    )
+    figures = {}
+    for evaluation, name in ((of_pairs, "spearman"), (of_search, "recall_at_10")):
+        for side, scores in to_json(evaluation)["scores"].items():
+            figures[f"{name}, {side.replace('_', ' ')}"] = scores[name]
+    return figures | of_search.agreement
 
 
 def write(rows: Iterator[dict], path: Path, max_rows: int | None) -> Path:

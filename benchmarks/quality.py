@@ -33,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = {}
     for seed in args.seeds:
-        first = [] if args.after is None else [f"--model_name_or_path={checkpoint_of(args.after, seed)}"]
+        first = [] if args.after is None else [f"--model_name_or_path={run_at(args.after, seed, [], name='first')[1]}"]
         runs[seed] = run(args.config, seed, [*first, *args.flags])
     summary = summarise(list(runs.values()))
     path = write_report("quality", args.config.stem, {"runs": runs, "summary": summary})
@@ -71,11 +71,12 @@ def run(config: Path, seed: int, flags: list[str], *, name: str = "run") -> dict
     return run_once(ROOT / config, [f"--seed={seed}", *flags], folder=folder, name=f"{name}_seed{seed}")
 
 
-def checkpoint_of(config: Path, seed: int) -> Path:
-    """Trains with a recipe, unless that was done before, and returns the folder of the checkpoint."""
-    where = {"folder": ROOT / "runs" / "benchmarks" / config.stem, "name": f"first_seed{seed}"}
-    run_once(ROOT / config, [f"--seed={seed}"], keeps_weights=True, **where)
-    return folder_of_run(ROOT / config, [f"--seed={seed}"], **where)
+def run_at(config: Path, seed: int, flags: list[str], *, name: str) -> tuple[dict[str, float], Path]:
+    """Like [`run`], but keeps the checkpoint, and returns its folder as well."""
+    where = {"folder": ROOT / "runs" / "benchmarks" / config.stem, "name": f"{name}_seed{seed}"}
+    flags = [f"--seed={seed}", *flags]
+    metrics = run_once(ROOT / config, flags, keeps_weights=True, **where)
+    return metrics, folder_of_run(ROOT / config, flags, **where)
 
 
 def summarise(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
