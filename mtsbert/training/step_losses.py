@@ -59,7 +59,9 @@ class StepLosses:
                 "`torch_compile` draws it anew. Leave it off, or use one process and `gradient_accumulation_steps: 1`."
             )
 
-    def begin_step(self, batches: list[dict], num_items: dict[str, torch.Tensor] | None, accelerator: Accelerator):
+    def begin_step(
+        self, batches: list[dict], num_items: dict[str, torch.Tensor] | None, accelerator: Accelerator
+    ) -> None:
         """
         Must be called before the first micro-batch of a step.
 

@@ -204,6 +204,8 @@ RECIPES = {
     "ag_news_agreed": ["topic", "ner"],
     "ag_news": ["topic", "ner"],
     "sbert": ["similarity"],
+    "sbert_ranking": ["ranking"],
+    "sbert_cosent": ["similarity"],
     "nli": ["entailment"],
     "topic_sentiment": ["topic", "sentiment"],
     "all_tasks": ["topic", "ner", "sentiment", "entailment", "similarity"],
