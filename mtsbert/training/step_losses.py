@@ -108,7 +108,8 @@ class StepLosses:
                 embeddings.append(None)
                 continue
             torch.manual_seed(seed)
-            output = run({name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL})
+            inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
+            output = run({**inputs, "tasks": self.tasks})  # other heads come after the encoder, and need not run
             embeddings.append(ranked_embeddings(output))
         for task in self.tasks:
             labels = [batch["labels"][task].to(accelerator.device) for batch in self._batches]

@@ -81,6 +81,15 @@ def test_accumulated_micro_batches_give_the_gradients_of_one_batch(trainer_of, m
         assert_close(gradients(trainer_of(of=copy.deepcopy(model), **settings)), whole)
 
 
+def test_task_layers_get_the_gradients_of_one_batch(trainer_of, layered_model):
+    model = without_dropout(layered_model)
+    settings = {"max_grad_norm": 0.0, "max_steps": 1}
+    whole = gradients(trainer_of(of=copy.deepcopy(model), per_device_train_batch_size=32, **settings))
+    settings |= {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
+    assert any(name.startswith("task_layers.") for name in whole)
+    assert_close(gradients(trainer_of(of=copy.deepcopy(model), **settings)), whole)
+
+
 def test_the_loss_is_that_of_all_pairs_of_the_step_by_hand(trainer_of, model, tasks):
     model = without_dropout(model)
     trainer = trainer_of(
@@ -110,7 +119,8 @@ def test_the_loss_is_that_of_all_pairs_of_the_step_by_hand(trainer_of, model, ta
         {ACTIVATION_CHECKPOINTING: True},
     ],
 )
-def test_both_passes_have_the_same_dropout(trainer_of, model, monkeypatch, settings):
+@pytest.mark.parametrize("kind", ["model", "layered_model"])
+def test_both_passes_have_the_same_dropout(trainer_of, request, monkeypatch, kind, settings):
     """The embeddings of the second pass are those that the gradients were computed for."""
     found: list[torch.Tensor] = []
     forward = MTSBertModel.forward
@@ -122,8 +132,9 @@ def test_both_passes_have_the_same_dropout(trainer_of, model, monkeypatch, setti
 
     monkeypatch.setattr(MTSBertModel, "forward", recorded)
     trainer = trainer_of(
-        of=model, per_device_train_batch_size=8, gradient_accumulation_steps=4, max_steps=1, **settings
-    )
+        of=request.getfixturevalue(kind), per_device_train_batch_size=8, gradient_accumulation_steps=4, max_steps=1,
+        **settings,
+    )  # fmt: skip
     trainer.train()
     assert len(found) == 8
     for first, second in zip(found[:4], found[4:], strict=True):
