@@ -5,6 +5,7 @@ Letters used below: `B` texts, `T` word pieces, `H` hidden size, `C` classes, `K
 
 from copy import deepcopy
 from functools import partial
+from threading import get_ident
 from typing import Any, NamedTuple
 
 import torch
@@ -121,14 +122,16 @@ class TaskLayers(nn.Module):
         self._originals = tuple(originals)  # in a tuple, because they are not parts of this module
         self.layers = deepcopy(originals)
         self.norm = deepcopy(_norm_after(encoder, layers[0]))
-        self._inputs: list[tuple[tuple, dict]] | None = None  # of each original layer, while a pass is recorded
+        # By thread, since a pipeline runs a model in several: the inputs of each original layer in the current pass.
+        self._inputs: dict[int, list[tuple[tuple, dict]]] = {}
         for index, layer in enumerate(originals):
             layer.register_forward_pre_hook(partial(self._remember, index), with_kwargs=True)
 
     def _remember(self, index: int, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        inputs = self._inputs.get(_thread())
         # Activation checkpointing runs the layers again later, when nothing is to be remembered.
-        if self._inputs is not None and len(self._inputs) == index:
-            self._inputs.append((args, kwargs))
+        if inputs is not None and len(inputs) == index:
+            inputs.append((args, kwargs))
 
     @torch.no_grad()
     def copy_from(self, encoder: nn.Module) -> None:
@@ -151,17 +154,22 @@ class TaskLayers(nn.Module):
             )
 
     def record(self) -> None:
-        """Must be called before the encoder's pass that [`~TaskLayers.forward`] builds on."""
-        self._inputs = []
+        """Must be called before the encoder's pass that [`~TaskLayers.forward`] builds on, in the same thread."""
+        self._inputs[_thread()] = []
 
     def forward(self) -> torch.Tensor:
         """Returns the states of the tokens `(B, T, H)` for the texts of the encoder's pass that was just recorded."""
-        inputs, self._inputs = self._inputs, None
+        inputs = self._inputs.pop(_thread())
         states = inputs[0][0][0]
         for layer, (args, kwargs) in zip(self.layers, inputs, strict=True):
             states = layer(states, *args[1:], **kwargs)
             states = states[0] if isinstance(states, tuple) else states
         return states if self.norm is None else self.norm(states)
+
+
+def _thread() -> int:
+    """Identifies the current thread; always 0 while a model is compiled, which cannot ask."""
+    return 0 if torch.compiler.is_compiling() else get_ident()
 
 
 def _norm_after(encoder: nn.Module, layer: nn.Module) -> nn.Module | None:

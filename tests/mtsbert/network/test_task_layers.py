@@ -1,6 +1,7 @@
 """Tests the tasks' own copies of the encoder's top layers: in the network, in training, and in every door."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -94,6 +95,27 @@ def test_a_saved_model_and_its_views_answer_the_same(layered_model, batch, tmp_p
     assert all(torch.equal(found.logits[task], logits) for task, logits in expected.logits.items())
     view = MTSBertForTokenClassification.from_pretrained(tmp_path).eval()
     assert torch.equal(view(**batch).logits, expected.logits["ner"])
+
+
+def test_several_threads_get_the_answers_of_one(layered_model, tokenizer):
+    texts = ["Oslo " * number for number in range(1, 60)]
+    expected = [layered_model(**tokenizer(text, return_tensors="pt")).logits["topic"] for text in texts]
+
+    def ask(text: str) -> torch.Tensor:
+        with torch.no_grad():
+            return layered_model(**tokenizer(text, return_tensors="pt")).logits["topic"]
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(ask, texts))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_a_compiled_model_answers_the_same(layered_model, batch):
+    expected = layered_model(**batch)
+    found = torch.compile(layered_model, backend="aot_eager", fullgraph=True)(**batch)
+    for task, logits in expected.logits.items():
+        assert torch.allclose(found.logits[task], logits, atol=1e-5)
 
 
 def test_second_texts_change_nothing_for_the_first(encoder_folder, tasks, batch):
