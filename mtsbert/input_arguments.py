@@ -64,11 +64,6 @@ class ModelArguments:
     def __post_init__(self):
         if self.encoder_name_or_path is None and self.model_name_or_path is None:
             raise ValueError("Name what to start from: `encoder_name_or_path` (new heads) or `model_name_or_path`.")
-        if self.model_name_or_path is not None and self.new_model_settings:
-            raise ValueError(
-                f"{sorted(self.new_model_settings)} are settings of a new model; the checkpoint given by "
-                "`model_name_or_path` has its own."
-            )
 
     @property
     def new_model_settings(self) -> dict[str, Any]:

@@ -85,9 +85,21 @@ def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, name_or_path: str) -> 
 
 
 def load_encoder_config(model_args: ModelArguments) -> PreTrainedConfig:
-    """Loads the config of the encoder that a run starts from."""
+    """
+    Loads the config of the encoder that a run starts from.
+
+    Raises:
+        `ValueError`: if there is none, or settings of a new model differ from those of the checkpoint.
+    """
     if model_args.model_name_or_path is not None:
-        return load_checkpoint_config(model_args.model_name_or_path).encoder_config
+        config = load_checkpoint_config(model_args.model_name_or_path)
+        for name, value in model_args.new_model_settings.items():
+            if (own := getattr(config, name)) != value:
+                raise ValueError(
+                    f"`{name}` is {value!r}, and the checkpoint {model_args.model_name_or_path!r} has {own!r}, which "
+                    "only a new model can choose; leave it out."
+                )
+        return config.encoder_config
     asked = model_args.encoder_name_or_path
     try:
         return AutoConfig.from_pretrained(resolve_name(asked), trust_remote_code=False)

@@ -70,7 +70,6 @@ def test_an_empty_value_means_the_default(recipe, tmp_path):
         ),
         ({"train_sampling_strategy": "sequential", "dataset_sampling": "round_robin"}, "leaves nothing for"),
         ({"label_smoothing_factor": 0.1}, "give a task its own `label_smoothing`"),
-        ({"model_name_or_path": "x", "pooling": "max"}, r"\['pooling'\] are settings of a new model"),
         (
             {"gradient_aggregator": "Sum", "loss_balancing": "uncertainty"},
             "cannot be used with `loss_balancing: uncertainty`",

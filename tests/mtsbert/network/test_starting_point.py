@@ -36,6 +36,17 @@ def test_a_checkpoint_is_gone_on_from_as_it_is(model, tokenizer, tmp_path, tasks
     assert load_tokenizer(arguments)("Oslo")["input_ids"] == tokenizer("Oslo")["input_ids"]
 
 
+@pytest.mark.parametrize("setting", [{"pooling": "max"}, {"num_task_layers": 1}, {"embedding_size": 8}])
+def test_settings_of_a_new_model_must_be_those_of_the_checkpoint(model, tokenizer, tmp_path, setting):
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    same = ModelArguments(model_name_or_path=str(tmp_path), pooling="mean", num_task_layers=0, embedding_size=32)
+    assert load_tokenizer(same).is_fast
+    ((name, value),) = setting.items()
+    with pytest.raises(ValueError, match=f"`{name}` is {value!r}, and the checkpoint .*which only a new model can"):
+        load_tokenizer(ModelArguments(model_name_or_path=str(tmp_path), **setting))
+
+
 @pytest.mark.parametrize("name", ["no-such-folder/encoder", "/no/such/encoder"])
 def test_an_unknown_encoder_is_named(name, tasks):
     arguments = ModelArguments(encoder_name_or_path=name)
