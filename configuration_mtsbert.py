@@ -313,14 +313,14 @@ class MTSBertConfig(PretrainedConfig):
         for name in CODE_SETTINGS:  # the encoder is always transformers' own class
             vars(encoder_config).pop(name, None)
         num_layers = getattr(encoder_config, "num_hidden_layers", 1)
-        if not isinstance(num_task_layers, int) or not 0 <= num_task_layers < max(num_layers, 1):
+        if type(num_task_layers) is not int or not 0 <= num_task_layers < max(num_layers, 1):
             raise ValueError(
                 f"`num_task_layers` is {num_task_layers!r}; of the encoder's {num_layers} layers, the tasks may have "
                 f"copies of 0 to {num_layers - 1}."
             )
         self.encoder_config = encoder_config
         self.embedding_size = self.hidden_size if embedding_size is None else embedding_size
-        if not isinstance(self.embedding_size, int) or not 1 <= self.embedding_size <= self.hidden_size:
+        if type(self.embedding_size) is not int or not 1 <= self.embedding_size <= self.hidden_size:
             raise ValueError(f"`embedding_size` is {embedding_size!r}; it must lie in 1 to {self.hidden_size}.")
         self.pooling = pooling
         self.normalize = normalize
@@ -394,7 +394,10 @@ class MTSBertConfig(PretrainedConfig):
 
 
 def sentence_transformers_files(config: MTSBertConfig) -> dict[str, Any]:
-    """File name → content of the files that `SentenceTransformer` reads, in a format that all its versions know."""
+    """
+    File name → content of the files that `SentenceTransformer` reads, in a format that all its versions know; those of
+    an embedding that was cut, from 3.0 on.
+    """
     is_cut = config.embedding_size < config.hidden_size
     modules = ["Transformer", "Pooling", *(["Dense"] if is_cut else []), *(["Normalize"] if config.normalize else [])]
     folders = ["", *(f"{index}_{module}" for index, module in enumerate(modules) if index)]

@@ -124,6 +124,7 @@ def test_impossible_tasks_are_refused(tasks, message):
         ({"pooling": "sum"}, "`pooling` is 'sum'"),
         ({"head_dropout": 1.0}, "`head_dropout` is 1.0"),
         ({"embedding_size": 0}, "`embedding_size` is 0; it must lie in 1 to 768"),
+        ({"embedding_size": True}, "`embedding_size` is True"),
         ({"embedding_size": 769}, "lie in 1 to 768"),
     ],
 )

@@ -273,7 +273,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(recipe, tmp_path):
 # What cannot be
 
 
-@pytest.mark.parametrize("number", [-1, 2, 1.5, "1"])
+@pytest.mark.parametrize("number", [-1, 2, 1.5, "1", True])
 def test_an_impossible_number_of_task_layers_is_refused(encoder_folder, tasks, number):
     with pytest.raises(ValueError, match=r"`num_task_layers` is .* copies of 0 to 1"):
         MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks, num_task_layers=number)
