@@ -20,6 +20,7 @@ TASKS = {
     "tags": {"type": "sequence_classification", "labels": ["a", "b", "c"], "multi_label": True},
     "follows": {"type": "pair_classification", "labels": ["no", "yes"]},
     "near": {"type": "pair_similarity", "score_range": [0, 5]},
+    "fits": {"type": "pair_ranking"},
 }
 ROWS = [
     ("Nimbus Labs opens an office in Lima", "Business", [(0, 11, "ORG"), (31, 35, "GPE")]),
@@ -52,7 +53,7 @@ def main(folder: Path) -> None:
     encoder.save_pretrained(folder / "encoder")
     if missing := set(TASK_TYPES) - {task["type"] for task in TASKS.values()}:
         raise AssertionError(f"Add a task of type {sorted(missing)} to `TASKS`: every type is to be tried.")
-    model = MTSBertModel.from_encoder(str(folder / "encoder"), tasks=TASKS, initializer_range=0.3)
+    model = MTSBertModel.from_encoder(str(folder / "encoder"), tasks=TASKS, num_task_layers=1, initializer_range=0.3)
     model.eval().save_pretrained(folder / "checkpoint")
     rows = []
     for text, topic, spans in ROWS:
