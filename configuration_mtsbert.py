@@ -421,11 +421,12 @@ def sentence_transformers_files(config: MTSBertConfig) -> dict[str, Any]:
 
 def save_sentence_transformers_files(config: MTSBertConfig, folder: Path) -> None:
     """Writes the files by which `SentenceTransformer(folder)` finds the pooling of a model or encoder saved there."""
-    for name, content in sentence_transformers_files(config).items():
+    files = sentence_transformers_files(config)
+    for name, content in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if (folder / CUT_FOLDER).is_dir():  # a matrix that keeps the first numbers
+    if f"{CUT_FOLDER}/config.json" in files:  # a matrix that keeps the first numbers
         weights = {"linear.weight": torch.eye(config.embedding_size, config.hidden_size)}
         save_file(weights, folder / CUT_FOLDER / SAFE_WEIGHTS_NAME)
 

@@ -11,12 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from quality import ROOT, TRAINING_ALONE, write_report
-from train import joint
-
-from mtsbert.data.loading import load_recipe_data
-from mtsbert.network.starting_point import load_tokenizer
-from mtsbert.recipe import parse_arguments
+from quality import write_report
+from train import joint, one_epoch
 
 
 WAYS = {
@@ -35,11 +31,8 @@ def main() -> None:
     args = parser.parse_args()
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*TRAINING_ALONE, "--num_train_epochs=1", f"--max_train_samples={args.rows}", "--disable_tqdm=True"]
-        flags += ["--output_dir", folder, "--feature_cache_dir", f"{folder}/cache", "--gradient_statistics_steps=0"]
-        arguments = ["--config", str(ROOT / args.config), *flags]
-        model_args, data_args, _ = parse_arguments(arguments)
-        data = load_recipe_data(data_args, load_tokenizer(model_args), ["train"])
+        arguments, data = one_epoch(args.config, args.rows, folder)
+        arguments += ["--feature_cache_dir", f"{folder}/cache", "--gradient_statistics_steps=0"]
         for repeat in range(args.repeats + 1):  # the first one writes the targets, and is left out
             for name, way in WAYS.items():
                 took = joint([*arguments, *way], data)

@@ -50,11 +50,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        flags = [*TRAINING_ALONE, "--num_train_epochs=1"]
-        flags += ["--disable_tqdm=True", "--output_dir", folder, f"--max_train_samples={args.rows}"]
-        arguments = ["--config", str(ROOT / args.config), *flags]
-        model_args, data_args, _ = parse_arguments(arguments)
-        data = load_recipe_data(data_args, load_tokenizer(model_args), ["train"])
+        arguments, data = one_epoch(args.config, args.rows, folder)
         ways: dict[str, Callable[[], float]] = {
             OURS: lambda: joint([*arguments, "--precision=bf16"], data),
             OURS_FP32: lambda: joint([*arguments, "--precision=fp32"], data),
@@ -72,6 +68,14 @@ def main() -> None:
     sys.stdout.write(f"{OURS_FP32} takes {medians[OURS_FP32] / medians[THEIRS]:.2f} of {THEIRS}\n")
     path = write_report("train", args.config.stem, {"rows": args.rows, "seconds": seconds, "medians": medians})
     sys.stdout.write(f"Written to {path}\n")
+
+
+def one_epoch(config: Path, rows: int, folder: str) -> tuple[list[str], TaskData]:
+    """Returns the arguments of `run_mtl.py` for an epoch on a few rows of a recipe, and these rows."""
+    arguments = ["--config", str(ROOT / config), *TRAINING_ALONE, "--num_train_epochs=1"]
+    arguments += ["--disable_tqdm=True", "--output_dir", folder, f"--max_train_samples={rows}"]
+    model_args, data_args, _ = parse_arguments(arguments)
+    return arguments, load_recipe_data(data_args, load_tokenizer(model_args), ["train"])
 
 
 def our_trainer(

@@ -2,8 +2,6 @@
 
 import inspect
 import itertools
-import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +20,7 @@ from .cleaning import clean
 from .dataset_card import BuildSummary, dataset_card
 from .headlines import Truecaser
 from .labelling import EntityLabeller
+from .output import check_output, unfinished_output
 from .processes import processes
 from .ray_workers import LOCAL, RAY, check_engine, ray_workers
 from .sources import Source, open_source
@@ -90,12 +89,7 @@ def build_dataset(
         raise ValueError(f"`max_rows` is {max_rows}; it must be at least 1.")
     if not 0.0 <= validation_share < 1.0:
         raise ValueError(f"`validation_share` is {validation_share}; it must lie in [0, 1).")
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"Output {output} is a file; name a folder.")
-    if output.resolve().is_mount():
-        raise ValueError(f"Output {output} is where a disk is mounted, and cannot be replaced; name a folder on it.")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise ValueError(f"Output folder {output} is not empty. Pass --overwrite to replace it, or name another.")
+    check_output(output, overwrite=overwrite)
 
     opened = open_source(source)
     spacy_models = [spacy_model] if isinstance(spacy_model, str) else list(dict.fromkeys(spacy_model))
@@ -109,13 +103,7 @@ def build_dataset(
         spacy_version=labellers[0].spacy_version,
         truecases_headlines=truecase_headlines,
     )
-    folder = output.resolve()  # follows links
-    unfinished, replaced = (folder.with_name(f".{folder.name}.{what}-{os.getpid()}") for what in ("partial", "old"))
-    try:
-        unfinished.mkdir(parents=True)
-    except OSError as error:
-        raise ValueError(f"Output folder {output} cannot be written: {error}.") from None
-    try:
+    with unfinished_output(output) as unfinished:
         schema = _features(opened, types_of(labellers)).arrow_schema
         truecaser = Truecaser(_first_texts(opened)) if truecase_headlines else None
         with _labelling(engine, num_proc, spacy_models, labellers, schema, truecaser) as label:
@@ -126,12 +114,6 @@ def build_dataset(
                 if not summary.num_rows[split]:
                     raise ValueError(f"Split {split!r} of source {source!r} has no row with text in it.")
         (unfinished / "README.md").write_text(dataset_card(summary), encoding="utf-8")
-        if folder.exists():
-            folder.rename(replaced)
-        unfinished.rename(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return summary
 
 

@@ -1,14 +1,14 @@
 """Makes triplets for a ranking task from natural language inference: premise, entailed and contradicting text."""
 
 import csv
-import os
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from .output import check_output, unfinished_output
 
 
 ENTAILMENT, NEUTRAL, CONTRADICTION = LABELS = ("entailment", "neutral", "contradiction")
@@ -36,29 +36,15 @@ def build_triplets(*, nli: str | Path, output: str | Path, overwrite: bool = Fal
         `ValueError`: for invalid input. Nothing is left behind in that case.
     """
     output = Path(output)
-    if output.exists() and not output.is_dir():
-        raise ValueError(f"Output {output} is a file; name a folder.")
-    if output.is_dir() and any(output.iterdir()) and not overwrite:
-        raise ValueError(f"Output folder {output} is not empty. Pass --overwrite to replace it, or name another.")
+    check_output(output, overwrite=overwrite)
     made: dict[str, list[dict]] = {}
     for split, path in _files_of(Path(nli)).items():
         made[split] = list(triplets_of(read_nli(path)))
         if not made[split]:
             raise ValueError(f"{path} has no pair with the label {ENTAILMENT!r}, and a ranking learns from those.")
-    folder = output.resolve()  # follows links
-    unfinished, replaced = (folder.with_name(f".{folder.name}.{what}-{os.getpid()}") for what in ("partial", "old"))
-    try:
-        unfinished.mkdir(parents=True)
+    with unfinished_output(output) as unfinished:
         for split, rows in made.items():
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), unfinished / f"{split}.parquet")
-        if folder.exists():
-            folder.rename(replaced)
-        unfinished.rename(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
-        raise ValueError(f"Output folder {output} cannot be written: {error}.") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return {split: len(rows) for split, rows in made.items()}
 
 
