@@ -32,7 +32,7 @@ from mtsbert.commands.evaluate_embedding import (
     in_words,
     to_json,
 )
-from mtsbert.data.readers import stream_rows
+from mtsbert.formats.files import stream_rows
 from mtsbert.network.embedders import Embedder, load_embedder
 
 

@@ -88,6 +88,14 @@ class MTLTrainingArguments(TrainingArguments):
             "with num_task_layers and 8 without; 0 turns it off."
         },
     )
+    embedding_distillation_parts: float = field(
+        default=0.0,
+        metadata={
+            "help": "Also hold the embeddings of random parts of the training texts, so that texts of other lengths "
+            "keep theirs: a part of this share of the texts, from 0 to 1 (each text). Every part is one more row of "
+            "an epoch, without labels."
+        },
+    )
     embedding_reference: str | None = field(
         default=None,
         metadata={
@@ -261,6 +269,12 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError(f"`loss_balancing` is {self.loss_balancing!r}; allowed are {list(LOSS_BALANCING)}.")
         if self.embedding_distillation < 0:
             raise ValueError(f"`embedding_distillation` is {self.embedding_distillation}; it must not be negative.")
+        if not 0.0 <= self.embedding_distillation_parts <= 1.0:
+            raise ValueError(
+                f"`embedding_distillation_parts` is {self.embedding_distillation_parts}; it must lie in [0, 1]."
+            )
+        if self.embedding_distillation_parts and not self.embedding_distillation:
+            raise ValueError("`embedding_distillation_parts` needs `embedding_distillation`, the weight of the loss.")
         if self.embedding_distillation and self.freeze_encoder:
             raise ValueError(
                 "`embedding_distillation` holds the embedding where it started, and with `freeze_encoder` it does not "

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from mtsbert.data.readers import read_file
+from mtsbert.formats.files import read_file
 from mtsbert.machine import add_precision_option
 from mtsbert.network.embedders import DOCUMENT, QUERY, Embedder, kind_of, load_embedder
 from mtsbert.results.embedding_scores import (

@@ -24,8 +24,8 @@ import torch
 from tqdm import tqdm
 
 from configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
-from mtsbert.data.readers import STREAMS, stream_rows
 from mtsbert.data.sources import TEXT, TEXT_PAIR
+from mtsbert.formats.files import STREAMS, stream_rows
 from mtsbert.machine import add_precision_option, uses_bf16
 from mtsbert.network.starting_point import load_pipeline
 from mtsbert.preparation import data_prep

@@ -17,8 +17,8 @@ from pathlib import Path
 from entities_mtsbert import vote
 from mtsbert.commands.evaluate_entities import Finder, load_finder
 from mtsbert.data.gold import ENTITIES
-from mtsbert.data.readers import read_file
 from mtsbert.data.sources import TEXT
+from mtsbert.formats.files import read_file
 from mtsbert.machine import add_precision_option
 from mtsbert.results.unfinished import new_folder
 

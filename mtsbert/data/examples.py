@@ -11,6 +11,7 @@ import json
 import math
 import random
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mtsbert.data.sources import TEXT, TEXT_NEGATIVE, TEXT_PAIR, SourceDataset
 
 
 DATASET = "dataset"  # column with the number of the dataset that the row comes from
+FLAGS = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
 ROW = "row"  # column with the number of the row in its split, counted from 0
 
 FOLDER = Path(__file__).parent
@@ -97,10 +99,13 @@ def read_examples(
         chosen = sorted(random.Random(0).sample(chosen, max_rows))  # not the first rows: files are often sorted
         rows = rows.select(chosen)
     broken = source.broken.get(split, {})
+    present = set(rows.column_names)
+    flags = [column for column in chain(*source.label_columns.values()) if column in present]
 
     def read_each(table: pa.Table, places: Iterable[int]) -> Iterator[tuple[int, dict | ValueError]]:
         """Yields the number of each row, and its example or the error."""
-        columns = {role: _values_of(table[column]) for role, column in source.columns.items()}
+        columns = {role: _values_of(table[column]) for role, column in source.columns.items() if column in present}
+        columns |= {column: _values_of(table[column]) for column in flags}
         for place, values in zip(places, zip(*columns.values(), strict=True), strict=True):
             row = chosen[place]
             try:
@@ -122,6 +127,7 @@ def read_examples(
 
     features = example_features(tasks)
     settings = [source.columns, source.ranking, source.tag_scheme, tasks, number, skipped is not None, sorted(broken)]
+    settings += [source.label_columns, source.separator]
     examples = (
         rows.with_format("arrow")
         .map(
@@ -161,7 +167,7 @@ def _value_of(scalar: pa.Scalar) -> Any:
 def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tasks: dict[str, dict]) -> dict[str, Any]:
     for role, value in row.items():
         if isinstance(value, ValueError):
-            raise ValueError(f"column {source.columns[role]!r} {value}.")
+            raise ValueError(f"column {source.columns.get(role, role)!r} {value}.")
     text, words = row[TEXT], None
     if isinstance(text, list):
         if not all(isinstance(word, str) for word in text):
@@ -178,12 +184,14 @@ def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tas
             )
     if source.ranking is not None:
         example[source.ranking] = None if pair is None else 1
+    for task, flags in source.label_columns.items():
+        example[task] = _read_flags({label: row.get(label) for label in flags})
     for role, value in row.items():
-        if role in (TEXT, TEXT_PAIR, TEXT_NEGATIVE):
+        if role in (TEXT, TEXT_PAIR, TEXT_NEGATIVE) or role not in source.columns:
             continue
         column = source.columns[role]
         try:
-            example[role] = _read_value(value, tasks[role], features[column], text, words, source.tag_scheme)
+            example[role] = _read_value(value, tasks[role], features[column], text, words, source)
         except ValueError as error:
             raise ValueError(f"column {column!r}: {error}") from None
         if example[role] is not None and tasks[role]["type"] in PAIR_TYPES and pair is None:
@@ -198,19 +206,26 @@ def _check_text(text: Any, column: str) -> str:
 
 
 def _read_value(
-    value: Any, task: dict, feature: Any, text: str, words: list[tuple[int, int]] | None, tag_scheme: str
+    value: Any, task: dict, feature: Any, text: str, words: list[tuple[int, int]] | None, source: SourceDataset
 ) -> Any:
     if value is None:
         return None
     if task["type"] == TOKEN_CLASSIFICATION:
         if not isinstance(value, list):
             raise ValueError(f"{value!r} is neither a list of {{start, end, label}} nor a list of tags.")
-        return _read_spans(value, text) if words is None else _read_tags(value, text, words, feature, tag_scheme)
+        if words is None:
+            return _read_spans(value, text, feature)
+        return _read_tags(value, text, words, feature, source.tag_scheme)
     if task["type"] == PAIR_SIMILARITY:
         return _read_score(value, task["score_range"])
     if task.get("multi_label"):
+        if isinstance(value, str) and source.separator is not None:
+            value = [label.strip() for label in value.split(source.separator)]
         if not isinstance(value, list):
-            raise ValueError(f"{value!r} is not a list of labels, which a multi-label task needs.")
+            raise ValueError(
+                f"{value!r} is not a list of labels, which a multi-label task needs. For several labels in a cell, "
+                "set the dataset's 'separator'; for a column of zeros and ones for each, its 'label_columns'."
+            )
         labels = [None if label is None else _read_label(label, getattr(feature, "feature", None)) for label in value]
         if None in labels:
             raise ValueError(f"{value!r} has a missing label in it; None instead of the list is an unlabelled text.")
@@ -228,6 +243,16 @@ def _read_label(value: Any, feature: Any) -> str | None:
     return str(value)
 
 
+def _read_flags(values: dict[str, Any]) -> list[str] | None:
+    """Returns the labels whose column says yes; None if all columns are empty."""
+    flags = {label: FLAGS.get(str(value).strip().lower()) for label, value in values.items()}
+    if all(value is None or value != value for value in values.values()):
+        return None
+    if unclear := [label for label, flag in flags.items() if flag is None]:
+        raise ValueError(f"column {unclear[0]!r} holds {values[unclear[0]]!r}; it needs 0 or 1 for its label.")
+    return [label for label, flag in flags.items() if flag]
+
+
 def _read_score(value: Any, score_range: tuple[float, float]) -> float | None:
     try:
         score = math.inf if isinstance(value, bool) or "_" in str(value) else float(value)
@@ -243,7 +268,8 @@ def _read_score(value: Any, score_range: tuple[float, float]) -> float | None:
     return score
 
 
-def _read_spans(value: list, text: str) -> list[dict[str, Any]]:
+def _read_spans(value: list, text: str, feature: Any) -> list[dict[str, Any]]:
+    names = _feature_of_labels(feature)
     for span in value:
         has_borders = isinstance(span, dict) and span.get("start") is not None and span.get("end") is not None
         if not has_borders or "label" not in span:
@@ -251,10 +277,17 @@ def _read_spans(value: list, text: str) -> list[dict[str, Any]]:
         if isinstance(span["label"], list | dict | bytes) or span["label"] == "":
             raise ValueError(f"entity {span!r} has a label that is none.")
     check_spans(value, text)
+    labels = [None if span["label"] is None else _read_label(span["label"], names) for span in value]
     return [
-        {"start": span["start"], "end": span["end"], "label": None if span["label"] is None else str(span["label"])}
-        for span in value
+        {"start": span["start"], "end": span["end"], "label": label} for span, label in zip(value, labels, strict=True)
     ]
+
+
+def _feature_of_labels(feature: Any) -> Any:
+    """The feature of the labels in a column of spans, which may be a `ClassLabel`."""
+    inner = getattr(feature, "feature", feature)
+    inner = inner[0] if isinstance(inner, list) else inner
+    return inner.get("label") if isinstance(inner, dict) else None
 
 
 def _read_tags(

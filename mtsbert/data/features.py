@@ -145,11 +145,21 @@ def num_labelled_rows(features: Dataset, task: str) -> int:
 
 def unlabelled_row(features: Dataset, tasks: dict[str, dict]) -> Dataset:
     """Returns the first row without its labels and row number. It fills up a batch and adds nothing to the loss."""
-    row = features[0] | {ROW: NO_ROW}
+    row = features[0]
+    filler = unlabelled(row, tasks, num_tokens=len(row["input_ids"])) | {ROW: NO_ROW}
+    return Dataset.from_list([filler], features=features.features)
+
+
+def unlabelled(row: dict, tasks: dict[str, dict], *, num_tokens: int) -> dict:
+    """Returns a row of features without its labels."""
+    labels = {}
     for name, task in tasks.items():
         missing = math.nan if task["type"] == PAIR_SIMILARITY else IGNORE_INDEX
-        row[name] = [missing] * len(row[name]) if isinstance(row[name], list) else missing
-    return Dataset.from_list([row], features=features.features)
+        if task["type"] == TOKEN_CLASSIFICATION:
+            labels[name] = [missing] * num_tokens
+        else:
+            labels[name] = [missing] * len(row[name]) if isinstance(row[name], list) else missing
+    return row | labels
 
 
 def _rules(tokenizer: PreTrainedTokenizerBase) -> dict:

@@ -12,8 +12,9 @@ from datasets import DatasetDict
 from configuration_mtsbert import TOKEN_CLASSIFICATION
 from entities_mtsbert import without_article_and_possessive
 from mtsbert.data.examples import read_examples
-from mtsbert.data.readers import TAGS, WORDS, read_file
 from mtsbert.data.sources import TEXT, SourceDataset
+from mtsbert.formats.files import read_file
+from mtsbert.formats.options import TAGS, WORDS
 
 
 Mark = tuple[int, int, str]

@@ -1,19 +1,29 @@
 """Determines the labels of each task: from the recipe, from ClassLabel columns, or from the data."""
 
+import logging
+
 import numpy as np
 from datasets import ClassLabel, Dataset
 
 from configuration_mtsbert import (
     COSINE_TYPES,
+    PAIR_CLASSIFICATION,
+    PAIR_RANKING,
+    PAIR_SIMILARITY,
+    SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
     check_rankings,
     check_task_settings,
     check_tasks,
 )
 from entities_mtsbert import OUTSIDE, bio_labels, entity_types
-from mtsbert.data.examples import ROW
+from mtsbert.data.examples import ROW, fingerprint_of
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import SourceDataset
+from mtsbert.formats.spelling import one_of_each, sorted_labels, spellings
+
+
+logger = logging.getLogger(__name__)
 
 
 def check_recipe_tasks(tasks: dict[str, dict]) -> None:
@@ -24,6 +34,27 @@ def check_recipe_tasks(tasks: dict[str, dict]) -> None:
         except ValueError as error:
             raise ValueError(f"Task {name!r}: {error}") from None
     check_rankings(tasks)
+    check_metric_names(tasks)
+
+
+METRIC_NAMES = {  # what follows the name of a task in the names of results and in the log
+    SEQUENCE_CLASSIFICATION: ("accuracy", "macro_f1"),
+    PAIR_CLASSIFICATION: ("accuracy", "macro_f1"),
+    TOKEN_CLASSIFICATION: ("precision", "recall", "f1"),
+    PAIR_SIMILARITY: ("spearman", "pearson"),
+    PAIR_RANKING: ("mrr", "recall_at_10"),
+}
+FOR_EVERY_TASK = ("loss", "weight", "examples", "grad_norm")
+
+
+def check_metric_names(tasks: dict[str, dict]) -> None:
+    """Raises `ValueError` if results of two tasks would have the same name, as `a_macro_f1` of `a` and `a_macro`."""
+    owners: dict[str, str] = {}
+    for task, settings in tasks.items():
+        for metric in (*METRIC_NAMES[settings["type"]], *FOR_EVERY_TASK):
+            other = owners.setdefault(f"{task}_{metric}", task)
+            if other != task:
+                raise ValueError(f"Tasks {other!r} and {task!r} would both report '{task}_{metric}'; rename one.")
 
 
 def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[str, dict]:
@@ -67,62 +98,125 @@ def complete_tasks(
     sources: list[SourceDataset],
     examples: dict[str, dict[str, Dataset]],
     skipped: list[SkippedRow] | None = None,
+    *,
+    trains_on_sample: bool = False,
 ) -> dict[str, dict]:
     """
-    Fills in the labels that a recipe leaves out, and checks that all rows have only known labels.
+    Fills in the labels that a recipe leaves out, and checks that all rows have only known labels. In `examples`,
+    labels that differ only in how they are written become one (see `meaning_of`).
 
     Args:
         tasks (`dict[str, dict]`): Task name → `{"type", "labels", ...}`, where labels are optional. Entity types may
-            be given instead of BIO tags.
+            be given instead of BIO tags, and `class_weights` may be a mapping from labels.
         sources (`list[SourceDataset]`): The datasets of the recipe.
         examples (`dict[str, dict[str, Dataset]]`): Dataset name → split → examples.
         skipped (`list[SkippedRow]`, *optional*): If given, rows with an unknown label are removed from `examples` and
             appended here. Otherwise the first such row is an error.
+        trains_on_sample (`bool`, *optional*, defaults to `False`):
+            Whether the training rows are only some of those that there are. Labels that only other splits have are
+            allowed then.
 
     Returns:
         `dict[str, dict]`: The tasks with complete labels, as [`MTSBertConfig`] expects them.
     """
     completed = {}
+    trains = any("train" in splits for splits in examples.values()) and not trains_on_sample
+    reasons: dict[str, dict[str, str]] = {}  # task → label that no row may have → why
     for name, task in tasks.items():
         completed[name] = dict(task)
         if task["type"] in COSINE_TYPES:
             continue
-        labels = task.get("labels") or _declared_labels(name, task, sources) or _found_labels(name, task, examples)
-        if task["type"] == TOKEN_CLASSIFICATION and OUTSIDE not in labels:
-            labels = bio_labels(labels)
-        completed[name]["labels"] = list(labels)
+        try:
+            completed[name]["labels"], reasons[name] = _complete_labels(name, task, sources, examples, trains=trains)
+            if task.get("class_weights") is not None:
+                is_ordered = bool(task.get("labels") or _declared_labels(name, task, sources))
+                completed[name]["class_weights"] = _class_weights(completed[name], is_ordered=is_ordered)
+        except ValueError as error:
+            raise ValueError(f"Task {name!r}: {error}") from None
     check_tasks(completed)
     for dataset, splits in examples.items():
         for split, rows in splits.items():
-            if not (wrong := _unknown_labels(completed, rows)):
+            if not (wrong := _wrong_rows(tasks, rows, reasons)):
                 continue
             places = sorted(wrong)
             found = [SkippedRow(dataset, split, rows[place][ROW], wrong[place]) for place in places]
             if skipped is None:
-                raise ValueError(f"Row {found[0].row} of dataset {dataset!r}, split {split!r}: {found[0].reason}")
+                alike = [str(one.row) for one in found if one.reason == found[0].reason]
+                others = f" So are rows {', '.join(alike[1:6])}{' …' if len(alike) > 6 else ''}." if alike[1:] else ""
+                raise ValueError(
+                    f"Row {found[0].row} of dataset {dataset!r}, split {split!r}: {found[0].reason}{others}"
+                )
             skipped += found
             left = rows.select(np.setdiff1d(np.arange(len(rows)), places))
             splits[split] = left.flatten_indices()  # `num_labelled` counts in the table, without its indices
     return completed
 
 
+def _complete_labels(
+    name: str, task: dict, sources: list[SourceDataset], examples: dict[str, dict[str, Dataset]], *, trains: bool
+) -> tuple[list[str], dict[str, str]]:
+    """Returns the labels of a task, and those in the data that it does not have, with the reason."""
+    of_splits = _labels_by_split(name, task, examples)
+    everywhere = set().union(*of_splits.values())
+    in_training = of_splits.get("train", set()) if trains else everywhere
+    declared = None if task.get("labels") else _declared_labels(name, task, sources)
+    labels = list(task.get("labels") or declared or sorted_labels(one_of_each(in_training)))
+    if not labels and not everywhere:
+        raise ValueError("no row has a label, and the recipe names none.")
+    types = entity_types(labels) if task["type"] == TOKEN_CLASSIFICATION and OUTSIDE in labels else labels
+    meant = spellings(everywhere, types)
+    reasons = {
+        label: f"label {label!r} is not one of task {name!r}, which has {sorted(types)}."
+        for label in everywhere - set(meant)
+    }
+    if not task.get("labels"):
+        learned = {meant.get(label) for label in in_training}
+        for label in everywhere:
+            if meant.get(label) not in learned:
+                reasons[label] = (
+                    f"label {label!r} of task {name!r} is in no training row, so it cannot be learned. If that is "
+                    "meant, name all labels of the task in the recipe (`labels`)."
+                )
+    if renamed := {old: new for old, new in meant.items() if old != new}:
+        _rename(name, renamed, examples)
+        logger.warning(f"Task {name!r}: labels that differ only in how they are written are one: {renamed}.")
+    if task["type"] == TOKEN_CLASSIFICATION and OUTSIDE not in labels:
+        labels = bio_labels(labels)
+    return labels, reasons
+
+
+def _labels_by_split(task: str, settings: dict, examples: dict[str, dict[str, Dataset]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for splits in examples.values():
+        for split, rows in splits.items():
+            for value in rows[task]:
+                found.setdefault(split, set()).update(_labels_of(value, settings))
+    return found
+
+
 def _declared_labels(task: str, settings: dict, sources: list[SourceDataset]) -> list[str] | None:
-    """Returns the names of the ClassLabel columns of a text or pair task. They must be the same in all datasets."""
+    """
+    Returns the names of the ClassLabel columns of a text or pair task, or of the columns that each stand for a label.
+    They must be the same in all datasets, in any order.
+    """
     if settings["type"] == TOKEN_CLASSIFICATION:
         return None  # for tags, the entity types that occur in the data are used
     declared: dict[str, list[str]] = {}
     for source in sources:
-        if (column := source.columns.get(task)) is None:
+        if task in source.label_columns:
+            declared[source.name] = source.label_columns[task]
+        column = source.columns.get(task)
+        with_column = [rows for rows in source.splits.values() if column in rows.column_names]
+        if not with_column:
             continue
-        feature = next(iter(source.splits.values())).features[column]
+        rows = source.splits["train"] if source.splits.get("train") in with_column else with_column[0]
+        feature = rows.features[column]
         feature = getattr(feature, "feature", feature)  # a list of labels, for a multi-label task
         if isinstance(feature, ClassLabel):
             declared[source.name] = list(feature.names)
     lists = list(declared.values())
-    if any(names != lists[0] for names in lists):
-        raise ValueError(
-            f"The datasets declare different labels for task {task!r}: {declared}. Name them in the recipe."
-        )
+    if any(set(names) != set(lists[0]) for names in lists):
+        raise ValueError(f"the datasets declare different labels: {declared}. Name them in the recipe.")
     return lists[0] if lists else None
 
 
@@ -135,27 +229,62 @@ def _labels_of(value: str | list | None, settings: dict) -> set[str]:
     return set(value) if settings.get("multi_label") else {value}
 
 
-def _found_labels(task: str, settings: dict, examples: dict[str, dict[str, Dataset]]) -> list[str]:
-    found: set[str] = set()
+def _rename(task: str, renamed: dict[str, str], examples: dict[str, dict[str, Dataset]]) -> None:
+    """Replaces labels in all examples."""
+
+    def read(value: str | list | None) -> str | list | None:
+        if isinstance(value, list):
+            return [
+                {**one, "label": renamed.get(one["label"], one["label"])}
+                if isinstance(one, dict)
+                else renamed.get(one, one)
+                for one in value
+            ]
+        return renamed.get(value, value)
+
     for splits in examples.values():
-        for rows in splits.values():
-            for value in rows[task]:
-                found |= _labels_of(value, settings)
-    if not found:
-        raise ValueError(f"Task {task!r} has no label in any row, and the recipe names none.")
-    return sorted(found)
+        for split, rows in splits.items():
+            splits[split] = rows.map(
+                lambda batch: {task: [read(value) for value in batch[task]]},
+                batched=True,
+                features=rows.features,
+                new_fingerprint=fingerprint_of(rows, task, renamed),
+            )
 
 
-def _unknown_labels(tasks: dict[str, dict], rows: Dataset) -> dict[int, str]:
-    """Maps the index of each example with an unknown label to the reason."""
+def _class_weights(task: dict, *, is_ordered: bool) -> list[float]:
+    """
+    Returns the weights in the order of the labels.
+
+    Args:
+        task (`dict`): A task with complete labels, whose weights may be a mapping from labels, or entity types, to
+            numbers; those that are not named weigh 1.
+        is_ordered (`bool`): Whether the order of the labels is known, as by a recipe.
+    """
+    weights, labels = task["class_weights"], task["labels"]
+    if isinstance(weights, dict):
+        names = {str(name): weight for name, weight in weights.items()}
+        of_tokens = task["type"] == TOKEN_CLASSIFICATION
+        of_label = {label: [label, label[2:]] if of_tokens and label != OUTSIDE else [label] for label in labels}
+        known = {name for of_one in of_label.values() for name in of_one}
+        if unknown := sorted(set(names) - known):
+            raise ValueError(f"'class_weights' names {unknown}; the labels are {labels}.")
+        return [next((names[one] for one in of_one if one in names), 1.0) for of_one in of_label.values()]
+    if not is_ordered:
+        raise ValueError(
+            f"'class_weights' is a list, and the order of the labels comes from the data ({labels}). Give a mapping "
+            "from labels to weights, or name the labels in the recipe (`labels`)."
+        )
+    return list(weights) if isinstance(weights, tuple) else weights
+
+
+def _wrong_rows(tasks: dict[str, dict], rows: Dataset, reasons: dict[str, dict[str, str]]) -> dict[int, str]:
+    """Maps the index of each example with a label that it may not have to the reason."""
     wrong: dict[int, str] = {}
-    for name, settings in tasks.items():
-        if settings["type"] in COSINE_TYPES:
+    for name, of_task in reasons.items():
+        if not of_task:
             continue
-        of_tokens = settings["type"] == TOKEN_CLASSIFICATION
-        allowed = set(entity_types(settings["labels"])) if of_tokens else set(settings["labels"])
         for place, value in enumerate(rows[name]):
-            if unknown := _labels_of(value, settings) - allowed:
-                reason = f"label {sorted(unknown)[0]!r} is not one of task {name!r}, which has {sorted(allowed)}."
-                wrong.setdefault(place, reason)
+            if unknown := sorted(_labels_of(value, tasks[name]) & set(of_task)):
+                wrong.setdefault(place, of_task[unknown[0]])
     return wrong

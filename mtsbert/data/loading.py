@@ -173,6 +173,7 @@ def load_data(
     sources = open_datasets(
         specs_of(data, columns),
         tasks,
+        splits=splits,
         must_be_fed=list(asked),
         skip_bad_rows=skipped is not None,
         texts_alone=texts_alone,
@@ -192,7 +193,9 @@ def load_data(
                 )
                 examples.setdefault(source.name, {})[split] = rows
     _check_left(examples, skipped or [])
-    tasks = complete_tasks(tasks, sources, examples, skipped)
+    num_train = (max_samples or {}).get("train")
+    is_sample = num_train is not None and any(len(rows.splits.get("train", ())) > num_train for rows in sources)
+    tasks = complete_tasks(tasks, sources, examples, skipped, trains_on_sample=is_sample)
     _check_left(examples, skipped or [])
     merged = {
         split: concatenate_datasets([examples[source.name][split] for source in sources if split in source.splits])

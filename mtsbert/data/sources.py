@@ -1,20 +1,28 @@
 """Opens the datasets of a recipe and maps their columns to texts and tasks."""
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict
 
 from configuration_mtsbert import PAIR_RANKING, PAIR_TYPES
 from entities_mtsbert import TAG_SCHEMES
-from mtsbert.data.readers import is_saved, read_file, read_folder, read_saved
+from mtsbert.formats.files import read_file
+from mtsbert.formats.folders import is_saved, read_folder, read_saved
+from mtsbert.formats.hub import load_from_hub
+from mtsbert.formats.options import OPTION_KEYS, options_of
 
 
 TEXT, TEXT_PAIR, TEXT_NEGATIVE = "text", "text_pair", "text_negative"
 SPLITS = ("train", "validation", "test")
 SOURCE_KEYS = ("path", "files", "dataset")  # each dataset has exactly one
-SPEC_KEYS = (*SOURCE_KEYS, "splits", "columns", "tag_scheme")
+SPEC_KEYS = (*SOURCE_KEYS, "splits", "columns", "label_columns", "separator", "tag_scheme", *OPTION_KEYS)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -30,9 +38,13 @@ class SourceDataset:
     """Split → row that could not be read and was left empty → reason. Only used if bad rows are skipped."""
     ranking: str | None = None
     """The ranking task that learns from the pairs of this dataset, if there is one."""
+    label_columns: dict[str, list[str]] = field(default_factory=dict)
+    """Multi-label task → columns of zeros and ones, each called by its label."""
+    separator: str | None = None
+    """What stands between the labels of a multi-label task in a cell of text."""
 
     def feeds(self, task: str) -> bool:
-        return task in self.columns or task == self.ranking
+        return task in self.columns or task in self.label_columns or task == self.ranking
 
     def where(self, split: str, row: int) -> str:
         return f"Row {row} of dataset {self.name!r}, split {split!r}"
@@ -42,6 +54,7 @@ def open_datasets(
     specs: dict[str, dict],
     tasks: dict[str, dict],
     *,
+    splits: Sequence[str] | None = None,
     must_be_fed: list[str] | None = None,
     skip_bad_rows: bool = False,
     texts_alone: bool = False,
@@ -52,6 +65,7 @@ def open_datasets(
     Args:
         specs (`dict[str, dict]`): The `datasets` of the recipe: name → `{"path", "columns", ...}`.
         tasks (`dict[str, dict]`): Task name → settings.
+        splits (`Sequence[str]`, *optional*): The splits that are needed; files of others are not read. Default: all.
         must_be_fed (`list[str]`, *optional*): The tasks for which a dataset must have a column. Default: all tasks.
         skip_bad_rows (`bool`, *optional*, defaults to `False`): Whether rows that cannot be read are recorded in
             `SourceDataset.broken` instead of raising an error.
@@ -61,7 +75,7 @@ def open_datasets(
     Raises:
         `ValueError`: if a dataset cannot be found or read, or does not fit the tasks.
     """
-    opened = [_open_dataset(name, spec, tasks, skip_bad_rows, texts_alone) for name, spec in specs.items()]
+    opened = [_open_dataset(name, spec, tasks, splits, skip_bad_rows, texts_alone) for name, spec in specs.items()]
     wanted = tasks if must_be_fed is None else must_be_fed
     if unfed := [task for task in wanted if not any(source.feeds(task) for source in opened)]:
         if any(tasks[task]["type"] == PAIR_RANKING for task in unfed):
@@ -76,7 +90,12 @@ def open_datasets(
 
 
 def _open_dataset(
-    name: str, spec: dict, tasks: dict[str, dict], skip_bad_rows: bool, texts_alone: bool
+    name: str,
+    spec: dict,
+    tasks: dict[str, dict],
+    needed: Sequence[str] | None,
+    skip_bad_rows: bool,
+    texts_alone: bool,
 ) -> SourceDataset:
     if not isinstance(spec, dict) or sum(key in spec for key in SOURCE_KEYS) != 1:
         raise ValueError(f"Dataset {name!r} needs either 'path' or 'files'; got {spec!r}.")
@@ -87,28 +106,36 @@ def _open_dataset(
         raise ValueError(f"Dataset {name!r} has 'tag_scheme' {tag_scheme!r}; allowed are {list(TAG_SCHEMES)}.")
     broken: dict[str, dict[int, str]] | None = {} if skip_bad_rows else None
     try:
-        splits = _read_splits(spec, broken)
+        splits = _read_splits(spec, needed, broken)
+        label_columns = _label_columns(spec, splits, tasks)
+        separator = _separator(spec, tasks)
     except ValueError as error:
         raise ValueError(f"Dataset {name!r}: {error}") from None
     for split, rows in splits.items():
         if len(rows) == 0:
             raise ValueError(f"Dataset {name!r}, split {split!r}, is empty.")
     roles = _roles(name, spec, splits, tasks)
+    if twice := sorted(set(roles) & set(label_columns)):
+        raise ValueError(f"Dataset {name!r}: 'columns' and 'label_columns' both feed {twice}; drop one.")
+    _check_splits(name, [*roles.values(), *chain(*label_columns.values())], roles, splits)
     ranking = _ranking_of(roles, tasks)
-    fed = [role for role in (*roles, ranking) if role in tasks]
+    fed = [role for role in (*roles, *label_columns, ranking) if role in tasks]
     _check_fed(name, fed, roles, splits, tasks, texts_alone)
-    return SourceDataset(name, splits, roles, tag_scheme, broken or {}, ranking)
+    return SourceDataset(name, splits, roles, tag_scheme, broken or {}, ranking, label_columns, separator)
 
 
-def _read_splits(spec: dict, broken: dict[str, dict[int, str]] | None) -> DatasetDict:
+def _read_splits(spec: dict, needed: Sequence[str] | None, broken: dict[str, dict[int, str]] | None) -> DatasetDict:
+    options = options_of(spec)
+
     def read(split: str, path: Path) -> Dataset:
-        return read_file(path, None if broken is None else broken.setdefault(split, {}))
+        return read_file(path, None if broken is None else broken.setdefault(split, {}), options)
 
     if "dataset" in spec:  # in memory, see `in_memory.py`
         return DatasetDict(spec["dataset"])
     if "files" in spec:
         files = _check_split_names("files", spec["files"])
-        return DatasetDict({split: read(split, _path("files", name)) for split, name in files.items()})
+        wanted = {split: name for split, name in files.items() if needed is None or split in needed} or files
+        return DatasetDict({split: read(split, _path("files", name)) for split, name in wanted.items()})
     path = _path("path", spec["path"])
     if path.is_file():
         return DatasetDict({"train": read("train", path)})
@@ -120,14 +147,7 @@ def _read_splits(spec: dict, broken: dict[str, dict[int, str]] | None) -> Datase
             f"{path} is neither a file nor a folder. A folder of labelled news is made by "
             f"`python -m data_prep --output {path}`."
         )
-    try:
-        loaded = load_dataset(str(path))
-    except Exception as error:  # the Hub's errors share no common base class
-        raise ValueError(f"{path} could not be loaded ({type(error).__name__}: {error}).") from error
-    found = DatasetDict({split: loaded[named] for split, named in splits.items() if named in loaded})
-    if not found:
-        raise ValueError(f"{path} has none of the splits {list(splits.values())}; it has {list(loaded)}.")
-    return found
+    return load_from_hub(str(path), splits)
 
 
 def _path(key: str, name: Any) -> Path:
@@ -174,17 +194,54 @@ def _roles(name: str, spec: dict, splits: DatasetDict, tasks: dict[str, dict]) -
             )
         if role in roles:
             raise ValueError(f"Dataset {name!r} maps both {roles[role]!r} and {column!r} to {role!r}.")
-        for split, rows in splits.items():
-            if column not in rows.column_names:
-                raise ValueError(
-                    f"Dataset {name!r}, split {split!r}, has no column {column!r}; it has {rows.column_names}."
-                )
         roles[role] = column
     if TEXT not in roles:
         raise ValueError(
             f"Dataset {name!r} maps no column to 'text'; its columns are {sorted(existing)}. Say so in `columns`."
         )
     return roles
+
+
+def _check_splits(name: str, columns: list[str], roles: dict[str, str], splits: DatasetDict) -> None:
+    """
+    Raises `ValueError` for a column that no split has, or for texts that one of them lacks. Warns of labels that some
+    splits lack.
+    """
+    for column in columns:
+        without = [split for split, rows in splits.items() if column not in rows.column_names]
+        if len(without) == len(splits) or (without and column in (roles.get(TEXT), roles.get(TEXT_PAIR))):
+            raise ValueError(
+                f"Dataset {name!r}, split {without[0]!r}, has no column {column!r}; it has "
+                f"{splits[without[0]].column_names}."
+            )
+        if without:
+            logger.warning(f"Dataset {name!r} has no column {column!r} in {without}: these rows are unlabelled there.")
+
+
+def _label_columns(spec: dict, splits: DatasetDict, tasks: dict[str, dict]) -> dict[str, list[str]]:
+    """Checks `label_columns`: multi-label task → columns of zeros and ones."""
+    given = spec.get("label_columns", {})
+    if not isinstance(given, dict):
+        raise ValueError(f"'label_columns' maps multi-label tasks to lists of columns; got {given!r}.")
+    for task, columns in given.items():
+        if not tasks.get(task, {}).get("multi_label"):
+            multi = [name for name, settings in tasks.items() if settings.get("multi_label")]
+            raise ValueError(f"'label_columns' names {task!r}, which is no multi-label task; those are {multi}.")
+        is_list = isinstance(columns, list) and all(isinstance(column, str) for column in columns)
+        if not is_list or not columns or len(set(columns)) < len(columns):
+            raise ValueError(f"'label_columns' of {task!r} is {columns!r}; it is a list of columns, each once.")
+    return {task: list(columns) for task, columns in given.items()}
+
+
+def _separator(spec: dict, tasks: dict[str, dict]) -> str | None:
+    separator = spec.get("separator")
+    if separator is None:
+        return None
+    if not isinstance(separator, str) or not separator:
+        raise ValueError(f"'separator' is {separator!r}; it is what stands between labels, such as '|'.")
+    if not any(settings.get("multi_label") for settings in tasks.values()):
+        raise ValueError("'separator' divides the labels of a task with `multi_label: true`, and there is none.")
+    return separator
 
 
 def _columns_of(splits: DatasetDict) -> set[str]:

@@ -24,7 +24,9 @@ from modeling_mtsbert import MTSBertModel, MTSBertOutput
 from mtsbert.arguments import STATIC, MTLTrainingArguments, own_settings
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import num_labelled_rows
+from mtsbert.data.labels import check_metric_names
 from mtsbert.data.loading import load_split
+from mtsbert.data.parts import with_parts
 from mtsbert.input_arguments import MAX_LENGTH
 from mtsbert.machine import peak_memory_gb, reset_peak_memory
 from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
@@ -150,8 +152,14 @@ class MTSBertTrainer(OptimizingTrainer):
             for name, rows in given.items()
         }
         if train_dataset is not None:
+            check_metric_names(self.tasks)
             check_sampling(args, training_datasets(features["train_dataset"]))
         self.provenance = provenance or provenance_in_memory(first, features, max_length=max_length)
+        if train_dataset is not None and args.embedding_distillation_parts:
+            share, seed = args.embedding_distillation_parts, args.seed
+            features["train_dataset"] = with_parts(
+                features["train_dataset"], self.tasks, processing_class, share=share, seed=seed
+            )
         self.reference_name, self.reference = self.provenance.started_from, None
         if args.embedding_reference is not None:
             self.reference_name = public_name(args.embedding_reference)

@@ -1,13 +1,14 @@
 """Reads an input of a format with our code and compares the result with the truth. Each check returns the outcome."""
 
+from functools import partial
 from pathlib import Path
 
 import yaml
 from transformers import HfArgumentParser
 
-from mtsbert.data.readers import read_file
+from mtsbert.formats.files import read_file
 from mtsbert.recipe import build_arguments, recipe_flags
-from tests.fuzz.independent import bio_texts, csv_rows, json_rows, parquet_rows, same
+from tests.fuzz.independent import bio_texts, csv_rows, json_rows, parquet_rows, same, tsv_rows
 from tests.fuzz.inputs import Written
 from tests.fuzz.outcome import Refused, outcome_of
 
@@ -22,9 +23,15 @@ def read(path: Path) -> list[dict] | Refused:
 def rows_of(path: Path) -> list[dict] | None:
     """What an independent reading finds."""
     data = path.read_bytes()
-    if path.suffix in (".csv", ".tsv"):
-        return csv_rows(data, "," if path.suffix == ".csv" else "\t")
-    return {".jsonl": json_rows, ".bio": bio_texts, ".parquet": lambda _: parquet_rows(path)}[path.suffix](data)
+    readers = {
+        ".csv": csv_rows,
+        ".tsv": tsv_rows,
+        ".json": partial(json_rows, is_list=True),
+        ".jsonl": json_rows,
+        ".bio": bio_texts,
+        ".parquet": lambda _: parquet_rows(path),
+    }
+    return readers[path.suffix](data)
 
 
 def check_written(file: Written, path: Path) -> str:
@@ -32,7 +39,7 @@ def check_written(file: Written, path: Path) -> str:
     path.write_bytes(file.data)
     found = read(path)
     assert not isinstance(found, Refused), found
-    present = [row for row in file.rows if path.suffix != ".jsonl" or any(file.rows)]
+    present = [row for row in file.rows if path.suffix not in (".json", ".jsonl") or any(file.rows)]
     assert same(found, present), (found, file.rows)
     return READ
 

@@ -11,7 +11,19 @@ import pyarrow.parquet as pq
 START, PLAIN, QUOTED, CLOSED = "start", "plain", "quoted", "closed"
 
 
-def csv_rows(data: bytes, delimiter: str) -> list[dict] | None:
+def tsv_rows(data: bytes) -> list[dict] | None:
+    """Lines that end with a line feed, and cells between tabs."""
+    try:
+        lines = data.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        return None
+    header, *rows = [line.removesuffix("\r").split("\t") if line.removesuffix("\r") else [] for line in lines]
+    if len(set(header)) != len(header) or any(len(row) != len(header) for row in rows):
+        return None
+    return [{column: cell or None for column, cell in zip(header, row, strict=True)} for row in rows] if header else []
+
+
+def csv_rows(data: bytes) -> list[dict] | None:
     """RFC 4180 as a machine of states, with any line end. None where a quotation mark stands wrongly."""
     try:
         text = data.decode("utf-8-sig")
@@ -27,7 +39,7 @@ def csv_rows(data: bytes, delimiter: str) -> list[dict] | None:
             cell, state = (cell, CLOSED) if char == '"' else (cell + char, QUOTED)
         elif state == CLOSED and char == '"':
             cell, state = cell + char, QUOTED
-        elif char == delimiter:
+        elif char == ",":
             cells, cell, state = [*cells, cell], "", START
         elif char in "\r\n":
             if not (before == "\r" and char == "\n"):
@@ -49,7 +61,7 @@ def csv_rows(data: bytes, delimiter: str) -> list[dict] | None:
     return [{column: cell or None for column, cell in zip(header, row, strict=True)} for row in rows]
 
 
-def json_rows(data: bytes) -> list[dict] | None:
+def json_rows(data: bytes, *, is_list: bool = False) -> list[dict] | None:
     def each_key_once(pairs: list[tuple]) -> dict:
         if len({key for key, _ in pairs}) < len(pairs):
             raise ValueError(pairs)
@@ -57,10 +69,13 @@ def json_rows(data: bytes) -> list[dict] | None:
 
     try:
         text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
-        rows = [json.loads(line, object_pairs_hook=each_key_once) for line in text.split("\n") if line.strip()]
+        if is_list:
+            rows = json.loads(text, object_pairs_hook=each_key_once)
+        else:
+            rows = [json.loads(line, object_pairs_hook=each_key_once) for line in text.split("\n") if line.strip()]
     except (ValueError, RecursionError):
         return None
-    if not all(isinstance(row, dict) for row in rows):
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         return None
     return rows if any(rows) else []  # rows without a column are none
 
@@ -112,13 +127,16 @@ def spans_of(words: list[str], tags: list[str]) -> list[tuple[str, str]] | None:
 
 
 def same(found, expected) -> bool:
-    """Whether a value went through Arrow unchanged: there a missing key is a missing value, and 1 may become 1.0."""
+    """
+    Whether a value went through Arrow unchanged: there a missing key is a missing value, and 1 may become 1.0. NaN in
+    a column of anything but numbers is a missing value as well.
+    """
     if isinstance(found, dict) and isinstance(expected, dict):
         return set(expected) <= set(found) and all(same(found[key], expected.get(key)) for key in found)
     if isinstance(found, list) and isinstance(expected, list):
         return len(found) == len(expected) and all(map(same, found, expected))
     if isinstance(found, bool) or isinstance(expected, bool):
         return found is expected
-    if isinstance(found, float) and math.isnan(found):
-        return isinstance(expected, float) and math.isnan(expected)
+    if isinstance(expected, float) and math.isnan(expected):
+        return found is None or (isinstance(found, float) and math.isnan(found))
     return found == expected

@@ -27,18 +27,31 @@ TYPES = ["GPE", "ORG"]
 
 
 @st.composite
-def csv_files(draw, delimiter: str = ",") -> Written:
+def csv_files(draw) -> Written:
     header = draw(st.lists(names, min_size=1, max_size=3, unique=True))
     cells = draw(st.lists(st.lists(texts, min_size=len(header), max_size=len(header)), max_size=4))
     lines = io.StringIO()
     quoting, end = draw(  # where lines end by one of \r and \n, the writer leaves cells with the other unquoted
         st.sampled_from([(csv.QUOTE_MINIMAL, "\r\n"), *((csv.QUOTE_ALL, end) for end in ("\n", "\r\n", "\r"))])
     )
-    writer = csv.writer(lines, delimiter=delimiter, quoting=quoting, lineterminator=end)
+    writer = csv.writer(lines, quoting=quoting, lineterminator=end)
     writer.writerows([header, *cells])
     mark = draw(st.sampled_from([b"", b"\xef\xbb\xbf"]))
     rows = [{name: cell or None for name, cell in zip(header, row, strict=True)} for row in cells]
     return Written(mark + lines.getvalue().encode(), rows)
+
+
+@st.composite
+def tsv_files(draw) -> Written:
+    """Cells as they are, without what separates them."""
+    header = draw(st.lists(names, min_size=1, max_size=3, unique=True))
+    plain_texts = texts.map(lambda text: text.translate(dict.fromkeys(map(ord, "\t\r\n"), " ")))
+    cells = draw(st.lists(st.lists(plain_texts, min_size=len(header), max_size=len(header)), max_size=4))
+    cells = [row for row in cells if row != [""]]  # an empty line is no row
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    mark = draw(st.sampled_from([b"", b"\xef\xbb\xbf"]))
+    rows = [{name: cell or None for name, cell in zip(header, row, strict=True)} for row in cells]
+    return Written(mark + "".join("\t".join(row) + end for row in [header, *cells]).encode(), rows)
 
 
 spans = st.fixed_dictionaries(
@@ -63,10 +76,16 @@ def jsonl_files(draw) -> Written:
     return Written("".join(line + end for line in lines).encode(), written)
 
 
+@st.composite
+def json_files(draw) -> Written:
+    written = draw(rows)
+    return Written(json.dumps(written, indent=draw(st.sampled_from([None, 1]))).encode(), written)
+
+
 # What a BIO file can hold: no tab, no line end, something visible.
 words = st.text(st.characters(exclude_characters="\t\r\n", exclude_categories=["Cs"]), min_size=1, max_size=4).filter(
-    lambda word: word.strip() and word != "-DOCSTART-" and not word.startswith("\ufeff")
-)
+    lambda word: word.strip() and word != "-DOCSTART-" and not word.startswith("\ufeff") and not word.isdecimal()
+)  # a column of numbers may count words
 tags = st.sampled_from(["O", *(f"{prefix}-{entity}" for prefix in "BIES" for entity in TYPES), "X", "B-"])
 
 
@@ -149,7 +168,8 @@ def recipe_files(draw) -> Written:
 
 FILES = {
     ".csv": csv_files(),
-    ".tsv": csv_files("\t"),
+    ".tsv": tsv_files(),
+    ".json": json_files(),
     ".jsonl": jsonl_files(),
     ".bio": bio_files(),
     ".parquet": parquet_files(),
@@ -165,6 +185,7 @@ PIECES = {  # what the files of a format are made of, and what might break their
     ".parquet": "PAR1 \0 \0\0\0\0 text huggingface".split(" "),
     ".yaml": ": - [ ] { } , ' \" # % | ? & * &a *a << !! !!int !!python/name:os ~ yes 0x 1:30 .nan 1e999".split(" "),
 }
+PIECES[".json"] = PIECES[".jsonl"]
 PIECES[".jsonl"] += ["9" * 30, "9" * 5000, "[" * 3000]
 PIECES[".yaml"] += [
     "\n",

@@ -19,7 +19,7 @@ from mtsbert.commands.audit import (
     read_texts,
     suspects_of,
 )
-from mtsbert.data.readers import read_file
+from mtsbert.formats.files import read_file
 from mtsbert.network.starting_point import load_pipeline
 
 

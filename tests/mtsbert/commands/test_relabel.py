@@ -5,7 +5,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mtsbert.commands.evaluate_entities import Finder
 from mtsbert.commands.relabel import Agreement, agree, relabel
-from mtsbert.data.readers import read_folder
+from mtsbert.formats.folders import read_folder
 
 
 def span(start: int, end: int, label: str | None = "GPE") -> dict:

@@ -20,6 +20,16 @@ OSLO = {"text": "Oslo", "ner": [{"start": 0, "end": 4, "label": "GPE"}]}
 ENTITIES = {"news": {"train": examples_of([OSLO], TOKENS)}}
 
 
+def labelled(**splits: list) -> dict:
+    """Split → labels of its rows, as the examples of a dataset called news."""
+    return {
+        "news": {
+            split: examples_of([{"text": "x", "topic": label} for label in labels], SEQUENCE)
+            for split, labels in splits.items()
+        }
+    }
+
+
 def declared(name: str, labels: list[str]) -> SourceDataset:
     rows = Dataset.from_dict(
         {"text": ["x"], "label": [0]}, features=Features({"text": Value("string"), "label": ClassLabel(names=labels)})
@@ -27,13 +37,14 @@ def declared(name: str, labels: list[str]) -> SourceDataset:
     return SourceDataset(name, DatasetDict({"train": rows}), {"text": "text", "topic": "label"})
 
 
-def test_labels_are_found_over_all_splits_and_sorted():
-    assert complete_tasks(SEQUENCE, [], ROWS)["topic"]["labels"] == ["a", "b"]
+def test_labels_are_those_of_the_training_rows_sorted():
+    assert complete_tasks(SEQUENCE, [], labelled(train=["b", "a"]))["topic"]["labels"] == ["a", "b"]
+    assert complete_tasks(SEQUENCE, [], labelled(test=["b", "a"]))["topic"]["labels"] == ["a", "b"]
     assert complete_tasks(TOKENS, [], ENTITIES)["ner"]["labels"] == ["O", "B-GPE", "I-GPE"]
 
 
 def test_the_names_of_a_class_label_column_are_taken_in_their_order():
-    tasks = complete_tasks(SEQUENCE, [declared("news", ["c", "b", "a"])], ROWS)
+    tasks = complete_tasks(SEQUENCE, [declared("news", ["c", "b", "a"])], labelled(train=["a", "b"]))
     assert tasks["topic"]["labels"] == ["c", "b", "a"]
 
 
@@ -49,8 +60,15 @@ def test_entity_types_or_their_tags_may_be_given():
 
 
 def test_datasets_that_declare_different_labels_are_named():
-    with pytest.raises(ValueError, match=r"declare different labels for task 'topic': .*'one': \['a', 'b'\]"):
-        complete_tasks(SEQUENCE, [declared("one", ["a", "b"]), declared("two", ["b", "a"])], ROWS)
+    with pytest.raises(
+        ValueError, match=r"Task 'topic': the datasets declare different labels: .*'one': \['a', 'b'\]"
+    ):
+        complete_tasks(SEQUENCE, [declared("one", ["a", "b"]), declared("two", ["b", "c"])], ROWS)
+
+
+def test_datasets_that_declare_the_same_labels_in_another_order_agree():
+    sources = [declared("one", ["b", "a"]), declared("two", ["a", "b"])]
+    assert complete_tasks(SEQUENCE, sources, labelled(train=["a", "b"]))["topic"]["labels"] == ["b", "a"]
 
 
 def test_a_label_that_is_not_in_the_list_is_named_with_its_row():
@@ -65,7 +83,7 @@ def test_a_label_that_is_not_in_the_list_is_named_with_its_row():
 
 
 def test_a_task_without_any_label_is_named():
-    with pytest.raises(ValueError, match="Task 'topic' has no label in any row, and the recipe names none"):
+    with pytest.raises(ValueError, match="Task 'topic': no row has a label, and the recipe names none"):
         complete_tasks(SEQUENCE, [], {"news": {"train": examples_of([{"text": "x", "topic": None}], SEQUENCE)}})
 
 
@@ -135,3 +153,136 @@ def test_a_recipe_may_ask_for_another_least_score_than_its_checkpoint():
     checkpoint = {"ner": {**CHECKPOINT["ner"], "min_score": 0.5}}
     assert merge_tasks(TOKENS, checkpoint)["ner"]["min_score"] == 0.5
     assert merge_tasks({"ner": {**TOKENS["ner"], "min_score": 0.0}}, checkpoint)["ner"]["min_score"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("written", "labels", "read"),
+    [
+        ({"train": ["0", "1"], "validation": ["0.0", "1.0"]}, ["0", "1"], {"validation": ["0", "1"]}),
+        ({"train": ["0.0", "1.0"], "validation": ["0", "1"]}, ["0.0", "1.0"], {"validation": ["0.0", "1.0"]}),
+        ({"train": ["1", "1.0", "2"]}, ["1", "2"], {"train": ["1", "1", "2"]}),
+        ({"train": ["pos", "neg"], "test": ["pos ", "\u00a0neg"]}, ["neg", "pos"], {"test": ["pos", "neg"]}),
+        ({"train": ["True", "False"], "test": ["true", "FALSE"]}, ["False", "True"], {"test": ["True", "False"]}),
+        ({"train": ["Sci/Tech", "a"], "test": ["Sci/Tech\ufeff"]}, ["Sci/Tech", "a"], {"test": ["Sci/Tech"]}),
+        ({"train": ["caf\u00e9", "a"], "test": ["cafe\u0301"]}, ["a", "caf\u00e9"], {"test": ["caf\u00e9"]}),
+        ({"train": ["two  words", "a"], "test": ["two words"]}, ["a", "two  words"], {"test": ["two  words"]}),
+        ({"train": ["US", "us"]}, ["US", "us"], {"train": ["US", "us"]}),
+    ],
+)
+def test_labels_that_differ_only_in_how_they_are_written_are_one(written, labels, read, caplog):
+    examples = labelled(**written)
+    assert complete_tasks(SEQUENCE, [], examples)["topic"]["labels"] == labels
+    for split, expected in read.items():
+        assert examples["news"][split]["topic"][:] == expected
+    assert ("differ only in how they are written" in caplog.text) == any(
+        read[split] != written[split] for split in read
+    )
+
+
+def test_labels_of_a_recipe_are_found_however_they_are_written():
+    recipe = {"topic": {**SEQUENCE["topic"], "labels": ["1.0", "2.0"]}}
+    examples = labelled(train=["1", "2.0"])
+    assert complete_tasks(recipe, [], examples)["topic"]["labels"] == ["1.0", "2.0"]
+    assert examples["news"]["train"]["topic"][:] == ["1.0", "2.0"]
+    both = {"topic": {**SEQUENCE["topic"], "labels": ["1.0", "1"]}}
+    examples = labelled(train=["1", "1.0"])
+    assert complete_tasks(both, [], examples)["topic"]["labels"] == ["1.0", "1"]
+    assert examples["news"]["train"]["topic"][:] == ["1", "1.0"]
+
+
+def test_entity_types_that_differ_in_whitespace_are_one():
+    spans = [{"start": 0, "end": 4, "label": "GPE "}]
+    examples = ENTITIES["news"] | {"test": examples_of([{"text": "Oslo", "ner": spans}], TOKENS)}
+    assert complete_tasks(TOKENS, [], {"news": examples})["ner"]["labels"] == ["O", "B-GPE", "I-GPE"]
+    assert examples["test"]["ner"][0] == [{"start": 0, "end": 4, "label": "GPE"}]
+
+
+@pytest.mark.parametrize("labels", [["01", "1"], ["1", "2", "02"]])
+def test_numbers_that_may_be_the_same_label_or_not_are_named(labels):
+    with pytest.raises(
+        ValueError, match=r"Task 'topic': the data has the label '0\d', and '\d' may be the same or not"
+    ):
+        complete_tasks(SEQUENCE, [], labelled(train=labels))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_label_that_no_training_row_has_is_named_with_its_rows(split):
+    examples = labelled(**{"train": ["a", "b"], split: ["a", "c", "b", "c"]})
+    message = (
+        f"Row 1 of dataset 'news', split '{split}': label 'c' of task 'topic' is in no training row.* So are rows 3."
+    )
+    with pytest.raises(ValueError, match=message):
+        complete_tasks(SEQUENCE, [], examples)
+    named = {"topic": {**SEQUENCE["topic"], "labels": ["a", "b", "c"]}}
+    assert complete_tasks(named, [], examples)["topic"]["labels"] == ["a", "b", "c"]
+
+
+def test_a_declared_label_or_an_entity_type_that_no_training_row_has_is_named():
+    with pytest.raises(ValueError, match="label 'c' of task 'topic' is in no training row"):
+        complete_tasks(SEQUENCE, [declared("news", ["a", "b", "c"])], labelled(train=["a", "b"], test=["c"]))
+    spans = [{"start": 0, "end": 4, "label": "ORG"}]
+    examples = ENTITIES["news"] | {"test": examples_of([{"text": "Oslo", "ner": spans}], TOKENS)}
+    with pytest.raises(ValueError, match="split 'test': label 'ORG' of task 'ner' is in no training row"):
+        complete_tasks(TOKENS, [], {"news": examples})
+
+
+def test_a_row_with_a_label_that_cannot_be_learned_may_be_skipped():
+    examples, skipped = labelled(train=["a", "b"], test=["a", "c"]), []
+    complete_tasks(SEQUENCE, [], examples, skipped)
+    assert examples["news"]["test"]["topic"][:] == ["a"]
+    assert [(one.split, one.row) for one in skipped] == [("test", 1)]
+
+
+def test_a_sample_of_the_training_rows_may_lack_a_label():
+    tasks = complete_tasks(SEQUENCE, [], labelled(train=["a"], test=["c"]), trains_on_sample=True)
+    assert tasks["topic"]["labels"] == ["a", "c"]
+
+
+def test_numbers_are_sorted_as_numbers():
+    labels = [str(number) for number in range(12)]
+    assert complete_tasks(SEQUENCE, [], labelled(train=labels[::-1]))["topic"]["labels"] == labels
+    assert complete_tasks(SEQUENCE, [], labelled(train=["10", "-1", "2.5"]))["topic"]["labels"] == ["-1", "2.5", "10"]
+    assert complete_tasks(SEQUENCE, [], labelled(train=["10", "2", "x"]))["topic"]["labels"] == ["10", "2", "x"]
+
+
+def weighted(task: dict, weights, **more) -> dict:
+    return {name: {**settings, "class_weights": weights, **more} for name, settings in task.items()}
+
+
+def test_weights_by_position_need_an_order_of_the_labels():
+    examples = labelled(train=["0", "1", "2"])
+    with pytest.raises(
+        ValueError, match=r"'class_weights' is a list, and the order .* comes from the data \(\['0', '1'"
+    ):
+        complete_tasks(weighted(SEQUENCE, [1, 2, 3]), [], examples)
+    tasks = complete_tasks(weighted(SEQUENCE, [1, 2, 3], labels=["2", "1", "0"]), [], examples)
+    assert tasks["topic"]["class_weights"] == [1, 2, 3]
+    tasks = complete_tasks(weighted(SEQUENCE, [1, 2, 3]), [declared("news", ["2", "1", "0"])], examples)
+    assert tasks["topic"]["labels"] == ["2", "1", "0"]
+
+
+def test_weights_by_label_take_the_order_of_the_labels():
+    tasks = complete_tasks(weighted(SEQUENCE, {"10": 3, 9: 2.5}), [], labelled(train=["10", "8", "9"]))
+    assert tasks["topic"]["labels"] == ["8", "9", "10"]
+    assert tasks["topic"]["class_weights"] == [1.0, 2.5, 3]
+    with pytest.raises(ValueError, match=r"Task 'topic': 'class_weights' names \['z'\]; the labels are \['a', 'b'\]"):
+        complete_tasks(weighted(SEQUENCE, {"z": 3}), [], labelled(train=["a", "b"]))
+
+
+def test_weights_of_entity_types_are_those_of_their_tags():
+    tasks = complete_tasks(weighted(TOKENS, {"GPE": 2, "O": 0.5, "I-GPE": 3}), [], ENTITIES)
+    assert tasks["ner"]["class_weights"] == [0.5, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "name"),
+    [
+        ({"a": "sequence_classification", "a_macro": "token_classification"}, "a_macro_f1"),
+        ({"a": "pair_classification", "a_macro": "token_classification"}, "a_macro_f1"),
+        ({"a_macro": "token_classification", "a": "sequence_classification"}, "a_macro_f1"),
+    ],
+)
+def test_tasks_whose_results_would_have_the_same_name_are_refused(tasks, name):
+    with pytest.raises(ValueError, match=f"'a.*' and 'a.*' would both report '{name}'; rename one"):
+        check_recipe_tasks({task: {"type": kind} for task, kind in tasks.items()})
+    check_recipe_tasks({"a": {"type": "sequence_classification"}, "macro_a": {"type": "token_classification"}})

@@ -8,8 +8,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mtsbert.data.examples import read_examples
-from mtsbert.data.readers import stream_rows
 from mtsbert.data.sources import open_datasets
+from mtsbert.formats.files import stream_rows
 
 
 SPANS = [{"start": 0, "end": 4, "label": "GPE"}]
@@ -47,7 +47,9 @@ def test_csv_and_tsv(write, tasks):
     del tasks["ner"]
     expected = [{"text": 'He said "no", twice', "topic": "Sports"}, {"text": "NA", "topic": None}]
     assert examples_of(write("a.csv", 'text,topic\n"He said ""no"", twice",Sports\nNA,\n'), tasks) == expected
-    assert examples_of(write("a.tsv", 'text\ttopic\n"He said ""no"", twice"\tSports\nNA\t\n'), tasks) == expected
+    quoted = write("a.tsv", 'text\ttopic\n"He said ""no"", twice"\tSports\nNA\t\n')
+    assert examples_of({**quoted, "quoting": True}, tasks) == expected
+    assert examples_of(write("b.tsv", 'text\ttopic\nHe said "no", twice\tSports\nNA\t\n'), tasks) == expected
 
 
 def test_words_and_tags_become_text_and_spans(write, tasks):

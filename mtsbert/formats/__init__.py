@@ -1,0 +1,1 @@
+"""Reads files of every format as rows, without knowing tasks. Imports only `mtsbert.settings` and its siblings."""
