@@ -334,6 +334,7 @@ class MTSBertConfig(PretrainedConfig):
         self.custom_pipelines = {**CUSTOM_PIPELINES, **(kwargs.pop("custom_pipelines", None) or {})}
         # Sets the encoder's attention implementation too, which is why `encoder_config` comes first.
         super().__init__(**kwargs)
+        self.has_other_labels = "num_labels" in kwargs
 
     def __init_subclass__(cls, **kwargs):
         # From 5.4 on, transformers gives a config class without an `__init__` of its own one that calls no parent's.
@@ -357,7 +358,9 @@ class MTSBertConfig(PretrainedConfig):
         # Releases differ in how much of a config inside another one they leave out; this is the encoder's own way.
         encoder_config = self.encoder_config.to_diff_dict()
         del encoder_config["transformers_version"]
-        return super().to_diff_dict() | {"encoder_config": encoder_config}
+        return {k: v for k, v in super().to_diff_dict().items() if k != "has_other_labels"} | {
+            "encoder_config": encoder_config
+        }
 
     def to_json_string(self, use_diff: bool = True) -> str:
         # The inherited method sorts every mapping, but tasks have an order: the first of a type is the default head.
@@ -365,6 +368,27 @@ class MTSBertConfig(PretrainedConfig):
         if "tasks" in config:
             config["tasks"] = self.tasks
         return json.dumps(config, indent=2) + "\n"
+
+    # A single-task view has the labels of its head, unless they are set explicitly, as `from_pretrained(num_labels=7)`
+    # does. This is noted, since 2 labels are transformers' default.
+    @property
+    def num_labels(self) -> int | None:
+        return None if self.id2label is None else len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, number: int) -> None:
+        self.id2label = {index: f"LABEL_{index}" for index in range(number)}
+        self.label2id = {label: index for index, label in self.id2label.items()}
+        self.has_other_labels = True
+
+    def take_other_labels(self, head: str) -> None:
+        """Gives a task the labels that were passed to `from_pretrained` of a single-task view, if there are any."""
+        labels = list((self.id2label or {}).values())
+        is_asked = self.has_other_labels or labels != ["LABEL_0", "LABEL_1"]
+        if is_asked and labels not in [task.get("labels") for task in self.tasks.values()]:
+            task = {key: value for key, value in self.tasks[head].items() if key != "class_weights"}
+            self.tasks = self.tasks | {head: task | {"labels": labels}}
+            check_tasks(self.tasks)
 
     # What tools ask of the config of any text encoder.
     hidden_size = _of_encoder("hidden_size")

@@ -413,12 +413,11 @@ class _SingleTaskView(MTSBertModel):
     def __init__(self, config: MTSBertConfig, head: str | None = None):
         candidates = config.tasks_of_type(self.task_type)
         if not candidates:
-            raise ValueError(
-                f"This checkpoint has no {self.task_type} task; its tasks are "
-                f"{ {name: task['type'] for name, task in config.tasks.items()} }."
-            )
+            types = {name: task["type"] for name, task in config.tasks.items()}
+            raise ValueError(f"This checkpoint has no {self.task_type} task; its tasks are {types}.")
         if head is not None and head not in candidates:
             raise ValueError(f"`head` is {head!r}; the {self.task_type} tasks of this checkpoint are {candidates}.")
+        config.take_other_labels(head or candidates[0])
         super().__init__(config)
         self.head = head or candidates[0]
         is_multi_label = config.tasks[self.head].get("multi_label", False)
@@ -470,8 +469,8 @@ class _SingleTaskView(MTSBertModel):
         logits = self.head_logits(self.head, of_heads)
         loss = None
         if labels is not None:
-            count = num_items(labels).clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-            loss = item_losses(self.config.tasks[self.head], logits, labels).sum() / count
+            count = num_items(labels) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+            loss = item_losses(self.config.tasks[self.head], logits, labels).sum() / count.clamp(min=1)
         output = self.output_class(
             loss=loss,
             logits=logits,

@@ -3,8 +3,11 @@
 The program itself is `mtsbert/commands/train.py`, which an installation runs as `mtsbert train`.
 """
 
+import sys
+
+from mtsbert.cli import run
 from mtsbert.commands.train import main
 
 
 if __name__ == "__main__":
-    main(prog="run_mtl.py")
+    run(main, sys.argv[1:], prog="run_mtl.py")

@@ -40,7 +40,9 @@ AG_NEWS_FOLDERS = ("ag_news_csv", "ag_news")  # the second may be the one that d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", nargs="+", required=True, help="Models, each measured separately.")
     parser.add_argument("--reference", help="The model that each is compared with.")
     parser.add_argument(

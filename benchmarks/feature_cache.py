@@ -50,7 +50,9 @@ class EpochTimes(TrainerCallback):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("flags", nargs="*", help="Further flags of run_mtl.py, after '--'.")

@@ -59,7 +59,9 @@ def figures_of(scores: dict, name: str) -> dict[str, dict[str, float]]:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--models", nargs="+", required=True, metavar="NAME=FOLDER", type=name_and_folder)
     parser.add_argument("--teacher", default="spacy:en_core_web_sm", help="Default: %(default)s")
     parser.add_argument("--gold", nargs="+", required=True, metavar="FILE[:even|:odd]")

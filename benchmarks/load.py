@@ -66,7 +66,9 @@ print(answered, *(line.split()[1] for line in status if line.startswith("VmHWM")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--model", required=True, help="Checkpoint with one text classification task and one token task."
     )

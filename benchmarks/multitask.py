@@ -43,7 +43,9 @@ MEASURES = ("seconds", "topic_accuracy", "entity_f1")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--config", type=Path, required=True, help="Recipe with a single dataset, a folder written by data_prep."
     )

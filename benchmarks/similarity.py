@@ -39,7 +39,9 @@ PRECISIONS = ("fp32", "bf16")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--config", type=Path, required=True, help="Recipe with a single pair_similarity task.")
     parser.add_argument("--repeats", type=int, default=3, help="Number of repeats, each with a different seed.")
     parser.add_argument("flags", nargs="*", help="Further flags of run_mtl.py, after '--'.")

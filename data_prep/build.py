@@ -101,6 +101,7 @@ def build_dataset(
         license=opened.license,
         labellers=[labeller.name for labeller in labellers],
         spacy_version=labellers[0].spacy_version,
+        has_parts=opened.has_parts,
         truecases_headlines=truecase_headlines,
     )
     with unfinished_output(output) as unfinished:

@@ -12,6 +12,8 @@ class BuildSummary:
     license: str
     labellers: list[str]
     spacy_version: str
+    has_parts: bool = True
+    """Whether the source tells title and description apart."""
     truecases_headlines: bool = False
     num_rows: dict[str, int] = field(default_factory=dict)
     num_empty: int = 0
@@ -25,6 +27,7 @@ def dataset_card(summary: BuildSummary) -> str:
     rows = "\n".join(f"| {split} | {count:,} |" for split, count in summary.num_rows.items())
     types = "\n".join(f"| {name} | {count:,} |" for name, count in summary.type_counts.most_common())
     total = sum(summary.num_rows.values())
+    text = "title and description, joined by a space" if summary.has_parts else "the text of the source"
     return f"""---
 license: {summary.license}
 language:
@@ -45,8 +48,7 @@ Built by mtsbert's `data_prep` from {summary.source}.
 {summary.spacy_version}) and nobody has checked them. A score against them measures agreement with their maker,
 not accuracy.
 
-- Title and description were labelled apart, so no entity crosses the seam between them.
-{_headlines(summary)}- A leading article (the, a, an) and a possessive 's are not part of an entity.
+{_seam(summary)}{_headlines(summary)}- A leading article (the, a, an) and a possessive 's are not part of an entity.
 
 | split | rows |
 |---|---|
@@ -54,7 +56,7 @@ not accuracy.
 
 ## Columns
 
-- `text`: title and description, joined by a blank. Feed debris (escaped HTML, lost line breaks) was removed from
+- `text`: {text}. Feed debris (escaped HTML, lost line breaks) was removed from
   {summary.num_cleaned:,} of {total:,} texts; {summary.num_empty:,} rows without any text were left out.
 - `label`: the topic, as the source gives it.
 - `entities`: `{{start, end, label}}` in characters of `text`, sorted, not overlapping. Everything below derives
@@ -83,6 +85,15 @@ def _pipelines(summary: BuildSummary) -> str:
     return (
         f"a vote of the spaCy pipelines {', '.join(summary.labellers)}: an entity is what more than half of them "
         "found; where at least half found something else, its label is null, and its words have the tag -100"
+    )
+
+
+def _seam(summary: BuildSummary) -> str:
+    if summary.has_parts:
+        return "- Title and description were labelled apart, so no entity crosses the seam between them.\n"
+    return (
+        "- The source has title and description in one text, so they were labelled together, and an entity may cross "
+        "the seam between them.\n"
     )
 
 

@@ -24,6 +24,8 @@ class Source:
     license: str
     splits: dict[str, Callable[[], Iterator[dict]]]
     label_names: list[str] = field(default_factory=lambda: list(TOPICS))
+    has_parts: bool = True
+    """Whether title and description are told apart."""
     extra_labels: dict[str, list[str]] = field(default_factory=dict)
     """Further label columns: name → label names."""
 
@@ -141,6 +143,7 @@ def _open_hub_dataset(source: str) -> Source:
     return Source(
         description=f"the Hub dataset [{source}](https://huggingface.co/datasets/{source})",
         license="other",
+        has_parts=False,
         splits={
             split: lambda rows=splits[split]: ({"parts": [row["text"] or ""], "label": row["label"]} for row in rows)
             for split in SPLITS

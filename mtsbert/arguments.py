@@ -15,6 +15,19 @@ DATASET_SAMPLING = (PROPORTIONAL, TEMPERATURE, ROUND_ROBIN, WEIGHTS)
 STATIC, UNCERTAINTY, DWA, FIRST_STEP = "static", "uncertainty", "dwa", "first_step"
 LOSS_BALANCING = (STATIC, UNCERTAINTY, DWA, FIRST_STEP)
 FEATURE_CACHE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+# Inherited arguments that have no use here → the value that they must have, and what to do instead.
+REFUSED = {
+    "label_smoothing_factor": (0.0, "give a task its own `label_smoothing`"),
+    "remove_unused_columns": (False, "the columns of a dataset are chosen by `columns`, and the model needs them all"),
+    "eval_do_concat_batches": (True, "the metrics of a task are of all its rows"),
+    "batch_eval_metrics": (False, "the metrics of a task are of all its rows"),
+    "label_names": (None, "labels are the columns of the tasks"),
+    "debug": (
+        [],
+        "transformers' search for overflows cannot read masks; a loss that is not finite names its rows here",
+    ),
+    "length_column_name": ("length", "rows are sorted by the length that their tokens have"),
+}
 
 
 @dataclass
@@ -300,8 +313,9 @@ class MTLTrainingArguments(TrainingArguments):
             )
         if self.train_sampling_strategy == "sequential" and self.dataset_sampling != PROPORTIONAL:
             raise ValueError("`train_sampling_strategy: sequential` leaves nothing for `dataset_sampling` to choose.")
-        if self.label_smoothing_factor:
-            raise ValueError("`label_smoothing_factor` is not used here; give a task its own `label_smoothing`.")
+        for name, (works, reason) in REFUSED.items():
+            if getattr(self, name) != works:
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}, which is not used here: {reason}.")
         if self.n_gpu > 1:
             raise ValueError(
                 f"Several GPUs ({self.n_gpu}) need one process each: start with `accelerate launch run_mtl.py …`."

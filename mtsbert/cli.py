@@ -3,6 +3,8 @@
 import argparse
 import importlib
 import sys
+from collections.abc import Callable
+from types import ModuleType
 
 from mtsbert.preparation import data_prep
 
@@ -28,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the named command with the arguments after it. Invalid input exits with a one-line error and status 1."""
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         prog="mtsbert",
         description="One encoder for embeddings, labels, entities and pairs of texts.",
         epilog="commands:\n" + "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items()),
@@ -38,11 +41,18 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments = sys.argv[1:] if argv is None else argv
     command = parser.parse_args(arguments[:1]).command
+    run(lambda argv, prog: _module_of(command).main(argv, prog=prog), arguments[1:], prog=f"mtsbert {command}")
+
+
+def run(program: Callable, argv: list[str], *, prog: str) -> None:
+    """Calls the `main` of a program. A `ValueError` ends it with one line and status 1."""
     try:
-        if command in OF_DATA_PREP:
-            module = data_prep(OF_DATA_PREP[command])
-        else:
-            module = importlib.import_module(f"mtsbert.commands.{command.replace('-', '_')}")
-        module.main(arguments[1:], prog=f"mtsbert {command}")
+        program(argv, prog=prog)
     except ValueError as error:
         sys.exit(f"Error: {error}")
+
+
+def _module_of(command: str) -> ModuleType:
+    if command in OF_DATA_PREP:
+        return data_prep(OF_DATA_PREP[command])
+    return importlib.import_module(f"mtsbert.commands.{command.replace('-', '_')}")

@@ -7,19 +7,33 @@ import os
 import statistics
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+
+import yaml
+
+from mtsbert.preparation import prepare
 
 
 ROOT = Path(__file__).parents[1]  # the clone, or the folder that packages are installed in
 RESULTS_FILE = "all_results.json"
+LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "accelerate")
 LOG_LINES = 20  # shown if a run fails
 
 logger = logging.getLogger(__name__)
 
 
 def folder_of_run(config: Path, flags: list[str], *, folder: Path, name: str) -> Path:
-    """Returns the folder of a run of [`run_once`], whose name has a hash of code, recipe and flags."""
-    digest = hashlib.sha256("\n".join([_code(), config.read_text(encoding="utf-8"), *flags]).encode()).hexdigest()
+    """
+    Returns the folder of a run of [`run_once`], whose name has a hash of code, library versions, recipe, flags and the
+    files of the recipe's datasets. A dataset that the recipe builds is built first.
+    """
+    text = config.read_text(encoding="utf-8")
+    recipe = yaml.safe_load(text)
+    if (build := recipe.get("prepare")) and not Path(build["output"]).exists():
+        prepare(**build)
+    versions = [f"{name} {version(name)}" for name in LIBRARIES]
+    digest = hashlib.sha256("\n".join([_code(), *versions, text, _data(recipe), *flags]).encode()).hexdigest()
     return folder / f"{name}_{digest[:8]}"
 
 
@@ -27,8 +41,8 @@ def run_once(
     config: Path, flags: list[str], *, folder: Path, name: str, keeps_weights: bool = False
 ) -> dict[str, float]:
     """
-    Trains with a recipe and returns all metrics. If a run with the same code, recipe and flags has finished before,
-    its metrics are returned instead. The run's folder keeps the results and the log, but not the weights.
+    Trains with a recipe and returns all metrics. If the same run (see [`folder_of_run`]) has finished before, its
+    metrics are returned instead. The run's folder keeps the results and the log, but not the weights.
 
     Args:
         config (`Path`): The recipe.
@@ -72,6 +86,19 @@ def _code() -> str:
     """Returns a hash of the project's code."""
     files = sorted([*ROOT.glob("*_mtsbert.py"), *(ROOT / "mtsbert").rglob("*.py")])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def _data(recipe: dict) -> str:
+    """Returns a hash of the local files of a recipe's datasets."""
+    digest = hashlib.sha256()
+    for name, dataset in (recipe.get("datasets") or {}).items():
+        paths = [dataset["path"]] if "path" in dataset else (dataset.get("files") or {}).values()
+        for path in map(Path, paths):
+            files = sorted(path.rglob("*")) if path.is_dir() else [path]
+            for file in filter(Path.is_file, files):
+                checksum = hashlib.sha256(file.read_bytes()).hexdigest()
+                digest.update(f"{name} {file.name} {checksum}\n".encode())
+    return digest.hexdigest()
 
 
 def mean_and_sd(values: list[float]) -> dict[str, float]:

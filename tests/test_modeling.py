@@ -489,3 +489,56 @@ def test_tasks_that_cannot_be_chosen_are_refused(full_model, mixed, mixed_labels
         full_model(**mixed, tasks=["topic", "mood"])
     with pytest.raises(ValueError, match="Give either `labels` or `tasks`"):
         full_model(**mixed, tasks=["topic"], labels=mixed_labels)
+
+
+@pytest.mark.parametrize(
+    ("view_class", "options"),
+    [
+        (MTSBertForSequenceClassification, {"num_labels": 7}),
+        (MTSBertForSequenceClassification, {"id2label": {0: "a", 1: "b", 2: "c"}}),
+        (MTSBertForTokenClassification, {"id2label": {0: "O", 1: "B-X", 2: "I-X"}}),
+    ],
+)
+def test_a_view_with_other_labels_gets_a_fresh_head(model, batch, tmp_path, view_class, options):
+    model.save_pretrained(tmp_path / "ours")
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        view_class.from_pretrained(tmp_path / "ours", **options)
+    view = view_class.from_pretrained(tmp_path / "ours", ignore_mismatched_sizes=True, **options).eval()
+    number = options.get("num_labels") or len(options["id2label"])
+    assert view(**batch).logits.shape[-1] == view.num_labels == view.config.num_labels == number
+    assert view.config.id2label == options.get("id2label", {index: f"LABEL_{index}" for index in range(number)})
+    view.save_pretrained(tmp_path / "view")
+    again = view_class.from_pretrained(tmp_path / "view").eval()
+    assert torch.equal(again(**batch).logits, view(**batch).logits)
+
+
+def test_two_labels_are_not_taken_for_the_default_of_transformers(config, batch, tmp_path):
+    config.tasks = {"mood": {"type": "sequence_classification", "labels": ["bad", "fine", "good"]}}
+    MTSBertModel(config).save_pretrained(tmp_path)
+    assert MTSBertForSequenceClassification.from_pretrained(tmp_path).num_labels == 3
+    view = MTSBertForSequenceClassification.from_pretrained(tmp_path, num_labels=2, ignore_mismatched_sizes=True)
+    assert view.eval()(**batch).logits.shape == (2, 2)
+
+
+def test_a_view_with_other_names_of_its_labels_keeps_its_head(model, batch, tmp_path):
+    model.save_pretrained(tmp_path)
+    names = {index: f"name {index}" for index in range(len(model.config.tasks["topic"]["labels"]))}
+    view = MTSBertForSequenceClassification.from_pretrained(tmp_path, id2label=names).eval()
+    assert view.config.tasks["topic"]["labels"] == list(names.values())
+    assert torch.equal(view(**batch).logits, model.eval()(**batch).logits["topic"])
+
+
+def test_labels_that_a_view_cannot_have_are_refused(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"Task 'ner': .*'O' first"):
+        MTSBertForTokenClassification.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    with pytest.raises(ValueError, match="Task 'topic': needs at least two labels"):
+        MTSBertForSequenceClassification.from_pretrained(tmp_path, num_labels=1, ignore_mismatched_sizes=True)
+
+
+def test_the_loss_of_a_view_without_labelled_items_is_0(model, batch, labels, tmp_path):
+    model.save_pretrained(tmp_path)
+    view = MTSBertForSequenceClassification.from_pretrained(tmp_path).eval()
+    for number in (0, torch.tensor(0)):
+        loss = view(**batch, labels=torch.full_like(labels["topic"], -100), num_items_in_batch=number).loss
+        assert loss.item() == 0.0

@@ -38,7 +38,9 @@ BROKEN_LINES = ['{"text": "Oslo', "[1, 2]", '{"text": ["Oslo"]}', '{"text": "a",
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--broken", type=float, default=0.01, help="Share of broken rows.")
     parser.add_argument("--encoder", default=ENCODER, help="Encoder whose tokenizer is used.")

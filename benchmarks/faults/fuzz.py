@@ -35,7 +35,9 @@ RECIPE = ".yaml"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--inputs", type=int, default=10_000, help="Number of inputs per format.")
     parser.add_argument("--formats", nargs="+", default=list(FILES), choices=list(FILES), metavar="SUFFIX")
     parser.add_argument(

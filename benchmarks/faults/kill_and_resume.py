@@ -25,7 +25,9 @@ SECONDS_WITHIN_A_STEP, SECONDS_WITHIN_A_SAVE = 0.03, 0.01
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=10, help="Number of kills per signal.")
     parser.add_argument("--chain", type=int, default=5, help="Maximum number of kills of a single run.")
     parser.add_argument("--signals", nargs="+", choices=SIGNALS, default=SIGNALS)

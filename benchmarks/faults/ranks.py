@@ -286,7 +286,9 @@ def _start(folder: Path, weights: dict) -> Iterator[tuple[str, object]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--machines", type=int, nargs="+", choices=(1, 2), default=(1, 2))
     parser.add_argument("--folder", type=Path, default=None, help="Folder for the runs (default: a temporary folder).")
     names = list(Trials(Path(), Machines(1)).all())

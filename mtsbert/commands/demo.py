@@ -127,7 +127,7 @@ def write_app(model_name_or_path: str, folder: Path, *, revision: str | None = N
 
 def main(argv: list[str] | None = None, *, prog: str = "mtsbert demo") -> None:
     parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False, prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", required=True, help="mtsbert checkpoint: a folder or a Hub id.")
     parser.add_argument("--revision", help="Branch, tag or commit of a Hub id.")

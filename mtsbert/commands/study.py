@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert study") -> Path:
 
 def _parse(argv: list[str] | None, prog: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        allow_abbrev=False, prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, required=True, help="Recipe of `mtsbert train`.")
     parser.add_argument(

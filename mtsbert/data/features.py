@@ -146,16 +146,16 @@ def num_labelled_rows(features: Dataset, task: str) -> int:
 def unlabelled_row(features: Dataset, tasks: dict[str, dict]) -> Dataset:
     """Returns the first row without its labels and row number. It fills up a batch and adds nothing to the loss."""
     row = features[0]
-    filler = unlabelled(row, tasks, num_tokens=len(row["input_ids"])) | {ROW: NO_ROW}
+    filler = unlabelled(row, tasks) | {ROW: NO_ROW}
     return Dataset.from_list([filler], features=features.features)
 
 
-def unlabelled(row: dict, tasks: dict[str, dict], *, num_tokens: int) -> dict:
-    """Returns a row of features without its labels."""
+def unlabelled(row: dict, tasks: dict[str, dict], num_tokens: int | None = None) -> dict:
+    """Returns a row of features without its labels, and with `num_tokens` tags where its text is another one."""
     labels = {}
     for name, task in tasks.items():
         missing = math.nan if task["type"] == PAIR_SIMILARITY else IGNORE_INDEX
-        if task["type"] == TOKEN_CLASSIFICATION:
+        if task["type"] == TOKEN_CLASSIFICATION and num_tokens is not None:
             labels[name] = [missing] * num_tokens
         else:
             labels[name] = [missing] * len(row[name]) if isinstance(row[name], list) else missing

@@ -166,7 +166,8 @@ def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertMod
         if new := [task for task in tasks if task not in config.tasks]:
             logger.info(f"The tasks {new} are new to the checkpoint: their heads start from nothing.")
         config.tasks = tasks
-        return MTSBertModel.from_pretrained(model_args.model_name_or_path, config=config)
+        # Not in the precision that it was saved in: small updates would be lost in weights of 16 bits.
+        return MTSBertModel.from_pretrained(model_args.model_name_or_path, config=config, dtype=torch.float32)
     load_encoder_config(model_args)  # raises for an unknown encoder
     return MTSBertModel.from_encoder(
         resolve_name(model_args.encoder_name_or_path), tasks=tasks, **model_args.new_model_settings

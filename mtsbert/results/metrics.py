@@ -243,7 +243,7 @@ class AnswerMetrics:
     ):
         self._reduce, self._compute = reduce_logits(tasks), compute_metrics(tasks)
         self._compute_more, self._preprocess = compute_more, preprocess
-        self.keeps_logits = compute_more is not None
+        self.has_more = self.keeps_logits = compute_more is not None
 
     @contextmanager
     def keeping_logits(self) -> Iterator[None]:

@@ -17,6 +17,7 @@ from torch import serialization
 from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.utils import CONFIG_NAME
 
 
 PARTS = {  # part of a checkpoint → patterns of its files (or folders, with FSDP and DeepSpeed)
@@ -25,6 +26,9 @@ PARTS = {  # part of a checkpoint → patterns of its files (or folders, with FS
     "learning rate": ("scheduler.pt",),
     "random state": ("rng_state*.pth",),
 }
+
+OF_HEADS = ("type", "labels", "score_range", "hidden_size", "multi_label")  # what must be the same to resume
+OTHER_TASKS = "Write the recipe as it was, or begin a new run with the checkpoint as its `model_name_or_path`."
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +95,31 @@ def _chosen(asked: str, args: TrainingArguments) -> Path:
         f"`resume_from_checkpoint` is true, but {args.output_dir} has no whole checkpoint in it ({described}). Leave "
         "the flag out to begin anew."
     )
+
+
+def check_same_tasks(checkpoint: Path, tasks: dict[str, dict]) -> None:
+    """
+    Raises `ValueError`, naming the difference, if a checkpoint is of a model with other heads.
+
+    Args:
+        checkpoint (`Path`): The checkpoint to resume from. One without a config is not compared.
+        tasks (`dict[str, dict]`): The tasks of the model that is trained.
+    """
+    path = checkpoint / CONFIG_NAME
+    if not path.is_file():
+        return
+    saved = json.loads(path.read_text(encoding="utf-8")).get("tasks", {})
+    for name in dict.fromkeys([*saved, *tasks]):
+        if name not in saved or name not in tasks:
+            whose = "the checkpoint" if name in saved else "this run"
+            raise ValueError(f"{checkpoint} cannot be resumed: only {whose} has the task {name!r}. {OTHER_TASKS}")
+        for key in OF_HEADS:
+            before, now = saved[name].get(key), tasks[name].get(key)
+            if json.dumps(before) != json.dumps(now):
+                raise ValueError(
+                    f"{checkpoint} cannot be resumed: task {name!r} has {key} {before} there, and {now} in this run. "
+                    f"{OTHER_TASKS}"
+                )
 
 
 def _check_found_by_all(checkpoint: str, args: TrainingArguments) -> None:

@@ -1,14 +1,18 @@
 """Evaluates all tasks: exact losses, the metrics of each task and of the user, and logits if requested."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction
+from transformers import EarlyStoppingCallback, EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
-from mtsbert.network.embedding_targets import EmbeddingTargets, TargetCollator
+from mtsbert.data.features import num_labelled_rows
+from mtsbert.data.labels import METRIC_NAMES
+from mtsbert.network.embedding_targets import EMBEDDING, EmbeddingTargets, TargetCollator
 from mtsbert.results.metrics import ANSWERS, COMPOSITE, LOGITS, AnswerMetrics, Evaluation, count_answers
 from mtsbert.training.batches import BatchingTrainer
 from mtsbert.training.nonfinite import numbered
@@ -45,6 +49,7 @@ class EvaluatingTrainer(BatchingTrainer):
         )
 
     def train(self, *args, **kwargs):
+        self._check_best_metric()
         self._evaluations_of_steps.clear()
         can_differ = self.reference is not None or not self.args.freeze_encoder
         if self.eval_targets is None and isinstance(self.eval_dataset, Dataset) and can_differ:
@@ -55,6 +60,25 @@ class EvaluatingTrainer(BatchingTrainer):
             if self.state.best_global_step in self._evaluations_of_steps:
                 self.evaluations["eval"] = self._evaluations_of_steps[self.state.best_global_step]
         return output
+
+    def _check_best_metric(self) -> None:
+        """Raises `ValueError` if `metric_for_best_model` is none of the metrics that an evaluation will have."""
+        name = self.args.metric_for_best_model
+        follows = self.args.load_best_model_at_end or self.args.save_strategy == "best"
+        follows = follows or self.args.lr_scheduler_type == "reduce_lr_on_plateau"
+        if not follows or name is None or not isinstance(self.eval_dataset, Dataset) or self.answer_metrics.has_more:
+            return
+        labelled = [task for task in self.tasks if num_labelled_rows(self.eval_dataset, task)]
+        known = [
+            f"{task}_{metric}" for task in labelled for metric in (*METRIC_NAMES[self.tasks[task]["type"]], "loss")
+        ]
+        known += ["loss", COMPOSITE]
+        of_embedding = [f"{EMBEDDING}_cosine", f"{EMBEDDING}_overlap_at_10"]
+        at_sizes = [f"{task}_spearman_at_{size}" for task in labelled for size in self.args.matryoshka_dims or ()]
+        if name.removeprefix("eval_") not in [*known, *of_embedding, *at_sizes, "runtime", "samples_per_second"]:
+            raise ValueError(
+                f"`metric_for_best_model` is {name!r}, which no evaluation of this run reports; there are {known}."
+            )
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -88,7 +112,14 @@ class EvaluatingTrainer(BatchingTrainer):
         """Like `Trainer.evaluate`, but a mapping of datasets is evaluated as a single dataset, like `eval_dataset`."""
         if eval_dataset is not None:
             eval_dataset = self.features_of(eval_dataset, "test", "eval_dataset")
-        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        callbacks = self.callback_handler.callbacks
+        if not self.is_training:  # it would miss its metric, and say that it is disabled
+            early_stopping = [one for one in callbacks if isinstance(one, EarlyStoppingCallback)]
+            self.callback_handler.callbacks = [one for one in callbacks if one not in early_stopping]
+        try:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        finally:
+            self.callback_handler.callbacks = callbacks
 
     def predict(
         self,
@@ -136,7 +167,8 @@ class EvaluatingTrainer(BatchingTrainer):
         )
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        with _same_weights(self.model):  # `bf16_full_eval` and `fp16_full_eval` cast them for good
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         losses = {task: output.metrics.get(f"{metric_key_prefix}_{task}_loss") for task in self.task_weights}
         present = [self.task_weights[task] * loss for task, loss in losses.items() if loss is not None]
         if output.predictions is None:  # `prediction_loss_only`: keep transformers' mean over batches
@@ -155,3 +187,16 @@ class EvaluatingTrainer(BatchingTrainer):
         self.evaluations[prefix] = Evaluation(metrics, counts)
         if self.is_training and prefix == "eval":
             self._evaluations_of_steps[self.state.global_step] = self.evaluations[prefix]
+
+
+@contextmanager
+def _same_weights(model: torch.nn.Module) -> Iterator[None]:
+    """Context in which a model may be cast to another precision; afterwards it has the weights from before."""
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [tensor.data for tensor in tensors]
+    try:
+        yield
+    finally:
+        for tensor, data in zip(tensors, before, strict=True):
+            if tensor.dtype != data.dtype:
+                tensor.data = data

@@ -125,7 +125,7 @@ class ResumableTrainer(PushingTrainer):
             resume_from_checkpoint = checkpoint_to_resume(self.args, "true")
         if resume_from_checkpoint:
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
-            self.check_kept_state(state.stateful_callbacks)
+            self.check_kept_state(state.stateful_callbacks, resume_from_checkpoint)
         self._stops_by, self._saved_step = None, None
         for callback in self._early_stopping():
             callback.early_stopping_patience_counter = 0  # reset after an earlier call; a checkpoint restores its own
@@ -226,7 +226,7 @@ class ResumableTrainer(PushingTrainer):
         """Returns additional state to save in `trainer_state.json`: name → JSON."""
         return {}
 
-    def check_kept_state(self, kept: dict[str, dict]) -> None:
+    def check_kept_state(self, kept: dict[str, dict], checkpoint: str) -> None:
         """Raises `ValueError` if a checkpoint with this state cannot be resumed with the current arguments."""
 
     def _save_rng_state(self, output_dir: str) -> None:

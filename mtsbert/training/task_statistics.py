@@ -63,10 +63,19 @@ class GradientStatistics:
     Measures norms and pairwise cosines of the tasks' gradients on the last layer of the encoder that all tasks share,
     as in GradNorm (arXiv 1711.02257). This only backpropagates through the heads and the layers from that one on.
 
-    A batch often has labels for a single task, so the cosine of two tasks is computed from their latest gradients.
+    A gradient is that of a whole optimizer step: summed over its micro-batches and ranks, whose losses are shares of
+    the mean. A step often has labels for a single task, so the cosine of two tasks is computed from their latest
+    gradients.
+
+    Args:
+        model ([`MTSBertModel`]): The model.
+        tasks (`list[str]`): Its tasks.
     """
 
-    def __init__(self, model: MTSBertModel):
+    def __init__(self, model: MTSBertModel, tasks: list[str]):
+        self.tasks = tasks
+        self.awaited: set[str] = set()  # the tasks to measure in the next step that has labels of them
+        self._of_step: dict[str, torch.Tensor] = {}
         try:
             self.layer = encoder_layers(model)[-1 - model.config.num_task_layers]
         except ValueError as error:
@@ -80,13 +89,38 @@ class GradientStatistics:
         return [weight for weight in self.layer.parameters() if weight.requires_grad]
 
     def measure(self, losses: dict[str, torch.Tensor]) -> None:
-        """Computes the gradients of the losses of a batch before its backward pass. Keeps the graph."""
+        """Computes the gradients of awaited tasks in a micro-batch, before its backward pass. Keeps the graph."""
         parameters = self.parameters
         for task, loss in losses.items():
+            if task not in self.awaited:
+                continue
             # Some encoders have parameters that not every text uses, such as Longformer's global attention.
             parts = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
             parts = [torch.zeros_like(p) if part is None else part for p, part in zip(parameters, parts, strict=True)]
-            self.gradients[task] = torch.cat([part.detach().float().flatten() for part in parts])
+            gradient = torch.cat([part.detach().float().flatten() for part in parts])
+            self._of_step[task] = self._of_step[task] + gradient if task in self._of_step else gradient
+
+    def end_step(self, reduce: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> None:
+        """
+        Keeps the gradients of the tasks that had labels in the step on any rank.
+
+        Args:
+            reduce (`Callable[[torch.Tensor], torch.Tensor]`): Sums a tensor over all ranks.
+            device (`torch.device`): Where to sum.
+        """
+        if not self.awaited:
+            return
+        ranks = reduce(torch.tensor([float(task in self._of_step) for task in self.tasks], device=device)).tolist()
+        none = torch.zeros(sum(weight.numel() for weight in self.parameters), device=device)
+        for task, number in zip(self.tasks, ranks, strict=True):
+            if number:
+                self.gradients[task] = reduce(self._of_step.get(task, none))
+                self.awaited.discard(task)
+        self._of_step = {}
+
+    def leave_step_out(self) -> None:
+        """Forgets what was measured in the current step."""
+        self._of_step = {}
 
     def report(self) -> dict[str, float]:
         """Returns `<task>_grad_norm`, and `grad_cosine_<task>_<task>` for each pair, from the latest gradients."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ from mtsbert.results.sizes import check_sizes, cosines_at_sizes
 from mtsbert.results.tables import parameter_table
 from mtsbert.training.balancing import BALANCING
 from mtsbert.training.batches import check_sampling, training_datasets
+from mtsbert.training.checkpoints import check_same_tasks
 from mtsbert.training.nonfinite import FiniteCheck
 from mtsbert.training.optimization import OptimizingTrainer, peak_learning_rates
 from mtsbert.training.step_losses import StepLosses
@@ -156,10 +158,8 @@ class MTSBertTrainer(OptimizingTrainer):
             check_sampling(args, training_datasets(features["train_dataset"]))
         self.provenance = provenance or provenance_in_memory(first, features, max_length=max_length)
         if train_dataset is not None and args.embedding_distillation_parts:
-            share, seed = args.embedding_distillation_parts, args.seed
-            features["train_dataset"] = with_parts(
-                features["train_dataset"], self.tasks, processing_class, share=share, seed=seed
-            )
+            how = {"share": args.embedding_distillation_parts, "seed": args.seed}
+            features["train_dataset"] = with_parts(features["train_dataset"], self.tasks, processing_class, **how)
         self.reference_name, self.reference = self.provenance.started_from, None
         if args.embedding_reference is not None:
             self.reference_name = public_name(args.embedding_reference)
@@ -168,7 +168,6 @@ class MTSBertTrainer(OptimizingTrainer):
         self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in self.tasks}
         self._log_since_line, self._log_of_step = TaskLog(list(self.tasks)), TaskLog(list(self.tasks))
         self._embedding_log = TaskLog([EMBEDDING])
-        self._tasks_to_measure: set[str] = set()
         self.finite_check = FiniteCheck(self.tasks)
         self.args = args
         self._attach(first)
@@ -216,7 +215,7 @@ class MTSBertTrainer(OptimizingTrainer):
         self.freezing = Freezing(model, self.args)
         self.learning_rates = peak_learning_rates(model, self.freezing.parts, self.args)
         self.balancing = BALANCING[self.args.loss_balancing](self.tasks, self.task_weights)
-        self.gradient_statistics = GradientStatistics(model)
+        self.gradient_statistics = GradientStatistics(model, list(self.tasks))
         self.step_losses = StepLosses(model, self.args)
         model.matryoshka_dims = check_sizes(model.config, self.args.matryoshka_dims or ())
         aggregator = self.args.gradient_aggregator
@@ -244,6 +243,11 @@ class MTSBertTrainer(OptimizingTrainer):
             raise ValueError("There is nothing to train on: give the Trainer a `train_dataset`.")
         if self.freezing.is_total:
             raise ValueError("Everything is frozen, so there is nothing to train.")
+        if self.args.dataloader_drop_last and len(self.train_dataset) < self.args.train_batch_size:
+            raise ValueError(
+                f"`dataloader_drop_last` leaves nothing of {len(self.train_dataset)} training rows: a batch has "
+                f"{self.args.train_batch_size}. Set a smaller `per_device_train_batch_size`."
+            )
         reset_peak_memory()
         # Several backward passes through one compiled forward pass, as gradient statistics need them.
         keep_buffers = torch._functorch.config.patch(donated_buffer=False)
@@ -307,12 +311,8 @@ class MTSBertTrainer(OptimizingTrainer):
         if targets:
             loss = loss + self.args.embedding_distillation * self._embedding_loss(outputs, targets, num_items_in_batch)
         self.finite_check.add(rows, outputs.logits, labels, outputs.losses, loss)
-        if self._tasks_to_measure:
-            present = _of_present_tasks(outputs.losses, shares)
-            self.gradient_statistics.measure(
-                {task: loss for task, loss in present.items() if task in self._tasks_to_measure}
-            )
-            self._tasks_to_measure -= present.keys()
+        if self.gradient_statistics.awaited:
+            self.gradient_statistics.measure(_of_present_tasks(outputs.losses, shares))
         if self.gradient_aggregation is not None:
             self._task_losses = list(_of_present_tasks(self.balancing.weighted(outputs.losses), shares).values())
         # DDP averages gradients over processes, but the counts are sums over them already.
@@ -374,11 +374,11 @@ class MTSBertTrainer(OptimizingTrainer):
     def begin_step(self) -> None:
         """Before an optimizer step: thaws what is due, and says which tasks' gradients are to be measured."""
         super().begin_step()
-        self._log_before = self._log_since_line.sums, {**self.gradient_statistics.gradients}
+        self._log_before = self._log_since_line.sums
         self.freezing.move_to(step=self.state.global_step, epoch=self.state.epoch)
         every = 0 if self.is_fsdp_enabled else self.args.gradient_statistics_steps
         if every > 0 and self.state.global_step % every == 0 and self.gradient_statistics.parameters:
-            self._tasks_to_measure = set(self.task_weights)  # each in the next batch that has labels of it
+            self.gradient_statistics.awaited = set(self.task_weights)
 
     def _warn_of_unfed_heads(self) -> None:
         with_head = [task for task, settings in self.tasks.items() if settings["type"] != PAIR_RANKING]
@@ -399,13 +399,15 @@ class MTSBertTrainer(OptimizingTrainer):
 
     def leave_step_out(self) -> None:
         super().leave_step_out()
-        self._log_since_line.sums, self.gradient_statistics.gradients = self._log_before
+        self._log_since_line.sums = self._log_before
+        self.gradient_statistics.leave_step_out()
         self._log_of_step.sums = None
         for parameter in self.balancing.parameters():
             parameter.grad = None
 
     def end_step(self) -> None:
         """After an optimizer step: lets the balancing know how the tasks fared in it."""
+        self.gradient_statistics.end_step(self._sum_over_processes, self.args.device)
         for parameter in self.balancing.parameters():
             parameter.grad = None  # the Trainer clears the gradients of the model's parameters only
         if self.balancing.learns_from_losses:
@@ -419,8 +421,9 @@ class MTSBertTrainer(OptimizingTrainer):
         scheme = {"scheme": self.args.loss_balancing, "state": self.balancing.state()}
         return super().kept_state() | {BALANCING_STATE: scheme}
 
-    def check_kept_state(self, kept: dict[str, dict]) -> None:
-        super().check_kept_state(kept)
+    def check_kept_state(self, kept: dict[str, dict], checkpoint: str) -> None:
+        super().check_kept_state(kept, checkpoint)
+        check_same_tasks(Path(checkpoint), self.tasks)
         scheme = kept.get(BALANCING_STATE, {"scheme": STATIC})["scheme"]  # one of version 0.1.0 does not say
         if scheme != self.args.loss_balancing:
             raise ValueError(

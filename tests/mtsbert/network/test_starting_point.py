@@ -36,6 +36,17 @@ def test_a_checkpoint_is_gone_on_from_as_it_is(model, tokenizer, tmp_path, tasks
     assert load_tokenizer(arguments)("Oslo")["input_ids"] == tokenizer("Oslo")["input_ids"]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_checkpoint_of_16_bits_is_trained_in_32(model, tokenizer, tmp_path, tasks, dtype):
+    model.to(dtype).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_model(ModelArguments(model_name_or_path=str(tmp_path)), tasks)
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+    assert torch.equal(
+        loaded.encoder.get_input_embeddings().weight.to(dtype), model.encoder.get_input_embeddings().weight
+    )
+
+
 @pytest.mark.parametrize("setting", [{"pooling": "max"}, {"num_task_layers": 1}, {"embedding_size": 8}])
 def test_settings_of_a_new_model_must_be_those_of_the_checkpoint(model, tokenizer, tmp_path, setting):
     for part in (model, tokenizer):

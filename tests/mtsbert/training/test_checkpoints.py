@@ -1,6 +1,7 @@
 """Tests which checkpoint a run is resumed from, failed saves, and that resuming does not change any result."""
 
 import copy
+import json
 import logging
 import os
 import resource
@@ -10,7 +11,7 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from mtsbert.training.checkpoints import DiskError, checkpoint_to_resume, disk_named, flaw_of
+from mtsbert.training.checkpoints import DiskError, check_same_tasks, checkpoint_to_resume, disk_named, flaw_of
 from mtsbert.training.trainer import MTSBertTrainer
 
 
@@ -209,3 +210,42 @@ def test_early_stopping_goes_on_counting(trainer_of, features, tmp_path, checkpo
     resumed = trainer_of(eval_dataset=features, **PATIENCE)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{checkpoint}"))
     assert resumed.state.global_step == 4
+
+
+@pytest.fixture
+def saved(trained, tmp_path):
+    """The folder of a checkpoint."""
+    return tmp_path / "run" / "checkpoint-2"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["Sports", "World", "Business", "Sci/Tech"]}, "task 'topic' has labels .* there, and"),
+        ({"labels": ["World", "Sports", "Business", "Other"]}, "task 'topic' has labels"),
+        ({"labels": ["World", "Sports", "Business", "Sci/Tech", "Other"]}, "task 'topic' has labels"),
+        ({"hidden_size": 8}, "task 'topic' has hidden_size None there, and 8 in this run"),
+    ],
+)
+def test_a_checkpoint_of_other_heads_is_not_resumed(saved, change, message):
+    tasks = json.loads((saved / "config.json").read_text())["tasks"]
+    tasks["topic"] |= {"labels": ["World", "Sports", "Business", "Sci/Tech"], "hidden_size": None}
+    (saved / "config.json").write_text(json.dumps({"tasks": tasks}))
+    check_same_tasks(saved, tasks)
+    with pytest.raises(ValueError, match=f"cannot be resumed: {message}"):
+        check_same_tasks(saved, tasks | {"topic": tasks["topic"] | change})
+
+
+def test_a_checkpoint_with_other_tasks_is_not_resumed(saved):
+    tasks = json.loads((saved / "config.json").read_text())["tasks"]
+    for wrong, whose in ((dict(list(tasks.items())[:1]), "the checkpoint"), (tasks | {"mood": {}}, "this run")):
+        with pytest.raises(ValueError, match=f"only {whose} has the task"):
+            check_same_tasks(saved, wrong)
+
+
+def test_the_trainer_compares_the_tasks_before_it_resumes(saved, trainer_of, model):
+    config = json.loads((saved / "config.json").read_text())
+    config["tasks"]["topic"]["labels"].reverse()
+    (saved / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="task 'topic' has labels"):
+        trainer_of(of=model).train(resume_from_checkpoint=str(saved))

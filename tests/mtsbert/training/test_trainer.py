@@ -299,7 +299,7 @@ def test_a_model_that_fsdp_gave_another_class_is_saved_under_its_own(trainer_of,
     trainer = trainer_of(gradient_statistics_steps=1)
     trainer.is_fsdp_enabled = True
     trainer.begin_step()
-    assert not trainer._tasks_to_measure
+    assert not trainer.gradient_statistics.awaited
     model.__class__ = type("FSDPMTSBertModel", (MTSBertModel,), {})
     name_as_ours(trainer.model)
     trainer._save(str(tmp_path / "saved"))  # `save_model` would want FSDP itself
@@ -307,3 +307,62 @@ def test_a_model_that_fsdp_gave_another_class_is_saved_under_its_own(trainer_of,
     assert settings["auto_map"]["AutoModel"] == "modeling_mtsbert.MTSBertModel"
     assert settings["architectures"] == ["MTSBertModel"]
     assert (tmp_path / "saved" / "pipeline_mtsbert.py").is_file()
+
+
+@pytest.mark.parametrize("name", ["f1", "accuracy", "eval_f1", "topic_f1", "ner_accuracy"])
+def test_a_metric_that_no_evaluation_reports_is_refused_before_training(trainer_of, features, name):
+    flags = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    trainer = trainer_of(eval_dataset=features, metric_for_best_model=name, **flags)
+    with pytest.raises(
+        ValueError, match=f"`metric_for_best_model` is '{name}', which no evaluation .*'topic_accuracy'"
+    ):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+@pytest.mark.parametrize("name", ["eval_topic_macro_f1", "ner_f1", "loss", "composite", "eval_embedding_cosine"])
+def test_every_reported_metric_can_choose_the_best_model(trainer_of, features, name):
+    flags = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    trainer = trainer_of(eval_dataset=features, metric_for_best_model=name, **flags)
+    trainer.train()
+    assert trainer.state.best_metric is not None
+
+
+def test_dropping_the_last_batch_may_not_leave_none(trainer_of):
+    with pytest.raises(ValueError, match="`dataloader_drop_last` leaves nothing of 8 training rows: a batch has 16"):
+        trainer_of(dataloader_drop_last=True, per_device_train_batch_size=16).train()
+    assert trainer_of(dataloader_drop_last=True).train().global_step == 1
+
+
+def test_gradient_norms_do_not_depend_on_how_a_step_is_divided(trainer_of, model):
+    norms = []
+    for size, steps in ((8, 1), (4, 2), (2, 4), (1, 8)):
+        trainer = trainer_of(
+            of=without_dropout(model),
+            per_device_train_batch_size=size,
+            gradient_accumulation_steps=steps,
+            gradient_statistics_steps=1,
+        )
+        trainer.train()
+        line = trainer.state.log_history[0]
+        norms.append([line["topic_grad_norm"], line["ner_grad_norm"], line["grad_cosine_topic_ner"]])
+    assert all(of_size == pytest.approx(norms[0], rel=1e-4) for of_size in norms[1:])
+
+
+def test_evaluating_another_split_after_training_says_nothing_of_early_stopping(trainer_of, features, caplog):
+    flags = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    trainer = trainer_of(eval_dataset=features, early_stopping_patience=1, **flags)
+    trainer.train()
+    callbacks = list(trainer.callback_handler.callbacks)
+    trainer.evaluate(features, metric_key_prefix="test")
+    assert "early stopping" not in caplog.text
+    assert trainer.callback_handler.callbacks == callbacks
+
+
+def test_evaluating_in_another_precision_keeps_the_weights(trainer_of, features, tmp_path):
+    trainer = trainer_of(eval_dataset=features, bf16_full_eval=True)
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    trainer.evaluate()
+    trainer.predict(features)
+    assert all(torch.equal(before[name], weight) for name, weight in trainer.model.state_dict().items())
+    assert trainer.evaluate()["eval_loss"] != trainer_of(eval_dataset=features).evaluate()["eval_loss"]  # it was cast
