@@ -9,15 +9,19 @@ of entities, `B-X` for the first position of an entity of type `X`, and `I-X` fo
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from statistics import fmean
 from typing import NamedTuple
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 
 IGNORE_INDEX = -100
 OUTSIDE = "O"
+TEXTS_PER_DECODING, PLACES_PER_DECODING = 64, 32_768  # positions of a batch, padding included
 TAG_SCHEMES = ("bio", "iob1", "bioes")
 
 _ARTICLE = re.compile(r"(?:the|an|a)(?:\s+|$)", re.IGNORECASE)
@@ -310,3 +314,72 @@ def _viterbi(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str
         tags[:, position] = tag
         tag = came_from[position].gather(1, tag.unsqueeze(1)).squeeze(1)
     return tags
+
+
+def entities_of(
+    texts: list[str],
+    offsets: list[list[tuple[int, int]]],
+    scores: list[torch.Tensor],
+    labels: list[str],
+    *,
+    min_score: float = 0.0,
+) -> list[list[dict]]:
+    """
+    The entities of each text.
+
+    Args:
+        texts (`list[str]`): The texts.
+        offsets (`list[list[tuple[int, int]]]`): Start and end of every position of each text.
+        scores (`list[torch.Tensor]` of shapes `(T, K)`): Log-probabilities of the tags at these positions.
+        labels (`list[str]`): The `K` tags.
+        min_score (`float`, *optional*, defaults to 0): Entities with a lower score are left out.
+    """
+    found: list[list[dict]] = [[] for _ in texts]
+    groups: list[list[int]] = []
+    for row in sorted((row for row in range(len(texts)) if offsets[row]), key=lambda row: len(offsets[row])):
+        if not groups or len(groups[-1]) >= min(TEXTS_PER_DECODING, PLACES_PER_DECODING // len(offsets[row])):
+            groups.append([])
+        groups[-1].append(row)
+
+    def decode(rows: list[int]) -> None:
+        padded = pad_sequence([scores[row] for row in rows], batch_first=True)  # (B, T, K)
+        lengths = torch.tensor([len(offsets[row]) for row in rows])
+        text_mask = torch.arange(padded.shape[1]) < lengths.unsqueeze(1)
+        tags = decode_tags(padded, text_mask, labels, min_score=min_score)
+        confidence = padded.gather(2, tags.unsqueeze(2)).squeeze(2).exp().tolist()
+        for row, tags_of_text, sure in zip(rows, tags.tolist(), confidence, strict=True):
+            names = [labels[tag] for tag in tags_of_text[: len(offsets[row])]]
+            for span in tags_to_spans(names, offsets[row]):
+                start, end = span["start"], span["end"]
+                score = fmean(sure[span["first"] : span["last"] + 1])
+                entity = {"label": span["label"], "start": start, "end": end, "text": texts[row][start:end]}
+                found[row].append(entity | {"score": score})
+
+    side_by_side(decode, groups, torch.device("cpu"))
+    return found
+
+
+def side_by_side(work: Callable, items: list, device: torch.device) -> None:
+    """
+    Calls `work` on every item, without gradients. On a CPU several items run in parallel with one thread each, which
+    is faster than several threads for one item, as these wait for each other. On a GPU items run one after another.
+    """
+    num_threads = torch.get_num_threads()
+    if device.type != "cpu" or min(num_threads, len(items)) < 2:
+        with torch.inference_mode():
+            for item in items:
+                work(item)
+        return
+    is_autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
+
+    def run(item: object) -> None:
+        # A new thread has gradients enabled, and does not inherit autocast.
+        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=is_autocast):
+            work(item)
+
+    try:
+        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+            for _ in threads.map(run, items):  # raises what a thread raised
+                pass
+    finally:
+        torch.set_num_threads(num_threads)  # the workers changed what later threads start with

@@ -80,13 +80,24 @@ class TextStates(NamedTuple):
 
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
     """Pools token states `(B, T, H)` into text states `(B, H)`; 0 for a text without a 1 in the mask `(B, T)`."""
-    if pooling == "cls":
-        return hidden[:, 0]
+    if pooling == "cls":  # the first position that is no padding, which may be on the left
+        return hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.long().argmax(dim=1)]
     mask = attention_mask.unsqueeze(-1).bool()  # (B, T, 1)
     if pooling == "max":
         peaks = hidden.masked_fill(~mask, torch.finfo(hidden.dtype).min).amax(dim=1)
         return torch.where(mask.any(dim=1), peaks, 0.0)
     return hidden.masked_fill(~mask, 0.0).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+def num_positions(encoder: nn.Module) -> int | None:
+    """
+    How many tokens an encoder has positions for; None if it does not say. RoBERTa's and MPNet's positions begin after
+    the index of the padding token, so that the first ones of the table are not used.
+    """
+    for name, table in encoder.named_modules():
+        if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
+            return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
+    return getattr(encoder.config, "max_position_embeddings", None)
 
 
 def layer_list(encoder: nn.Module, num_layers: int) -> nn.ModuleList | None:

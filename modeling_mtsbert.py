@@ -397,7 +397,8 @@ class MTSBertModel(TaskEditing, PairLosses, PreTrainedModel):
         """The optional outputs to request from the encoder. An argument of the call overrides the config."""
         attentions = self.config.output_attentions if output_attentions is None else output_attentions
         hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        return {"output_attentions": bool(attentions), "output_hidden_states": bool(hidden_states)}
+        # Not as a truth value: from 5.23 on, transformers takes a list of layers.
+        return {"output_attentions": attentions or False, "output_hidden_states": hidden_states or False}
 
 
 class _SingleTaskView(MTSBertModel):

@@ -1,13 +1,13 @@
 """The multi-task pipeline: texts in, sentence embeddings, labels and entities out, with one encoder pass per batch."""
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import copy
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
 from transformers import AutoModel, AutoTokenizer, BatchEncoding, Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import ModelOutput
@@ -16,17 +16,17 @@ from transformers.utils.versions import require_version
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
     from .configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
-    from .entities_mtsbert import decode_tags, tags_to_spans, visible_offsets
-    from .heads_mtsbert import labels_of, probabilities_of
+    from .entities_mtsbert import entities_of, side_by_side, visible_offsets
+    from .heads_mtsbert import labels_of, num_positions, probabilities_of
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
-    from entities_mtsbert import decode_tags, tags_to_spans, visible_offsets
-    from heads_mtsbert import labels_of, probabilities_of
+    from entities_mtsbert import entities_of, side_by_side, visible_offsets
+    from heads_mtsbert import labels_of, num_positions, probabilities_of
 
 
 # Tokens in a pass, padding included: as many as fit the cache of a CPU core, and as many as keep a GPU busy.
 TOKENS_PER_THREAD, TOKENS_PER_GPU = 512, 16_384
-TEXTS_PER_DECODING, PLACES_PER_DECODING = 64, 32_768  # positions of a batch, padding included
+LOOK_AHEAD = 1_024  # texts of an iterator that are read before the first of them is answered
 MAX_OVERLAP = 64  # the most tokens that two neighbouring windows of a long text share
 # Releases that silently drop windows of long texts: https://github.com/huggingface/tokenizers/issues/2091
 BROKEN_TOKENIZERS = ("0.23.1", "0.23.2")
@@ -98,6 +98,9 @@ class MTSBertPipeline(Pipeline):
             )
         if tokenizer is None or isinstance(tokenizer, str | Path):
             tokenizer = saved_tokenizer(model, tokenizer)
+        if tokenizer.truncation_side != "right":  # windows follow each other from left to right
+            tokenizer = copy.deepcopy(tokenizer)
+            tokenizer.truncation_side = "right"
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
 
     def __call__(
@@ -111,8 +114,9 @@ class MTSBertPipeline(Pipeline):
         Answers texts and pairs of texts. Parameters given here override those given to the constructor.
 
         Args:
-            inputs (`str`, `tuple[str, str]` or an iterable of them):
-                One or several texts or pairs of texts.
+            inputs (`str`, `tuple[str, str]`, `{"text", "text_pair"}`, or an iterable of them):
+                One or several texts or pairs of texts. An iterator, such as a generator, or a torch `Dataset` is read
+                1,024 texts at a time.
             batch_size (`int`, *optional*):
                 Number of texts to encode at once. By default it depends on their length.
             tasks (`str` or `Iterable[str]`, *optional*):
@@ -131,7 +135,7 @@ class MTSBertPipeline(Pipeline):
                 leaves them out.
 
         Returns:
-            `dict` for a single input, `list[dict]` for an iterable.
+            `dict` for a single input, `list[dict]` for an iterable, and an iterator of `dict` for an iterator.
 
         Raises:
             `ValueError`: If an input is not a text or a pair of texts, or a parameter has an impossible value.
@@ -141,12 +145,12 @@ class MTSBertPipeline(Pipeline):
         of_forward = {**self._forward_params, **of_forward}
         of_answers = {**self._postprocess_params, **of_answers}
         return_embeddings = of_answers.pop("return_embeddings", True)
-        is_single = isinstance(inputs, str | tuple)
-        rows = [inputs] if is_single else list(inputs)
-        for index, row in enumerate(rows):
-            is_pair = isinstance(row, tuple) and len(row) == 2
-            if not isinstance(row, str) and not (is_pair and all(isinstance(text, str) for text in row)):
-                raise ValueError(f"Text {index} is {row!r}; the pipeline takes strings, and tuples of two strings.")
+        if isinstance(inputs, Iterator | Dataset):
+            return self._stream(inputs, {"batch_size": batch_size, **parameters})
+        is_single = isinstance(inputs, str | tuple | dict)
+        if not is_single and hasattr(inputs, "columns"):
+            raise ValueError("The pipeline takes texts, and this is a table; give one of its columns, as a list.")
+        rows = [text_or_pair(row, index) for index, row in enumerate([inputs] if is_single else inputs)]
         if not rows:
             return []
         firsts = [row if isinstance(row, str) else row[0] for row in rows]
@@ -166,6 +170,12 @@ class MTSBertPipeline(Pipeline):
                 results[index]["pair_embedding"] = shown[second]
             results[index] |= self.compare(embeddings[index], embeddings[second], **of_forward, **of_answers)
         return results[0] if is_single else results
+
+    def _stream(self, inputs: Iterator | Dataset, options: dict) -> Iterator[dict]:
+        """Answers a few texts at a time, so that memory does not grow and the first answers come soon."""
+        rows = iter(inputs) if isinstance(inputs, Iterator) else (inputs[index] for index in range(len(inputs)))
+        while some := list(islice(rows, LOOK_AHEAD)):
+            yield from self(some, **options)
 
     def _sanitize_parameters(self, **parameters) -> tuple[dict, dict, dict]:
         if unknown := sorted(set(parameters) - {*FORWARD_PARAMETERS, *ANSWER_PARAMETERS}):
@@ -187,10 +197,9 @@ class MTSBertPipeline(Pipeline):
     @property
     def max_length(self) -> int:
         """Number of tokens that the model can read at once, including special tokens."""
-        limits = [self.tokenizer.model_max_length]
-        if (positions := getattr(self.model.config.get_text_config(), "max_position_embeddings", None)) is not None:
-            limits.append(positions)
-        return min(limits)
+        encoder = getattr(self.model, "encoder", None)  # which an exported model does not have
+        positions = self.model.config.max_position_embeddings if encoder is None else num_positions(encoder)
+        return min(self.tokenizer.model_max_length, positions or self.tokenizer.model_max_length)
 
     def preprocess(self, texts: list[str]) -> list[dict]:
         """
@@ -399,6 +408,18 @@ def saved_tokenizer(model: PreTrainedModel, name_or_path: str | Path | None = No
     return tokenizer
 
 
+def text_or_pair(row: Any, index: int) -> str | tuple[str, str]:
+    """Returns an input of the pipeline as a text or a tuple of two. Raises `ValueError` for anything else."""
+    if isinstance(row, dict) and set(row) <= {"text", "text_pair"} and "text" in row:
+        row = row["text"] if row.get("text_pair") is None else (row["text"], row["text_pair"])
+    is_pair = isinstance(row, tuple) and len(row) == 2
+    if not isinstance(row, str) and not (is_pair and all(isinstance(text, str) for text in row)):
+        raise ValueError(
+            f'Text {index} is {row!r}; the pipeline takes strings, tuples of two strings, and {{"text", "text_pair"}}.'
+        )
+    return row
+
+
 def check_threshold(threshold: Any, tasks: dict[str, dict]) -> None:
     """Raises `ValueError` unless the threshold is None, a number in [0, 1], or a dictionary of these by task."""
     for task, cut in threshold.items() if isinstance(threshold, dict) else [(None, threshold)]:
@@ -415,75 +436,6 @@ def check_threshold(threshold: Any, tasks: dict[str, dict]) -> None:
 
 def threshold_of(task: str, threshold: float | dict[str, float] | None) -> float | None:
     return threshold.get(task) if isinstance(threshold, dict) else threshold
-
-
-def entities_of(
-    texts: list[str],
-    offsets: list[list[tuple[int, int]]],
-    scores: list[torch.Tensor],
-    labels: list[str],
-    *,
-    min_score: float = 0.0,
-) -> list[list[dict]]:
-    """
-    The entities of each text.
-
-    Args:
-        texts (`list[str]`): The texts.
-        offsets (`list[list[tuple[int, int]]]`): Start and end of every position of each text.
-        scores (`list[torch.Tensor]` of shapes `(T, K)`): Log-probabilities of the tags at these positions.
-        labels (`list[str]`): The `K` tags.
-        min_score (`float`, *optional*, defaults to 0): Entities with a lower score are left out.
-    """
-    found: list[list[dict]] = [[] for _ in texts]
-    groups: list[list[int]] = []
-    for row in sorted((row for row in range(len(texts)) if offsets[row]), key=lambda row: len(offsets[row])):
-        if not groups or len(groups[-1]) >= min(TEXTS_PER_DECODING, PLACES_PER_DECODING // len(offsets[row])):
-            groups.append([])
-        groups[-1].append(row)
-
-    def decode(rows: list[int]) -> None:
-        padded = pad_sequence([scores[row] for row in rows], batch_first=True)  # (B, T, K)
-        lengths = torch.tensor([len(offsets[row]) for row in rows])
-        text_mask = torch.arange(padded.shape[1]) < lengths.unsqueeze(1)
-        tags = decode_tags(padded, text_mask, labels, min_score=min_score)
-        confidence = padded.gather(2, tags.unsqueeze(2)).squeeze(2).exp().tolist()
-        for row, tags_of_text, sure in zip(rows, tags.tolist(), confidence, strict=True):
-            names = [labels[tag] for tag in tags_of_text[: len(offsets[row])]]
-            for span in tags_to_spans(names, offsets[row]):
-                start, end = span["start"], span["end"]
-                score = fmean(sure[span["first"] : span["last"] + 1])
-                entity = {"label": span["label"], "start": start, "end": end, "text": texts[row][start:end]}
-                found[row].append(entity | {"score": score})
-
-    side_by_side(decode, groups, torch.device("cpu"))
-    return found
-
-
-def side_by_side(work: Callable, items: list, device: torch.device) -> None:
-    """
-    Calls `work` on every item, without gradients. On a CPU several items run in parallel with one thread each, which
-    is faster than several threads for one item, as these wait for each other. On a GPU items run one after another.
-    """
-    num_threads = torch.get_num_threads()
-    if device.type != "cpu" or min(num_threads, len(items)) < 2:
-        with torch.inference_mode():
-            for item in items:
-                work(item)
-        return
-    is_autocast, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
-
-    def run(item: object) -> None:
-        # A new thread has gradients enabled, and does not inherit autocast.
-        with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=is_autocast):
-            work(item)
-
-    try:
-        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
-            for _ in threads.map(run, items):  # raises what a thread raised
-                pass
-    finally:
-        torch.set_num_threads(num_threads)  # the workers changed what later threads start with
 
 
 def _mean_of(answers: list[dict], rows: list[int], name: str) -> torch.Tensor:

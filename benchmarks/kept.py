@@ -19,8 +19,8 @@ from mtsbert.runs import mean_and_sd
 
 WAYS = {
     "kept": [],
-    "layers": ["--embedding_distillation=0"],
-    "free": ["--embedding_distillation=0", "--num_task_layers=0"],
+    "layers": ["--embedding_distillation=0", "--embedding_distillation_parts=0"],
+    "free": ["--embedding_distillation=0", "--embedding_distillation_parts=0", "--num_task_layers=0"],
 }
 
 

@@ -22,6 +22,9 @@ def unfinished_output(output: Path) -> Iterator[Path]:
     """Yields an empty folder to write to, which takes the place of `output` at the end, or is removed on an error."""
     folder = output.resolve()  # follows links
     unfinished, replaced = (folder.with_name(f".{folder.name}.{what}-{os.getpid()}") for what in ("partial", "old"))
+    hidden = sorted(folder.parent.glob(f".{folder.name}.old-*"), key=lambda path: path.stat().st_mtime)
+    if hidden and not folder.exists():  # a process was killed while it replaced the folder
+        hidden[-1].rename(folder)
     try:
         unfinished.mkdir(parents=True)
     except OSError as error:
@@ -30,7 +33,12 @@ def unfinished_output(output: Path) -> Iterator[Path]:
         yield unfinished
         if folder.exists():
             folder.rename(replaced)
-        unfinished.rename(folder)
+        try:
+            unfinished.rename(folder)
+        except BaseException:
+            if replaced.exists():
+                replaced.rename(folder)
+            raise
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import os
-import resource
+import sys
 from pathlib import Path
 
 import psutil
@@ -92,4 +92,13 @@ def peak_memory_gb() -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")) / 1e9
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        return _peak_of_process() / 1e9
+
+
+def _peak_of_process() -> int:
+    """Peak memory over the whole lifetime of the process, in bytes."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # which Windows does not have
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from spacy import Language
-from spacy.tokens import Doc
+from spacy.scorer import Scorer, get_ner_prf
+from spacy.tokens import Doc, Span
+from spacy.training import Example
 from spacy.util import filter_spans, minibatch
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
@@ -20,10 +22,11 @@ from mtsbert.network.starting_point import load_pipeline
 @Language.factory(
     "mtsbert",
     assigns=["doc.ents", "doc.cats", "doc._.mtsbert"],
-    default_config={"revision": None, "entity_task": None},
+    default_config={"revision": None, "entity_task": None, "overwrite": True},
+    default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
 )
 def create_component(
-    nlp: Language, name: str, model: str, revision: str | None, entity_task: str | None
+    nlp: Language, name: str, model: str, revision: str | None, entity_task: str | None, overwrite: bool
 ) -> "MTSBertComponent":
     """
     Creates the component for `nlp.add_pipe("mtsbert", ...)`.
@@ -33,9 +36,9 @@ def create_component(
         name (`str`): The name of the component; not used.
         model (`str`): The checkpoint: a folder or a Hub id.
         revision (`str`, *optional*): Branch, tag or commit of a Hub id.
-        entity_task (`str`, *optional*): See [`MTSBertComponent`].
+        entity_task, overwrite (*optional*): See [`MTSBertComponent`].
     """
-    return MTSBertComponent(model, revision=revision, entity_task=entity_task)
+    return MTSBertComponent(model, revision=revision, entity_task=entity_task, overwrite=overwrite)
 
 
 class MTSBertComponent:
@@ -55,6 +58,8 @@ class MTSBertComponent:
         revision (`str`, *optional*): Branch, tag or commit of a Hub id.
         entity_task (`str`, *optional*): The task that sets `doc.ents`. Default: the first token classification task,
             if there is one.
+        overwrite (`bool`, *optional*, defaults to `True`): Whether to replace the entities that a component before
+            this one has set, such as an `entity_ruler`. Otherwise these are kept, and win where both overlap.
 
     Raises:
         `ValueError`: at the first text, if the checkpoint or the task does not exist.
@@ -67,7 +72,10 @@ class MTSBertComponent:
         >>> doc.ents, doc.cats, doc.vector
     """
 
-    def __init__(self, model: str, *, revision: str | None = None, entity_task: str | None = None):
+    def __init__(
+        self, model: str, *, revision: str | None = None, entity_task: str | None = None, overwrite: bool = True
+    ):
+        self._overwrites = overwrite
         if not Doc.has_extension("mtsbert"):
             Doc.set_extension("mtsbert", default=None)
         self._model, self._revision, self._entity_task = model, revision, entity_task
@@ -101,17 +109,33 @@ class MTSBertComponent:
 
     def _annotated(self, doc: Doc, answer: dict) -> Doc:
         if self._entity_task is not None:
-            spans = [
+            spans = [] if self._overwrites else [*doc.ents]
+            spans += [
                 doc.char_span(entity["start"], entity["end"], label=entity["label"], alignment_mode="expand")
                 for entity in answer[self._entity_task]
             ]
-            doc.ents = filter_spans(spans)
+            doc.ents = filter_spans(spans) if self._overwrites else _first_ones(spans)
         for task in self._text_tasks:
             prefix = f"{task}/" if len(self._text_tasks) > 1 else ""
             doc.cats |= {prefix + label: score for label, score in answer[task]["scores"].items()}
         doc.vector = np.array(answer["embedding"], dtype=np.float32)
         doc._.mtsbert = answer
         return doc
+
+    def score(self, examples: Iterable[Example], **kwargs) -> dict[str, float]:
+        """What `nlp.evaluate` reports: entities as spaCy's `ner` does, and the categories of a single text task."""
+        scores = get_ner_prf(examples) if self.pipeline and self._entity_task is not None else {}
+        if len(self._text_tasks) == 1:
+            task = self.pipeline.model.config.tasks[self._text_tasks[0]]
+            is_multi_label = task.get("multi_label", False)
+            scores |= Scorer.score_cats(
+                examples,
+                "cats",
+                labels=task["labels"],
+                multi_label=is_multi_label,
+                threshold=0.5 if is_multi_label else 0.0,
+            )
+        return scores
 
     def to_disk(self, path: Path, *, exclude: tuple = ()) -> None:
         """Saves the checkpoint into the pipeline's folder, so that the folder is self-contained."""
@@ -121,3 +145,12 @@ class MTSBertComponent:
     def from_disk(self, path: Path, *, exclude: tuple = ()) -> "MTSBertComponent":
         self._model, self._revision, self._pipeline = str(path), None, None
         return self
+
+
+def _first_ones(spans: list[Span]) -> list[Span]:
+    """Leaves out spans that overlap one before them in the list."""
+    kept: list[Span] = []
+    for span in spans:
+        if not any(span.start < other.end and other.start < span.end for other in kept):
+            kept.append(span)
+    return kept

@@ -1,5 +1,6 @@
 """Tests the pipeline: order, offsets, long texts, one encoder pass per batch, and the parameters of a call."""
 
+import copy
 import importlib.metadata
 import math
 
@@ -8,9 +9,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from transformers import AutoModel, BertConfig, DistilBertConfig, MPNetConfig, RobertaConfig
+from transformers.pipelines.pt_utils import KeyDataset
 
+from entities_mtsbert import entities_of
 from modeling_mtsbert import MTSBertModel
-from pipeline_mtsbert import entities_of
+from mtsbert.network.starting_point import check_longest, longest_input
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 
 
 @pytest.fixture
@@ -61,7 +68,7 @@ def test_answers_keep_the_order_of_the_texts_and_do_not_depend_on_the_batch(pipe
 
 def test_no_text_gives_no_answer_and_other_things_are_refused(pipeline):
     assert pipeline([]) == []
-    with pytest.raises(ValueError, match="Text 1 is 7; the pipeline takes strings, and tuples of two strings"):
+    with pytest.raises(ValueError, match="Text 1 is 7; the pipeline takes strings, tuples of two strings, and"):
         pipeline(["Oslo", 7])
     with pytest.raises(TypeError, match=r"no parameters \['aggregation_strategy'\]"):
         pipeline("Oslo", aggregation_strategy="simple")
@@ -417,3 +424,111 @@ def test_embeddings_come_as_lists_as_arrays_or_not_at_all(every_type):
         ["topic", "ner", "tags", "follows", "near", "fits"],
     ]
     assert without[1]["near"] == as_lists[1]["near"]
+
+
+def test_a_text_may_be_a_mapping_as_in_transformers(pipeline, close):
+    assert close(pipeline({"text": "Oslo"}), pipeline("Oslo"), 1e-6)
+    pair = pipeline(("Oslo", "Rome"))
+    assert close(pipeline({"text": "Oslo", "text_pair": "Rome"}), pair, 1e-6)
+    assert close(pipeline([{"text": "Oslo", "text_pair": "Rome"}, {"text": "Oslo"}])[0], pair, 1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"texts": "Oslo"}, {"text": "Oslo", "label": 1}, {"text_pair": "Oslo"}, {}])
+def test_another_mapping_is_refused(pipeline, wrong):
+    with pytest.raises(ValueError, match=r"Text 0 is {.*; the pipeline takes strings"):
+        pipeline(wrong)
+
+
+def test_a_table_is_refused(pipeline):
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match="this is a table; give one of its columns"):
+        pipeline(pandas.DataFrame({"text": ["Oslo"]}))
+    assert len(pipeline(pandas.DataFrame({"text": ["Oslo", "Rome"]})["text"])) == 2
+
+
+def test_a_generator_is_answered_while_it_is_read(pipeline, monkeypatch, close):
+    monkeypatch.setattr("pipeline_mtsbert.LOOK_AHEAD", 4)
+    read = []
+
+    def endless():
+        while True:
+            read.append(f"Oslo {len(read)}")
+            yield read[-1]
+
+    answers = pipeline(endless(), tasks=["topic"])
+    first = [next(answers) for _ in range(6)]
+    assert len(read) == 8
+    assert close(first, pipeline(read[:6], tasks=["topic"]), 1e-5)
+
+
+def test_a_dataset_of_transformers_is_answered_while_it_is_read(pipeline, close):
+    texts = [f"Oslo {number}" for number in range(5)]
+    rows = KeyDataset([{"text": text} for text in texts], "text")
+    assert close(list(pipeline(rows)), pipeline(texts), 1e-5)
+
+
+def test_windows_do_not_depend_on_the_side_that_a_tokenizer_cuts(pipeline, close):
+    tokenizer = copy.deepcopy(pipeline.tokenizer)
+    tokenizer.truncation_side = "left"
+    ask = pipeline.model.as_pipeline(tokenizer)
+    text = "Ada Perez joins Nimbus Labs in Oslo . " * 20
+    assert close(ask(text), pipeline(text), 1e-6)
+    assert tokenizer.truncation_side == "left"
+
+
+def test_the_first_token_is_pooled_wherever_padding_is(model, tokenizer):
+    model.config.pooling = "cls"
+    states = []
+    for side in ("right", "left"):
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.padding_side = side
+        batch = tokenizer(["Oslo", "Ada Perez joins Nimbus Labs"], padding=True, return_tensors="pt")
+        positions = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+        with torch.inference_mode():
+            states.append(model(batch["input_ids"], batch["attention_mask"], position_ids=positions).pooler_output)
+    assert torch.allclose(*states, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "positions"),
+    [
+        (RobertaConfig(**SMALL, max_position_embeddings=20, pad_token_id=1), 18),
+        (MPNetConfig(**SMALL, max_position_embeddings=20), 18),
+        (BertConfig(**SMALL, max_position_embeddings=20), 20),
+        (DistilBertConfig(dim=32, n_layers=2, n_heads=2, hidden_dim=64, max_position_embeddings=20), 20),
+    ],
+)
+def test_positions_that_an_encoder_keeps_back_are_not_used(config, positions, tokenizer, tasks, tmp_path):
+    config.vocab_size = len(tokenizer)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    model = MTSBertModel.from_encoder(str(tmp_path), tasks=tasks).eval()
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = 10**30
+    ask = model.as_pipeline(tokenizer)
+    assert ask.max_length == longest_input(tokenizer, model.config.encoder_config) == positions
+    assert len(ask("Ada Perez joins Nimbus Labs in Oslo . " * 20)["embedding"]) == 32
+    check_longest(positions, tokenizer, model.config.encoder_config)
+    with pytest.raises(ValueError, match=f"this encoder reads from 3 to {positions} tokens"):
+        check_longest(positions + 1, tokenizer, model.config.encoder_config)
+
+
+def test_tokens_without_an_embedding_are_named(model, tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["newword"])
+    with pytest.raises(ValueError, match=r"tokens up to the id 240, .* for 240\. .*`resize_token_embeddings\(241\)`"):
+        check_longest(32, tokenizer, model.config.encoder_config)
+
+
+@pytest.mark.parametrize("layers", [[-1], [0, -1]])
+def test_single_layers_are_asked_for_by_their_index(model, layers):
+    batch = {"input_ids": torch.tensor([[2, 5, 3]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    with torch.inference_mode():
+        try:
+            expected = model.encoder(**batch, output_hidden_states=layers).hidden_states
+        except TypeError:
+            pytest.skip("this release of transformers takes no list of layers")
+        found = model(**batch, output_hidden_states=layers).hidden_states
+    assert len(found) == len(expected)
+    assert [state is None for state in found] == [state is None for state in expected]
+    assert any(state is None for state in found)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True) if one is not None)

@@ -20,9 +20,12 @@ from mtsbert.network.onnx_pipeline import EMBEDDING, LOGITS, PAIRS_FILE, TEXTS_F
 from mtsbert.network.starting_point import load_pipeline
 from mtsbert.results.unfinished import new_folder
 from mtsbert.settings import import_extra
+from pipeline_mtsbert import MTSBertPipeline
 
 
 OPSET = 23  # the first with attention as a single operator, which is faster
+LONGEST_COMPARED = 160  # tokens: beyond what local attention sees at once
+MOST_DIFFERENCE = 1e-3  # in fp32, relative to the largest number
 # All operators would include opset 23's attention, which onnxruntime confuses with an older operator of its own.
 QUANTIZED = ["MatMul", "Gemm", "Gather"]
 
@@ -66,7 +69,8 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
             embeddings (onnxruntime's dynamic quantization).
 
     Raises:
-        `ValueError`: if the output already exists, or the model is not an mtsbert checkpoint.
+        `ValueError`: if the output already exists, or the model is not an mtsbert checkpoint, or its graph does not
+            answer as the model does: it is compared for several numbers and lengths of texts.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(package, extra="onnx")
@@ -74,6 +78,7 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
         pipeline = load_pipeline(model_name_or_path)
         model = pipeline.model.to("cpu", torch.float32)
         model.config.save_pretrained(folder)
+        pipeline.tokenizer.model_max_length = pipeline.max_length  # which the graph does not say
         pipeline.tokenizer.save_pretrained(folder)
         texts = TextGraph(model)
         ids = torch.full((2, 7), pipeline.tokenizer.pad_token_id or 0)
@@ -84,6 +89,7 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
             [EMBEDDING, *(LOGITS + task for task in texts.tasks)],
             folder / TEXTS_FILE,
         )
+        _check_texts(texts, folder / TEXTS_FILE, pipeline)
         if int8:
             _quantize(folder / TEXTS_FILE)
         pairs = PairGraph(model)
@@ -91,6 +97,9 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
             u, v = torch.rand(2, 2, model.config.embedding_size)
             names = [LOGITS + task for task in pairs.tasks]
             _write(pairs, {"u": u, "v": v}, {0: "batch"}, names, folder / PAIRS_FILE)
+            for number in (1, 3):
+                u, v = torch.rand(2, number, model.config.embedding_size)
+                _check(pairs, folder / PAIRS_FILE, {"u": u, "v": v})
 
 
 def export_encoder(model_name_or_path: str, output: Path) -> None:
@@ -124,6 +133,45 @@ def _write(
         output_names=output_names,
         verbose=False,
     )
+
+
+def _check_texts(texts: TextGraph, path: Path, pipeline: MTSBertPipeline) -> None:
+    """Compares a graph with its model for texts of several lengths, alone and padded to the longest."""
+    longest = min(pipeline.max_length, LONGEST_COMPARED)
+    draw = torch.Generator().manual_seed(0)
+    vocabulary = len(pipeline.tokenizer)
+    for lengths in ([1], [5], [longest], [3, longest, 9], [2] * 8):
+        ids = torch.randint(vocabulary, (len(lengths), max(lengths)), generator=draw)
+        mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
+        _check(texts, path, {"input_ids": ids, "attention_mask": mask})
+
+
+def _check(graph: nn.Module, path: Path, inputs: dict[str, torch.Tensor]) -> None:
+    """Raises `ValueError` if a graph that was written does not answer as its model does."""
+    import onnxruntime
+
+    shape = tuple(next(iter(inputs.values())).shape)
+    with torch.inference_mode():
+        expected = graph(**inputs)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is in the error below
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    except Exception as error:  # the errors of onnxruntime share no public base class
+        raise ValueError(
+            f"This model cannot be exported: its graph fails on inputs of shape {shape} ({error})."
+        ) from None
+    mask = inputs.get("attention_mask")
+    for one, other in zip(expected, found, strict=True):
+        difference = (one - torch.from_numpy(other)).abs()
+        if difference.dim() == 3 and mask is not None:  # the tags of padding mean nothing
+            difference = difference * mask.unsqueeze(-1)
+        if not difference.max() <= MOST_DIFFERENCE * one.abs().max().clamp(min=1.0):
+            raise ValueError(
+                f"This model cannot be exported: for inputs of shape {shape}, its graph gives other numbers (by up to "
+                f"{difference.max():.2g})."
+            )
 
 
 def _quantize(path: Path) -> None:

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
 from mtsbert.data.sources import TEXT, TEXT_PAIR
 from mtsbert.formats.files import STREAMS, stream_rows
+from mtsbert.formats.options import AS_USUAL, FileOptions
 from mtsbert.machine import add_precision_option, uses_bf16
 from mtsbert.network.starting_point import load_pipeline
 from mtsbert.preparation import data_prep
@@ -46,10 +47,18 @@ class InputTexts:
     text_column: str
     pair_column: str | None
     keep: tuple[str, ...]
+    options: FileOptions = AS_USUAL
 
     @classmethod
     def of(
-        cls, path: Path, text_column: str, pair_column: str | None, keep: Iterable[str], *, output: Path
+        cls,
+        path: Path,
+        text_column: str,
+        pair_column: str | None,
+        keep: Iterable[str],
+        *,
+        output: Path,
+        options: FileOptions = AS_USUAL,
     ) -> "InputTexts":
         """
         Finds the texts of a file, or of all files in a folder except the output.
@@ -60,6 +69,7 @@ class InputTexts:
             pair_column (`str`, *optional*): The column with the second texts of pairs.
             keep (`Iterable[str]`): Columns to copy to the output.
             output (`Path`): The output file, which may be in the same folder.
+            options ([`FileOptions`], *optional*): How the files are written, where their format leaves that open.
         """
         files = [path]
         if path.is_dir():
@@ -73,7 +83,7 @@ class InputTexts:
             )
         if not files or not files[0].is_file():
             raise ValueError(f"{path}: no such file, nor a folder with {', '.join(STREAMS)} files in it.")
-        return cls(files, text_column, pair_column, tuple(keep))
+        return cls(files, text_column, pair_column, tuple(keep), options)
 
     def check(self) -> int:
         """Reads all rows once, so that errors show before prediction starts. Returns the number of rows."""
@@ -90,7 +100,7 @@ class InputTexts:
         rows are checked for invalid characters.
         """
         for file in self.files:
-            for number, row in enumerate(stream_rows(file), start=1):
+            for number, row in enumerate(stream_rows(file, self.options), start=1):
                 kept = {column: row.get(column) for column in self.keep}
                 pair = {} if self.pair_column is None else {TEXT_PAIR: self._text(row, self.pair_column, file, number)}
                 answered = {**kept, TEXT: self._text(row, self.text_column, file, number), **pair}
@@ -200,7 +210,7 @@ def _description(pipeline: MTSBertPipeline, texts: InputTexts, embeddings: bool,
     for weight in pipeline.model.state_dict().values():
         weights.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
     files = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in texts.files]
-    options = [texts.text_column, texts.pair_column, list(texts.keep), embeddings, use_bf16]
+    options = [texts.text_column, texts.pair_column, list(texts.keep), embeddings, use_bf16, repr(texts.options)]
     return {"model": weights.hexdigest(), "files": files, "options": options}
 
 
@@ -251,6 +261,11 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert predict") -> Non
     parser.add_argument("--text_column", default=TEXT, help="Input column with the texts. Default: %(default)s")
     parser.add_argument("--pair_column", help="Input column with the second texts, for tasks about pairs.")
     parser.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="Input columns to copy to the output.")
+    parser.add_argument(
+        "--quoting",
+        action="store_true",
+        help="Cells of .tsv files are in quotation marks where they need it, as in CSV.",
+    )
     parser.add_argument("--embeddings", action="store_true", help="Also write the sentence embeddings.")
     parser.add_argument("--batch_size", type=int, help="Texts per forward pass. Default: chosen for the machine")
     add_precision_option(parser)
@@ -270,7 +285,9 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert predict") -> Non
     args = parser.parse_args(argv)
     if args.batch_size is not None and args.batch_size < 1:
         raise ValueError(f"--batch_size is {args.batch_size}; it must be at least 1.")
-    texts = InputTexts.of(args.input, args.text_column, args.pair_column, args.keep, output=args.output)
+    options = FileOptions(quoting=True) if args.quoting else AS_USUAL
+    columns = (args.text_column, args.pair_column, args.keep)
+    texts = InputTexts.of(args.input, *columns, output=args.output, options=options)
     pipeline = load_pipeline(args.model, revision=args.revision)
     try:
         number = predict(

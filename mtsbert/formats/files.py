@@ -77,7 +77,7 @@ def _read(path: Path, options: FileOptions, refuse: Refuse) -> Dataset:
     return to_dataset(list(TABLES[path.suffix](path, options, refuse)), path, refuse)
 
 
-def stream_rows(path: Path) -> Iterator[dict]:
+def stream_rows(path: Path, options: FileOptions = AS_USUAL) -> Iterator[dict]:
     """
     Reads a file row by row, with constant memory. Supports `.parquet`, `.csv`, `.tsv` and `.jsonl` like `read_file`,
     and `.txt` with one text per line, which becomes the column `text`.
@@ -85,7 +85,7 @@ def stream_rows(path: Path) -> Iterator[dict]:
     if path.suffix not in STREAMS:
         raise _unknown(path, STREAMS)
     try:
-        yield from STREAMS[path.suffix](path)
+        yield from STREAMS[path.suffix](path, options)
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from None
 

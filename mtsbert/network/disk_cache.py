@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 
 STATES_FILE, DESCRIPTION_FILE = "states.bin", "cache.json"
+PARTIAL = ".partial"  # suffix of a folder that is being written
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class DiskCache:
 
     def _make_room(self, num_bytes: int) -> None:
         """Removes the leftovers of killed runs, then the least recently used caches until the new one fits."""
-        for partial in self.folder.glob("*.partial"):
+        for partial in self.folder.glob(f"*{PARTIAL}"):
             try:
                 with FileLock(self.folder / f"{partial.stem}.lock", timeout=0):
                     shutil.rmtree(partial, ignore_errors=True)
@@ -100,6 +101,8 @@ class DiskCache:
         for _, size, cache in sorted(found):
             if used + num_bytes <= self.limit_gb * 1e9:
                 break
+            if cache.suffix == PARTIAL:  # another run is writing it
+                continue
             logger.info(f"Feature cache: {cache} makes room.")
             shutil.rmtree(cache, ignore_errors=True)  # a run that uses it keeps the file open
             used -= size
@@ -121,7 +124,7 @@ def _is_sound(path: Path, num_bytes: int) -> bool:
 
 def _write(path: Path, blocks: Iterator[tuple[int, torch.Tensor]], num_bytes: int, bytes_per_row: int) -> None:
     """Writes the rows to a temporary folder, and renames it when it is complete."""
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)  # left by a run that was killed
     if (free := shutil.disk_usage(path.parent).free) < num_bytes:
         raise OSError(errno.ENOSPC, f"{free / 1e9:.2f} GB are free")

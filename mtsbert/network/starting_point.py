@@ -5,10 +5,11 @@ import logging
 from pathlib import Path, PureWindowsPath
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from configuration_mtsbert import MTSBertConfig
+from heads_mtsbert import num_positions
 from modeling_mtsbert import MTSBertModel
 from mtsbert.input_arguments import ModelArguments
 from pipeline_mtsbert import MTSBertPipeline
@@ -175,7 +176,16 @@ def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertMod
 
 
 def check_longest(max_length: int, tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> None:
-    """Raises `ValueError` if `max_length` exceeds what the encoder can process, or leaves no room for text."""
+    """
+    Raises `ValueError` if `max_length` exceeds what the encoder can process, or leaves no room for text; or if the
+    tokenizer has tokens that the encoder has no embeddings for.
+    """
+    highest, num_embeddings = max(tokenizer.get_vocab().values()), getattr(encoder_config, "vocab_size", None)
+    if num_embeddings is not None and highest >= num_embeddings:
+        raise ValueError(
+            f"The tokenizer has tokens up to the id {highest}, and the encoder has embeddings for {num_embeddings}. "
+            f"Load the encoder, call `resize_token_embeddings({highest + 1})`, and save it with this tokenizer."
+        )
     longest = longest_input(tokenizer, encoder_config)
     special = tokenizer.num_special_tokens_to_add()
     if not special < max_length <= longest:
@@ -187,7 +197,8 @@ def check_longest(max_length: int, tokenizer: PreTrainedTokenizerBase, encoder_c
 
 def longest_input(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:
     """Returns the maximum number of tokens that an encoder can process, special tokens included."""
-    positions = getattr(encoder_config, "max_position_embeddings", None)
+    with torch.device("meta"):
+        positions = num_positions(AutoModel.from_config(encoder_config))
     return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
 
 

@@ -1,5 +1,6 @@
 """Pushes a run to the Hub. Permissions are checked before training, and a failed push loses nothing."""
 
+import glob
 import logging
 import re
 import shlex
@@ -20,8 +21,16 @@ TRAINER_STATE = (
     *("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "trainer_state.json", "training_args.bin"),
     *("global_step*", "pytorch_model_fsdp*"),
 )
-# Files in an output folder that are never pushed: they contain local paths, checkpoints, or texts of the test split.
-NOT_PUSHED = ("checkpoint-*", "training_args.bin", "trainer_state.json", "predictions.jsonl*")
+# What is pushed of an output folder: what belongs to a model, and what a run says of it. Other files may hold local
+# paths, or texts and labels of the data.
+PUSHED = (
+    *("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.py", "README.md"),
+    *("tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "chat_template.*"),
+    *("vocab.*", "merges.txt", "*.spm", "*.bpe.model", "spiece.model", "bpe.codes"),
+    *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+    *("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/*.safetensors", "plots/*.png"),
+    *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "runs/**/events.*"),
+)
 
 hub = data_prep("hub")
 UNDONE = "nothing was trained"
@@ -35,11 +44,18 @@ def check_push(args: TrainingArguments) -> None:
         hub.check_push(args.hub_model_id, undone=UNDONE)
 
 
+def files_of_model(folder: str | Path) -> list[str]:
+    """Lists the files of an output folder that are pushed, relative to it."""
+    folder = Path(folder)
+    found = {path.relative_to(folder).as_posix() for pattern in PUSHED for path in folder.glob(pattern)}
+    return sorted(name for name in found if (folder / name).is_file())
+
+
 def push_command(repo_id: str, folder: str, revision: str | None = None) -> str:
     """Returns the shell command that pushes an output folder like [`PushingTrainer.push_to_hub`]."""
-    excluded = [word for pattern in NOT_PUSHED for word in ("--exclude", pattern)]
+    included = [word for name in files_of_model(folder) for word in ("--include", name)]
     branch = [] if revision is None else ["--revision", revision]
-    return shlex.join(["hf", "upload", repo_id, str(folder), ".", *branch, *excluded])
+    return shlex.join(["hf", "upload", repo_id, str(folder), ".", *branch, *included])
 
 
 class PushingTrainer(Trainer):
@@ -128,7 +144,7 @@ class PushingTrainer(Trainer):
                     f"{message}, checkpoint",
                     folder_path=checkpoint_folder,
                     path_in_repo="last-checkpoint" if is_last else Path(checkpoint_folder).name,
-                    ignore_patterns=None,
+                    allow_patterns=None,
                     run_as_future=True,
                 )
             )
@@ -139,7 +155,7 @@ class PushingTrainer(Trainer):
     def _upload(self, commit_message: str, **kwargs) -> CommitInfo | Future:
         settings = {
             "folder_path": self.args.output_dir,
-            "ignore_patterns": list(NOT_PUSHED),
+            "allow_patterns": [glob.escape(name) for name in files_of_model(self.args.output_dir)],
             "revision": self.args.hub_revision,
             **kwargs,
         }

@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 import spacy
+from spacy.tokens import Doc, Span
+from spacy.training import Example
 
 import mtsbert.spacy_component  # noqa: F401 (registers the component, as its entry point does where the project is installed)
 from modeling_mtsbert import MTSBertModel
@@ -135,3 +137,32 @@ def test_the_answer_survives_a_trip_through_bytes(nlp, checkpoint):
     assert [(e.start_char, e.end_char, e.label_) for e in again.ents] == [
         (e.start_char, e.end_char, e.label_) for e in doc.ents
     ]
+
+
+def test_entities_of_a_ruler_are_kept_if_asked(checkpoint):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("entity_ruler").add_patterns([{"label": "PRODUCT", "pattern": "Oslo"}])
+    nlp.add_pipe("mtsbert", config={"model": str(checkpoint), "overwrite": False})
+    text = "Ada Perez joins Nimbus Labs in Oslo"
+    assert ("Oslo", "PRODUCT") in [(span.text, span.label_) for span in nlp(text).ents]
+    alone = spacy.blank("en")
+    alone.add_pipe("entity_ruler").add_patterns([{"label": "PRODUCT", "pattern": "Oslo"}])
+    alone.add_pipe("mtsbert", config={"model": str(checkpoint)})
+    assert ("Oslo", "PRODUCT") not in [(span.text, span.label_) for span in alone(text).ents]
+
+
+def test_evaluate_reports_entities_and_categories(checkpoint):
+    nlp = spacy.blank("en")
+    nlp.add_pipe("mtsbert", config={"model": str(checkpoint)})
+    doc = nlp("Ada Perez joins Nimbus Labs in Oslo")
+    marked = Doc(nlp.vocab, words=[token.text for token in doc])
+    marked.ents = [Span(marked, span.start, span.end, span.label_) for span in doc.ents]
+    marked.cats = {label: float(score == max(doc.cats.values())) for label, score in doc.cats.items()}
+    scores = nlp.evaluate([Example(nlp.make_doc(doc.text), marked)])
+    assert doc.ents
+    assert scores["ents_f"] == 1.0
+    num_text_tasks = sum(
+        task["type"] == "sequence_classification"
+        for task in load_pipeline(str(checkpoint)).model.config.tasks.values()
+    )
+    assert ("cats_score" in scores) == (num_text_tasks == 1)

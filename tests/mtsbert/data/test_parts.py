@@ -14,9 +14,9 @@ TASKS = {
     "score": {"type": "pair_similarity", "score_range": [0, 5]},
 }
 ROWS = [
-    {"text": "Oslo wins the final of the year", "text_pair": "Oslo", "topic": "a", "marks": ["a"], "ner": [], "score": 3},
+    {"text": "Oslo wins the final of the year", "text_pair": "Oslo", "topic": "a", "marks": ["a"], "ner": [], "score": 3},  # noqa: E501
     {"text": "no", "topic": "b", "marks": [], "ner": [], "score": None},
-    {"text": "shares fell in Lima when the markets closed", "topic": "b", "marks": None, "ner": None, "score": None},
+    {"text": "shares fell in Lima when markets closed", "topic": "b", "marks": None, "ner": None, "score": None},
 ]  # fmt: skip
 
 
