@@ -94,10 +94,12 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Mapping from a name of your choice to {path, columns} or {files, columns}. path: a prepared "
-            "folder, a Hub id, or a single file (training split). files: split -> .parquet, .csv, .tsv, .jsonl, .bio "
-            "or .conll file. columns: column -> 'text', 'text_pair', 'text_negative' or a task. Optional keys: "
-            "splits (train, validation or test -> the dataset's own name) and tag_scheme (bio, iob1, bioes). On the "
-            "command line: JSON."
+            "folder, a Hub id, or a single file (training split). files: split -> .parquet, .csv, .tsv, .json, "
+            ".jsonl, .spacy, .bio or .conll file. columns: column -> 'text', 'text_pair', 'text_negative' or a task. "
+            "Optional keys: splits (train, validation or test -> the dataset's own name), tag_scheme (bio, iob1, "
+            "bioes, bilou), quoting (of .csv and .tsv), conll_columns ({tokens: 1, tags: -1}), conll_comments, "
+            "separator (between several labels in a cell) and label_columns (task -> columns of zeros and ones). On "
+            "the command line: JSON."
         },
     )
     prepare: dict | str | None = field(

@@ -472,3 +472,28 @@ def test_a_dataset_is_pushed_or_else_the_command_to_push_it_is_named(hub, workpl
     execute([*command, "--overwrite", "--push_to_hub", "org/news2"], env, ROOT)
     pushed = {path: data for path, data in hub.files("org/news2", kind="datasets").items() if path != ".gitattributes"}
     assert pushed == {path.name: path.read_bytes() for path in (tmp_path / "news").iterdir()}
+
+
+LABELS_OF_HUB = """
+import json, sys
+from datasets import ClassLabel, Dataset, Features, Value
+from huggingface_hub import HfApi
+from mtsbert import load_data
+for split, names in {"train": ["neg", "pos"], "validation": ["pos", "neg"]}.items():
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    labels = [names.index("pos"), names.index("neg")]
+    rows = Dataset.from_dict({"text": ["good", "bad"], "label": labels}, features=features)
+    rows.to_parquet(f"moods/{split}.parquet")
+HfApi().create_repo("org/moods", repo_type="dataset")
+HfApi().upload_folder(folder_path="moods", repo_id="org/moods", repo_type="dataset")
+data = load_data({"moods": {"path": "org/moods"}}, {"label": "sequence_classification"})
+found = [data.examples[split]["label"][:] for split in ("train", "validation")]
+print(json.dumps([data.tasks["label"]["labels"], *found]))
+"""
+
+
+def test_the_splits_of_a_dataset_may_name_their_labels_in_another_order(hub, tmp_path):
+    (tmp_path / "moods").mkdir()
+    variables = environment(hub, tmp_path / "home", TOKEN) | {"PYTHONPATH": str(ROOT)}
+    done = execute([sys.executable, "-c", LABELS_OF_HUB], variables, tmp_path)
+    assert json.loads(done.stdout.splitlines()[-1]) == [["neg", "pos"], ["pos", "neg"], ["pos", "neg"]]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from data_prep.dataset_card import BuildSummary, dataset_card
 from data_prep.sources import open_source
 
 
@@ -26,3 +27,14 @@ def test_a_quotation_mark_that_is_open_does_not_swallow_rows(tmp_path, content, 
     (tmp_path / "train.csv").write_text(content)
     with pytest.raises(ValueError, match=message):
         rows_of(tmp_path / "train.csv")
+
+
+def test_a_card_says_whether_titles_were_labelled_apart():
+    def card(has_parts: bool) -> str:
+        return dataset_card(BuildSummary("a source", "other", ["en_core_web_sm"], "3.8", has_parts=has_parts))
+
+    assert "Title and description were labelled apart" in card(True)
+    assert "title and description, joined by a space" in card(True)
+    assert "Title and description were labelled apart" not in card(False)
+    assert "`text`: the text of the source" in card(False)
+    assert "they were labelled together" in card(False)

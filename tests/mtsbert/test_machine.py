@@ -1,11 +1,15 @@
-"""Tests how many threads a run uses."""
+"""Tests how many threads a run uses, and how its peak of memory is read."""
 
 import os
+import resource
+import subprocess
+import sys
 
 import psutil
 import pytest
 import torch
 
+from mtsbert import machine
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.machine import SET_BY_ACCELERATE, use_all_cores
 
@@ -30,3 +34,16 @@ def test_a_single_process_of_accelerate_takes_all_cores(monkeypatch, tmp_path, l
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(allowed)))
     use_all_cores(MTLTrainingArguments(output_dir=str(tmp_path), use_cpu=True))
     assert torch.get_num_threads() == threads
+
+
+def test_nothing_needs_a_module_that_windows_lacks(root):
+    code = "import sys; sys.modules['resource'] = None; import mtsbert, mtsbert.machine, mtsbert.training.trainer"
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_the_peak_of_a_process_is_in_bytes(monkeypatch, platform, unit):
+    monkeypatch.setattr(machine.sys, "platform", platform)
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert machine._peak_of_process() >= kilobytes * unit
+    assert machine._peak_of_process() < 2 * kilobytes * unit

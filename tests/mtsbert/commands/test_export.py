@@ -1,5 +1,6 @@
 """Tests that the ONNX graph gives the results of the model, also for shapes that the export has not seen."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import torch
 from transformers import AutoTokenizer, set_seed
 
 from modeling_mtsbert import MTSBertModel
-from mtsbert.commands.export import main
+from mtsbert.commands import export as export_module
+from mtsbert.commands.export import export, main
 from mtsbert.network.onnx_pipeline import OnnxModel, OnnxPipeline
+from tests.mtsbert.conftest import ENCODERS
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -135,3 +138,29 @@ def test_an_encoder_is_not_quantized_to_onnx(checkpoint, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--model", str(checkpoint), "--output", str(tmp_path / "encoder"), "--encoder", "--int8"])
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+def test_an_encoder_that_cannot_be_exported_right_is_refused(model_on, tokenizer, tmp_path):
+    """The graph of ModernBERT is right for a single text alone: the exporter gives RotaryEmbedding one shape."""
+    model_on(ENCODERS["modernbert"]).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="This model cannot be exported: its graph fails on inputs of shape"):
+        export(str(tmp_path / "model"), tmp_path / "onnx")
+    assert [path.name for path in tmp_path.iterdir() if "onnx" in path.name] == []
+
+
+def test_a_graph_that_gives_other_numbers_is_refused(model, tokenizer, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    written = export_module._write
+
+    def write_another(graph, *args, **kwargs):
+        other = copy.deepcopy(graph)
+        with torch.no_grad():
+            other.model.heads["topic"].classifier.bias.add_(0.1)
+        written(other, *args, **kwargs)
+
+    monkeypatch.setattr(export_module, "_write", write_another)
+    with pytest.raises(ValueError, match=r"cannot be exported: for inputs of shape \(1, 1\), its graph gives other"):
+        export(str(tmp_path / "model"), tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()

@@ -8,6 +8,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mtsbert.data.examples import read_examples
+from mtsbert.data.loading import load_data
 from mtsbert.data.sources import open_datasets
 from mtsbert.formats.files import stream_rows
 
@@ -422,3 +423,71 @@ def test_a_folder_without_parquet_is_named(tmp_path, tasks):
 def test_columns_that_do_not_fit_are_named(write, tasks, columns, message):
     with pytest.raises(ValueError, match=message):
         open_datasets({"news": write("a.jsonl", [GOOD], columns=columns)}, tasks)
+
+
+KINDS = {"kind": {"type": "sequence_classification", "multi_label": True}}
+
+
+def test_several_labels_in_a_cell(write):
+    content = 'text,kind\na,drama|war\nb,drama\nc,\nd,"drama | war"\n'
+    spec = write("a.csv", content, columns={"text": "text", "kind": "kind"}, separator="|")
+    assert [row["kind"] for row in examples_of(spec, KINDS)] == [["drama", "war"], ["drama"], None, ["drama", "war"]]
+    with pytest.raises(ValueError, match=r"'drama\|war' is not a list of labels.* set the dataset's 'separator'"):
+        examples_of({key: value for key, value in spec.items() if key != "separator"}, KINDS)
+
+
+def test_a_column_of_zeros_and_ones_for_each_label(write):
+    content = "text,insult,threat\na,1,0\nb,0,0\nc,,\nd,true,1.0\n"
+    spec = write("a.csv", content, columns={"text": "text"}, label_columns={"kind": ["insult", "threat"]})
+    (source,) = open_datasets({"news": spec}, KINDS)
+    rows = read_examples(source, "train", KINDS)
+    assert rows["kind"][:] == [["insult"], [], None, ["insult", "threat"]]
+    data = load_data({"news": spec}, KINDS)
+    assert data.tasks["kind"]["labels"] == ["insult", "threat"]
+    wrong = write(
+        "b.csv", "text,insult,threat\na,1,2\n", columns={"text": "text"}, label_columns=spec["label_columns"]
+    )
+    with pytest.raises(ValueError, match=r"Row 0 .*column 'threat' holds '2'; it needs 0 or 1 for its label"):
+        examples_of(wrong, KINDS)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"label_columns": {"topic": ["a"]}}, "'label_columns' names 'topic', which is no multi-label task; .*'kind'"),
+        ({"label_columns": {"kind": []}}, "'label_columns' of 'kind' is"),
+        ({"label_columns": {"kind": ["a", "a"]}}, "'label_columns' of 'kind' is"),
+        ({"label_columns": ["a"]}, "'label_columns' maps multi-label tasks"),
+        ({"label_columns": {"kind": ["missing"]}}, "has no column 'missing'"),
+        ({"label_columns": {"kind": ["a"]}, "columns": {"text": "text", "a": "kind"}}, "both feed .'kind'."),
+        ({"separator": ""}, "'separator' is ''"),
+    ],
+)
+def test_wrong_ways_to_give_several_labels_are_refused(write, tasks, spec, message):
+    with pytest.raises(ValueError, match=rf"Dataset 'news'.*{message}"):
+        examples_of(write("a.csv", "text,a\nx,1\n", **spec), KINDS | {"topic": tasks["topic"]})
+    if "separator" in spec:
+        with pytest.raises(ValueError, match="'separator' divides the labels of a task with `multi_label: true`"):
+            examples_of(write("b.csv", "text,topic\nx,1\n", separator="|"), {"topic": tasks["topic"]})
+
+
+def test_a_column_that_a_split_lacks_is_unlabelled_there(write, tasks, caplog):
+    del tasks["ner"]
+    train = write("train.csv", "text,label\nOslo,Sports\n")["path"]
+    test = write("test.csv", "text\nLima\n")["path"]
+    spec = {"files": {"train": train, "test": test}, "columns": {"text": "text", "label": "topic"}}
+    assert examples_of(spec, tasks, "test") == [{"text": "Lima", "topic": None}]
+    assert "has no column 'label' in ['test']: these rows are unlabelled there" in caplog.text
+    nowhere = {**spec, "columns": {"text": "text", "labels": "topic"}}
+    with pytest.raises(ValueError, match="has no column 'labels'; it has"):
+        open_datasets({"news": nowhere}, tasks)
+
+
+def test_files_of_splits_that_are_not_needed_are_not_read(write, tasks):
+    del tasks["ner"]
+    train = write("train.csv", "text,topic\nOslo,Sports\n")["path"]
+    spec = {"files": {"train": train, "test": "nowhere.csv"}}
+    (source,) = open_datasets({"news": spec}, tasks, splits=["train"])
+    assert list(source.splits) == ["train"]
+    with pytest.raises(ValueError, match=r"nowhere.csv: no such file"):
+        open_datasets({"news": spec}, tasks)
