@@ -52,10 +52,12 @@ def test_links_lead_somewhere(page):
 
 def test_recipes_have_only_keys_that_exist():
     known = {action.dest for action in build_parser()._actions}
-    (recipe,) = map(yaml.safe_load, blocks(ROOT / "docs" / "guides" / "data.md", "yaml"))
-    assert set(recipe) <= known
-    for spec in recipe["datasets"].values():
-        assert set(spec) <= set(SPEC_KEYS)
+    recipes = list(map(yaml.safe_load, blocks(ROOT / "docs" / "guides" / "data.md", "yaml")))
+    assert len(recipes) == 2
+    for recipe in recipes:
+        assert set(recipe) <= known
+        for spec in recipe["datasets"].values():
+            assert set(spec) <= set(SPEC_KEYS)
     (space,) = map(yaml.safe_load, blocks(ROOT / "docs" / "guides" / "search.md", "yaml"))
     assert set(space["space"]) <= known
 

@@ -8,10 +8,9 @@ import pytest
 import torch
 from transformers import set_seed
 
-from entities_mtsbert import bio_labels
+from entities_mtsbert import PLACES_PER_DECODING, bio_labels
 from modeling_mtsbert import MTSBertModel
 from mtsbert.network.starting_point import load_pipeline
-from pipeline_mtsbert import PLACES_PER_DECODING
 from run_mtl import main as train
 
 

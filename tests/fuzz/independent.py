@@ -14,7 +14,7 @@ START, PLAIN, QUOTED, CLOSED = "start", "plain", "quoted", "closed"
 def tsv_rows(data: bytes) -> list[dict] | None:
     """Lines that end with a line feed, and cells between tabs."""
     try:
-        lines = data.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n").split("\n")
+        lines = data.decode("utf-8-sig").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
         return None
     header, *rows = [line.removesuffix("\r").split("\t") if line.removesuffix("\r") else [] for line in lines]
