@@ -65,20 +65,19 @@ def test_a_long_text_among_short_ones_changes_nothing_for_them(pipeline):
 
 def test_a_long_text_does_not_stretch_the_short_ones_beside_it(pipeline, monkeypatch):
     """Where tags are decoded, texts are padded to the longest: 63 short ones to a long one would be gigabytes."""
-    import pipeline_mtsbert
 
-    shapes, decode = [], pipeline_mtsbert.decode_tags
+    shapes, decode = [], entities_mtsbert.decode_tags
 
     def note(scores, mask, labels, **options):
         shapes.append(tuple(scores.shape[:2]))
         return decode(scores, mask, labels, **options)
 
-    monkeypatch.setattr(pipeline_mtsbert, "decode_tags", note)
+    monkeypatch.setattr(entities_mtsbert, "decode_tags", note)
     lengths = [*[5] * 130, 600, 700, 40_000]
     scores = [torch.zeros(length, 3).log_softmax(dim=-1) for length in lengths]
     texts = ["a" * length for length in lengths]
     offsets = [[(place, place + 1) for place in range(length)] for length in lengths]
-    found = pipeline_mtsbert.entities_of(texts, offsets, scores, ["O", "B-X", "I-X"])
+    found = entities_mtsbert.entities_of(texts, offsets, scores, ["O", "B-X", "I-X"])
     assert len(found) == len(texts)
     assert sum(rows for rows, _ in shapes) == len(texts)
     assert all(rows * places <= PLACES_PER_DECODING or rows == 1 for rows, places in shapes)
