@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import set_seed
 
+import entities_mtsbert
 from entities_mtsbert import PLACES_PER_DECODING, bio_labels
 from modeling_mtsbert import MTSBertModel
 from mtsbert.network.starting_point import load_pipeline
