@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -197,9 +198,12 @@ class MTSBertPipeline(Pipeline):
     @property
     def max_length(self) -> int:
         """Number of tokens that the model can read at once, including special tokens."""
-        encoder = getattr(self.model, "encoder", None)  # which an exported model does not have
-        positions = self.model.config.max_position_embeddings if encoder is None else num_positions(encoder)
-        return min(self.tokenizer.model_max_length, positions or self.tokenizer.model_max_length)
+        return min(self.tokenizer.model_max_length, self.num_positions or self.tokenizer.model_max_length)
+
+    @cached_property
+    def num_positions(self) -> int | None:
+        """Number of tokens that the encoder has positions for; None if it does not say."""
+        return num_positions(self.model.encoder)
 
     def preprocess(self, texts: list[str]) -> list[dict]:
         """

@@ -16,7 +16,7 @@ from torch import nn
 
 from configuration_mtsbert import PAIR_TYPES, save_sentence_transformers_files
 from modeling_mtsbert import MTSBertModel
-from mtsbert.network.onnx_pipeline import EMBEDDING, LOGITS, PAIRS_FILE, TEXTS_FILE
+from mtsbert.network.onnx_pipeline import EMBEDDING, LOGITS, PAIRS_FILE, TEXTS_FILE, open_session, run_session
 from mtsbert.network.starting_point import load_pipeline
 from mtsbert.results.unfinished import new_folder
 from mtsbert.settings import import_extra
@@ -97,9 +97,8 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
             u, v = torch.rand(2, 2, model.config.embedding_size)
             names = [LOGITS + task for task in pairs.tasks]
             _write(pairs, {"u": u, "v": v}, {0: "batch"}, names, folder / PAIRS_FILE)
-            for number in (1, 3):
-                u, v = torch.rand(2, number, model.config.embedding_size)
-                _check(pairs, folder / PAIRS_FILE, {"u": u, "v": v})
+            both = [torch.rand(2, number, model.config.embedding_size) for number in (1, 3)]
+            _check(pairs, folder / PAIRS_FILE, [{"u": u, "v": v} for u, v in both])
 
 
 def export_encoder(model_name_or_path: str, output: Path) -> None:
@@ -139,39 +138,38 @@ def _check_texts(texts: TextGraph, path: Path, pipeline: MTSBertPipeline) -> Non
     """Compares a graph with its model for texts of several lengths, alone and padded to the longest."""
     longest = min(pipeline.max_length, LONGEST_COMPARED)
     draw = torch.Generator().manual_seed(0)
-    vocabulary = len(pipeline.tokenizer)
+    batches = []
     for lengths in ([1], [5], [longest], [3, longest, 9], [2] * 8):
-        ids = torch.randint(vocabulary, (len(lengths), max(lengths)), generator=draw)
+        ids = torch.randint(len(pipeline.tokenizer), (len(lengths), max(lengths)), generator=draw)
         mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
-        _check(texts, path, {"input_ids": ids, "attention_mask": mask})
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    _check(texts, path, batches)
 
 
-def _check(graph: nn.Module, path: Path, inputs: dict[str, torch.Tensor]) -> None:
+def _check(graph: nn.Module, path: Path, batches: list[dict[str, torch.Tensor]]) -> None:
     """Raises `ValueError` if a graph that was written does not answer as its model does."""
-    import onnxruntime
-
-    shape = tuple(next(iter(inputs.values())).shape)
-    with torch.inference_mode():
-        expected = graph(**inputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is in the error below
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-    except Exception as error:  # the errors of onnxruntime share no public base class
-        raise ValueError(
-            f"This model cannot be exported: its graph fails on inputs of shape {shape} ({error})."
-        ) from None
-    mask = inputs.get("attention_mask")
-    for one, other in zip(expected, found, strict=True):
-        difference = (one - torch.from_numpy(other)).abs()
-        if difference.dim() == 3 and mask is not None:  # the tags of padding mean nothing
-            difference = difference * mask.unsqueeze(-1)
-        if not difference.max() <= MOST_DIFFERENCE * one.abs().max().clamp(min=1.0):
+    session = None
+    for inputs in batches:
+        shape = tuple(next(iter(inputs.values())).shape)
+        with torch.inference_mode():
+            expected = graph(**inputs)
+        try:
+            session = session or open_session(path)
+            found = run_session(session, [output.name for output in session.get_outputs()], **inputs)
+        except Exception as error:  # the errors of onnxruntime share no public base class
             raise ValueError(
-                f"This model cannot be exported: for inputs of shape {shape}, its graph gives other numbers (by up to "
-                f"{difference.max():.2g})."
-            )
+                f"This model cannot be exported: its graph fails on inputs of shape {shape} ({error})."
+            ) from None
+        mask = inputs.get("attention_mask")
+        for one, other in zip(expected, found.values(), strict=True):
+            difference = (one - other).abs()
+            if difference.dim() == 3 and mask is not None:  # the tags of padding mean nothing
+                difference = difference * mask.unsqueeze(-1)
+            if not difference.max() <= MOST_DIFFERENCE * one.abs().max().clamp(min=1.0):
+                raise ValueError(
+                    f"This model cannot be exported: for inputs of shape {shape}, its graph gives other numbers (by "
+                    f"up to {difference.max():.2g})."
+                )
 
 
 def _quantize(path: Path) -> None:

@@ -127,9 +127,10 @@ def complete_tasks(
         if task["type"] in COSINE_TYPES:
             continue
         try:
-            completed[name]["labels"], reasons[name] = _complete_labels(name, task, sources, examples, trains=trains)
+            declared = None if task.get("labels") else _declared_labels(name, task, sources)
+            completed[name]["labels"], reasons[name] = _complete_labels(name, task, declared, examples, trains=trains)
             if task.get("class_weights") is not None:
-                is_ordered = bool(task.get("labels") or _declared_labels(name, task, sources))
+                is_ordered = bool(task.get("labels") or declared)
                 completed[name]["class_weights"] = _class_weights(completed[name], is_ordered=is_ordered)
         except ValueError as error:
             raise ValueError(f"Task {name!r}: {error}") from None
@@ -153,13 +154,12 @@ def complete_tasks(
 
 
 def _complete_labels(
-    name: str, task: dict, sources: list[SourceDataset], examples: dict[str, dict[str, Dataset]], *, trains: bool
+    name: str, task: dict, declared: list[str] | None, examples: dict[str, dict[str, Dataset]], *, trains: bool
 ) -> tuple[list[str], dict[str, str]]:
     """Returns the labels of a task, and those in the data that it does not have, with the reason."""
     of_splits = _labels_by_split(name, task, examples)
     everywhere = set().union(*of_splits.values())
     in_training = of_splits.get("train", set()) if trains else everywhere
-    declared = None if task.get("labels") else _declared_labels(name, task, sources)
     labels = list(task.get("labels") or declared or sorted_labels(one_of_each(in_training)))
     if not labels and not everywhere:
         raise ValueError("no row has a label, and the recipe names none.")

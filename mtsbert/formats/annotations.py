@@ -88,18 +88,10 @@ def _of_label_studio(row: dict) -> dict:
         if name in row["data"]:
             raise ValueError(f"its data and its labelling interface both have {name!r}; rename one.")
         if "labels" in value and "start" in value:
-            columns.setdefault(name, []).append(_with_one_label(value))
+            columns.setdefault(name, []).append(value)
         elif isinstance(value.get("choices"), list):
             columns[name] = value["choices"][0] if len(value["choices"]) == 1 else value["choices"]
-    return {column: sorted(value, key=_start) if _is_spans(value) else value for column, value in columns.items()}
-
-
-def _start(span: dict) -> int:
-    return span["start"]
-
-
-def _is_spans(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, dict) and type(one.get("start")) is int for one in value)
+    return {column: _entities(value) for column, value in columns.items()}
 
 
 def _tags(entities: list, num_words: int) -> list[str]:

@@ -49,16 +49,16 @@ class OnnxModel:
     @cached_property
     def alone(self) -> "InferenceSession":
         """The session for a single caller, which uses all cores."""
-        return _session(self._folder / TEXTS_FILE)
+        return open_session(self._folder / TEXTS_FILE)
 
     @cached_property
     def beside_others(self) -> "InferenceSession":
         """The session for several concurrent callers, which uses only the thread that calls it."""
-        return _session(self._folder / TEXTS_FILE, num_threads=1)
+        return open_session(self._folder / TEXTS_FILE, num_threads=1)
 
     @cached_property
     def pairs(self) -> "InferenceSession":
-        return _session(self._folder / PAIRS_FILE)
+        return open_session(self._folder / PAIRS_FILE)
 
     def __call__(
         self,
@@ -73,12 +73,12 @@ class OnnxModel:
         names = [EMBEDDING, *(LOGITS + task for task in chosen if chosen[task]["type"] not in PAIR_TYPES)]
         with self._opening:  # otherwise `cached_property` would open a session in each of several threads
             session = self.alone if is_alone else self.beside_others
-        answers = _run(session, names, input_ids=input_ids, attention_mask=attention_mask)
+        answers = run_session(session, names, input_ids=input_ids, attention_mask=attention_mask)
         embedding = answers.pop(EMBEDDING)
         return OnnxOutput(embedding, {name.removeprefix(LOGITS): logits for name, logits in answers.items()})
 
     def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return _run(self.pairs, [LOGITS + task], u=u, v=v)[LOGITS + task]
+        return run_session(self.pairs, [LOGITS + task], u=u, v=v)[LOGITS + task]
 
 
 class OnnxPipeline(MTSBertPipeline):
@@ -104,11 +104,15 @@ class OnnxPipeline(MTSBertPipeline):
         self._batch_size = None
         _, self._forward_params, self._postprocess_params = self._sanitize_parameters(**parameters)
 
+    @property
+    def num_positions(self) -> int | None:
+        return self.model.config.max_position_embeddings
+
     def _outputs(self, inputs: BatchEncoding, *, is_alone: bool, tasks: list[str] | None) -> OnnxOutput:
         return self.model(**inputs, is_alone=is_alone, tasks=tasks)
 
 
-def _session(path: Path, *, num_threads: int = 0) -> "InferenceSession":
+def open_session(path: Path, *, num_threads: int = 0) -> "InferenceSession":
     """Opens a graph. With `num_threads=0`, onnxruntime uses one thread per core."""
     onnxruntime = import_extra("onnxruntime", extra="onnx")
     options = onnxruntime.SessionOptions()
@@ -116,6 +120,6 @@ def _session(path: Path, *, num_threads: int = 0) -> "InferenceSession":
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _run(session: "InferenceSession", names: list[str], **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+def run_session(session: "InferenceSession", names: list[str], **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
     answers = session.run(names, {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()})
     return dict(zip(names, map(torch.from_numpy, answers), strict=True))

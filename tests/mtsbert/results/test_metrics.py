@@ -10,7 +10,15 @@ from seqeval.metrics import f1_score as entity_f1
 from sklearn.metrics import f1_score
 from transformers import EvalPrediction
 
-from mtsbert.results.metrics import SimilarityMetric, compute_metrics, loss_key, reduce_logits
+from mtsbert.data.labels import METRIC_NAMES
+from mtsbert.results.metrics import (
+    PRIMARY_METRIC,
+    SimilarityMetric,
+    compute_metrics,
+    loss_key,
+    metric_of,
+    reduce_logits,
+)
 
 
 X = -100
@@ -146,3 +154,18 @@ def test_similarity_metrics_equal_scipy_and_sentence_transformers_definition():
     assert found["pearson"] == pytest.approx(np.corrcoef(cosines, scores)[0, 1], abs=1e-6)
     same = SimilarityMetric(keep_in_memory=True).compute(predictions=[0.5] * 3, references=[1.0, 2.0, 3.0])
     assert same == {"spearman": 0.0, "pearson": 0.0}
+
+
+INPUTS = {
+    "sequence_classification": {"predictions": [0, 1], "references": [0, 1]},
+    "pair_classification": {"predictions": [0, 1], "references": [0, 1]},
+    "token_classification": {"predictions": [["O", "B-X"]], "references": [["O", "B-X"]]},
+    "pair_similarity": {"predictions": [0.1, 0.2], "references": [0.0, 1.0]},
+    "pair_ranking": {"predictions": [1.0, 2.0]},
+}
+
+
+@pytest.mark.parametrize("kind", METRIC_NAMES)
+def test_the_names_that_may_not_clash_are_those_that_are_reported(kind):
+    assert set(metric_of({"type": kind}).compute(**INPUTS[kind])) == set(METRIC_NAMES[kind])
+    assert PRIMARY_METRIC[kind] in METRIC_NAMES[kind]
