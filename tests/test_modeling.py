@@ -518,6 +518,8 @@ def test_two_labels_are_not_taken_for_the_default_of_transformers(config, batch,
     assert MTSBertForSequenceClassification.from_pretrained(tmp_path).num_labels == 3
     view = MTSBertForSequenceClassification.from_pretrained(tmp_path, num_labels=2, ignore_mismatched_sizes=True)
     assert view.eval()(**batch).logits.shape == (2, 2)
+    asked = MTSBertConfig(encoder_config=config.encoder_config, tasks=config.tasks, num_labels=2)
+    assert MTSBertForSequenceClassification(asked).num_labels == 2
 
 
 def test_a_view_with_other_names_of_its_labels_keeps_its_head(model, batch, tmp_path):
