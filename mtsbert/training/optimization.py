@@ -5,6 +5,7 @@ import math
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
+from configuration_mtsbert import PAIR_TYPES
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.network.parts import (
@@ -77,13 +78,36 @@ def step_decay_schedule(
     return LambdaLR(optimizer, rate)
 
 
+def let_unlabelled_rest(model: MTSBertModel, num_items: dict[str, int]) -> None:
+    """
+    Takes away the gradients, all of them zeros, of what an optimizer step has no labels for: the heads of the tasks
+    without any, and the layers that only such heads read. The optimizer leaves weights without a gradient alone, as it
+    does in a loop that runs one task at a time. With zeros, Adam would go on moving them and let its second moments
+    shrink, so that steps with labels would be longer, by the square root of 2 if every other one has none.
+
+    Args:
+        model ([`MTSBertModel`]): The model, after the backward pass.
+        num_items (`dict[str, int]`): By task, the labelled items of the step on all ranks.
+    """
+    labelled = {task: settings for task, settings in model.config.tasks.items() if num_items[task]}
+    resting = [head for task, head in model.heads.items() if task not in labelled]
+    if model.task_layers is not None and all(settings["type"] in PAIR_TYPES for settings in labelled.values()):
+        resting.append(model.task_layers)
+    for module in resting:
+        for parameter in module.parameters():
+            parameter.grad = None
+
+
 class OptimizingTrainer(EvaluatingTrainer):
     """
-    A Trainer with a learning rate for each part of the model. Subclasses must set `learning_rates` and `balancing`.
+    A Trainer with a learning rate for each part of the model. Subclasses must set `learning_rates` and `balancing`,
+    and `num_items` in each optimizer step.
     """
 
     learning_rates: dict[str, float]
     balancing: StaticBalancing
+    num_items: dict[str, torch.Tensor]
+    """By task, the labelled items of the current optimizer step on all ranks."""
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         created_before = self.optimizer is not None
@@ -95,6 +119,12 @@ class OptimizingTrainer(EvaluatingTrainer):
                 rate = head_learning_rate(self.args)
                 optimizer.add_param_group({"params": learned, "lr": rate, "weight_decay": 0.0})
         return optimizer
+
+    def end_backward(self) -> bool:
+        is_left_out = super().end_backward()
+        counts = torch.stack([self.num_items[task] for task in self.model.config.tasks]).tolist()
+        let_unlabelled_rest(self.model, dict(zip(self.model.config.tasks, counts, strict=True)))
+        return is_left_out
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.args.step_decay_every is None or self.lr_scheduler is not None:

@@ -265,7 +265,7 @@ class MTSBertTrainer(OptimizingTrainer):
     ) -> tuple[list[dict], dict[str, torch.Tensor] | None]:
         """The micro-batches of an optimizer step, and the labelled items of every task in them, over all processes."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        num_items_in_batch = self.num_items_of(batches, device) if batches else None
+        num_items_in_batch = self.num_items = self.num_items_of(batches, device) if batches else None
         self.step_losses.begin_step(batches, num_items_in_batch, self.accelerator)
         return batches, num_items_in_batch
 

@@ -2,14 +2,24 @@
 
 import copy
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import build_features
 from mtsbert.training.trainer import MTSBertTrainer, name_as_ours
 from tests.mtsbert.rows import examples_of
+
+
+class _AfterSteps(TrainerCallback):
+    def __init__(self, call: Callable[[], None]):
+        self.call = call
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.call()
 
 
 def without_dropout(model: MTSBertModel) -> MTSBertModel:
@@ -58,6 +68,45 @@ def test_gradients_are_those_of_the_weighted_sum_of_mean_losses(trainer_of, mode
     (losses["topic"] + 3.0 * losses["ner"]).backward()
     for name, parameter in model.named_parameters():
         assert torch.allclose(found[name], parameter.grad, atol=1e-6), name
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_step_without_labels_of_a_task_leaves_its_head_alone(
+    trainer_of, examples, tasks, tokenizer, encoder_folder, accumulation
+):
+    """Adam would move it on by its momentum, and decay it."""
+    for row in examples[4:]:
+        row["topic"] = None
+    features = build_features(examples_of(examples, tasks), tasks, tokenizer, max_length=32, split="train")[0]
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks, num_task_layers=1)
+    heads = []
+    trainer = trainer_of(
+        of=model, train_dataset=features, per_device_train_batch_size=4 // accumulation, weight_decay=0.1,
+        gradient_accumulation_steps=accumulation,
+    )  # fmt: skip
+    trainer.add_callback(_AfterSteps(lambda: heads.append(copy.deepcopy(model.heads.state_dict()))))
+    trainer.train()
+    moved = {name for name in heads[0] if not torch.equal(heads[0][name], heads[1][name])}
+    assert moved == {name for name in heads[0] if name.startswith("ner.")}
+
+
+def test_layers_of_tasks_rest_in_a_step_without_any_label(
+    trainer_of, examples, tasks, tokenizer, encoder_folder, tmp_path
+):
+    for row in examples[4:]:
+        row["topic"] = row["ner"] = None
+    features = build_features(examples_of(examples, tasks), tasks, tokenizer, max_length=32, split="train")[0]
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks, num_task_layers=1)
+    weights = []
+    trainer = trainer_of(
+        of=model, train_dataset=features, per_device_train_batch_size=4, weight_decay=0.1, embedding_distillation=1.0,
+        feature_cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    trainer.add_callback(_AfterSteps(lambda: weights.append(copy.deepcopy(model.state_dict()))))
+    trainer.train()
+    moved = {name for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])}
+    assert moved
+    assert not {name for name in moved if name.startswith(("heads.", "task_layers."))}
 
 
 def test_each_task_is_logged_with_its_own_mean_loss(trainer_of, model):
