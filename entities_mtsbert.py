@@ -22,7 +22,6 @@ from torch.nn.utils.rnn import pad_sequence
 IGNORE_INDEX = -100
 OUTSIDE = "O"
 TEXTS_PER_DECODING, PLACES_PER_DECODING = 64, 32_768  # positions of a batch, padding included
-TAG_SCHEMES = ("bio", "iob1", "bioes")
 
 _ARTICLE = re.compile(r"(?:the|an|a)(?:\s+|$)", re.IGNORECASE)
 _POSSESSIVE = re.compile(r"\s*['’]\s?s$", re.IGNORECASE)
@@ -200,45 +199,6 @@ def tags_to_spans(tags: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
             raise ValueError(f"tag {tag!r} at position {position} is not BIO ('O', 'B-X' or 'I-X').")
         previous = tag
     return spans
-
-
-def to_bio(tags: Sequence[str], scheme: str) -> list[str]:
-    """
-    Converts tags of another scheme to BIO. Raises `ValueError` if a tag does not belong to the scheme.
-
-    Args:
-        scheme (`str`): `"bio"` (returned unchanged); `"iob1"`, where an entity begins with `I-X`, and with `B-X` only
-            directly after another entity of its type; or `"bioes"`, where `E-X` is the last position of an entity and
-            `S-X` an entity of one position.
-    """
-    converted: list[str] = []
-    previous = OUTSIDE
-    for position, tag in enumerate(tags):
-        prefix, _, entity_type = tag.partition("-")
-        continues = previous[:1] in ("B", "I") and previous[2:] == entity_type
-        if scheme == "iob1" and prefix == "I":
-            converted.append(f"{'I' if continues else 'B'}-{entity_type}")
-        elif scheme == "bioes" and prefix in ("E", "S"):
-            if continues != (prefix == "E"):
-                raise ValueError(f"tag {tag!r} at position {position} follows {previous!r}, which is not BIOES.")
-            converted.append(f"{'I' if prefix == 'E' else 'B'}-{entity_type}")
-        else:
-            if scheme == "bioes" and previous[:1] in ("B", "I") and not (continues and prefix == "I"):
-                raise ValueError(f"tag {tag!r} at position {position} leaves {previous!r} open, which is not BIOES.")
-            converted.append(tag)
-        previous = tag
-    if scheme == "bioes" and previous[:1] in ("B", "I"):
-        raise ValueError(f"the last tag {previous!r} leaves an entity open, which is not BIOES.")
-    return converted
-
-
-def join_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
-    """Joins words with spaces and returns the offsets of each: `["A", "bc"]` → `("A bc", [(0, 1), (2, 4)])`."""
-    offsets, position = [], 0
-    for word in words:
-        offsets.append((position, position + len(word)))
-        position += len(word) + 1
-    return " ".join(words), offsets
 
 
 def decode_tags(

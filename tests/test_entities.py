@@ -14,13 +14,13 @@ from entities_mtsbert import (
     check_spans,
     decode_tags,
     entity_types,
-    join_words,
     spans_to_tags,
     tags_to_spans,
     visible_offsets,
     vote,
     without_article_and_possessive,
 )
+from mtsbert.formats.tag_schemes import join_words
 
 
 LABELS = bio_labels(["GPE", "ORG"])  # O, B-GPE, I-GPE, B-ORG, I-ORG

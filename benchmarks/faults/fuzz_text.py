@@ -16,25 +16,23 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-with atheris.instrument_imports(include=["data_prep.cleaning", "entities_mtsbert"]):
+with atheris.instrument_imports(include=["data_prep.cleaning", "entities_mtsbert", "mtsbert.formats.tag_schemes"]):
     from data_prep.cleaning import clean
     from entities_mtsbert import (
         IGNORE_INDEX,
-        TAG_SCHEMES,
         bio_labels,
         check_spans,
-        join_words,
         spans_to_tags,
         tags_to_spans,
-        to_bio,
         visible_offsets,
     )
+    from mtsbert.formats.tag_schemes import TAG_SCHEMES, join_words, to_bio
 
 
 TYPES = ["GPE", "ORG"]
 LABELS = bio_labels(TYPES)
 LABEL2ID = {label: number for number, label in enumerate(LABELS)}
-TAGS = ["O", "X", "B-", "I-", "", *(f"{prefix}-{entity}" for prefix in "BIES" for entity in TYPES)]
+TAGS = ["O", "X", "B-", "I-", "", *(f"{prefix}-{entity}" for prefix in "BIESLU" for entity in TYPES)]
 PIECES = ["&", "amp;", "&lt;", "lt;", "#39;", "quot;", "<b>", "</a", ' href="', ">", "<br", "\\", "\\$", " ", "x", ";"]
 SIZE = 30  # maximum number of pieces in a text
 

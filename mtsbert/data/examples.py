@@ -20,9 +20,10 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from configuration_mtsbert import PAIR_RANKING, PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
-from entities_mtsbert import OUTSIDE, TAG_SCHEMES, check_spans, join_words, spans_to_tags, tags_to_spans, to_bio
+from entities_mtsbert import OUTSIDE, check_spans, spans_to_tags, tags_to_spans
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import TEXT, TEXT_NEGATIVE, TEXT_PAIR, SourceDataset
+from mtsbert.formats.tag_schemes import TAG_SCHEMES, join_words, to_bio
 
 
 DATASET = "dataset"  # column with the number of the dataset that the row comes from
@@ -39,7 +40,8 @@ def fingerprint_of(rows: Dataset, *settings) -> str:
     """
     digest = hashlib.sha256(rows._fingerprint.encode())
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    for file in (FOLDER / "examples.py", FOLDER / "features.py", Path(inspect.getfile(spans_to_tags))):
+    ours = (FOLDER / "examples.py", FOLDER / "features.py")
+    for file in (*ours, *(Path(inspect.getfile(function)) for function in (spans_to_tags, to_bio))):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

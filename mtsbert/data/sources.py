@@ -10,11 +10,11 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 
 from configuration_mtsbert import PAIR_RANKING, PAIR_TYPES
-from entities_mtsbert import TAG_SCHEMES
 from mtsbert.formats.files import read_file
 from mtsbert.formats.folders import is_saved, read_folder, read_saved
 from mtsbert.formats.hub import load_from_hub
 from mtsbert.formats.options import OPTION_KEYS, options_of
+from mtsbert.formats.tag_schemes import TAG_SCHEMES
 
 
 TEXT, TEXT_PAIR, TEXT_NEGATIVE = "text", "text_pair", "text_negative"

@@ -67,6 +67,7 @@ def test_words_and_tags_become_text_and_spans(write, tasks):
         ("bio", ["B-GPE", "I-GPE", "B-GPE", "O", "B-ORG"]),
         ("iob1", ["I-GPE", "I-GPE", "B-GPE", "O", "I-ORG"]),
         ("bioes", ["B-GPE", "E-GPE", "S-GPE", "O", "S-ORG"]),
+        ("bilou", ["B-GPE", "L-GPE", "U-GPE", "O", "U-ORG"]),
     ],
 )
 def test_bio_files_in_every_scheme(write, tasks, scheme, tags):
@@ -93,6 +94,11 @@ def test_bio_files_in_every_scheme(write, tasks, scheme, tags):
         ("bioes", ["B-GPE", "O"], "leaves 'B-GPE' open, which is not BIOES"),
         ("bioes", ["O", "B-GPE"], "the last tag 'B-GPE' leaves an entity open"),
         ("bioes", ["O", "E-GPE"], "'E-GPE' at position 1 follows 'O'"),
+        ("bilou", ["B-GPE", "U-GPE"], "'U-GPE' at position 1 follows 'B-GPE', which is not BILOU"),
+        ("bilou", ["B-GPE", "E-GPE"], "'E-GPE' at position 1 leaves 'B-GPE' open, which is not BILOU"),
+        ("bilou", ["O", "S-GPE"], "'S-GPE' at position 1 is not BIO.*'tag_scheme' is bilou"),
+        ("bilou", ["O", "B-GPE"], "the last tag 'B-GPE' leaves an entity open, which is not BILOU"),
+        ("bioes", ["B-GPE", "L-GPE"], "leaves 'B-GPE' open, which is not BIOES"),
         ("bio", ["O", "S-GPE"], "is not BIO .*'tag_scheme' is bio; .*'bioes'"),
     ],
 )
@@ -388,7 +394,10 @@ def test_a_truth_value_is_no_score(write):
         ({"path": "a", "files": {}}, "needs either 'path' or 'files'"),
         ({}, "needs either 'path' or 'files'"),
         ({"path": "a/b", "splits": {"dev": "x"}}, r"'splits' maps some of \['train', 'validation', 'test'\]"),
-        ({"path": "a", "tag_scheme": "bilou"}, r"'tag_scheme' 'bilou'; allowed are \['bio', 'iob1', 'bioes'\]"),
+        (
+            {"path": "a", "tag_scheme": "iobes"},
+            r"'tag_scheme' 'iobes'; allowed are \['bio', 'iob1', 'bioes', 'bilou'\]",
+        ),
         ({"path": "a", "column": {}}, r"unknown keys \['column'\]"),
         ({"path": "nobody/nothing-here"}, "nobody/nothing-here could not be loaded"),
     ],
