@@ -1,8 +1,10 @@
 """The configuration of an mtsbert model: its encoder, its pooling and its tasks."""
 
 import json
+import math
 import re
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -19,9 +21,9 @@ from transformers.utils import (
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
-    from .entities_mtsbert import bio_labels, check_bio_labels
+    from .entities_mtsbert import bio_labels, check_bio_labels, entity_types
 except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from entities_mtsbert import bio_labels, check_bio_labels
+    from entities_mtsbert import bio_labels, check_bio_labels, entity_types
 
 
 POOLINGS = ("mean", "cls", "max")
@@ -41,15 +43,16 @@ RESERVED_NAMES = (  # columns, results and parts of answers that stand beside th
     *("input_ids", "pair_input_ids", "negative_input_ids"),
     *("loss", "composite", "all", "type", "training"),
 )
-_CLASSIFIER_KEYS = ("type", "labels", "hidden_size", "class_weights", "label_smoothing")
+_CLASSIFIER_KEYS = ("type", "labels", "hidden_size", "class_weights", "label_smoothing", "thresholds")
 TASK_KEYS = {  # type → the keys that a task of this type may have
-    SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label"),
-    TOKEN_CLASSIFICATION: (*_CLASSIFIER_KEYS, "min_score"),
-    PAIR_CLASSIFICATION: _CLASSIFIER_KEYS,
+    SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label", "temperature"),
+    TOKEN_CLASSIFICATION: (*_CLASSIFIER_KEYS, "min_score", "platt"),
+    PAIR_CLASSIFICATION: (*_CLASSIFIER_KEYS, "temperature"),
     PAIR_SIMILARITY: ("type", "score_range", "loss", "scale"),
     PAIR_RANKING: ("type", "scale"),
 }
 TASK_TYPES = tuple(TASK_KEYS)
+CALIBRATIONS = ("temperature", "platt")  # the keys that are fitted after training
 
 NEWS_TOPICS = ["World", "Sports", "Business", "Sci/Tech"]
 # fmt: off
@@ -126,16 +129,17 @@ def check_task_settings(name: str, task: dict) -> None:
     min_score = task.get("min_score", 0.0)
     if not isinstance(min_score, int | float) or not 0.0 <= min_score <= 1.0:
         raise ValueError(f"'min_score' is {min_score!r}; it must lie in [0, 1].")
+    temperature, platt = task.get("temperature", 1.0), task.get("platt", [1.0, 0.0])
+    if not _is_number(temperature) or temperature <= 0:
+        raise ValueError(f"'temperature' is {temperature!r}; it must be a number above 0.")
+    if not isinstance(platt, list | tuple) or len(platt) != 2 or not all(map(_is_number, platt)) or platt[0] <= 0:
+        raise ValueError(f"'platt' is {platt!r}; it must be a slope above 0 and an intercept.")
     if not isinstance(task.get("multi_label", False), bool):
         raise ValueError(f"'multi_label' is {task['multi_label']!r}; it must be true or false.")
     if task["type"] == PAIR_SIMILARITY:
         scores = task.get("score_range")
-        if (
-            not isinstance(scores, list | tuple)
-            or len(scores) != 2
-            or not all(isinstance(score, int | float) for score in scores)
-            or not scores[0] < scores[1]
-        ):
+        are_two = isinstance(scores, list | tuple) and len(scores) == 2 and all(map(_is_number, scores))
+        if not are_two or not scores[0] < scores[1]:
             raise ValueError(f"needs 'score_range', the lowest and the highest score, as [0, 5]; got {scores!r}.")
     loss = task.get("loss", MSE)
     if loss not in SIMILARITY_LOSSES:
@@ -147,6 +151,10 @@ def check_task_settings(name: str, task: dict) -> None:
         raise ValueError(f"'scale' belongs to 'loss: {COSENT}', and the loss is {MSE!r}; drop one.")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _check_labels(task: dict) -> None:
     labels = task.get("labels")
     if not isinstance(labels, list | tuple) or not all(isinstance(label, str) and label for label in labels):
@@ -155,6 +163,11 @@ def _check_labels(task: dict) -> None:
         raise ValueError(f"needs at least two labels, each once; got {labels!r}.")
     if task["type"] == TOKEN_CLASSIFICATION:
         check_bio_labels(labels)
+    names, cuts = entity_types(labels) if task["type"] == TOKEN_CLASSIFICATION else labels, task.get("thresholds", {})
+    if not isinstance(cuts, dict) or not all(_is_number(cut) and 0.0 <= cut <= 1.0 for cut in cuts.values()):
+        raise ValueError(f"'thresholds' is {cuts!r}; it maps labels to probabilities in [0, 1].")
+    if unknown := [label for label in cuts if label not in names]:
+        raise ValueError(f"'thresholds' names {unknown}, and the task has {list(names)}.")
     weights = task.get("class_weights")
     if weights is not None and (
         not isinstance(weights, list | tuple)
@@ -242,8 +255,8 @@ class MTSBertConfig(PretrainedConfig):
             Task name → `{"type": ..., ...}`, in order. Names are lower-case identifiers. The types:
 
             - `"sequence_classification"`: one label per text, or any number of them with `multi_label: true`;
-            - `"token_classification"`: `labels` are `O`, then `B-X` and `I-X` for every entity type; entities whose
-              tags have a mean probability below `min_score` (0 by default) are left out;
+            - `"token_classification"`: `labels` are `O`, then `B-X` and `I-X` for every entity type; entities with a
+              score below `min_score` (0 by default) are left out;
             - `"pair_classification"`: one label for two texts, from their embeddings u, v and |u - v|
               (Sentence-BERT, arXiv 1908.10084);
             - `"pair_similarity"`: a score for two texts, the cosine of their embeddings, trained on scores within
@@ -255,7 +268,9 @@ class MTSBertConfig(PretrainedConfig):
               cross-entropy over `scale` times the cosines (arXiv 1705.00652). A model has at most one.
 
             Classification tasks need `labels` and may have `hidden_size` (the width of a hidden layer in the head),
-            `class_weights` (one number per label) and `label_smoothing`. `scale` is 20 by default.
+            `class_weights` (one number per label), `label_smoothing` and `thresholds` (label or entity type → the
+            score that an answer needs). `temperature`, and `platt: [slope, intercept]` of a token task, calibrate
+            scores; training sets them. `scale` is 20 by default.
         embedding_size (`int`, *optional*, defaults to the encoder's `hidden_size`):
             How many numbers the sentence embedding has: the first of the pooled state (Matryoshka representations,
             arXiv 2205.13147). They are scaled after that, and pair tasks compare them. Tasks on single texts see the
@@ -324,7 +339,7 @@ class MTSBertConfig(PretrainedConfig):
             raise ValueError(f"`embedding_size` is {embedding_size!r}; it must lie in 1 to {self.hidden_size}.")
         self.pooling = pooling
         self.normalize = normalize
-        self.tasks = tasks
+        self.tasks = deepcopy(tasks)  # training calibrates its own
         self.head_dropout = head_dropout
         self.initializer_range = initializer_range
         self.num_task_layers = num_task_layers
@@ -381,12 +396,26 @@ class MTSBertConfig(PretrainedConfig):
         self.label2id = {label: index for index, label in self.id2label.items()}
         self.has_other_labels = True
 
+    # `from_pretrained(folder, calibration=False)` gives the scores as the network computes them.
+    @property
+    def calibration(self) -> bool:
+        return any(key in task for task in self.tasks.values() for key in CALIBRATIONS)
+
+    @calibration.setter
+    def calibration(self, wanted: bool) -> None:
+        if not wanted:
+            self.tasks = {
+                name: {key: value for key, value in task.items() if key not in CALIBRATIONS}
+                for name, task in self.tasks.items()
+            }
+
     def take_other_labels(self, head: str) -> None:
         """Gives a task the labels that were passed to `from_pretrained` of a single-task view, if there are any."""
         labels = list((self.id2label or {}).values())
         is_asked = self.has_other_labels or labels != ["LABEL_0", "LABEL_1"]
         if is_asked and labels not in [task.get("labels") for task in self.tasks.values()]:
-            task = {key: value for key, value in self.tasks[head].items() if key != "class_weights"}
+            of_labels = ("class_weights", "thresholds", *CALIBRATIONS)
+            task = {key: value for key, value in self.tasks[head].items() if key not in of_labels}
             self.tasks = self.tasks | {head: task | {"labels": labels}}
             check_tasks(self.tasks)
 

@@ -7,12 +7,9 @@ None, it is unknown whether an entity is there, and the span is neither learned 
 of entities, `B-X` for the first position of an entity of type `X`, and `I-X` for those that follow.
 """
 
-import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from statistics import fmean
 from typing import NamedTuple
 
 import torch
@@ -21,10 +18,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 IGNORE_INDEX = -100
 OUTSIDE = "O"
+EPSILON = 1e-6  # how near to 0 and 1 a probability may come
 TEXTS_PER_DECODING, PLACES_PER_DECODING = 64, 32_768  # positions of a batch, padding included
-
-_ARTICLE = re.compile(r"(?:the|an|a)(?:\s+|$)", re.IGNORECASE)
-_POSSESSIVE = re.compile(r"\s*['’]\s?s$", re.IGNORECASE)
 
 
 def bio_labels(types: Sequence[str]) -> list[str]:
@@ -64,39 +59,6 @@ def check_spans(spans: Sequence[dict], text: str) -> None:
         if start < previous_end:
             raise ValueError(f"entity {span} overlaps the one before it, or is not in order of position.")
         previous_end = end
-
-
-def without_article_and_possessive(text: str, start: int, end: int) -> tuple[int, int]:
-    """Moves the borders of a span past a leading article and a final `'s`: `("In the Alps's", 3, 13)` → `(7, 11)`."""
-    if article := _ARTICLE.match(text, start, end):
-        start = article.end()
-    if possessive := _POSSESSIVE.search(text, start, end):
-        end = possessive.start()
-    return start, end
-
-
-def vote(opinions: Sequence[Sequence[dict]]) -> list[dict]:
-    """
-    Merges several annotations of the same text: keeps the spans that more than half of them contain. Where at least
-    half of them have a span, but not the same one, a span with the label None marks that the annotators disagree.
-    """
-    votes = Counter((span["start"], span["end"], span["label"]) for spans in opinions for span in spans)
-    kept = {mark for mark, number in votes.items() if 2 * number > len(opinions)}
-    stretches: list[list] = []  # start, end, who has a span in it
-    others = [
-        (span["start"], span["end"], who)
-        for who, spans in enumerate(opinions)
-        for span in spans
-        if not any(span["start"] < end and start < span["end"] for start, end, _ in kept)
-    ]
-    for start, end, who in sorted(others):
-        if stretches and start < stretches[-1][1]:
-            stretches[-1][1] = max(stretches[-1][1], end)
-            stretches[-1][2].add(who)
-        else:
-            stretches.append([start, end, {who}])
-    kept |= {(start, end, None) for start, end, voters in stretches if 2 * len(voters) >= len(opinions)}
-    return [{"start": start, "end": end, "label": label} for start, end, label in sorted(kept, key=lambda m: m[:2])]
 
 
 def visible_offsets(offsets: Sequence[tuple[int, int]], text: str) -> list[tuple[int, int]]:
@@ -201,9 +163,7 @@ def tags_to_spans(tags: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
     return spans
 
 
-def decode_tags(
-    scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str], *, min_score: float = 0.0
-) -> torch.Tensor:
+def decode_tags(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
     """Finds the best legal tag sequence (Viterbi): `I-X` only after `B-X` or `I-X`, and `O` outside of the text.
 
     Args:
@@ -211,7 +171,6 @@ def decode_tags(
         text_mask (`torch.Tensor` of shape `(B, T)`): True for positions of the text, False for special tokens and
             padding.
         labels: The `K` tags, in the order of the scores.
-        min_score (`float`, *optional*, defaults to 0): Entities whose tags have a lower mean probability become `O`.
 
     Returns:
         `torch.LongTensor` of shape `(B, T)`: tag ids.
@@ -223,19 +182,40 @@ def decode_tags(
     illegal = ~follows[before, likeliest].all(dim=1)
     if illegal.any():  # where the likeliest tags are legal, no other sequence can be better
         likeliest[illegal] = _viterbi(scores[illegal], text_mask[illegal], labels)
-    return _without_doubtful(likeliest, scores, labels, min_score) if min_score > 0 else likeliest
+    return likeliest
 
 
-def _without_doubtful(
-    tags: torch.Tensor, scores: torch.Tensor, labels: Sequence[str], min_score: float
-) -> torch.Tensor:
+def entity_scores(tags: torch.Tensor, scores: torch.Tensor, settings: dict) -> torch.Tensor:
+    """
+    Scores entities: by the mean probability of their tags, and if the task has `platt`, by the probability that this
+    mean stands for: that type and borders are right (Platt scaling, of the logit of the mean).
+
+    Args:
+        tags (`torch.LongTensor` of shape `(B, T)`): What [`decode_tags`] returned.
+        scores (`torch.Tensor` of shape `(B, T, K)`): Logits or log-probabilities of the tags.
+        settings (`dict`): Settings of the token task.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B, T)`: For each position, the score of the entity that it is part of, or 0.
+    """
+    labels = settings["labels"]
     begins = torch.tensor([label.startswith("B-") for label in labels], device=tags.device)[tags]
     inside = tags != labels.index(OUTSIDE)
     entity = begins.cumsum(dim=1) * inside  # (B, T): its number in the text, from 1; 0 outside
     chosen = scores.float().softmax(dim=-1).gather(2, tags.unsqueeze(2)).squeeze(2)
     empty = torch.zeros(len(tags), tags.shape[1] + 1, device=tags.device)
     means = empty.scatter_add(1, entity, chosen) / empty.scatter_add(1, entity, torch.ones_like(chosen)).clamp(min=1)
-    return tags.where(~inside | (means.gather(1, entity) >= min_score), labels.index(OUTSIDE))
+    found = means.gather(1, entity)
+    if (platt := settings.get("platt")) is not None:
+        found = (platt[0] * found.logit(eps=EPSILON) + platt[1]).sigmoid()
+    return found * inside
+
+
+def without_doubtful(tags: torch.Tensor, found: torch.Tensor, settings: dict) -> torch.Tensor:
+    """Makes entities `O` whose score, in `found` by [`entity_scores`], is below the threshold of their type."""
+    labels, cuts = settings["labels"], settings.get("thresholds", {})
+    least = [0.0 if tag == OUTSIDE else cuts.get(tag[2:], settings.get("min_score", 0.0)) for tag in labels]
+    return tags.where(found >= torch.tensor(least, device=tags.device)[tags], labels.index(OUTSIDE))
 
 
 @cache
@@ -280,9 +260,7 @@ def entities_of(
     texts: list[str],
     offsets: list[list[tuple[int, int]]],
     scores: list[torch.Tensor],
-    labels: list[str],
-    *,
-    min_score: float = 0.0,
+    settings: dict,
 ) -> list[list[dict]]:
     """
     The entities of each text.
@@ -291,8 +269,7 @@ def entities_of(
         texts (`list[str]`): The texts.
         offsets (`list[list[tuple[int, int]]]`): Start and end of every position of each text.
         scores (`list[torch.Tensor]` of shapes `(T, K)`): Log-probabilities of the tags at these positions.
-        labels (`list[str]`): The `K` tags.
-        min_score (`float`, *optional*, defaults to 0): Entities with a lower score are left out.
+        settings (`dict`): Settings of the token task: its labels, its calibration and its thresholds.
     """
     found: list[list[dict]] = [[] for _ in texts]
     groups: list[list[int]] = []
@@ -305,15 +282,15 @@ def entities_of(
         padded = pad_sequence([scores[row] for row in rows], batch_first=True)  # (B, T, K)
         lengths = torch.tensor([len(offsets[row]) for row in rows])
         text_mask = torch.arange(padded.shape[1]) < lengths.unsqueeze(1)
-        tags = decode_tags(padded, text_mask, labels, min_score=min_score)
-        confidence = padded.gather(2, tags.unsqueeze(2)).squeeze(2).exp().tolist()
-        for row, tags_of_text, sure in zip(rows, tags.tolist(), confidence, strict=True):
-            names = [labels[tag] for tag in tags_of_text[: len(offsets[row])]]
+        tags = decode_tags(padded, text_mask, settings["labels"])
+        sure = entity_scores(tags, padded, settings)
+        tags = without_doubtful(tags, sure, settings)
+        for row, tags_of_text, scores_of_text in zip(rows, tags.tolist(), sure.tolist(), strict=True):
+            names = [settings["labels"][tag] for tag in tags_of_text[: len(offsets[row])]]
             for span in tags_to_spans(names, offsets[row]):
                 start, end = span["start"], span["end"]
-                score = fmean(sure[span["first"] : span["last"] + 1])
                 entity = {"label": span["label"], "start": start, "end": end, "text": texts[row][start:end]}
-                found[row].append(entity | {"score": score})
+                found[row].append(entity | {"score": scores_of_text[span["first"]]})
 
     side_by_side(decode, groups, torch.device("cpu"))
     return found

@@ -41,9 +41,6 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
     from entities_mtsbert import IGNORE_INDEX, OUTSIDE, bio_labels, entity_types
 
 
-MULTI_LABEL_THRESHOLD = 0.5
-
-
 class ClassificationHead(nn.Module):
     """Dropout, an optional hidden layer and a linear layer. Works on the states of texts, tokens and pairs alike."""
 
@@ -306,34 +303,6 @@ def loss_of_pairs(task: dict, u: torch.Tensor, v: torch.Tensor, labels: torch.Te
     return ranking_losses(first, torch.cat([second, negatives]), own, scale).mean()
 
 
-def probabilities_of(settings: dict, logits: torch.Tensor) -> torch.Tensor:
-    """Turns logits `(…, C)` into probabilities, which add up to 1 unless the task is multi-label."""
-    return logits.float().sigmoid() if settings.get("multi_label") else logits.float().softmax(dim=-1)
-
-
-def labels_of(
-    settings: dict, probabilities: torch.Tensor, *, top_k: int | None = None, threshold: float | None = None
-) -> dict:
-    """
-    The answer of a sequence or pair classification.
-
-    Args:
-        settings (`dict`): Settings of the task.
-        probabilities (`torch.Tensor` of shape `(C,)`): Of its labels.
-        top_k, threshold (*optional*): See [`~MTSBertPipeline.__call__`].
-    """
-    scores = dict(zip(settings["labels"], probabilities.tolist(), strict=True))
-    best = scores
-    if top_k is not None:
-        best = dict(sorted(scores.items(), key=lambda item: item[1], reverse=True)[:top_k])
-    if settings.get("multi_label"):
-        cut = MULTI_LABEL_THRESHOLD if threshold is None else threshold
-        return {"labels": [label for label, score in scores.items() if score > cut], "scores": best}
-    label = max(scores, key=scores.__getitem__)
-    is_sure = threshold is None or scores[label] >= threshold
-    return {"label": label if is_sure else None, "score": scores[label], "scores": best}
-
-
 class PairLosses:
     """Methods of [`MTSBertModel`] that compute the losses of tasks on two texts."""
 
@@ -462,7 +431,10 @@ class TaskEditing:
             raise ValueError(f"Task {task!r}: two labels would have the same name in {renamed}.")
         if is_token_task:  # the tags may be in any order behind the 'O'
             renamed = [tag if tag == OUTSIDE else f"{tag[:2]}{names.get(tag[2:], tag[2:])}" for tag in labels]
-        self.config.tasks = {**self.config.tasks, task: {**settings, "labels": renamed}}
+        changed = {**settings, "labels": renamed}
+        if "thresholds" in settings:
+            changed["thresholds"] = {names.get(name, name): cut for name, cut in settings["thresholds"].items()}
+        self.config.tasks = {**self.config.tasks, task: changed}
 
     def set_embedding_size(self, size: int) -> None:
         """

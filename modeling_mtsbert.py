@@ -16,6 +16,7 @@ from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput,
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
+    from .answers_mtsbert import calibrated
     from .configuration_mtsbert import (
         COSINE_TYPES,
         PAIR_TYPES,
@@ -32,6 +33,7 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
     from .heads_mtsbert import PairLosses, TaskEditing, TaskLayers, TextStates, item_losses, new_head, num_items, pool
     from .pipeline_mtsbert import MTSBertPipeline
 except ImportError:  # run from a clone, with the repository root on `sys.path`
+    from answers_mtsbert import calibrated
     from configuration_mtsbert import (
         COSINE_TYPES,
         PAIR_TYPES,
@@ -405,7 +407,6 @@ class _SingleTaskView(MTSBertModel):
     """Loads every head of a checkpoint, but answers with only one of them, in transformers' own output class.
 
     Args:
-        config ([`MTSBertConfig`]): Config of the checkpoint.
         head (`str`, *optional*): The task to answer with. Defaults to the first one of the right type.
     """
 
@@ -467,14 +468,13 @@ class _SingleTaskView(MTSBertModel):
             position_ids=position_ids,
             **self._requested(output_attentions, output_hidden_states),
         )
-        logits = self.head_logits(self.head, of_heads)
-        loss = None
+        settings, loss, logits = self.config.tasks[self.head], None, self.head_logits(self.head, of_heads)
         if labels is not None:
             count = num_items(labels) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-            loss = item_losses(self.config.tasks[self.head], logits, labels).sum() / count.clamp(min=1)
+            loss = item_losses(settings, logits, labels).sum() / count.clamp(min=1)
         output = self.output_class(
             loss=loss,
-            logits=logits,
+            logits=logits if self.training else calibrated(settings, logits),
             hidden_states=encoded.get("hidden_states"),
             attentions=encoded.get("attentions"),
         )

@@ -16,13 +16,15 @@ from transformers.utils.versions import require_version
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
+    from .answers_mtsbert import check_threshold, labels_of, probabilities_of, threshold_of
     from .configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
     from .entities_mtsbert import entities_of, side_by_side, visible_offsets
-    from .heads_mtsbert import labels_of, num_positions, probabilities_of
+    from .heads_mtsbert import num_positions
 except ImportError:  # run from a clone, with the repository root on `sys.path`
+    from answers_mtsbert import check_threshold, labels_of, probabilities_of, threshold_of
     from configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
     from entities_mtsbert import entities_of, side_by_side, visible_offsets
-    from heads_mtsbert import labels_of, num_positions, probabilities_of
+    from heads_mtsbert import num_positions
 
 
 # Tokens in a pass, padding included: as many as fit the cache of a CPU core, and as many as keep a GPU busy.
@@ -57,8 +59,8 @@ class MTSBertPipeline(Pipeline):
     `{"label", "score", "scores"}`, or `{"score": cosine}` for a similarity. Other answers are about the first text.
 
     `start` and `end` count characters, and `text[start:end] == entity["text"]`. The score of an entity is the mean
-    probability of its tags. Texts that are too long for the model are read in overlapping windows: tags are joined in
-    the middle of the overlap and decoded over the whole text; probabilities and embeddings are averaged.
+    probability of its tags, or what calibration makes of it. Texts that are too long for the model are read in windows
+    that overlap: tags are joined in the middle of that and decoded over the whole text; the rest is averaged.
 
     Texts of similar length are encoded together: `batch_size` of them or, by default, as many as make about 512 tokens
     on a CPU, where throughput is highest, and 16,384 on a GPU. On a CPU several batches run in parallel, with one
@@ -127,10 +129,10 @@ class MTSBertPipeline(Pipeline):
                 Number of labels in `"scores"`, sorted by descending score. By default all labels, in the order of the
                 config. Does not limit the `"labels"` of a multi-label task.
             threshold (`float` or `dict[str, float]`, *optional*):
-                A probability for all tasks, or one per task. `"labels"` of a multi-label task are those with a score
-                above it (default: 0.5). Entities need at least this score (default: `min_score` of the task). For
-                other classification tasks, `"label"` is `None` if its score is below the threshold (default: never).
-                Similarities have no threshold.
+                A probability for all tasks, or one per task, instead of the `thresholds` of the config. `"labels"` of
+                a multi-label task are those with a score above it (default: 0.5). Entities need at least this score
+                (default: `min_score` of the task). For other classification tasks, `"label"` is `None` if its score is
+                below the threshold (default: never). Similarities have no threshold.
             return_embeddings (`bool` or `"numpy"`, *optional*, defaults to `True`):
                 `True` returns embeddings as lists of floats, `"numpy"` as float32 arrays of shape `(H,)`, and `False`
                 leaves them out.
@@ -321,8 +323,8 @@ class MTSBertPipeline(Pipeline):
             cut = threshold_of(task, threshold)
             if settings["type"] == TOKEN_CLASSIFICATION:
                 scores = [torch.cat([answers[row][task] for row in rows]) for rows in rows_of]
-                min_score = settings.get("min_score", 0.0) if cut is None else cut
-                found = entities_of(texts, offsets, scores, settings["labels"], min_score=min_score)
+                least = {} if cut is None else {"min_score": cut, "thresholds": {}}
+                found = entities_of(texts, offsets, scores, settings | least)
             elif settings["type"] not in PAIR_TYPES:
                 found = [
                     labels_of(settings, _mean_of(answers, rows, task), top_k=top_k, threshold=cut) for rows in rows_of
@@ -422,24 +424,6 @@ def text_or_pair(row: Any, index: int) -> str | tuple[str, str]:
             f'Text {index} is {row!r}; the pipeline takes strings, tuples of two strings, and {{"text", "text_pair"}}.'
         )
     return row
-
-
-def check_threshold(threshold: Any, tasks: dict[str, dict]) -> None:
-    """Raises `ValueError` unless the threshold is None, a number in [0, 1], or a dictionary of these by task."""
-    for task, cut in threshold.items() if isinstance(threshold, dict) else [(None, threshold)]:
-        where = "" if task is None else f" for task {task!r}"
-        if task is not None and task not in tasks:
-            raise ValueError(f"`threshold` names the task {task!r}; the model has {list(tasks)}.")
-        if task is not None and tasks[task]["type"] in COSINE_TYPES:
-            raise ValueError(f"`threshold` names the task {task!r}, a cosine, which has no labels to leave out.")
-        if cut is None and task is None:
-            continue
-        if not isinstance(cut, int | float) or isinstance(cut, bool) or not 0.0 <= cut <= 1.0:
-            raise ValueError(f"`threshold`{where} is {cut!r}; it must be a probability in [0, 1].")
-
-
-def threshold_of(task: str, threshold: float | dict[str, float] | None) -> float | None:
-    return threshold.get(task) if isinstance(threshold, dict) else threshold
 
 
 def _mean_of(answers: list[dict], rows: list[int], name: str) -> torch.Tensor:

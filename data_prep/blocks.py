@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from entities_mtsbert import bio_labels, spans_to_tags, vote, without_article_and_possessive
+from entities_mtsbert import bio_labels, spans_to_tags
 
 from .cleaning import clean
 from .headlines import Truecaser
 from .labelling import EntityLabeller, LabelledText
+from .spans import vote, without_article_and_possessive
 
 
 ROWS_PER_BLOCK = 64

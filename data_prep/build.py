@@ -66,7 +66,7 @@ def build_dataset(
     Args:
         source (`str`, *optional*, defaults to `"fancyzhx/ag_news"`): See [`~data_prep.sources.open_source`].
         spacy_model (`str` or list of `str`, *optional*, defaults to `"en_core_web_sm"`): The spaCy pipeline that
-            labels entities. If there are several, they vote (see [`~entities_mtsbert.vote`]); where they do not
+            labels entities. If there are several, they vote (see [`~data_prep.spans.vote`]); where they do not
             agree, the entity has no label.
         output (`str` or `Path`): The folder to write.
         engine (`str`, *optional*, defaults to `"local"`): `"local"`, or `"ray"` for a Ray cluster (see

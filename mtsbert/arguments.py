@@ -167,6 +167,13 @@ class MTLTrainingArguments(TrainingArguments):
             "load_best_model_at_end."
         },
     )
+    calibration: bool = field(
+        default=True,
+        metadata={
+            "help": "After training, fit on the validation split what makes scores probabilities of being right (a "
+            "temperature for each task on labels, Platt scaling for entities), and keep it in the config."
+        },
+    )
     freeze_encoder: bool = field(
         default=False, metadata={"help": "Train only the heads. The encoder stays exactly the same, bit for bit."}
     )

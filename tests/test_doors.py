@@ -15,6 +15,7 @@ from pipeline_mtsbert import MTSBertPipeline
 
 
 CODE_FILES = [
+    "answers_mtsbert.py",
     "configuration_mtsbert.py",
     "entities_mtsbert.py",
     "heads_mtsbert.py",

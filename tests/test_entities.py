@@ -7,18 +7,19 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_prep.spans import vote, without_article_and_possessive
 from entities_mtsbert import (
     IGNORE_INDEX,
     bio_labels,
     check_bio_labels,
     check_spans,
     decode_tags,
+    entity_scores,
     entity_types,
     spans_to_tags,
     tags_to_spans,
     visible_offsets,
-    vote,
-    without_article_and_possessive,
+    without_doubtful,
 )
 from mtsbert.formats.tag_schemes import join_words
 
@@ -311,9 +312,21 @@ def test_entities_that_are_less_likely_than_asked_become_outside():
     order = [1, 2, 0, 3]  # a GPE of two positions, probable at 0.7 on average; nothing; an ORG, probable at 0.6
     scores = torch.tensor([[likely[key] for key in order], [likely[0]] * 4]).log()
     mask = torch.ones(2, 4)
-    found = {score: decode_tags(scores, mask, LABELS, min_score=score)[0].tolist() for score in (0, 0.5, 0.65, 0.75)}
+    tags = decode_tags(scores, mask, LABELS)
+
+    def sure(**settings):
+        settings = {"labels": LABELS, **settings}
+        return without_doubtful(tags, entity_scores(tags, scores, settings), settings).tolist()
+
+    found = {score: sure(min_score=score)[0] for score in (0, 0.5, 0.65, 0.75)}
     assert found == {0: [1, 2, 0, 3], 0.5: [1, 2, 0, 3], 0.65: [1, 2, 0, 0], 0.75: [0, 0, 0, 0]}
-    assert decode_tags(scores, mask, LABELS, min_score=0.65)[1].tolist() == [0, 0, 0, 0]
+    assert sure(min_score=0.65)[1] == [0, 0, 0, 0]
+    assert sure(min_score=0.65, thresholds={"ORG": 0.5})[0] == [1, 2, 0, 3]
+    assert sure(thresholds={"GPE": 0.75, "ORG": 0.5})[0] == [0, 0, 0, 3]
+    # Platt scaling by hand: the logit of 0.7 is 0.847, and 2 * 0.847 - 1 the logit of 0.668
+    scores_of = entity_scores(tags, scores, {"labels": LABELS, "platt": [2.0, -1.0]})
+    assert scores_of[0].tolist() == pytest.approx([0.6670, 0.6670, 0.0, 0.4529], abs=1e-4)
+    assert sure(min_score=0.66, platt=[2.0, -1.0])[0] == [1, 2, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_a_long_text_does_not_stretch_the_short_ones_beside_it(pipeline, monkeyp
     scores = [torch.zeros(length, 3).log_softmax(dim=-1) for length in lengths]
     texts = ["a" * length for length in lengths]
     offsets = [[(place, place + 1) for place in range(length)] for length in lengths]
-    found = entities_mtsbert.entities_of(texts, offsets, scores, ["O", "B-X", "I-X"])
+    found = entities_mtsbert.entities_of(texts, offsets, scores, {"labels": ["O", "B-X", "I-X"]})
     assert len(found) == len(texts)
     assert sum(rows for rows, _ in shapes) == len(texts)
     assert all(rows * places <= PLACES_PER_DECODING or rows == 1 for rows, places in shapes)

@@ -139,7 +139,7 @@ def test_what_goes_wrong_in_a_pass_is_raised(pipeline, monkeypatch):
 def test_entities_of_a_text_by_hand():
     labels = ["O", "B-GPE", "I-GPE"]
     probabilities = torch.tensor([[0.1, 0.8, 0.1], [0.3, 0.1, 0.6], [0.9, 0.05, 0.05]])
-    (found,) = entities_of(["New York won"], [[(0, 3), (4, 8), (9, 12)]], [probabilities.log()], labels)
+    (found,) = entities_of(["New York won"], [[(0, 3), (4, 8), (9, 12)]], [probabilities.log()], {"labels": labels})
     assert found == [{"label": "GPE", "start": 0, "end": 8, "text": "New York", "score": pytest.approx(0.7)}]
 
 

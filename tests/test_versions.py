@@ -15,7 +15,14 @@ from pipeline_mtsbert import BROKEN_TOKENIZERS
 
 
 LOWEST = ("transformers", "datasets", "huggingface_hub")  # what `make test-lowest` installs the lowest versions of
-MODULES = ["configuration_mtsbert", "modeling_mtsbert", "entities_mtsbert", "heads_mtsbert", "pipeline_mtsbert"]
+MODULES = [
+    "answers_mtsbert",
+    "configuration_mtsbert",
+    "modeling_mtsbert",
+    "entities_mtsbert",
+    "heads_mtsbert",
+    "pipeline_mtsbert",
+]
 TRIES = 3
 
 # Hides every package from the imports but torch, transformers, and what these two require.

@@ -23,7 +23,7 @@ from mtsbert.settings import import_extra
 
 
 SDK_VERSION = "6.31.0"  # the version of gradio that a Space installs
-PAGE_FILE = Path(__file__).with_name("demo_app.py")
+PAGE_FILE = Path(__file__).parents[1] / "page" / "app.py"
 MODEL_LINE, REVISION_LINE = 'MODEL = "you/model"', "REVISION = None"  # in PAGE_FILE
 
 
@@ -48,7 +48,7 @@ def serve(model_name_or_path: str, *, host: str, port: int | None, revision: str
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     import_extra("gradio", extra="demo")
-    from mtsbert.commands.demo_app import LOOK, build_page
+    from mtsbert.page.app import LOOK, build_page
 
     page = build_page(load_pipeline(model_name_or_path, revision=revision), title_of(model_name_or_path))
     try:

@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from entities_mtsbert import vote
 from mtsbert.commands.evaluate_entities import Finder, load_finder
 from mtsbert.data.gold import ENTITIES
 from mtsbert.data.sources import TEXT
 from mtsbert.formats.files import read_file
 from mtsbert.machine import add_precision_option
+from mtsbert.preparation import data_prep
 from mtsbert.results.unfinished import new_folder
 
 
@@ -50,7 +50,7 @@ def agree(given: Sequence[dict], found: Sequence[dict]) -> tuple[list[dict], Agr
     merged), with their counts. A given span without a label stays without one.
     """
     marks = [{(span["start"], span["end"], span["label"]) for span in spans} for spans in (given, found)]
-    spans = vote([given, found])
+    spans = data_prep("spans").vote([given, found])
     counts = Agreement(
         given=len(marks[0]),
         agreed=len(marks[0] & marks[1]),

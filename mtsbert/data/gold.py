@@ -10,11 +10,11 @@ from pathlib import Path
 from datasets import DatasetDict
 
 from configuration_mtsbert import TOKEN_CLASSIFICATION
-from entities_mtsbert import without_article_and_possessive
 from mtsbert.data.examples import read_examples
 from mtsbert.data.sources import TEXT, SourceDataset
 from mtsbert.formats.files import read_file
 from mtsbert.formats.options import TAGS, WORDS
+from mtsbert.preparation import data_prep
 
 
 Mark = tuple[int, int, str]
@@ -125,7 +125,7 @@ def marks_of(entities: Iterable[dict], text: str, mapping: dict[str, str], *, no
         if entity["label"] in mapping:
             start, end = entity["start"], entity["end"]
             if normalize:
-                start, end = without_article_and_possessive(text, start, end)
+                start, end = data_prep("spans").without_article_and_possessive(text, start, end)
             if start < end:
                 marks.add((start, end, mapping[entity["label"]]))
     return marks

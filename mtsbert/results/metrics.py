@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import EvalPrediction
 
+from answers_mtsbert import MULTI_LABEL_THRESHOLD, probabilities_of
 from configuration_mtsbert import (
     COSINE_TYPES,
     DEFAULT_SCALE,
@@ -20,7 +21,7 @@ from configuration_mtsbert import (
     SEQUENCE_CLASSIFICATION,
     TOKEN_CLASSIFICATION,
 )
-from entities_mtsbert import decode_tags, entity_types
+from entities_mtsbert import decode_tags, entity_scores, entity_types, without_doubtful
 from heads_mtsbert import compares_pairs, cosent_loss, is_labelled, item_losses
 from mtsbert.network.embedding_targets import EMBEDDING
 from mtsbert.results.embedding_scores import embedding_metrics
@@ -158,8 +159,14 @@ def answers(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
     if task["type"] in COSINE_TYPES:
         return logits
     if task["type"] == TOKEN_CLASSIFICATION:
-        return decode_tags(logits, is_labelled(labels), task["labels"], min_score=task.get("min_score", 0.0))
-    return (logits > 0).long() if task.get("multi_label") else logits.argmax(dim=-1)
+        tags = decode_tags(logits, is_labelled(labels), task["labels"])
+        if not task.get("thresholds") and not task.get("min_score"):
+            return tags
+        return without_doubtful(tags, entity_scores(tags, logits, task), task)
+    if not task.get("multi_label"):
+        return logits.argmax(dim=-1)
+    cuts = [task.get("thresholds", {}).get(label, MULTI_LABEL_THRESHOLD) for label in task["labels"]]
+    return (probabilities_of(task, logits) > torch.tensor(cuts, device=logits.device)).long()
 
 
 def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[str, float]]:
@@ -246,13 +253,20 @@ class AnswerMetrics:
         self.has_more = self.keeps_logits = compute_more is not None
 
     @contextmanager
-    def keeping_logits(self) -> Iterator[None]:
-        """Temporarily keeps logits as well. This takes memory: `(N, T, K)` numbers for a token task."""
-        before, self.keeps_logits = self.keeps_logits, True
+    def keeping_logits(self, *, alone: bool = False) -> Iterator[None]:
+        """
+        Temporarily keeps logits as well. This takes memory: `(N, T, K)` numbers for a token task. `alone` leaves out
+        what the user's functions make of them.
+        """
+        before = {name: getattr(self, name) for name in ("keeps_logits", "_compute_more", "_preprocess")}
+        self.keeps_logits = True
+        if alone:
+            self._compute_more = self._preprocess = None
         try:
             yield
         finally:
-            self.keeps_logits = before
+            for name, value in before.items():
+                setattr(self, name, value)
 
     def reduce(self, logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, Any]:
         embeddings = logits.pop(EMBEDDING, None)

@@ -16,7 +16,9 @@ from transformers import Trainer
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from configuration_mtsbert import (
+    CALIBRATIONS,
     COSENT,
+    COSINE_TYPES,
     PAIR_CLASSIFICATION,
     PAIR_RANKING,
     PAIR_SIMILARITY,
@@ -273,6 +275,8 @@ class ModelCard:
             )
         if (moved := self._embedding()) is not None:
             told.append(moved)
+        if calibration := self._calibration():
+            told.append(calibration)
         if self.trainer.args.load_best_model_at_end and "eval" in self.evaluations:
             told.append("The checkpoint was chosen on the validation split, whose figures flatter it for that reason.")
         for task, path in self.plots.items():
@@ -297,6 +301,25 @@ class ModelCard:
             f"This embedding has moved from that of {name}: on validation texts, {found}. An index built with "
             "that model must be built anew, and similarities mean something else."
         )
+
+    def _calibration(self) -> str:
+        """Says which scores can be read as probabilities of being right."""
+        fits = self.trainer.calibration
+        raw = [
+            task
+            for task, settings in self.tasks.items()
+            if settings["type"] not in COSINE_TYPES and not any(key in settings for key in CALIBRATIONS)
+        ]
+        told = [
+            f"Scores of **{escape(task)}** are calibrated on {fit.num_items:,} answers on validation texts: a score "
+            f"is the probability of being right. Expected calibration error there: {fit.error_before:.3f} before, "
+            f"{fit.error_after:.3f} after."
+            for task, fit in fits.items()
+        ]
+        if raw:
+            names = ", ".join(f"**{escape(task)}**" for task in raw)
+            told.append(f"Scores of {names} are not calibrated: they order answers, and are no probabilities.")
+        return " ".join(told)
 
     def _use(self) -> str:
         is_saved = any((self.folder / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))

@@ -1,5 +1,6 @@
 """Evaluates all tasks: exact losses, the metrics of each task and of the user, and logits if requested."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,12 +11,20 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
+from configuration_mtsbert import CALIBRATIONS
+from mtsbert.calibration.fitting import Fit, fit
 from mtsbert.data.features import num_labelled_rows
 from mtsbert.data.labels import METRIC_NAMES
 from mtsbert.network.embedding_targets import EMBEDDING, EmbeddingTargets, TargetCollator
 from mtsbert.results.metrics import ANSWERS, COMPOSITE, LOGITS, AnswerMetrics, Evaluation, count_answers
 from mtsbert.training.batches import BatchingTrainer
 from mtsbert.training.nonfinite import numbered
+
+
+MOST_ROWS = 5_000  # of the validation split, by which scores are calibrated: their logits are kept in memory
+CALIBRATION = "calibration"  # prefix of the metrics of that pass
+
+logger = logging.getLogger(__name__)
 
 
 class EvaluatingTrainer(BatchingTrainer):
@@ -39,6 +48,7 @@ class EvaluatingTrainer(BatchingTrainer):
     ):
         self.evaluations: dict[str, Evaluation] = {}  # prefix of the metrics → the last evaluation
         self._evaluations_of_steps: dict[int, Evaluation] = {}
+        self.calibration: dict[str, Fit] = {}  # by task, what the scores of this run's model were calibrated with
         self.eval_targets: EmbeddingTargets | None = None  # the initial embeddings of the validation texts
         self.answer_metrics = AnswerMetrics(self.tasks, compute_metrics, preprocess_logits_for_metrics)
         super().__init__(
@@ -51,6 +61,13 @@ class EvaluatingTrainer(BatchingTrainer):
     def train(self, *args, **kwargs):
         self._check_best_metric()
         self._evaluations_of_steps.clear()
+        self._forget_calibration()
+        tuned = [task for task, settings in self.tasks.items() if settings.get("thresholds")]
+        if tuned and self.provenance.is_continued:
+            logger.warning(
+                f"The thresholds of {tuned} were tuned for the scores of the model that this run goes on from. They "
+                "are kept; tune them again after it (`mtsbert tune-thresholds`)."
+            )
         can_differ = self.reference is not None or not self.args.freeze_encoder
         if self.eval_targets is None and isinstance(self.eval_dataset, Dataset) and can_differ:
             self.eval_targets = self.targets_of(self.eval_dataset)  # before a checkpoint changes the weights
@@ -59,7 +76,54 @@ class EvaluatingTrainer(BatchingTrainer):
             self.evaluations.pop("eval", None)  # it belongs to the last weights, which have been replaced
             if self.state.best_global_step in self._evaluations_of_steps:
                 self.evaluations["eval"] = self._evaluations_of_steps[self.state.best_global_step]
+        if self.args.calibration and isinstance(self.eval_dataset, Dataset) and self.hp_search_backend is None:
+            self.calibrate()
         return output
+
+    def _task_settings(self) -> list[dict[str, dict]]:
+        """The settings of the tasks, wherever they are kept."""
+        return [self.tasks] if self.model is None else [self.tasks, self.model.config.tasks]
+
+    def _forget_calibration(self) -> None:
+        """What was fitted to other weights."""
+        self.calibration = {}
+        for tasks in self._task_settings():
+            for settings in tasks.values():
+                for key in CALIBRATIONS:
+                    settings.pop(key, None)
+
+    def calibrate(self, rows: Dataset | Mapping[str, Dataset] | None = None) -> dict[str, Fit]:
+        """
+        Fits what turns scores into probabilities of being right, and puts it into the config of the model: a
+        `temperature` for every task on labels (arXiv 1706.04599), and `platt` for the scores of entities. `train` does
+        this at its end if there is an `eval_dataset`, unless `calibration` is off.
+
+        Args:
+            rows (`Dataset` or `dict[str, Dataset]`, *optional*, defaults to `eval_dataset`):
+                Labelled rows that the model was not trained on. Of more than 5,000, so many are drawn.
+
+        Returns:
+            By task, what was fitted. Tasks with fewer than 200 labelled texts, or entities found, stay as they are.
+        """
+        self._forget_calibration()
+        rows = self.eval_dataset if rows is None else self.features_of(rows, "validation", "rows")
+        if len(rows) > MOST_ROWS:
+            rows = rows.shuffle(seed=self.args.seed).select(range(MOST_ROWS))
+        with self.answer_metrics.keeping_logits(alone=True):
+            output = super().predict(rows, metric_key_prefix=CALIBRATION)
+        self.evaluations.pop(CALIBRATION, None)
+        for task, logits in output.predictions.items():
+            labels = torch.from_numpy(output.label_ids[task])
+            found = fit(self.tasks[task], torch.from_numpy(logits), labels) if task in self.tasks else None
+            if found is not None:
+                self.calibration[task] = found
+                for tasks in self._task_settings():
+                    tasks[task].update(found.settings)
+                logger.info(
+                    f"The scores of {task!r} are calibrated on {found.num_items:,} answers: expected calibration "
+                    f"error {found.error_before:.3f} before, {found.error_after:.3f} after."
+                )
+        return self.calibration
 
     def _check_best_metric(self) -> None:
         """Raises `ValueError` if `metric_for_best_model` is none of the metrics that an evaluation will have."""

@@ -69,7 +69,7 @@ def ask(checkpoint):
 def app():
     """The module of the page. Its imports warn of things that are upstream's."""
     pytest.importorskip("gradio", reason="gradio is not installed (requirements-demo.txt)")
-    return importlib.import_module("mtsbert.commands.demo_app")
+    return importlib.import_module("mtsbert.page.app")
 
 
 @contextmanager
@@ -205,7 +205,7 @@ def test_a_port_that_is_taken_ends_the_command_with_one_line(app, checkpoint, ro
 def test_a_space_has_the_page_itself_with_the_model_named(checkpoint, root, tmp_path, capsys):
     main(["--model", str(checkpoint), "--app", str(tmp_path / "space")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["space"]
-    page = (root / "mtsbert" / "commands" / "demo_app.py").read_text(encoding="utf-8").splitlines()
+    page = (root / "mtsbert" / "page" / "app.py").read_text(encoding="utf-8").splitlines()
     written = (tmp_path / "space" / "app.py").read_text(encoding="utf-8").splitlines()
     (change,) = [pair for pair in zip(page, written, strict=True) if pair[0] != pair[1]]
     assert change[1].partition("  #")[0] == f"MODEL = {str(checkpoint)!r}"

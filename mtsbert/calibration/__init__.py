@@ -1,0 +1,1 @@
+"""Makes scores mean what they say: calibration, and the thresholds that reach a precision."""

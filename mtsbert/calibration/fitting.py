@@ -1,0 +1,146 @@
+"""Fits what turns scores into probabilities, and measures how far they are from it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from sklearn.linear_model import LogisticRegression
+
+from answers_mtsbert import probabilities_of
+from configuration_mtsbert import CALIBRATIONS, COSINE_TYPES, TOKEN_CLASSIFICATION
+from entities_mtsbert import EPSILON, IGNORE_INDEX, OUTSIDE, decode_tags, entity_scores
+from heads_mtsbert import is_labelled
+
+
+LEAST_ITEMS = 200  # labelled texts, or entities found, below which nothing is fitted
+NUM_BINS = 15  # as in arXiv 1706.04599
+ROWS_AT_ONCE = 256
+LOG_TEMPERATURES = (-3.0, 3.0)
+
+
+@dataclass
+class Fit:
+    """The calibration of a task."""
+
+    settings: dict
+    """What is added to the settings of the task: `temperature`, or `platt`."""
+    num_items: int
+    """Labelled texts (of a multi-label task, times labels), or entities found."""
+    error_before: float
+    error_after: float
+    """Expected calibration error on the rows that it was fitted on."""
+
+
+def expected_calibration_error(scores: np.ndarray, is_right: np.ndarray, num_bins: int = NUM_BINS) -> float:
+    """
+    The mean distance of scores from the share of right answers, in bins of equal width (arXiv 1706.04599).
+
+    Args:
+        scores (`np.ndarray` of shape `(N,)`): Scores of answers, in [0, 1].
+        is_right (`np.ndarray` of shape `(N,)`): Whether they are right.
+    """
+    bins = np.minimum((scores * num_bins).astype(int), num_bins - 1)
+    sizes = np.bincount(bins, minlength=num_bins)
+    gaps = np.bincount(bins, weights=scores - is_right, minlength=num_bins)
+    return float(np.abs(gaps[sizes > 0]).sum() / len(scores))
+
+
+def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | None:
+    """
+    Fits the calibration of a task on the logits of texts that it was not trained on.
+
+    Args:
+        settings (`dict`): Settings of the task. A calibration that it already has is ignored.
+        logits (`torch.Tensor` of shape `(N, C)` or `(N, T, K)`): Of a sequence, pair or token classification.
+        labels (`torch.Tensor` of shape `(N,)`, `(N, C)` or `(N, T)`): As the model takes them.
+
+    Returns:
+        [`Fit`], or None if there is nothing to calibrate (cosines), or there are too few labels.
+    """
+    settings = {key: value for key, value in settings.items() if key not in CALIBRATIONS}
+    if settings["type"] in COSINE_TYPES:
+        return None
+    if settings["type"] == TOKEN_CLASSIFICATION:
+        return _fit_entities(settings, *scored_entities(settings, logits, labels))
+    rows = is_labelled(labels).reshape(len(labels), -1).all(dim=1)
+    logits, labels = logits[rows].double(), labels[rows]
+    if len(logits) < LEAST_ITEMS:
+        return None
+
+    def loss(log_temperature: float) -> float:
+        found = probabilities_of({**settings, "temperature": float(np.exp(log_temperature))}, logits).double()
+        if settings.get("multi_label"):
+            right = torch.where(labels.bool(), found, 1.0 - found)
+        else:
+            right = found.gather(1, labels.unsqueeze(1))
+        return -right.clamp(min=EPSILON).log().mean().item()
+
+    best = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded")
+    fitted = {"temperature": round(float(np.exp(best.x)), 6)}
+    before, after = (scored_labels(settings | more, logits, labels) for more in ({}, fitted))
+    return _kept(fitted, lambda scored: expected_calibration_error(*scored), before, after)
+
+
+def _fit_entities(settings: dict, scores: np.ndarray, is_right: np.ndarray) -> Fit | None:
+    if len(scores) < LEAST_ITEMS or is_right.all() or not is_right.any():
+        return None
+    logits = torch.from_numpy(scores).logit(eps=EPSILON).numpy()
+    model = LogisticRegression(C=np.inf).fit(logits[:, None], is_right)
+    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
+    if slope <= 0:  # surer where it is wrong: no scale helps
+        return None
+    fitted = {"platt": [round(slope, 6), round(intercept, 6)]}
+    after = 1.0 / (1.0 + np.exp(-(slope * logits + intercept)))
+    return _kept(fitted, lambda scored: expected_calibration_error(*scored), (scores, is_right), (after, is_right))
+
+
+def _kept(fitted: dict, error_of: Callable, before: tuple, after: tuple) -> Fit:
+    return Fit(fitted, len(before[0]), error_of(before), error_of(after))
+
+
+def scored_labels(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The score of the likeliest label of every text, and whether it is right; of a multi-label task, the score of every
+    label, and whether the text has it.
+    """
+    found = probabilities_of(settings, logits)
+    if settings.get("multi_label"):
+        return found.flatten().numpy(), labels.flatten().bool().numpy()
+    scores, best = found.max(dim=-1)
+    return scores.numpy(), (best == labels).numpy()
+
+
+def scored_entities(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """
+    The score of every entity that is found, and whether type and borders are right.
+
+    Args:
+        settings (`dict`): Settings of the token task.
+        logits (`torch.Tensor` of shape `(N, T, K)`): Of the tags.
+        labels (`torch.Tensor` of shape `(N, T)`): Ids of the right tags, `IGNORE_INDEX` where they are not known.
+    """
+    names = settings["labels"]
+    inner = torch.tensor([tag.startswith("I-") for tag in names])
+    begins = torch.tensor([tag.startswith("B-") for tag in names])
+    scores, is_right = [], []
+    for first in range(0, len(logits), ROWS_AT_ONCE):
+        given = labels[first : first + ROWS_AT_ONCE]
+        block = logits[first : first + ROWS_AT_ONCE].float()
+        tags = decode_tags(block, is_labelled(given), names)
+        found = entity_scores(tags, block, settings)
+        given = given.where(given != IGNORE_INDEX, names.index(OUTSIDE))
+        # An entity is right if all its tags are, and neither it nor the right one goes on after them.
+        wrong = (tags != given).long()
+        starts = begins[tags]
+        number = starts.cumsum(dim=1) * (tags != names.index(OUTSIDE))
+        mistakes = torch.zeros(len(tags), tags.shape[1] + 1, dtype=torch.long).scatter_add(1, number, wrong)
+        follows = torch.nn.functional.pad(inner[given][:, 1:], (0, 1))  # the right entity goes on at the next position
+        ends = torch.nn.functional.pad(number[:, 1:], (0, 1)) != number
+        mistakes.scatter_add_(1, number, (ends & follows).long())
+        scores.append(found[starts])
+        is_right.append(mistakes.gather(1, number)[starts] == 0)
+    if not scores:
+        return np.zeros(0), np.zeros(0, dtype=bool)
+    return torch.cat(scores).numpy(), torch.cat(is_right).numpy()

@@ -1,0 +1,1 @@
+"""The page of `mtsbert demo`, which runs without the rest of the project as well."""

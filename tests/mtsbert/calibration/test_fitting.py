@@ -1,0 +1,128 @@
+"""Tests what turns scores into probabilities, on answers whose probabilities are known."""
+
+import numpy as np
+import pytest
+import torch
+
+from answers_mtsbert import calibrated, probabilities_of
+from entities_mtsbert import IGNORE_INDEX, bio_labels
+from mtsbert.calibration.fitting import expected_calibration_error, fit, scored_entities, scored_labels
+
+
+TOPIC = {"type": "sequence_classification", "labels": ["a", "b", "c"]}
+MANY = {"type": "sequence_classification", "labels": ["a", "b"], "multi_label": True}
+NER = {"type": "token_classification", "labels": bio_labels(["GPE", "ORG"])}  # O, B-GPE, I-GPE, B-ORG, I-ORG
+
+
+def drawn(num_rows: int, num_classes: int, *, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits, and labels that are drawn with exactly their probabilities."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2.0 * torch.randn(num_rows, num_classes, generator=generator)
+    return logits, torch.multinomial(logits.softmax(dim=-1), 1, generator=generator).squeeze(1)
+
+
+def test_the_error_by_hand():
+    scores = np.array([0.9, 0.9, 0.9, 0.9, 0.3, 0.3])  # 3 of 4 are right where 3.6 should be, and 1 of 2 for 0.6
+    is_right = np.array([True, True, True, False, True, False])
+    assert expected_calibration_error(scores, is_right) == pytest.approx((0.6 + 0.4) / 6)
+    assert expected_calibration_error(np.array([1.0]), np.array([True])) == 0.0
+
+
+def test_a_temperature_is_found_again():
+    logits, labels = drawn(20_000, 3)
+    found = fit(TOPIC, 3.0 * logits, labels)
+    assert found.settings["temperature"] == pytest.approx(3.0, rel=0.05)
+    assert found.num_items == 20_000
+    assert found.error_before > 0.1
+    assert found.error_after < 0.01
+
+
+def test_label_smoothing_is_undone_before_the_temperature():
+    """What a network learns that is trained with smoothing, as its best: (1 - e) p + e / C."""
+    logits, labels = drawn(20_000, 3)
+    smooth = {**TOPIC, "label_smoothing": 0.2}
+    learned = (0.8 * logits.softmax(dim=-1) + 0.2 / 3).log()
+    found = fit(smooth, learned, labels)
+    assert found.settings["temperature"] == pytest.approx(1.0, abs=0.05)
+    assert found.error_after < 0.01
+    assert fit(TOPIC, learned, labels).error_after > found.error_after  # a temperature alone does not do it
+    again = probabilities_of({**smooth, "temperature": 1.0}, learned)
+    sure = learned.exp().amin(dim=-1) > 0.2 / 3 + 0.01
+    assert torch.allclose(again[sure], logits.softmax(dim=-1)[sure], atol=0.01)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("settings", [TOPIC, MANY])
+def test_calibration_keeps_the_order_of_the_classes(settings, smoothing):
+    settings = {**settings, "label_smoothing": smoothing}
+    logits, _ = drawn(500, len(settings["labels"]))
+    after = calibrated({**settings, "temperature": 1.7}, 10.0 * logits)
+    assert torch.equal(logits.argsort(dim=-1), after.argsort(dim=-1))
+    assert after.isfinite().all()
+
+
+def test_labels_of_a_multi_label_task_are_calibrated_one_by_one():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2.0 * torch.randn(10_000, 2, generator=generator)
+    labels = torch.bernoulli(logits.sigmoid(), generator=generator).long()
+    learned = torch.logit(0.8 * (logits / 2.0).sigmoid() + 0.1)  # half as sure, and smoothed
+    found = fit({**MANY, "label_smoothing": 0.2}, learned, labels)
+    assert found.settings["temperature"] == pytest.approx(0.5, rel=0.05)
+    assert found.num_items == 20_000
+    assert found.error_after < 0.01
+
+
+def test_entities_are_right_if_type_and_borders_are():
+    tags = [  # predicted, and right
+        ([1, 2, 0, 3], [1, 2, 0, 3]),  # both right
+        ([1, 0, 0, 3], [1, 2, 0, 4]),  # too short; `I-ORG` where `B-ORG` was found
+        ([1, 2, 0, 3], [1, 0, 0, 1]),  # too long; another type
+        ([0, 1, 1, 0], [1, 2, 1, 0]),  # begins too late; right
+    ]
+    predicted, right = (torch.tensor(column) for column in zip(*tags, strict=True))
+    logits = 3.0 * torch.nn.functional.one_hot(predicted, 5).float()
+    scores, is_right = scored_entities(NER, logits, right)
+    assert is_right.tolist() == [True, True, False, False, False, False, False, True]
+    assert scores == pytest.approx(logits[0, 0].softmax(dim=-1).max().item())
+
+
+def test_what_is_not_labelled_is_no_entity():
+    right = torch.tensor([[IGNORE_INDEX, 1, IGNORE_INDEX]])
+    logits = 3.0 * torch.nn.functional.one_hot(torch.tensor([[1, 1, 1]]), 5).float()
+    assert [part.tolist() for part in scored_entities(NER, logits, right)][1] == [True]
+
+
+def entities(num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """One-token entities whose scores are too high: right with p where the score is sqrt(p)."""
+    generator = torch.Generator().manual_seed(0)
+    p = 0.3 + 0.69 * torch.rand(num_rows, generator=generator)
+    score = p.sqrt()
+    logits = torch.stack([score, *[(1 - score) / 4] * 4], dim=-1)[:, [1, 0, 2, 3, 4]].log().unsqueeze(1)
+    is_right = torch.rand(num_rows, generator=generator) < p
+    return logits, torch.where(is_right, 1, 3).unsqueeze(1)
+
+
+def test_the_scores_of_entities_are_fitted_to_how_often_they_are_right():
+    found = fit(NER, *entities(20_000))
+    assert list(found.settings) == ["platt"]
+    assert found.error_before > 0.1
+    assert found.error_after < 0.02
+    scores, is_right = scored_entities({**NER, **found.settings}, *entities(20_000))
+    assert expected_calibration_error(scores, is_right) == pytest.approx(found.error_after, abs=1e-4)
+
+
+def test_nothing_is_fitted_to_a_few_answers_or_to_cosines():
+    logits, labels = drawn(300, 3)
+    assert fit(TOPIC, logits[:199], labels[:199]) is None
+    labels[150:] = IGNORE_INDEX
+    assert fit(TOPIC, logits, labels) is None
+    assert fit(NER, *(part[:150] for part in entities(300))) is None
+    assert fit({"type": "pair_similarity", "score_range": [0, 5]}, logits[:, 0], logits[:, 0]) is None
+    right = torch.ones(300, 1, dtype=torch.long)
+    assert fit(NER, entities(300)[0], right) is None  # all are right: any scale would do
+
+
+def test_a_calibration_that_is_there_is_replaced():
+    logits, labels = drawn(2_000, 3)
+    assert fit({**TOPIC, "temperature": 9.0}, logits, labels).settings == fit(TOPIC, logits, labels).settings
+    assert len(scored_labels(TOPIC, logits, labels)[0]) == 2_000

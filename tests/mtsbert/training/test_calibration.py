@@ -1,0 +1,98 @@
+"""Tests that training ends with calibrated scores, and that they are those of the weights that are saved."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+from datasets import concatenate_datasets
+from transformers import TrainerCallback
+
+from modeling_mtsbert import MTSBertModel
+from mtsbert.calibration.fitting import expected_calibration_error
+
+
+@pytest.fixture
+def many(features):
+    return concatenate_datasets([features] * 60)
+
+
+def test_a_trained_model_has_calibrated_scores(trainer_of, model, many, tmp_path, caplog):
+    trainer = trainer_of(of=model, eval_dataset=many, num_train_epochs=6)
+    with caplog.at_level(logging.INFO):
+        trainer.train()
+    assert trainer.calibration["topic"].num_items == 420  # one row of eight has no topic
+    assert "The scores of 'topic' are calibrated on 420 answers: expected calibration error" in caplog.text
+    trainer.save_model(str(tmp_path / "saved"))
+    saved = json.loads((tmp_path / "saved" / "config.json").read_text())["tasks"]
+    assert saved["topic"]["temperature"] == trainer.calibration["topic"].settings["temperature"]
+    again = MTSBertModel.from_pretrained(tmp_path / "saved").eval()
+    logits = trainer.predict(many).predictions["topic"]
+    labels = np.array(many["topic"])
+    rows = labels >= 0
+    found = torch.from_numpy(logits[rows] / again.config.tasks["topic"]["temperature"]).softmax(dim=-1)
+    scores, best = found.max(dim=-1)
+    error = expected_calibration_error(scores.numpy(), best.numpy() == labels[rows])
+    assert error == pytest.approx(trainer.calibration["topic"].error_after, abs=1e-3)
+    assert "calibration" not in trainer.evaluations
+    assert not any(key.startswith("calibration") for line in trainer.state.log_history for key in line)
+
+
+def test_training_again_forgets_the_old_calibration_first(trainer_of, model, many):
+    trainer = trainer_of(of=model, eval_dataset=many, num_train_epochs=2)
+    trainer.train()
+    assert model.config.calibration
+    seen = []
+    trainer.add_callback(_AtBegin(lambda: seen.append(model.config.calibration)))
+    trainer.train()
+    assert seen == [False]
+    assert model.config.calibration
+
+
+def test_a_few_rows_or_the_flag_leave_scores_as_they_are(trainer_of, model, features, many):
+    trainer_of(of=model, eval_dataset=features).train()
+    assert not model.config.calibration
+    trainer_of(of=model, eval_dataset=many, calibration=False).train()
+    assert not model.config.calibration
+    trainer = trainer_of(of=model)
+    trainer.train()
+    assert not model.config.calibration
+    assert set(trainer.calibrate(many)) == {"topic"} | set(trainer.calibration)
+    assert model.config.calibration
+
+
+def test_two_models_of_the_same_tasks_do_not_share_a_calibration(trainer_of, encoder_folder, tasks, many):
+    one, other = (MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks) for _ in range(2))
+    trainer_of(of=one, eval_dataset=many).train()
+    assert one.config.calibration
+    assert not other.config.calibration
+    assert "temperature" not in tasks["topic"]
+
+
+def test_the_users_metrics_are_not_asked_about_the_rows_of_the_calibration(trainer_of, model, many):
+    trainer = trainer_of(of=model, eval_dataset=many)
+    asked = []
+    trainer.answer_metrics._preprocess = lambda logits, labels: asked.append(1) or logits["topic"]
+    trainer.calibrate()
+    assert asked == []
+    assert trainer.answer_metrics._preprocess is not None
+
+
+def test_thresholds_of_another_model_are_kept_and_told(trainer_of, model, many, tmp_path, caplog):
+    model.config.tasks["topic"]["thresholds"] = {"Sports": 0.9}
+    model.save_pretrained(tmp_path / "first")
+    again = MTSBertModel.from_pretrained(tmp_path / "first")
+    trainer_of(of=again).train()
+    assert (
+        "The thresholds of ['topic'] were tuned for the scores of the model that this run goes on from" in caplog.text
+    )
+    assert again.config.tasks["topic"]["thresholds"] == {"Sports": 0.9}
+
+
+class _AtBegin(TrainerCallback):
+    def __init__(self, call):
+        self.call = call
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.call()
