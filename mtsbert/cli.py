@@ -18,6 +18,7 @@ COMMANDS = {  # command → description in the help
     "evaluate-embedding": "measure a sentence embedding by scored pairs and by retrieval",
     "relabel": "leave open the entities that a model which learned them disagrees with",
     "audit": "list the rows whose label is most likely wrong",
+    "tune-thresholds": "set how sure a checkpoint must be to answer",
     "export": "write a checkpoint as ONNX, or its encoder alone",
     "edit": "add, drop or rename the tasks and labels of a checkpoint",
     "study": "compare what freezing costs and brings on your data",

@@ -63,7 +63,7 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
     if settings["type"] in COSINE_TYPES:
         return None
     if settings["type"] == TOKEN_CLASSIFICATION:
-        return _fit_entities(settings, *scored_entities(settings, logits, labels))
+        return fit_entities(settings, *scored_entities(settings, logits, labels))
     rows = is_labelled(labels).reshape(len(labels), -1).all(dim=1)
     logits, labels = logits[rows].double(), labels[rows]
     if len(logits) < LEAST_ITEMS:
@@ -83,7 +83,7 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
     return _kept(fitted, lambda scored: expected_calibration_error(*scored), before, after)
 
 
-def _fit_entities(settings: dict, scores: np.ndarray, is_right: np.ndarray) -> Fit | None:
+def fit_entities(settings: dict, scores: np.ndarray, is_right: np.ndarray) -> Fit | None:
     if len(scores) < LEAST_ITEMS or is_right.all() or not is_right.any():
         return None
     logits = torch.from_numpy(scores).logit(eps=EPSILON).numpy()

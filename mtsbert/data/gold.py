@@ -91,15 +91,15 @@ def read_gold(path: Path, *, rows: str | None = None, tag_scheme: str = "bio") -
     return GoldFile(path, len(everything), types, texts, entities)
 
 
-def parse_map(pairs: Iterable[str]) -> dict[str, str]:
+def parse_map(pairs: Iterable[str], option: str = "--map", form: str = "TYPE=COMMON, such as GPE=LOC") -> dict:
     """Parses `["GPE=LOC", "PERSON=PER"]` into `{"GPE": "LOC", "PERSON": "PER"}`."""
     mapping: dict[str, str] = {}
     for pair in pairs:
         own, is_pair, common = pair.partition("=")
         if not (own and is_pair and common):
-            raise ValueError(f"--map {pair!r}: write TYPE=COMMON, such as GPE=LOC.")
+            raise ValueError(f"{option} {pair!r}: write {form}.")
         if mapping.setdefault(own, common) != common:
-            raise ValueError(f"--map says both {own}={mapping[own]} and {pair}.")
+            raise ValueError(f"{option} says both {own}={mapping[own]} and {pair}.")
     return mapping
 
 
