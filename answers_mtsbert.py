@@ -24,12 +24,12 @@ def calibrated(settings: dict, logits: torch.Tensor) -> torch.Tensor:
     has no `temperature`.
 
     A network that is trained with label smoothing ε learns (1 - ε) p + ε / C instead of the probabilities p. This is
-    undone first. The logarithms of the result are then divided by the temperature (arXiv 1706.04599). Neither step
-    changes the order of the classes.
+    undone first, by `smoothing`. The logarithms of the result are then divided by the temperature (arXiv 1706.04599).
+    Neither step changes the order of the classes.
     """
     if (temperature := settings.get("temperature")) is None:
         return logits
-    logits, smoothing = logits.float(), settings.get("label_smoothing", 0.0)
+    logits, smoothing = logits.float(), settings.get("smoothing", 0.0)
     if settings.get("multi_label"):  # each label is a choice between two classes
         of_two = torch.stack([logits, torch.zeros_like(logits)], dim=-1)
         yes, no = _without_smoothing(of_two, smoothing).unbind(dim=-1)

@@ -45,14 +45,14 @@ RESERVED_NAMES = (  # columns, results and parts of answers that stand beside th
 )
 _CLASSIFIER_KEYS = ("type", "labels", "hidden_size", "class_weights", "label_smoothing", "thresholds")
 TASK_KEYS = {  # type → the keys that a task of this type may have
-    SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label", "temperature"),
+    SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label", "temperature", "smoothing"),
     TOKEN_CLASSIFICATION: (*_CLASSIFIER_KEYS, "min_score", "platt"),
-    PAIR_CLASSIFICATION: (*_CLASSIFIER_KEYS, "temperature"),
+    PAIR_CLASSIFICATION: (*_CLASSIFIER_KEYS, "temperature", "smoothing"),
     PAIR_SIMILARITY: ("type", "score_range", "loss", "scale"),
     PAIR_RANKING: ("type", "scale"),
 }
 TASK_TYPES = tuple(TASK_KEYS)
-CALIBRATIONS = ("temperature", "platt")  # the keys that are fitted after training
+CALIBRATIONS = ("temperature", "smoothing", "platt")  # the keys that are fitted after training
 
 NEWS_TOPICS = ["World", "Sports", "Business", "Sci/Tech"]
 # fmt: off
@@ -123,9 +123,9 @@ def check_task_settings(name: str, task: dict) -> None:
     hidden_size = task.get("hidden_size")
     if hidden_size is not None and (not isinstance(hidden_size, int) or hidden_size < 1):
         raise ValueError(f"'hidden_size' is {hidden_size!r}; it must be a whole number of at least 1.")
-    smoothing = task.get("label_smoothing", 0.0)
-    if not isinstance(smoothing, int | float) or not 0.0 <= smoothing < 1.0:
-        raise ValueError(f"'label_smoothing' is {smoothing!r}; it must lie in [0, 1).")
+    for key in ("label_smoothing", "smoothing"):
+        if not _is_number(smoothing := task.get(key, 0.0)) or not 0.0 <= smoothing < 1.0:
+            raise ValueError(f"{key!r} is {smoothing!r}; it must lie in [0, 1).")
     min_score = task.get("min_score", 0.0)
     if not isinstance(min_score, int | float) or not 0.0 <= min_score <= 1.0:
         raise ValueError(f"'min_score' is {min_score!r}; it must lie in [0, 1].")
@@ -269,8 +269,8 @@ class MTSBertConfig(PretrainedConfig):
 
             Classification tasks need `labels` and may have `hidden_size` (the width of a hidden layer in the head),
             `class_weights` (one number per label), `label_smoothing` and `thresholds` (label or entity type → the
-            score that an answer needs). `temperature`, and `platt: [slope, intercept]` of a token task, calibrate
-            scores; training sets them. `scale` is 20 by default.
+            score that an answer needs). `temperature` and `smoothing`, or `platt: [slope, intercept]` of a token task,
+            calibrate scores; training sets them. `scale` is 20 by default.
         embedding_size (`int`, *optional*, defaults to the encoder's `hidden_size`):
             How many numbers the sentence embedding has: the first of the pooled state (Matryoshka representations,
             arXiv 2205.13147). They are scaled after that, and pair tasks compare them. Tasks on single texts see the

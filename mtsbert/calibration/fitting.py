@@ -25,7 +25,7 @@ class Fit:
     """The calibration of a task."""
 
     settings: dict
-    """What is added to the settings of the task: `temperature`, or `platt`."""
+    """What is added to the settings of the task: `temperature` and `smoothing`, or `platt`."""
     num_items: int
     """Labelled texts (of a multi-label task, times labels), or entities found."""
     error_before: float
@@ -68,9 +68,12 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
     logits, labels = logits[rows].double(), labels[rows]
     if len(logits) < LEAST_ITEMS:
         return None
+    learned = {"smoothing": settings["label_smoothing"]} if settings.get("label_smoothing") else {}
 
     def loss(log_temperature: float) -> float:
-        found = probabilities_of({**settings, "temperature": float(np.exp(log_temperature))}, logits).double()
+        found = probabilities_of(
+            {**settings, **learned, "temperature": float(np.exp(log_temperature))}, logits
+        ).double()
         if settings.get("multi_label"):
             right = torch.where(labels.bool(), found, 1.0 - found)
         else:
@@ -78,7 +81,7 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
         return -right.clamp(min=EPSILON).log().mean().item()
 
     best = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded")
-    fitted = {"temperature": round(float(np.exp(best.x)), 6)}
+    fitted = {"temperature": round(float(np.exp(best.x)), 6), **learned}
     before, after = (scored_labels(settings | more, logits, labels) for more in ({}, fitted))
     return _kept(fitted, lambda scored: expected_calibration_error(*scored), before, after)
 

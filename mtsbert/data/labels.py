@@ -61,8 +61,8 @@ def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[st
     """
     Merges the tasks of a recipe into those of the checkpoint that training continues from. A task that both have keeps
     the type, labels, score range and head of the checkpoint. What only concerns the loss (`class_weights`,
-    `label_smoothing`, `loss` and `scale`) comes from the recipe, and `min_score` does if it is set there. New tasks of
-    the recipe follow at the end.
+    `label_smoothing`, `loss` and `scale`) comes from the recipe, and `min_score` and `thresholds` do if they are set
+    there. New tasks of the recipe follow at the end.
 
     Raises:
         `ValueError`: if recipe and checkpoint contradict each other.
@@ -84,8 +84,9 @@ def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[st
             merged[name].pop(key, None)
             if key in task:
                 merged[name][key] = task[key]
-        if "min_score" in task:
-            merged[name]["min_score"] = task["min_score"]
+        for key in ("min_score", "thresholds"):
+            if key in task:
+                merged[name][key] = task[key]
     return merged
 
 

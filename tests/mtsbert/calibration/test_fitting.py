@@ -46,7 +46,8 @@ def test_label_smoothing_is_undone_before_the_temperature():
     assert found.settings["temperature"] == pytest.approx(1.0, abs=0.05)
     assert found.error_after < 0.01
     assert fit(TOPIC, learned, labels).error_after > found.error_after  # a temperature alone does not do it
-    again = probabilities_of({**smooth, "temperature": 1.0}, learned)
+    assert found.settings["smoothing"] == 0.2
+    again = probabilities_of({**TOPIC, "temperature": 1.0, "smoothing": 0.2}, learned)
     sure = learned.exp().amin(dim=-1) > 0.2 / 3 + 0.01
     assert torch.allclose(again[sure], logits.softmax(dim=-1)[sure], atol=0.01)
 
@@ -54,7 +55,7 @@ def test_label_smoothing_is_undone_before_the_temperature():
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("settings", [TOPIC, MANY])
 def test_calibration_keeps_the_order_of_the_classes(settings, smoothing):
-    settings = {**settings, "label_smoothing": smoothing}
+    settings = {**settings, "smoothing": smoothing}
     logits, _ = drawn(500, len(settings["labels"]))
     after = calibrated({**settings, "temperature": 1.7}, 10.0 * logits)
     assert torch.equal(logits.argsort(dim=-1), after.argsort(dim=-1))

@@ -155,6 +155,14 @@ def test_a_recipe_may_ask_for_another_least_score_than_its_checkpoint():
     assert merge_tasks({"ner": {**TOKENS["ner"], "min_score": 0.0}}, checkpoint)["ner"]["min_score"] == 0.0
 
 
+def test_a_checkpoint_that_is_only_evaluated_keeps_its_calibration_and_its_thresholds():
+    tuned = {"platt": [0.9, 0.1], "thresholds": {"GPE": 0.4}}
+    checkpoint = {"ner": {**CHECKPOINT["ner"], **tuned}}
+    assert merge_tasks(TOKENS, checkpoint)["ner"] == checkpoint["ner"]
+    own = {"ner": {**TOKENS["ner"], "thresholds": {}}}
+    assert merge_tasks(own, checkpoint)["ner"] == {**checkpoint["ner"], "thresholds": {}}
+
+
 @pytest.mark.parametrize(
     ("written", "labels", "read"),
     [
