@@ -139,7 +139,7 @@ class MTSBertModel(TaskEditing, PairLosses, PreTrainedModel):
             tasks (`dict[str, dict]`, *optional*): Tasks of the model; see [`MTSBertConfig`].
             encoder_kwargs (`dict[str, Any]`, *optional*):
                 Passed on to `AutoConfig.from_pretrained` and `AutoModel.from_pretrained` (`revision`, `cache_dir` …).
-            config: Other fields of [`MTSBertConfig`] (`pooling`, `normalize` …).
+            config: Other fields of [`MTSBertConfig`] (`pooling` …), and `encoder_config` instead of the encoder's own.
 
         Raises:
             `ValueError`: If the encoder has code of its own, which every checkpoint would have to run, or its weights
@@ -150,14 +150,14 @@ class MTSBertModel(TaskEditing, PairLosses, PreTrainedModel):
             raise ValueError("The encoder is a class of transformers itself; `trust_remote_code` is of no use here.")
         check_sources(PretrainedConfig.get_config_dict(encoder_name_or_path, **encoder_kwargs)[0])
         check_weights(encoder_name_or_path, **encoder_kwargs)
-        encoder_config = AutoConfig.from_pretrained(encoder_name_or_path, **encoder_kwargs)
+        own_config = AutoConfig.from_pretrained(encoder_name_or_path, **encoder_kwargs)
+        encoder_config = config.pop("encoder_config", own_config)
         encoder_config.dtype = None  # weights that are stored in half precision are trained in float32
         model = cls(cls.config_class(encoder_config=encoder_config, tasks=tasks, **config))
         encoder = AutoModel.from_pretrained(
             encoder_name_or_path, config=encoder_config, use_safetensors=True, dtype=model.dtype, **encoder_kwargs
         )
-        weights = encoder.state_dict()
-        model.encoder.load_state_dict({name: weights[name] for name in weights if not name.startswith("pooler.")})
+        model.encoder.load_state_dict({k: w for k, w in encoder.state_dict().items() if not k.startswith("pooler.")})
         if model.task_layers is not None:
             model.task_layers.copy_from(model.encoder)
         model.config.encoder_config._name_or_path = ""  # a path of this machine means nothing in a checkpoint

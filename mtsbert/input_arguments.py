@@ -52,6 +52,13 @@ class ModelArguments:
             "help": "Dropout probability before each classification layer (default: 0.1). Only for a new model."
         },
     )
+    encoder_dropout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Dropout probability inside the encoder, wherever it has dropout (default: what its config says, "
+            "0.1 as a rule). 0 keeps the sentence embedding nearest where it started, and trains fastest."
+        },
+    )
     num_task_layers: int | None = field(
         default=None,
         metadata={
@@ -64,6 +71,8 @@ class ModelArguments:
     def __post_init__(self):
         if self.encoder_name_or_path is None and self.model_name_or_path is None:
             raise ValueError("Name what to start from: `encoder_name_or_path` (new heads) or `model_name_or_path`.")
+        if self.encoder_dropout is not None and not 0.0 <= self.encoder_dropout < 1.0:
+            raise ValueError(f"`encoder_dropout` is {self.encoder_dropout}; it must lie in [0, 1).")
 
     @property
     def new_model_settings(self) -> dict[str, Any]:

@@ -15,6 +15,10 @@ from mtsbert.input_arguments import ModelArguments
 from pipeline_mtsbert import MTSBertPipeline
 
 
+DROPOUTS = (  # what configs of encoders call it: BERT and its kin, DistilBERT, ModernBERT, XLNet and others
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "hidden_dropout"),
+    *("activation_dropout", "embedding_dropout", "mlp_dropout", "attn_dropout", "activation_dropout_prob"),
+)
 PACKAGE_PREFIX = "package:"
 
 logger = logging.getLogger(__name__)
@@ -103,12 +107,28 @@ def load_encoder_config(model_args: ModelArguments) -> PreTrainedConfig:
         return config.encoder_config
     asked = model_args.encoder_name_or_path
     try:
-        return AutoConfig.from_pretrained(resolve_name(asked), trust_remote_code=False)
+        config = AutoConfig.from_pretrained(resolve_name(asked), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"Unknown encoder {asked!r}: it is no folder with a config.json, no Hub id that can be reached, and no "
             f"'{PACKAGE_PREFIX}NAME/FOLDER'. ({error})"
         ) from error
+    set_encoder_dropout(config, model_args.encoder_dropout)
+    return config
+
+
+def set_encoder_dropout(config: PreTrainedConfig, probability: float | None) -> None:
+    """
+    Sets the dropout of an encoder wherever its config has one; None leaves it as it is.
+
+    Raises:
+        `ValueError`: if the config has no dropout that is known.
+    """
+    names = [name for name in DROPOUTS if hasattr(config, name)]
+    if probability is not None and not names:
+        raise ValueError(f"`encoder_dropout`: the config of a {config.model_type} encoder has none of {DROPOUTS}.")
+    for name in names if probability is not None else ():
+        setattr(config, name, probability)
 
 
 def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) -> MTSBertConfig:
@@ -167,11 +187,14 @@ def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertMod
         if new := [task for task in tasks if task not in config.tasks]:
             logger.info(f"The tasks {new} are new to the checkpoint: their heads start from nothing.")
         config.tasks = tasks
+        set_encoder_dropout(config.encoder_config, model_args.encoder_dropout)
         # Not in the precision that it was saved in: small updates would be lost in weights of 16 bits.
         return MTSBertModel.from_pretrained(model_args.model_name_or_path, config=config, dtype=torch.float32)
-    load_encoder_config(model_args)  # raises for an unknown encoder
     return MTSBertModel.from_encoder(
-        resolve_name(model_args.encoder_name_or_path), tasks=tasks, **model_args.new_model_settings
+        resolve_name(model_args.encoder_name_or_path),
+        tasks=tasks,
+        encoder_config=load_encoder_config(model_args),
+        **model_args.new_model_settings,
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import BertModel, CanineConfig, CanineModel, CanineTokenizer
+from transformers import BertModel, CanineConfig, CanineModel, CanineTokenizer, MambaConfig
 
 from mtsbert.input_arguments import ModelArguments
 from mtsbert.network.starting_point import (
@@ -11,6 +11,7 @@ from mtsbert.network.starting_point import (
     load_model,
     load_tokenizer,
     resolve_name,
+    set_encoder_dropout,
     tasks_of_checkpoint,
 )
 
@@ -34,6 +35,39 @@ def test_a_checkpoint_is_gone_on_from_as_it_is(model, tokenizer, tmp_path, tasks
     loaded = load_model(arguments, tasks)
     assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
     assert load_tokenizer(arguments)("Oslo")["input_ids"] == tokenizer("Oslo")["input_ids"]
+
+
+def dropouts(model) -> set[float]:
+    """Of all dropout layers of the encoder, and of the attention that has none of its own."""
+    attention = {
+        part.config.attention_probs_dropout_prob for part in model.encoder.modules() if hasattr(part, "query")
+    }
+    return {part.p for part in model.encoder.modules() if isinstance(part, torch.nn.Dropout)} | attention
+
+
+def test_the_dropout_of_the_encoder_can_be_chosen(encoder_folder, tasks, tokenizer, tmp_path):
+    start = {"encoder_name_or_path": str(encoder_folder)}
+    model = load_model(ModelArguments(**start, encoder_dropout=0.0), tasks)
+    assert dropouts(model) == {0.0}
+    assert model.config.head_dropout == 0.1
+    assert dropouts(load_model(ModelArguments(**start), tasks)) == {0.1}
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    again = {"model_name_or_path": str(tmp_path)}
+    assert dropouts(load_model(ModelArguments(**again), tasks)) == {0.0}
+    assert dropouts(load_model(ModelArguments(**again, encoder_dropout=0.2), tasks)) == {0.2}
+    copies = load_model(ModelArguments(**start, encoder_dropout=0.0, num_task_layers=1), tasks).task_layers
+    assert {part.p for part in copies.modules() if isinstance(part, torch.nn.Dropout)} == {0.0}
+
+
+def test_the_dropout_of_an_encoder_that_has_none_is_refused():
+    config = CanineConfig()
+    set_encoder_dropout(config, 0.3)
+    assert config.hidden_dropout_prob == 0.3
+    with pytest.raises(ValueError, match="`encoder_dropout`: the config of a mamba encoder has none of"):
+        set_encoder_dropout(MambaConfig(), 0.3)
+    with pytest.raises(ValueError, match=r"`encoder_dropout` is 1.0; it must lie in \[0, 1\)"):
+        ModelArguments(encoder_name_or_path="a", encoder_dropout=1.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
