@@ -11,7 +11,18 @@ CHECKPOINT_FILES = [
     f"{kind}_mtsbert" for kind in ("answers", "configuration", "entities", "heads", "modeling", "pipeline")
 ]
 # Each imports only from those before it, and from the files of a checkpoint.
-ORDER = ["arguments", "formats", "data", "network", "results", "calibration", "training", "page", "commands"]
+ORDER = [
+    "arguments",
+    "formats",
+    "data",
+    "network",
+    "results",
+    "calibration",
+    "training",
+    "page",
+    "relabelling",
+    "commands",
+]
 BESIDE_ARGUMENTS = ("arguments", "input_arguments", "recipe", "machine", "settings", "preparation", "runs", "__init__")
 ABOVE_ALL = ("cli", "spacy_component", "__main__")
 MOST_LINES = 500

@@ -1,18 +1,26 @@
-"""Removes machine-made entity labels that a model trained on them disagrees with.
+"""Removes machine-made entity labels that models trained on them disagree with.
 
+    mtsbert relabel --config recipes/ag_news_first.yaml --folds 5 --data data/ag_news --output data/ag_news_confirmed
     mtsbert relabel --model runs/ag_news_first --data data/ag_news --output data/ag_news_agreed
 
-Writes a copy of a prepared dataset. An entity that the model finds as well, with the same boundaries and type, is
-kept. Where the two differ, a span without a label covers both entities, so that nothing is learned there. Only the
-training split is changed.
+Writes a copy of a prepared dataset. An entity that a model finds as well, with the same boundaries and type, is kept.
+Where the two differ, a span without a label covers both entities, so that nothing is learned there. Only the training
+split is changed.
+
+With --folds, that many models are trained by a recipe. Each is asked only about what it has not learned: entities that
+were open in all its training texts, and texts that it has not seen. Interrupted, the same command goes on. With
+--model, one model is asked about all of what it has learned, mistakes included.
 """
 
 import argparse
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
+
+from datasets import Dataset
 
 from mtsbert.commands.evaluate_entities import Finder, load_finder
 from mtsbert.data.gold import ENTITIES
@@ -20,6 +28,8 @@ from mtsbert.data.sources import TEXT
 from mtsbert.formats.files import read_file
 from mtsbert.machine import add_precision_option
 from mtsbert.preparation import data_prep
+from mtsbert.relabelling.folds import Folds
+from mtsbert.relabelling.models import FoldModels
 from mtsbert.results.unfinished import new_folder
 
 
@@ -67,11 +77,57 @@ def relabel(finder: Finder, data: Path, output: Path) -> Agreement:
     Raises:
         `ValueError`: if `data` is not a prepared dataset, or `output` already exists. Nothing is left behind then.
     """
+    read_training_rows(data)
+    return _copy(data, output, finder.find, Path(finder.name).name)
+
+
+def confirm(config: Path, data: Path, output: Path, *, num_folds: int, precision: str = "auto") -> Agreement:
+    """
+    Copies the prepared dataset in `data` to `output`, keeping only training entities that are confirmed out of fold:
+    see [`Folds`]. What is finished stays in a folder beside `output` until all is.
+
+    Args:
+        config (`Path`): The recipe by which the models are trained, on `data`.
+        num_folds (`int`): How many models to train.
+        precision (`str`, *optional*, defaults to `"auto"`): Precision in which they are asked.
+
+    Raises:
+        `ValueError`: if `data` is not a prepared dataset that the recipe trains on, or `output` exists.
+    """
+    if num_folds < 2:
+        raise ValueError(f"--folds is {num_folds}; there must be 2 at least.")
+    rows = read_training_rows(data)
+    if output.exists():
+        raise ValueError(f"{output} exists already; remove it or name another folder.")
+    work = output.with_name(f".{output.name}.folds")
+    models = FoldModels(config, data, work, lambda name: load_finder(name, precision=precision).find)
+    shown = round(len(rows) * (1 - 1 / num_folds))
+    sys.stdout.write(
+        f"Trains {num_folds} models by {config}, {models.epochs} epochs of about {shown:,} texts each, and reads "
+        f"{num_folds} x {len(rows):,} texts: about {num_folds - 1} runs of the recipe. What is finished is kept in "
+        f"{work}.\n"
+    )
+    sys.stdout.flush()
+    texts, given = rows[TEXT][:], rows[ENTITIES][:]
+    folds = Folds(texts, given, num_folds)
+    found_by = [models.found(fold, rows, folds) for fold in range(num_folds)]
+    found = (folds.found(text, spans, of_text) for text, spans, *of_text in zip(texts, given, *found_by, strict=True))
+    counts = _copy(data, output, lambda some: list(islice(found, len(some))), f"{num_folds} models")
+    shutil.rmtree(work)
+    return counts
+
+
+def read_training_rows(data: Path) -> Dataset:
+    """Reads the training split of a prepared dataset, without words and tags. Raises `ValueError` if it has none."""
     if not (data / TRAIN_FILE).is_file():
         raise ValueError(f"{data} has no {TRAIN_FILE}; `python -m data_prep` makes such a folder.")
-    columns = read_file(data / TRAIN_FILE).column_names
-    if missing := sorted({TEXT, ENTITIES} - set(columns)):
-        raise ValueError(f"{data / TRAIN_FILE} has no columns {missing}; it has {columns}.")
+    rows = read_file(data / TRAIN_FILE)
+    if missing := sorted({TEXT, ENTITIES} - set(rows.column_names)):
+        raise ValueError(f"{data / TRAIN_FILE} has no columns {missing}; it has {rows.column_names}.")
+    return rows.remove_columns([name for name in WORD_COLUMNS if name in rows.column_names])
+
+
+def _copy(data: Path, output: Path, find: Callable, by: str) -> Agreement:
     with new_folder(output) as partial:
         left_behind = shutil.ignore_patterns("*.parquet", "report", "report.md")
         shutil.copytree(data, partial, ignore=left_behind, dirs_exist_ok=True)
@@ -79,7 +135,7 @@ def relabel(finder: Finder, data: Path, output: Path) -> Agreement:
 
         def agree_on(batch: dict[str, list]) -> dict[str, list]:
             nonlocal counts
-            pairs = zip(batch[ENTITIES], finder.find(batch[TEXT]), strict=True)
+            pairs = zip(batch[ENTITIES], find(batch[TEXT]), strict=True)
             spans, of_rows = zip(*(agree(given, found) for given, found in pairs), strict=True)
             counts = sum(of_rows, counts)
             return {ENTITIES: list(spans)}
@@ -90,15 +146,15 @@ def relabel(finder: Finder, data: Path, output: Path) -> Agreement:
             if path.name == TRAIN_FILE:
                 split = split.map(agree_on, batched=True, load_from_cache_file=False, desc="Relabelling")
             split.to_parquet(partial / path.name)
-        _note(partial / CARD_FILE, finder, counts)
+        _note(partial / CARD_FILE, by, counts)
     return counts
 
 
-def _note(card: Path, finder: Finder, counts: Agreement) -> None:
+def _note(card: Path, by: str, counts: Agreement) -> None:
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     card.write_text(
         f"{text}\n## Entities that a second model confirmed\n\nOf the training rows' {counts.given:,} entities, "
-        f"{counts.agreed:,} were also found by {Path(finder.name).name}, which had learned them. {counts.open:,} "
+        f"{counts.agreed:,} were also found by {by}. {counts.open:,} "
         "stretches of text, where the two differ, have an entity without a label: it is not known what is there. "
         "`tokens` and `ner_tags` are left out.\n",
         encoding="utf-8",
@@ -109,14 +165,22 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert relabel") -> Non
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--model", required=True, help="mtsbert checkpoint that was trained on the entities.")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--model", help="mtsbert checkpoint that was trained on the entities.")
+    how.add_argument("--config", type=Path, help="Recipe by which the models of --folds are trained on --data.")
+    parser.add_argument("--folds", type=int, help="How many models to train; with --config. Default: 5")
     parser.add_argument("--task", help="The checkpoint's token task. Required if it has several.")
     parser.add_argument("--data", required=True, type=Path, help="Dataset folder written by data_prep.")
     parser.add_argument("--output", required=True, type=Path, help="Folder to create.")
     add_precision_option(parser)
     args = parser.parse_args(argv)
-    counts = relabel(load_finder(args.model, task=args.task, precision=args.precision), args.data, args.output)
+    if args.model is not None and args.folds is not None:
+        raise ValueError("--folds trains models of its own by --config; drop --model, or --folds.")
+    if args.config is not None:
+        counts = confirm(args.config, args.data, args.output, num_folds=args.folds or 5, precision=args.precision)
+    else:
+        counts = relabel(load_finder(args.model, task=args.task, precision=args.precision), args.data, args.output)
     sys.stdout.write(
-        f"{args.output}: of {counts.given:,} entities {counts.agreed:,} are agreed on; the model has {counts.added:,} "
-        f"others; {counts.open:,} places are left open.\n"
+        f"{args.output}: of {counts.given:,} entities {counts.agreed:,} are agreed on; the models have "
+        f"{counts.added:,} others; {counts.open:,} places are left open.\n"
     )

@@ -1,11 +1,15 @@
 """Tests that labels on which a model and its teacher agree are kept, and all others are left open."""
 
+import re
+
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
+from mtsbert.cli import main
 from mtsbert.commands.evaluate_entities import Finder
 from mtsbert.commands.relabel import Agreement, agree, relabel
 from mtsbert.formats.folders import read_folder
+from mtsbert.relabelling.models import FoldModels
 
 
 def span(start: int, end: int, label: str | None = "GPE") -> dict:
@@ -85,3 +89,86 @@ def test_what_cannot_be_relabelled_is_named_and_nothing_is_left_behind(prepared,
     Dataset.from_dict({"text": ["Oslo"]}).to_parquet(prepared / "train.parquet")
     with pytest.raises(ValueError, match=r"has no columns \['entities'\]; it has \['text'\]"):
         relabel(FINDER, prepared, tmp_path / "agreed")
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A prepared folder with enough entities that each of two models learns some."""
+    names = ["Oslo", "Lima", "Bern", "Rome", "Kiel", "Nice"]
+    rows = [
+        {"text": f"{number}: {one} beat {two}", "label": number % 2,
+         "entities": [span(len(f"{number}: "), len(f"{number}: ") + 4)]}
+        for number, (one, two) in enumerate(zip(names * 4, names[1:] * 5, strict=False))
+    ]  # fmt: skip
+    entity = {"start": Value("int32"), "end": Value("int32"), "label": Value("string")}
+    features = Features(
+        {"text": Value("string"), "label": ClassLabel(names=["World", "Sports"]), "entities": List(entity)}
+    )
+    folder = tmp_path / "large"
+    folder.mkdir()
+    Dataset.from_list(rows, features=features).to_parquet(folder / "train.parquet")
+    return folder
+
+
+@pytest.fixture
+def first(large, recipe):
+    columns = {"text": "text", "label": "topic", "entities": "ner"}
+    return recipe(datasets={"news": {"path": str(large), "columns": columns}}, output_dir="unused")
+
+
+@pytest.mark.slow
+def test_entities_are_confirmed_out_of_fold_and_an_interrupted_run_goes_on(
+    large, first, tmp_path, capsys, monkeypatch
+):
+    output = tmp_path / "confirmed"
+    command = ["relabel", "--config", str(first), "--folds", "2", "--data", str(large), "--output", str(output),
+               "--precision", "fp32"]  # fmt: skip
+    found = FoldModels.found
+
+    def interrupted(self, fold, *rest):
+        if fold == 1:
+            raise KeyboardInterrupt
+        return found(self, fold, *rest)
+
+    monkeypatch.setattr(FoldModels, "found", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        main(command)
+    assert "Trains 2 models by" in capsys.readouterr().out
+    assert not output.exists()
+    kept = (tmp_path / ".confirmed.folds" / "found_0.jsonl").stat().st_mtime_ns
+    monkeypatch.setattr(FoldModels, "found", found)
+    seen = []
+    train = FoldModels._train
+    monkeypatch.setattr(FoldModels, "_train", lambda self, fold, *rest: seen.append(fold) or train(self, fold, *rest))
+    main(command)
+    assert seen == [1]
+    assert kept
+    assert not (tmp_path / ".confirmed.folds").exists()
+    rows = read_folder(output, {"train": "train"})["train"]
+    before = read_folder(large, {"train": "train"})["train"]
+    assert rows["text"][:] == before["text"][:]
+    for given, confirmed in zip(before["entities"], rows["entities"], strict=True):
+        marks = {(one["start"], one["end"], one["label"]) for one in given}
+        assert all(one["label"] is None or (one["start"], one["end"], one["label"]) in marks for one in confirmed)
+    assert "were also found by 2 models" in (output / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--folds", "1"], "--folds is 1; there must be 2 at least"),
+        (["--data", "elsewhere"], r"elsewhere has no train\.parquet"),
+        (["--model", "runs/a"], "not allowed with argument"),
+    ],
+)
+def test_what_cannot_be_confirmed_is_told_before_training(large, first, tmp_path, change, message, capsys):
+    output = tmp_path / "confirmed"
+    with pytest.raises(SystemExit) as stopped:
+        main(["relabel", "--config", str(first), "--data", str(large), "--output", str(output), *change])
+    assert re.search(message, f"{stopped.value} {capsys.readouterr().err}")
+    assert sorted(path.name for path in tmp_path.iterdir() if "confirmed" in path.name) == []
+
+
+def test_a_recipe_that_does_not_train_on_the_data_is_refused(large, recipe, tmp_path):
+    with pytest.raises(SystemExit, match="trains on no dataset whose path is"):
+        main(["relabel", "--config", str(recipe()), "--data", str(large), "--output", str(tmp_path / "o")])

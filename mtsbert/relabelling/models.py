@@ -1,0 +1,84 @@
+"""Trains the model of each fold, and keeps what it finds. What is finished is not done again."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from datasets import Dataset
+
+from mtsbert.relabelling.folds import Folds
+from mtsbert.runs import folder_of_run, run_once
+
+
+# Only the last weights count: no evaluation, no checkpoints, no calibration.
+FLAGS = [
+    "--do_eval=False", "--do_predict=False", "--eval_strategy=no", "--save_strategy=no",
+    "--load_best_model_at_end=False", "--calibration=False",
+]  # fmt: skip
+
+logger = logging.getLogger(__name__)
+
+
+class FoldModels:
+    """
+    Args:
+        config (`Path`): The recipe to train with. One of its datasets must be `data`.
+        data (`Path`): The prepared dataset.
+        folder (`Path`): Where to keep datasets, runs and what was found.
+        find_with (`Callable[[str], Callable]`): Loads a checkpoint as a function of texts to their spans.
+
+    Raises:
+        `ValueError`: if the recipe does not train on `data`.
+    """
+
+    def __init__(self, config: Path, data: Path, folder: Path, find_with: Callable[[str], Callable]):
+        self.config, self.data, self.folder, self._find_with = config, data, folder, find_with
+        recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
+        self.datasets: dict[str, dict] = recipe.get("datasets") or {}
+        self.epochs = recipe.get("num_train_epochs", 3)
+        self.names = [
+            name for name, spec in self.datasets.items() if Path(spec.get("path", "")).resolve() == data.resolve()
+        ]
+        if not self.names:
+            raise ValueError(f"{config} trains on no dataset whose path is {data}; name that one as --data.")
+
+    def found(self, fold: int, rows: Dataset, folds: Folds) -> list[list[dict]]:
+        """
+        Returns what the model of a fold finds in every row.
+
+        Args:
+            fold (`int`): The number of the fold.
+            rows (`Dataset`): All training rows, with `text` and `entities`.
+            folds ([`Folds`]): The folds.
+        """
+        kept = self.folder / f"found_{fold}.jsonl"
+        if kept.is_file():
+            return [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+        checkpoint = self._train(fold, rows, folds)
+        logger.info(f"Model {fold + 1} of {folds.num_folds} reads {len(rows):,} texts.")
+        found = self._find_with(str(checkpoint))(rows["text"][:])
+        partial = kept.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(spans) + "\n" for spans in found), encoding="utf-8")
+        partial.rename(kept)
+        for weights in checkpoint.glob("*.safetensors"):
+            weights.unlink()
+        return found
+
+    def _train(self, fold: int, rows: Dataset, folds: Folds) -> Path:
+        part = self.folder / f"data_{fold}"
+        part.mkdir(parents=True, exist_ok=True)
+        shown = rows.select([n for n, text in enumerate(rows["text"]) if not folds.is_held_out(text, fold)])
+        shown = shown.map(
+            lambda row: {"entities": folds.opened(row["text"], row["entities"], fold)},
+            load_from_cache_file=False,
+            desc=f"Dataset of model {fold + 1}",
+        )
+        shown.to_parquet(part / "train.parquet")
+        datasets = self.datasets | {name: self.datasets[name] | {"path": str(part)} for name in self.names}
+        flags = [f"--datasets={json.dumps(datasets)}", *FLAGS]
+        where = {"folder": self.folder / "runs", "name": f"model_{fold}"}
+        logger.info(f"Model {fold + 1} of {folds.num_folds} learns from {len(shown):,} texts.")
+        run_once(self.config, flags, keeps_weights=True, **where)
+        return folder_of_run(self.config, flags, **where)
