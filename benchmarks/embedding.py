@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from data_prep.cleaning import clean
 from data_prep.sources import open_source
-from mtsbert.commands.evaluate_embedding import (
+from mtsbert.commands.evaluate.embedding import (
     MODEL,
     REFERENCE,
     Pairs,

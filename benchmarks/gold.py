@@ -15,7 +15,7 @@ from quality import ROOT, write_report
 
 sys.path.insert(0, str(ROOT))
 
-from mtsbert.commands.evaluate_entities import MODEL, TEACHER, Finder, evaluate, load_finder, to_json
+from mtsbert.commands.evaluate.entities import MODEL, TEACHER, Finder, evaluate, load_finder, to_json
 from mtsbert.data.gold import COMMON_TYPES, read_gold
 from mtsbert.results.entity_scores import ALL
 from mtsbert.results.tables import markdown_table

@@ -17,6 +17,7 @@ COMMANDS = {  # command → description in the help
     "evaluate-entities": "compare found entities with those that people marked",
     "evaluate-embedding": "measure a sentence embedding by scored pairs and by retrieval",
     "relabel": "leave open the entities that a model which learned them disagrees with",
+    "annotate": "choose the texts that people should label, with the model's answers to correct",
     "audit": "list the rows whose label is most likely wrong",
     "tune-thresholds": "set how sure a checkpoint must be to answer",
     "export": "write a checkpoint as ONNX, or its encoder alone",
@@ -24,6 +25,7 @@ COMMANDS = {  # command → description in the help
     "study": "compare what freezing costs and brings on your data",
     "demo": "try a model in the browser",
 }
+IN_PACKAGES = {"evaluate-entities": "evaluate.entities", "evaluate-embedding": "evaluate.embedding"}
 OF_DATA_PREP = {"prepare": "__main__", "report": "report.document"}  # command → its module there
 
 
@@ -56,4 +58,4 @@ def run(program: Callable, argv: list[str], *, prog: str) -> None:
 def _module_of(command: str) -> ModuleType:
     if command in OF_DATA_PREP:
         return data_prep(OF_DATA_PREP[command])
-    return importlib.import_module(f"mtsbert.commands.{command.replace('-', '_')}")
+    return importlib.import_module(f"mtsbert.commands.{IN_PACKAGES.get(command, command.replace('-', '_'))}")

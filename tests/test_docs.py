@@ -64,7 +64,7 @@ def test_recipes_have_only_keys_that_exist():
 
 def test_every_flag_of_the_guides_exists():
     of_commands = set()
-    for command in (ROOT / "mtsbert" / "commands").glob("*.py"):
+    for command in (ROOT / "mtsbert" / "commands").rglob("*.py"):
         of_commands |= set(re.findall(r'"(--\w+)"', command.read_text(encoding="utf-8")))
     of_commands |= set(re.findall(r'"(--\w+)"', (ROOT / "data_prep" / "__main__.py").read_text(encoding="utf-8")))
     known = {option for action in build_parser()._actions for option in action.option_strings} | of_commands

@@ -61,7 +61,7 @@ def test_everything_is_in_one_package_under_one_name(installed, tmp_path):
     code = (
         "import modeling_mtsbert, mtsbert.commands.train, mtsbert.training.trainer, mtsbert.data_prep.build\n"
         "import mtsbert.commands.study, mtsbert.commands.export, mtsbert.commands.predict\n"
-        "import mtsbert.commands.audit, mtsbert.commands.evaluate_entities\n"
+        "import mtsbert.commands.audit, mtsbert.commands.evaluate.entities\n"
         "print([name for name in sys.modules if name.partition('.')[0] == 'data_prep'])\n"
         "print(mtsbert.training.trainer.MTSBertModel is modeling_mtsbert.MTSBertModel)"
     )

@@ -21,6 +21,7 @@ ORDER = [
     "training",
     "page",
     "relabelling",
+    "annotation",
     "commands",
 ]
 BESIDE_ARGUMENTS = ("arguments", "input_arguments", "recipe", "machine", "settings", "preparation", "runs", "__init__")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from mtsbert.commands.evaluate_entities import Finder, load_finder
+from mtsbert.commands.evaluate.entities import Finder, load_finder
 from mtsbert.data.gold import ENTITIES
 from mtsbert.data.sources import TEXT
 from mtsbert.formats.files import read_file

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from mtsbert.commands import evaluate_embedding as module
-from mtsbert.commands.evaluate_embedding import (
+from mtsbert.commands.evaluate import embedding as module
+from mtsbert.commands.evaluate.embedding import (
     CROSSED,
     DIFFERENCE,
     MODEL,

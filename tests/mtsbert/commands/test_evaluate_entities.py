@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtsbert.commands import evaluate_entities as module
-from mtsbert.commands.evaluate_entities import (
+from mtsbert.commands.evaluate import entities as module
+from mtsbert.commands.evaluate.entities import (
     AGREEMENT,
     GOLD,
     MODEL,

@@ -6,7 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mtsbert.cli import main
-from mtsbert.commands.evaluate_entities import Finder
+from mtsbert.commands.evaluate.entities import Finder
 from mtsbert.commands.relabel import Agreement, agree, relabel
 from mtsbert.formats.folders import read_folder
 from mtsbert.relabelling.models import FoldModels

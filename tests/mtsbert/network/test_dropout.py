@@ -106,6 +106,32 @@ def test_attention_with_dropout_has_the_right_gradient(states, mask):
     assert torch.autograd.gradcheck(seeded, states)
 
 
+@pytest.mark.parametrize("is_masked", [True, False])
+def test_attention_without_dropout_is_that_of_torch_and_so_is_its_gradient(states, mask, is_masked):
+    given = mask if is_masked else None
+    query, key, value = states
+    expected = nn.functional.scaled_dot_product_attention(query, key, value, given, scale=0.5).transpose(1, 2)
+    of_torch = torch.autograd.grad(expected.square().sum(), states)
+    found = attention(*states, given, dropout=0.0)
+    assert torch.allclose(found, expected)
+    for ours, theirs in zip(torch.autograd.grad(found.square().sum(), states), of_torch, strict=True):
+        assert torch.allclose(ours, theirs)
+
+
+def test_torch_computes_attention_where_nothing_is_learned(states, mask, monkeypatch):
+    """Its kernel is slow in the backward pass alone."""
+    calls, kernel = [], nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        nn.functional, "scaled_dot_product_attention", lambda *args, **kw: calls.append(1) or kernel(*args, **kw)
+    )
+    attention(*states, mask, dropout=0.0)
+    assert calls == []
+    with torch.no_grad():
+        attention(*states, mask, dropout=0.0)
+    attention(*(state.detach() for state in states), mask, dropout=0.0)
+    assert calls == [1, 1]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_what_is_masked_has_no_part_in_attention(states, mask, dtype):
     query, key, value = (state.detach().to(dtype) for state in states)

@@ -1,0 +1,1 @@
+"""Measures models against what people say: entities that they marked, pairs that they scored."""
