@@ -42,7 +42,8 @@ NEVER = (
     *("early_stopping_patience", "metric_for_best_model", "resume_from_checkpoint", "seed", "output_dir"),
     *("freeze_encoder", "freeze_embeddings", "num_frozen_layers", "freeze_heads"),
     *("gradual_unfreezing", "unfreeze_every", "layer_decay", "feature_cache", "gradient_aggregator"),
-    *("num_task_layers", "embedding_distillation", "embedding_reference"),  # other answers to the same question
+    *("num_task_layers", "embedding_distillation", "embedding_distillation_parts"),  # other answers to the question
+    "embedding_reference",
 )
 
 logger = logging.getLogger(__name__)
