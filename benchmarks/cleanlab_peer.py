@@ -1,7 +1,7 @@
 """Looks for wrong labels with cleanlab; `benchmarks/audit.py` runs this in cleanlab's own environment.
 
-Takes one argument, an .npz file with `embeddings` `(N, H)` and `labels` `(N,)`. Writes JSON: the `seconds` that it took,
-and the `order` of the rows, the most suspicious first.
+Takes one argument, an .npz file with `embeddings` `(N, H)` and `labels` `(N,)`. Writes JSON: the `seconds` that it
+took, and the `order` of the rows, the most suspicious first.
 """
 
 import json

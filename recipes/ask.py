@@ -10,7 +10,7 @@ def labels_of(found: dict | list) -> list[tuple[str, float]]:
     if isinstance(found, list):
         return [(f"{entity['label']} {entity['text']}", entity["score"]) for entity in found]
     labels = found["labels"] if "labels" in found else [found["label"]]
-    return [(label, found["scores"][label]) for label in labels]
+    return [(label, found["scores"][label]) for label in labels if label is not None]  # None: below its threshold
 
 
 def main(model: str, texts: list[str]) -> None:

@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 import spacy
@@ -111,6 +115,14 @@ def test_predict_writes_the_same(folder, expected, close, tmp_path):
     for row, answer in zip(rows, expected, strict=False):
         del row["text"], answer["embedding"]
         assert close(row, answer, 1e-5)
+
+
+def test_the_script_that_asks_prints_none_where_no_answer_is_sure(folder, root, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(root / "recipes" / "ask.py"), str(folder), TEXTS[0], TEXTS[1]],
+        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert re.findall(r"topic: (\w+)", done.stdout) == ["none", "Sports"]
 
 
 def test_calibration_can_be_left_out(folder, raw):
