@@ -139,7 +139,7 @@ class MTSBertModel(TaskEditing, PairLosses, PreTrainedModel):
             tasks (`dict[str, dict]`, *optional*): Tasks of the model; see [`MTSBertConfig`].
             encoder_kwargs (`dict[str, Any]`, *optional*):
                 Passed on to `AutoConfig.from_pretrained` and `AutoModel.from_pretrained` (`revision`, `cache_dir` …).
-            config: Other fields of [`MTSBertConfig`] (`pooling` …), and `encoder_config` instead of the encoder's own.
+            config: Other fields of [`MTSBertConfig`] (`pooling` …), and `encoder_config` for a config to use instead.
 
         Raises:
             `ValueError`: If the encoder has code of its own, which every checkpoint would have to run, or its weights

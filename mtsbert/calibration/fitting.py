@@ -91,10 +91,10 @@ def fit_entities(settings: dict, scores: np.ndarray, is_right: np.ndarray) -> Fi
         return None
     logits = torch.from_numpy(scores).logit(eps=EPSILON).numpy()
     model = LogisticRegression(C=np.inf).fit(logits[:, None], is_right)
-    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
+    slope, intercept = round(float(model.coef_[0, 0]), 6), round(float(model.intercept_[0]), 6)
     if slope <= 0:  # surer where it is wrong: no scale helps
         return None
-    fitted = {"platt": [round(slope, 6), round(intercept, 6)]}
+    fitted = {"platt": [slope, intercept]}
     after = 1.0 / (1.0 + np.exp(-(slope * logits + intercept)))
     return _kept(fitted, lambda scored: expected_calibration_error(*scored), (scores, is_right), (after, is_right))
 

@@ -49,7 +49,9 @@ class Threshold:
 
 
 def share(number: int, total: int) -> tuple[float, float, float]:
-    """A share, and the borders of its 95 % interval (Wilson)."""
+    """A share, and the borders of its 95 % interval (Wilson); 0, and 0 to 1, of nothing."""
+    if not total:
+        return 0.0, 0.0, 1.0
     interval = binomtest(number, total).proportion_ci(CONFIDENCE, method="wilson")
     return number / total, interval.low, interval.high
 
@@ -78,12 +80,14 @@ def choose(scored: Scored, precision: float | None) -> Threshold | None:
             possible. By default the threshold has the highest F1.
 
     Returns:
-        [`Threshold`], or None if no answer names the label, or it is never right to.
+        [`Threshold`], or None if no answer names the label. If none of them is right, it is 1.
     """
     order = np.argsort(-np.array(scored.scores), kind="stable")
     scores, right = np.array(scored.scores)[order], np.array(scored.is_right, dtype=int)[order]
-    if not len(scores) or not scored.num_true:
+    if not len(scores):
         return None
+    if not right.any():
+        return Threshold(1.0, len(scores), 0, scored.num_true, is_reached=False)
     last = np.flatnonzero(np.append(scores[1:] < scores[:-1], True))  # answers of the same score go together
     num_right, num_answers = right.cumsum()[last], last + 1
     if precision is None:
@@ -94,7 +98,9 @@ def choose(scored: Scored, precision: float | None) -> Threshold | None:
         shares = num_right / num_answers
         best = int(reached[-1] if is_reached else np.flatnonzero(shares == shares.max())[-1])
     below = scores[last[best] + 1] if last[best] + 1 < len(scores) else 0.0
-    value = round(float(scores[last[best]] + below) / 2, DIGITS)  # in the middle: doors differ in the last digits
+    lowest = float(scores[last[best]])
+    value = round((lowest + float(below)) / 2, DIGITS)  # in the middle: doors differ in the last digits
+    value = value if value < lowest else (lowest + float(below)) / 2
     return Threshold(value, int(num_answers[best]), int(num_right[best]), scored.num_true, is_reached)
 
 

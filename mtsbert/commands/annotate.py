@@ -8,6 +8,7 @@ a Label Studio project whose labelling interface is that of `tasks.xml`. What th
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from mtsbert.annotation.selection import choose, doubt_of
 from mtsbert.formats.files import stream_rows
 from mtsbert.machine import add_precision_option, autocast
 from mtsbert.network.starting_point import load_pipeline
-from mtsbert.results.unfinished import write_json
+from mtsbert.results.unfinished import check_parent, write_json
 
 
 LABEL_STUDIO = "label-studio"
@@ -34,7 +35,8 @@ def annotate(
 
     Args:
         model (`str`): A checkpoint: a folder or a Hub id.
-        rows (`list[dict]`): Rows with `text`; other columns are kept. The same text is chosen once.
+        rows (`list[dict]`): Rows with `text`; other columns are kept, as `given_TASK` if they are called like a task.
+            The same text is chosen once.
         output (`Path`): The file, `.json`.
         number (`int`): How many texts to choose.
         tasks (`list[str]`, *optional*): The tasks to label. Default: all on single texts.
@@ -53,23 +55,37 @@ def annotate(
     }
     if not asked or (tasks and set(tasks) - set(asked)):
         raise ValueError(f"Tasks on single texts are labelled here; {sorted(set(known) - set(asked))} are none.")
-    rows = list({row[TEXT]: row for row in rows if isinstance(row.get(TEXT), str) and row[TEXT].strip()}.values())
+    rows = [row for row in rows if isinstance(row.get(TEXT), str) and row[TEXT].strip()]
+    rows = [_plain(row, set(asked)) for row in {row[TEXT]: row for row in rows}.values()]
     if not rows:
         raise ValueError(f"No row has a text in the column {TEXT!r}.")
     texts = [row[TEXT] for row in rows]
     with autocast(pipeline.device, precision):
-        answers = pipeline(texts, tasks=list(asked), return_embeddings="numpy")
-        whole = pipeline(texts, tasks=list(asked), threshold=0.0, return_embeddings=False)
-    doubts = np.array([doubt_of(asked, answer) for answer in whole])
+        answers = pipeline(texts, tasks=list(asked), threshold=0.0, return_embeddings="numpy")
+    doubts = np.array([doubt_of(asked, answer) for answer in answers])
     embeddings = np.stack([answer["embedding"] for answer in answers])
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    chosen = choose(doubts, embeddings, number)
+    with autocast(pipeline.device, precision):  # again, as the thresholds of the checkpoint would have it
+        sure = pipeline([texts[row] for row in chosen], tasks=list(asked), return_embeddings=False)
     written = [
-        task_of(rows[row], answers[row], asked, model=Path(model).name, doubt=float(doubts[row]))
-        for row in choose(doubts, embeddings, number)
+        task_of(rows[row], answer, asked, model=Path(model).name, doubt=float(doubts[row]))
+        for row, answer in zip(chosen, sure, strict=True)
     ]
     write_json(output, written)
     output.with_suffix(".xml").write_text(interface(asked), encoding="utf-8")
     return len(written)
+
+
+def _plain(row: dict, tasks: set[str]) -> dict:
+    """A row as JSON can hold it. A column that is called like a task would be taken for its labels; it is renamed."""
+    plain = {}
+    for column, value in row.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            value = None
+        is_json = isinstance(value, str | int | float | bool | None)
+        plain[f"given_{column}" if column in tasks else column] = value if is_json else str(value)
+    return plain
 
 
 def main(argv: list[str] | None = None, *, prog: str = "mtsbert annotate") -> None:
@@ -92,8 +108,10 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert annotate") -> No
         raise ValueError(f"--output {args.output}: Label Studio imports .json.")
     if not args.input.is_file():
         raise ValueError(f"{args.input}: no such file.")
-    if args.output.exists():
-        raise ValueError(f"{args.output} exists already; remove it or name another file.")
+    check_parent(args.output)
+    for path in (args.output, args.output.with_suffix(".xml")):
+        if path.exists():
+            raise ValueError(f"{path} exists already; remove it or name another file.")
     rows = list(stream_rows(args.input))
     written = annotate(args.model, rows, args.output, number=args.number, tasks=args.tasks, precision=args.precision)
     sys.stdout.write(

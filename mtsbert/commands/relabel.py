@@ -13,6 +13,8 @@ were open in all its training texts, and texts that it has not seen. Interrupted
 """
 
 import argparse
+import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -20,8 +22,11 @@ from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 
+import yaml
 from datasets import Dataset
+from filelock import FileLock, Timeout
 
+from configuration_mtsbert import TOKEN_CLASSIFICATION
 from mtsbert.commands.evaluate.entities import Finder, load_finder
 from mtsbert.data.gold import ENTITIES
 from mtsbert.data.sources import TEXT
@@ -30,10 +35,12 @@ from mtsbert.machine import add_precision_option
 from mtsbert.preparation import data_prep
 from mtsbert.relabelling.folds import Folds
 from mtsbert.relabelling.models import FoldModels
-from mtsbert.results.unfinished import new_folder
+from mtsbert.results.unfinished import new_folder, write_json
+from mtsbert.settings import spelled_out
 
 
 TRAIN_FILE, CARD_FILE = "train.parquet", "README.md"
+QUESTION_FILE = "question.json"  # what an interrupted run was asked
 WORD_COLUMNS = ("tokens", "ner_tags")  # they have no tag for a span without a label
 
 
@@ -81,7 +88,9 @@ def relabel(finder: Finder, data: Path, output: Path) -> Agreement:
     return _copy(data, output, finder.find, Path(finder.name).name)
 
 
-def confirm(config: Path, data: Path, output: Path, *, num_folds: int, precision: str = "auto") -> Agreement:
+def confirm(
+    config: Path, data: Path, output: Path, *, num_folds: int, task: str | None = None, precision: str = "auto"
+) -> Agreement:
     """
     Copies the prepared dataset in `data` to `output`, keeping only training entities that are confirmed out of fold:
     see [`Folds`]. What is finished stays in a folder beside `output` until all is.
@@ -89,6 +98,7 @@ def confirm(config: Path, data: Path, output: Path, *, num_folds: int, precision
     Args:
         config (`Path`): The recipe by which the models are trained, on `data`.
         num_folds (`int`): How many models to train.
+        task (`str`, *optional*): The token task of the recipe. Required if it has several.
         precision (`str`, *optional*, defaults to `"auto"`): Precision in which they are asked.
 
     Raises:
@@ -96,16 +106,50 @@ def confirm(config: Path, data: Path, output: Path, *, num_folds: int, precision
     """
     if num_folds < 2:
         raise ValueError(f"--folds is {num_folds}; there must be 2 at least.")
-    rows = read_training_rows(data)
+    read_training_rows(data)
     if output.exists():
         raise ValueError(f"{output} exists already; remove it or name another folder.")
     work = output.with_name(f".{output.name}.folds")
-    models = FoldModels(config, data, work, lambda name: load_finder(name, precision=precision).find)
+    models = FoldModels(config, data, work, lambda name: load_finder(name, task=task, precision=precision).find)
+    check_task(config, task)
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(work / "lock", timeout=0):
+            return _confirm(models, data, output, work, num_folds=num_folds, asked=[task, precision])
+    except Timeout:
+        raise ValueError(f"Another process works in {work}; wait for it.") from None
+
+
+def check_task(config: Path, task: str | None) -> None:
+    """Raises `ValueError` unless it is clear which token task of a recipe is asked."""
+    tasks = spelled_out(yaml.safe_load(config.read_text(encoding="utf-8")).get("tasks") or {})
+    of_tokens = [name for name, settings in tasks.items() if settings.get("type") == TOKEN_CLASSIFICATION]
+    if task not in of_tokens if task is not None else len(of_tokens) != 1:
+        raise ValueError(f"The tasks of {config} that find entities are {of_tokens}; --task is {task!r}.")
+
+
+def _confirm(
+    models: FoldModels, data: Path, output: Path, work: Path, *, num_folds: int, asked: list[str | None]
+) -> Agreement:
+    rows = read_training_rows(data)
+    question = {
+        "recipe": models.config.read_text(encoding="utf-8"),
+        "data": hashlib.sha256((data / TRAIN_FILE).read_bytes()).hexdigest(),
+        "folds": num_folds,
+        "task and precision": asked,
+    }
+    kept = work / QUESTION_FILE
+    if kept.is_file() and json.loads(kept.read_text(encoding="utf-8")) != question:
+        raise ValueError(
+            f"{work} has what an interrupted run has found with another recipe, other data, folds, task or precision. "
+            "Remove it, or run the same command again."
+        )
+    write_json(kept, question)
     shown = round(len(rows) * (1 - 1 / num_folds))
     sys.stdout.write(
-        f"Trains {num_folds} models by {config}, {models.epochs} epochs of about {shown:,} texts each, and reads "
-        f"{num_folds} x {len(rows):,} texts: about {num_folds - 1} runs of the recipe. What is finished is kept in "
-        f"{work}.\n"
+        f"Trains {num_folds} models by {models.config}, {models.epochs} epochs of about {shown:,} texts each, and "
+        f"reads {num_folds} x {len(rows):,} texts: about {num_folds - 1} runs of the recipe. What is finished is kept "
+        f"in {work}.\n"
     )
     sys.stdout.flush()
     texts, given = rows[TEXT][:], rows[ENTITIES][:]
@@ -169,7 +213,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert relabel") -> Non
     how.add_argument("--model", help="mtsbert checkpoint that was trained on the entities.")
     how.add_argument("--config", type=Path, help="Recipe by which the models of --folds are trained on --data.")
     parser.add_argument("--folds", type=int, help="How many models to train; with --config. Default: 5")
-    parser.add_argument("--task", help="The checkpoint's token task. Required if it has several.")
+    parser.add_argument("--task", help="The token task of the checkpoint or recipe. Required if it has several.")
     parser.add_argument("--data", required=True, type=Path, help="Dataset folder written by data_prep.")
     parser.add_argument("--output", required=True, type=Path, help="Folder to create.")
     add_precision_option(parser)
@@ -177,7 +221,9 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert relabel") -> Non
     if args.model is not None and args.folds is not None:
         raise ValueError("--folds trains models of its own by --config; drop --model, or --folds.")
     if args.config is not None:
-        counts = confirm(args.config, args.data, args.output, num_folds=args.folds or 5, precision=args.precision)
+        how_many = 5 if args.folds is None else args.folds
+        options = {"task": args.task, "precision": args.precision}
+        counts = confirm(args.config, args.data, args.output, num_folds=how_many, **options)
     else:
         counts = relabel(load_finder(args.model, task=args.task, precision=args.precision), args.data, args.output)
     sys.stdout.write(

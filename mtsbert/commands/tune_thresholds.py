@@ -3,8 +3,9 @@
     mtsbert tune-thresholds --model runs/news --data held_out.csv --target precision=0.95
     mtsbert tune-thresholds --model runs/news --data data/ag_news --columns text=text label=topic --target f1
 
-Use texts that the model was not trained on. The thresholds are written into the checkpoint's `config.json`, and every
-door follows them: an answer that is less sure is left out, or its label is null. `--output` writes what is expected
+Use texts that the model was not trained on. The thresholds are written into the checkpoint's `config.json`, and the
+pipeline, `mtsbert predict`, ONNX, and spaCy's entities follow them: an answer that is less sure is left out, or its label
+is null. `--output` writes what is expected
 of them as JSON as well.
 """
 
@@ -20,7 +21,7 @@ from mtsbert.data.sources import TEXT_PAIR
 from mtsbert.machine import add_precision_option, autocast
 from mtsbert.network.starting_point import load_pipeline
 from mtsbert.results.tables import markdown_table
-from mtsbert.results.unfinished import write_json
+from mtsbert.results.unfinished import check_parent, write_json
 
 
 CONFIG_FILE = "config.json"
@@ -36,6 +37,7 @@ def tune(
     split: str = VALIDATION,
     tasks: list[str] | None = None,
     number_format: str = "auto",
+    report: Path | None = None,
 ) -> dict[str, dict[str, Threshold]]:
     """
     Tunes the thresholds of a checkpoint and writes them into its config.
@@ -49,12 +51,16 @@ def tune(
         tasks (`list[str]`, *optional*): The tasks to tune. Default: all that have labels there.
         number_format (`str`, *optional*, defaults to `"auto"`): `"fp32"`, `"bf16"`, or what the machine computes fast.
 
+        report (`Path`, *optional*): JSON file for the result as well.
+
     Returns:
-        Task → label, or entity type → [`Threshold`]. Labels that no answer names have none.
+        Task → label, or entity type → [`Threshold`]. Labels that no answer names have none, and lose the one that they
+        had.
 
     Raises:
         `ValueError`: if model or data cannot be used. The config stays as it was in that case.
     """
+    check_parent(report)
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder} is no folder of a checkpoint; thresholds are written into its {CONFIG_FILE}.")
     pipeline = load_pipeline(str(folder))
@@ -77,6 +83,8 @@ def tune(
     if not any(found.values()):
         raise ValueError(f"{data} has no label of {list(asked)} that the model answers with.")
     _write(folder / CONFIG_FILE, found)
+    if report is not None:
+        write_json(report, {"data": data, "precision": precision, "thresholds": _as_json(found)})
     return found
 
 
@@ -85,8 +93,24 @@ def _write(path: Path, found: dict[str, dict[str, Threshold]]) -> None:
     for task, by_label in found.items():
         if by_label:
             settings = config["tasks"][task]
-            settings["thresholds"] = settings.get("thresholds", {}) | {k: one.value for k, one in by_label.items()}
+            settings["thresholds"] = {label: one.value for label, one in by_label.items()}
     write_json(path, config)
+
+
+def _as_json(found: dict[str, dict[str, Threshold]]) -> dict:
+    return {
+        task: {
+            label: {
+                "threshold": one.value,
+                "answers": one.num_answers,
+                "precision": one.precision,
+                "recall": one.recall,
+                "reached": one.is_reached,
+            }
+            for label, one in by_label.items()
+        }
+        for task, by_label in found.items()
+    }
 
 
 def describe(found: dict[str, dict[str, Threshold]]) -> str:
@@ -131,20 +155,6 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert tune-thresholds"
         split=args.split,
         tasks=args.tasks,
         number_format=args.precision,
+        report=args.output,
     )
-    if args.output is not None:
-        report = {
-            task: {
-                label: {
-                    "threshold": one.value,
-                    "answers": one.num_answers,
-                    "precision": one.precision,
-                    "recall": one.recall,
-                    "reached": one.is_reached,
-                }
-                for label, one in by_label.items()
-            }
-            for task, by_label in found.items()
-        }
-        write_json(args.output, {"data": args.data, "target": args.target, "thresholds": report})
     sys.stdout.write(f"{describe(found)}\n\nWritten to {args.model / CONFIG_FILE}\n")

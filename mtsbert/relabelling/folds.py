@@ -1,7 +1,8 @@
 """
 Assigns texts and entities to folds, so that each is judged by a model that has not learned it.
 
-Two entities are the same if their letters are, without regard to case, leading articles and a final `'s`. A fold has a
+Two entities are the same if their words are, without regard to case, leading articles, a final `'s`, and marks at both
+ends. A fold has a
 share of all entities, and a share of all texts. Its model is trained on the other texts, in which every occurrence of
 its own entities is left open: a span without a label, from which nothing is learned. This is the idea of CrossWeigh
 (arXiv 1909.01441), which leaves out all texts with such an entity instead, and few would be left of news.
@@ -9,20 +10,26 @@ its own entities is left open: a span without a label, from which nothing is lea
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
+from types import ModuleType
 from zlib import crc32
 
 from mtsbert.preparation import data_prep
 
 
-MOST_WORDS = 8  # of an entity that is looked for where nobody labelled it
-
 _WORD = re.compile(r"\w+")
+_EDGES = re.compile(r"^\W+|\W+$")
+
+
+@cache
+def _spans() -> ModuleType:
+    return data_prep("spans")
 
 
 def key_of(entity: str) -> str:
-    """What two occurrences of the same entity have in common: `"The  Alps's"` and `"alps"`."""
-    start, end = data_prep("spans").without_article_and_possessive(entity, 0, len(entity))
-    return " ".join(entity[start:end].casefold().split())
+    """What two occurrences of the same entity have in common: `"The  Alps's"` and `"alps"`, `"$5"` and `"5"`."""
+    start, end = _spans().without_article_and_possessive(entity, 0, len(entity))
+    return _EDGES.sub("", " ".join(entity[start:end].casefold().split()))
 
 
 def fold_of(text: str, num_folds: int) -> int:
@@ -43,12 +50,17 @@ class Folds:
     def __init__(self, texts: Iterable[str], entities: Iterable[Sequence[dict]], num_folds: int):
         self.num_folds = num_folds
         self.keys: list[set[str]] = [set() for _ in range(num_folds)]  # by fold
+        self._lengths: list[dict[str, int]] = [{} for _ in range(num_folds)]  # first word → the most words of a key
         for text, spans in zip(texts, entities, strict=True):
             for span in spans:
-                if span["label"] is not None:
-                    key = key_of(text[span["start"] : span["end"]])
-                    if key:  # nothing is left of an article
-                        self.keys[fold_of(key, num_folds)].add(key)
+                if span["label"] is not None and (key := key_of(text[span["start"] : span["end"]])):
+                    self._add(key)
+
+    def _add(self, key: str) -> None:
+        fold = fold_of(key, self.num_folds)
+        self.keys[fold].add(key)
+        first, *rest = _WORD.findall(key)
+        self._lengths[fold][first] = max(self._lengths[fold].get(first, 0), 1 + len(rest))
 
     def is_held_out(self, text: str, fold: int) -> bool:
         """Whether a text is not shown to the model of a fold."""
@@ -63,13 +75,13 @@ class Folds:
         occurrences that nobody labelled are spans without a label as well.
         """
         kept = [{**span, "label": None if self.fold_of_span(text, span) == fold else span["label"]} for span in spans]
-        words = [match.span() for match in _WORD.finditer(text)]
         taken = [(span["start"], span["end"]) for span in spans]
-        first = 0
+        words, first = list(_WORD.finditer(text)), 0
         while first < len(words):
-            for last in range(min(len(words), first + MOST_WORDS) - 1, first - 1, -1):  # the longest first
-                start, end = words[first][0], words[last][1]
-                if key_of(text[start:end]) in self.keys[fold]:
+            most = self._lengths[fold].get(words[first].group().casefold(), 0)
+            for last in range(min(len(words), first + most) - 1, first - 1, -1):  # the longest first
+                start, end = words[first].start(), words[last].end()
+                if " ".join(text[start:end].casefold().split()) in self.keys[fold]:
                     if not any(start < other_end and other_start < end for other_start, other_end in taken):
                         kept.append({"start": start, "end": end, "label": None})
                         taken.append((start, end))
@@ -94,9 +106,11 @@ class Folds:
             for span in given
             if (span["start"], span["end"], span["label"]) in marks[self.fold_of_span(text, span)]
         ]
+        rejected = {(span["start"], span["end"], span["label"]) for span in given}
         others = [
             {name: span[name] for name in ("start", "end", "label")}
             for span in found_by[fold_of(text, self.num_folds)]
-            if not any(span["start"] < other["end"] and other["start"] < span["end"] for other in confirmed)
+            if (span["start"], span["end"], span["label"]) not in rejected
+            and not any(span["start"] < other["end"] and other["start"] < span["end"] for other in confirmed)
         ]
         return sorted(confirmed + others, key=lambda span: span["start"])

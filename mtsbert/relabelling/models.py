@@ -26,16 +26,18 @@ class FoldModels:
     Args:
         config (`Path`): The recipe to train with. One of its datasets must be `data`.
         data (`Path`): The prepared dataset.
-        folder (`Path`): Where to keep datasets, runs and what was found.
+        folder (`Path`): Where to keep datasets, runs and what was found, of this question alone.
         find_with (`Callable[[str], Callable]`): Loads a checkpoint as a function of texts to their spans.
 
     Raises:
-        `ValueError`: if the recipe does not train on `data`.
+        `ValueError`: if there is no such recipe, or it does not train on `data`.
     """
 
     def __init__(self, config: Path, data: Path, folder: Path, find_with: Callable[[str], Callable]):
         self.config, self.data, self.folder, self._find_with = config, data, folder, find_with
-        recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
+        if not config.is_file():
+            raise ValueError(f"--config {config}: no such file.")
+        recipe = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
         self.datasets: dict[str, dict] = recipe.get("datasets") or {}
         self.epochs = recipe.get("num_train_epochs", 3)
         self.names = [

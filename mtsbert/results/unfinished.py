@@ -36,6 +36,12 @@ def new_folder(output: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def check_parent(path: Path | None) -> None:
+    """Raises `ValueError` if the folder that a file is to be written into does not exist."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise ValueError(f"{path} cannot be written: there is no folder {path.parent}.")
+
+
 def write_json(path: Path, report: dict) -> None:
     """Writes a JSON file under a temporary name, and renames it."""
     partial = path.with_name(path.name + SUFFIX)

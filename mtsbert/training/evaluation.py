@@ -80,6 +80,12 @@ class EvaluatingTrainer(BatchingTrainer):
             self.calibrate()
         return output
 
+    def call_model_init(self, trial: Any = None) -> torch.nn.Module:
+        model = super().call_model_init(trial)
+        for settings in model.config.tasks.values():
+            forget(settings)  # it may be a checkpoint, whose weights are about to change
+        return model
+
     def _task_settings(self) -> list[dict[str, dict]]:
         """The settings of the tasks, wherever they are kept."""
         return [self.tasks] if self.model is None else [self.tasks, self.model.config.tasks]
@@ -89,8 +95,7 @@ class EvaluatingTrainer(BatchingTrainer):
         self.calibration = {}
         for tasks in self._task_settings():
             for settings in tasks.values():
-                for key in CALIBRATIONS:
-                    settings.pop(key, None)
+                forget(settings)
 
     def calibrate(self, rows: Dataset | Mapping[str, Dataset] | None = None) -> dict[str, Fit]:
         """
@@ -105,25 +110,33 @@ class EvaluatingTrainer(BatchingTrainer):
         Returns:
             By task, what was fitted. Tasks with fewer than 200 labelled texts, or entities found, stay as they are.
         """
-        self._forget_calibration()
+        if rows is None and not isinstance(self.eval_dataset, Dataset):
+            raise ValueError("There is nothing to calibrate on: give `rows`, or the Trainer an `eval_dataset`.")
         rows = self.eval_dataset if rows is None else self.features_of(rows, "validation", "rows")
         if len(rows) > MOST_ROWS:
             rows = rows.shuffle(seed=self.args.seed).select(range(MOST_ROWS))
-        with self.answer_metrics.keeping_logits(alone=True):
-            output = super().predict(rows, metric_key_prefix=CALIBRATION)
+        losses_alone, self.args.prediction_loss_only = self.args.prediction_loss_only, False
+        try:
+            with self.answer_metrics.keeping_logits(alone=True):
+                output = super().predict(rows, metric_key_prefix=CALIBRATION)
+        finally:
+            self.args.prediction_loss_only = losses_alone
         self.evaluations.pop(CALIBRATION, None)
+        fits: dict[str, Fit] = {}
         for task, logits in output.predictions.items():
             labels = torch.from_numpy(output.label_ids[task])
             found = fit(self.tasks[task], torch.from_numpy(logits), labels) if task in self.tasks else None
             if found is not None:
-                self.calibration[task] = found
+                fits[task] = found
                 for tasks in self._task_settings():
-                    tasks[task].update(found.settings)
+                    without = {key: value for key, value in tasks[task].items() if key not in CALIBRATIONS}
+                    tasks[task] = without | found.settings
                 logger.info(
                     f"The scores of {task!r} are calibrated on {found.num_items:,} answers: expected calibration "
                     f"error {found.error_before:.3f} before, {found.error_after:.3f} after."
                 )
-        return self.calibration
+        self.calibration |= fits
+        return fits
 
     def _check_best_metric(self) -> None:
         """Raises `ValueError` if `metric_for_best_model` is none of the metrics that an evaluation will have."""
@@ -251,6 +264,12 @@ class EvaluatingTrainer(BatchingTrainer):
         self.evaluations[prefix] = Evaluation(metrics, counts)
         if self.is_training and prefix == "eval":
             self._evaluations_of_steps[self.state.global_step] = self.evaluations[prefix]
+
+
+def forget(settings: dict) -> None:
+    """Removes the calibration of a task from its settings."""
+    for key in CALIBRATIONS:
+        settings.pop(key, None)
 
 
 @contextmanager

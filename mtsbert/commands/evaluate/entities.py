@@ -76,7 +76,7 @@ def load_finder(
     if task not in of_tokens:
         raise ValueError(f"The tasks of {name!r} that find entities are {of_tokens}; --task is {task!r}.")
     if min_score is not None:
-        tasks[task]["min_score"] = min_score
+        tasks[task] |= {"min_score": min_score, "thresholds": {}}
 
     def find(texts: list[str]) -> list[list[dict]]:
         with autocast(pipeline.device, precision):

@@ -1,9 +1,13 @@
 """Tests which texts are chosen for people to label, and that what they finish is read again."""
 
+import datetime
 import json
+import math
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mtsbert.annotation.selection import choose, doubt_of
@@ -48,6 +52,16 @@ def written(checkpoint, tmp_path):
     main(["annotate", "--model", str(checkpoint), "--input", str(tmp_path / "texts.jsonl"), "--number", "5",
           "--output", str(tmp_path / "tasks.json"), "--precision", "fp32"])  # fmt: skip
     return tmp_path / "tasks.json"
+
+
+def test_columns_that_json_or_the_interface_cannot_hold(checkpoint, tmp_path):
+    """A date, a number that is none, and a column that is called like a task."""
+    rows = {"text": ["Oslo wins"], "day": [datetime.date(2026, 1, 2)], "price": [math.nan], "topic": ["Sports"]}
+    pq.write_table(pa.table(rows), tmp_path / "texts.parquet")
+    main(["annotate", "--model", str(checkpoint), "--input", str(tmp_path / "texts.parquet"),
+          "--output", str(tmp_path / "tasks.json")])  # fmt: skip
+    (task,) = json.loads((tmp_path / "tasks.json").read_text())
+    assert task["data"] == {"text": "Oslo wins", "day": "2026-01-02", "price": None, "given_topic": "Sports"}
 
 
 def test_tasks_have_the_answers_of_the_model(written, checkpoint):
@@ -116,6 +130,7 @@ def test_what_people_have_finished_is_a_dataset(written, tmp_path):
     ("change", "message"),
     [
         (["--number", "0"], "--number is 0; it must be at least 1"),
+        (["--output", "nowhere/tasks.json"], "there is no folder nowhere"),
         (["--output", "tasks.csv"], r"Label Studio imports \.json"),
         (["--input", "nowhere.csv"], "nowhere.csv: no such file"),
         (["--tasks", "near"], r"Tasks on single texts are labelled here; \['near'\] are none"),

@@ -48,7 +48,19 @@ def test_answers_of_the_same_score_go_together():
 
 def test_a_label_that_nobody_names_has_no_threshold():
     assert choose(Scored(num_true=3), 0.9) is None
-    assert choose(Scored([0.9], [False], num_true=0), 0.9) is None
+
+
+@pytest.mark.parametrize("num_true", [0, 3])
+@pytest.mark.parametrize("precision", [0.9, None])
+def test_a_label_that_is_never_right_is_not_answered_with(num_true, precision):
+    found = choose(Scored([0.9, 0.8], [False, False], num_true), precision)
+    assert (found.value, found.is_reached, found.precision[0], found.recall[0]) == (1.0, False, 0.0, 0.0)
+    assert share(0, 0) == (0.0, 0.0, 1.0)
+
+
+def test_a_threshold_lets_the_answers_through_that_it_counts():
+    found = choose(Scored([0.99999994, 0.9999997], [True, False], num_true=1), 1.0)
+    assert 0.9999997 < found.value < 0.99999994
 
 
 def test_the_interval_of_a_share_is_wilsons():
@@ -135,6 +147,7 @@ def test_the_command_writes_thresholds_that_the_pipeline_follows(folder, held_ou
     before = json.loads((folder / "config.json").read_text())
     main(["tune-thresholds", "--model", str(folder), "--data", str(held_out), "--target", "f1", "--tasks", "topic"])
     after = json.loads((folder / "config.json").read_text())
+    assert set(after["tasks"]["topic"]["thresholds"]) == set(told)
     assert after["tasks"].pop("topic") != before["tasks"].pop("topic")
     assert after == before
 
@@ -156,7 +169,8 @@ def test_columns_are_named_where_they_are_called_otherwise(folder, tmp_path):
         (["--tasks", "moods"], r"tasks that the model does not have: \['moods'\]"),
         (["--columns", "text"], "--columns 'text': write COLUMN=ROLE"),
         (["--columns", "texts=text"], "texts"),
-        (["--target", "best"], "write precision=0.95"),
+        (["--target", "best"], r"write precision=0\.95"),
+        (["--output", "nowhere/report.json"], "there is no folder nowhere"),
     ],
 )
 def test_what_cannot_be_tuned_is_told_and_changes_nothing(folder, held_out, more, message):

@@ -135,14 +135,15 @@ def test_entities_are_confirmed_out_of_fold_and_an_interrupted_run_goes_on(
         main(command)
     assert "Trains 2 models by" in capsys.readouterr().out
     assert not output.exists()
-    kept = (tmp_path / ".confirmed.folds" / "found_0.jsonl").stat().st_mtime_ns
+    assert (tmp_path / ".confirmed.folds" / "found_0.jsonl").is_file()
+    with pytest.raises(SystemExit, match="what an interrupted run has found with another recipe"):
+        main([*command[:3], "--folds", "3", *command[5:]])
     monkeypatch.setattr(FoldModels, "found", found)
     seen = []
     train = FoldModels._train
     monkeypatch.setattr(FoldModels, "_train", lambda self, fold, *rest: seen.append(fold) or train(self, fold, *rest))
     main(command)
     assert seen == [1]
-    assert kept
     assert not (tmp_path / ".confirmed.folds").exists()
     rows = read_folder(output, {"train": "train"})["train"]
     before = read_folder(large, {"train": "train"})["train"]
@@ -156,6 +157,9 @@ def test_entities_are_confirmed_out_of_fold_and_an_interrupted_run_goes_on(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (["--folds", "0"], "--folds is 0; there must be 2 at least"),
+        (["--task", "topic"], r"that find entities are \['ner'\]; --task is 'topic'"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: no such file"),
         (["--folds", "1"], "--folds is 1; there must be 2 at least"),
         (["--data", "elsewhere"], r"elsewhere has no train\.parquet"),
         (["--model", "runs/a"], "not allowed with argument"),

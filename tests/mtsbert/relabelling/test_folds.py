@@ -18,7 +18,18 @@ def span(text: str, name: str, label: str | None = "X") -> dict:
 
 
 @pytest.mark.parametrize(
-    ("entity", "key"), [("The  Alps's", "alps"), ("OSLO", "oslo"), ("New\nYork", "new york"), ("A", ""), ("É", "é")]
+    ("entity", "key"),
+    [
+        ("The  Alps's", "alps"),
+        ("OSLO", "oslo"),
+        ("New\nYork", "new york"),
+        ("A", ""),
+        ("É", "é"),
+        ("U.S.", "u.s"),
+        ("$5 %", "5"),
+        ("Yahoo!", "yahoo"),
+        ("Rock'n'Roll", "rock'n'roll"),
+    ],
 )
 def test_what_makes_two_entities_the_same(entity, key):
     assert key_of(entity) == key
@@ -63,6 +74,16 @@ def test_entities_of_other_folds_stay_as_they_are():
             assert kept == [s for s in sorted(spans, key=lambda s: s["start"]) if folds.fold_of_span(text, s) != fold]
 
 
+@pytest.mark.parametrize("name", ["U.S.", "$5", "5%", "Yahoo!", "Inc."])
+def test_occurrences_of_names_with_marks_at_their_ends_are_left_open(name):
+    text = f"In the {name} today"
+    folds = Folds([text], [[span(text, name)]], 2)
+    fold = folds.fold_of_span(text, span(text, name))
+    (found,) = folds.opened(text, [], fold)
+    assert found["label"] is None
+    assert text[found["start"] : found["end"]].strip("$%!.") == name.strip("$%!.")
+
+
 def test_an_entity_of_which_nothing_is_left_opens_no_articles():
     folds = Folds(["A wins the race"], [[span("A wins the race", "A")]], 2)
     assert folds.opened("the a an", [], 0) == folds.opened("the a an", [], 1) == []
@@ -81,7 +102,7 @@ def test_each_model_is_asked_only_about_what_it_has_not_learned():
     other[of_text] = [span(text, "Lima")]
     assert folds.found(text, given, nothing) == []
     assert folds.found(text, given, oslo) == [given[0]]
-    assert folds.found(text, given, bern) == ([given[1]] if of_text == 1 - of_bern else [])
+    assert folds.found(text, given, bern) == []  # whether or not that model has seen the text
     assert folds.found(text, given, other) == [span(text, "Lima")]
     other[of_text], other[1 - of_text] = [], [span(text, "Lima")]  # by the model that has seen the text
     assert folds.found(text, given, other) == []

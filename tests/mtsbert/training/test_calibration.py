@@ -10,7 +10,9 @@ from datasets import concatenate_datasets
 from transformers import TrainerCallback
 
 from modeling_mtsbert import MTSBertModel
+from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.calibration.fitting import expected_calibration_error
+from mtsbert.training.trainer import MTSBertTrainer
 
 
 @pytest.fixture
@@ -60,6 +62,37 @@ def test_a_few_rows_or_the_flag_leave_scores_as_they_are(trainer_of, model, feat
     assert not model.config.calibration
     assert set(trainer.calibrate(many)) == {"topic"} | set(trainer.calibration)
     assert model.config.calibration
+
+
+def test_what_is_not_fitted_again_stays(trainer_of, model, many, features):
+    trainer = trainer_of(of=model, eval_dataset=many)
+    trainer.train()
+    before = {task: dict(settings) for task, settings in model.config.tasks.items()}
+    assert trainer.calibrate(features) == {}
+    assert model.config.tasks == before
+    with pytest.raises(ValueError, match="There is nothing to calibrate on"):
+        trainer_of(of=model).calibrate()
+
+
+def test_a_run_that_evaluates_losses_alone_is_calibrated_as_well(trainer_of, model, many):
+    trainer = trainer_of(of=model, eval_dataset=many, prediction_loss_only=True)
+    trainer.train()
+    assert "topic" in trainer.calibration
+    assert trainer.args.prediction_loss_only
+
+
+def test_a_model_init_may_open_a_calibrated_checkpoint(trainer_of, model, many, tokenizer, tmp_path):
+    trainer_of(of=model, eval_dataset=many).train()
+    model.save_pretrained(tmp_path / "first")
+    assert model.config.calibration
+    args = MTLTrainingArguments(str(tmp_path / "run"), precision="fp32", disable_tqdm=True, save_strategy="no")
+    trainer = MTSBertTrainer(
+        args=args, model_init=lambda: MTSBertModel.from_pretrained(tmp_path / "first"), processing_class=tokenizer,
+        train_dataset=many, eval_dataset=many,
+    )  # fmt: skip
+    for _ in range(2):
+        trainer.train()
+        assert trainer.model.config.tasks["topic"]["temperature"] > 0
 
 
 def test_two_models_of_the_same_tasks_do_not_share_a_calibration(trainer_of, encoder_folder, tasks, many):
