@@ -4,9 +4,8 @@
     mtsbert tune-thresholds --model runs/news --data data/ag_news --columns text=text label=topic --target f1
 
 Use texts that the model was not trained on. The thresholds are written into the checkpoint's `config.json`, and the
-pipeline, `mtsbert predict`, ONNX, and spaCy's entities follow them: an answer that is less sure is left out, or its label
-is null. `--output` writes what is expected
-of them as JSON as well.
+pipeline, `mtsbert predict`, ONNX, and spaCy's entities follow them: an answer that is less sure is left out, or its
+label is null. `--output` writes what is expected of them as JSON as well.
 """
 
 import argparse

@@ -2,10 +2,10 @@
 Assigns texts and entities to folds, so that each is judged by a model that has not learned it.
 
 Two entities are the same if their words are, without regard to case, leading articles, a final `'s`, and marks at both
-ends. A fold has a
-share of all entities, and a share of all texts. Its model is trained on the other texts, in which every occurrence of
-its own entities is left open: a span without a label, from which nothing is learned. This is the idea of CrossWeigh
-(arXiv 1909.01441), which leaves out all texts with such an entity instead, and few would be left of news.
+ends. A fold has a share of all entities, and a share of all texts. Its model is trained on the other texts, in which
+every occurrence of its own entities is left open: a span without a label, from which nothing is learned. This is the
+idea of CrossWeigh (arXiv 1909.01441), which leaves out all texts with such an entity instead, and few would be left of
+news.
 """
 
 import re
