@@ -46,9 +46,11 @@ def main() -> None:
     target = float(mean["random"][-1])
     reached = np.flatnonzero(mean["chosen"] >= target)
     needed = sizes[reached[0]] if len(reached) else None
+    accuracy = {way: dict(zip(map(str, sizes), map(float, of_way), strict=True)) for way, of_way in mean.items()}
+    for way, of_seeds in curves.items():
+        accuracy[way]["at the end"] = mean_and_sd([of_seed[-1] for of_seed in of_seeds])
     report = {
-        "accuracy": {way: dict(zip(sizes, map(float, of_way), strict=True)) for way, of_way in mean.items()},
-        "at the end": {way: mean_and_sd([of_seed[-1] for of_seed in of_way]) for way, of_way in curves.items()},
+        "table": accuracy,
         "rows": args.rows,
         "needed": needed,
         "share": needed and needed / args.rows,

@@ -35,7 +35,11 @@ from pipeline_mtsbert import MTSBertPipeline
 def main() -> None:
     args = parse_arguments()
     report = {name: measure(folder, args) for name, folder in args.models}
-    path = write_report("calibration", None, report)
+    table = {
+        name: {key: value for key, value in figures.items() if not isinstance(value, dict)}
+        for name, figures in report.items()
+    }
+    path = write_report("calibration", None, {"table": table, "runs": report})
     for name, figures in report.items():
         for key, value in figures.items():
             sys.stdout.write(f"{name} {key}: {value}\n")
