@@ -52,7 +52,9 @@ def python(installed: Path, folder: Path, code: str, *arguments: str) -> str:
 
 
 def test_everything_is_in_one_package_under_one_name(installed, tmp_path):
-    files = [f"{kind}_mtsbert.py" for kind in ("configuration", "entities", "heads", "modeling", "pipeline")]
+    files = [
+        f"{kind}_mtsbert.py" for kind in ("answers", "configuration", "entities", "heads", "modeling", "pipeline")
+    ]
     assert {path.name for path in installed.iterdir() if not path.name.endswith((".dist-info", "__pycache__"))} == {
         "mtsbert",
         "bin",
@@ -61,7 +63,8 @@ def test_everything_is_in_one_package_under_one_name(installed, tmp_path):
     code = (
         "import modeling_mtsbert, mtsbert.commands.train, mtsbert.training.trainer, mtsbert.data_prep.build\n"
         "import mtsbert.commands.study, mtsbert.commands.export, mtsbert.commands.predict\n"
-        "import mtsbert.commands.audit, mtsbert.commands.evaluate.entities\n"
+        "import mtsbert.commands.audit, mtsbert.commands.evaluate.entities, mtsbert.commands.annotate\n"
+        "import mtsbert.commands.tune_thresholds, mtsbert.commands.relabel\n"
         "print([name for name in sys.modules if name.partition('.')[0] == 'data_prep'])\n"
         "print(mtsbert.training.trainer.MTSBertModel is modeling_mtsbert.MTSBertModel)"
     )

@@ -10,6 +10,7 @@ label is null. `--output` writes what is expected of them as JSON as well.
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mtsbert.calibration.thresholds import Threshold, answers_by_label, choose, 
 from mtsbert.data.gold import parse_map
 from mtsbert.data.loading import load_data
 from mtsbert.data.sources import TEXT_PAIR
+from mtsbert.input_arguments import SKIP
 from mtsbert.machine import add_precision_option, autocast
 from mtsbert.network.starting_point import load_pipeline
 from mtsbert.results.tables import markdown_table
@@ -25,6 +27,8 @@ from mtsbert.results.unfinished import check_parent, write_json
 
 CONFIG_FILE = "config.json"
 VALIDATION = "validation"
+
+logger = logging.getLogger(__name__)
 
 
 def tune(
@@ -43,7 +47,8 @@ def tune(
 
     Args:
         folder (`Path`): The checkpoint.
-        data (`str`): Labelled texts: a file, a folder or a Hub id.
+        data (`str`): Labelled texts: a file, a folder or a Hub id. Rows that cannot be used, such as those with a label
+            that the model does not have, are left out with a warning.
         precision (`float`, *optional*): The share of answers that shall be right. Default: the highest F1.
         columns (`dict[str, str]`, *optional*): Column → `text`, `text_pair` or a task. Default: by these names.
         split (`str`, *optional*, defaults to `"validation"`): The split of a folder or Hub id to read.
@@ -67,7 +72,11 @@ def tune(
     spec = {"files": {VALIDATION: data}} if Path(data).is_file() else {"path": data, "splits": {VALIDATION: split}}
     if columns:
         spec["columns"] = columns
-    examples = load_data({"data": spec}, {}, splits=[VALIDATION], checkpoint_tasks=config.tasks).examples[VALIDATION]
+    how = {"checkpoint_tasks": config.tasks, "bad_rows": SKIP}
+    read = load_data({"data": spec}, {}, splits=[VALIDATION], **how)
+    if read.skipped:  # such as those with a label that the model does not have
+        logger.warning(f"{len(read.skipped):,} rows of {data} are left out. The first: {read.skipped[0].reason}")
+    examples = read.examples[VALIDATION]
     pairs = [row for row, text in enumerate(examples[TEXT_PAIR]) if text is not None]
     asked = tunable(config.select_tasks(tasks), with_pairs=bool(pairs))
     if left := sorted(set(tasks or ()) - set(asked)):
@@ -146,6 +155,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert tune-thresholds"
     parser.add_argument("--output", type=Path, help="JSON file for the thresholds and what is expected of them.")
     add_precision_option(parser)
     args = parser.parse_args(argv)
+    logging.basicConfig(format="%(levelname)s %(message)s")
     found = tune(
         args.model,
         args.data,

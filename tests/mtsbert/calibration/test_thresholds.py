@@ -160,6 +160,15 @@ def test_columns_are_named_where_they_are_called_otherwise(folder, tmp_path):
     assert json.loads((folder / "config.json").read_text())["tasks"]["topic"]["thresholds"]
 
 
+def test_rows_with_a_label_that_the_model_does_not_have_are_left_out_and_told(folder, held_out, caplog):
+    with held_out.open("a") as file:
+        file.write('\n{"text": "Rain in Lima", "topic": "Weather"}')
+    main(["tune-thresholds", "--model", str(folder), "--data", str(held_out), "--target", "f1"])
+    assert "1 rows of" in caplog.text
+    assert "label 'Weather' is not one of task 'topic'" in caplog.text
+    assert "Weather" not in json.loads((folder / "config.json").read_text())["tasks"]["topic"]["thresholds"]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
