@@ -47,8 +47,8 @@ def tune(
 
     Args:
         folder (`Path`): The checkpoint.
-        data (`str`): Labelled texts: a file, a folder or a Hub id. Rows that cannot be used, such as those with a label
-            that the model does not have, are left out with a warning.
+        data (`str`): Labelled texts: a file, a folder or a Hub id. Rows that cannot be used, such as those with a
+            label that the model does not have, are left out with a warning.
         precision (`float`, *optional*): The share of answers that shall be right. Default: the highest F1.
         columns (`dict[str, str]`, *optional*): Column → `text`, `text_pair` or a task. Default: by these names.
         split (`str`, *optional*, defaults to `"validation"`): The split of a folder or Hub id to read.
