@@ -2,10 +2,12 @@
 
 import importlib
 import importlib.util
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 
+@cache
 def data_prep(module: str) -> ModuleType:
     """Imports a module of `data_prep`, such as `"build"`. This is lazy because importing spaCy takes seconds."""
     package = "mtsbert.data_prep" if importlib.util.find_spec("mtsbert.data_prep") else "data_prep"

@@ -8,9 +8,7 @@ from xml.sax.saxutils import quoteattr
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from entities_mtsbert import entity_types
-
-
-TEXT = "text"
+from mtsbert.data.sources import TEXT
 
 
 def task_of(row: dict, answer: dict, tasks: dict[str, dict], *, model: str, doubt: float) -> dict:

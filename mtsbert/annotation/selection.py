@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
+from configuration_mtsbert import PAIR_TYPES, TOKEN_CLASSIFICATION
 
 
 def doubt_of(tasks: dict[str, dict], answer: dict) -> float:
@@ -18,7 +18,7 @@ def doubt_of(tasks: dict[str, dict], answer: dict) -> float:
     """
     doubts = []
     for task, settings in tasks.items():
-        if settings["type"] in (*COSINE_TYPES, *PAIR_TYPES):
+        if settings["type"] in PAIR_TYPES:
             continue
         if settings["type"] == TOKEN_CLASSIFICATION:
             doubts.append(1.0 - min((entity["score"] for entity in answer[task]), default=1.0))

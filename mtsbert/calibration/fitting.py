@@ -1,6 +1,5 @@
 """Fits what turns scores into probabilities, and measures how far they are from it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +82,7 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
     best = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded")
     fitted = {"temperature": round(float(np.exp(best.x)), 6), **learned}
     before, after = (scored_labels(settings | more, logits, labels) for more in ({}, fitted))
-    return _kept(fitted, lambda scored: expected_calibration_error(*scored), before, after)
+    return Fit(fitted, len(before[0]), expected_calibration_error(*before), expected_calibration_error(*after))
 
 
 def fit_entities(settings: dict, scores: np.ndarray, is_right: np.ndarray) -> Fit | None:
@@ -96,11 +95,8 @@ def fit_entities(settings: dict, scores: np.ndarray, is_right: np.ndarray) -> Fi
         return None
     fitted = {"platt": [slope, intercept]}
     after = 1.0 / (1.0 + np.exp(-(slope * logits + intercept)))
-    return _kept(fitted, lambda scored: expected_calibration_error(*scored), (scores, is_right), (after, is_right))
-
-
-def _kept(fitted: dict, error_of: Callable, before: tuple, after: tuple) -> Fit:
-    return Fit(fitted, len(before[0]), error_of(before), error_of(after))
+    errors = (expected_calibration_error(either, is_right) for either in (scores, after))
+    return Fit(fitted, len(scores), *errors)
 
 
 def scored_labels(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
-from mtsbert.annotation.label_studio import TEXT, interface, task_of
+from mtsbert.annotation.label_studio import interface, task_of
 from mtsbert.annotation.selection import choose, doubt_of
+from mtsbert.data.sources import TEXT
 from mtsbert.formats.files import stream_rows
 from mtsbert.machine import add_precision_option, autocast
 from mtsbert.network.starting_point import load_pipeline

@@ -14,7 +14,6 @@ were open in all its training texts, and texts that it has not seen. Interrupted
 
 import argparse
 import hashlib
-import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -22,9 +21,7 @@ from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
 
-import yaml
 from datasets import Dataset
-from filelock import FileLock, Timeout
 
 from configuration_mtsbert import TOKEN_CLASSIFICATION
 from mtsbert.commands.evaluate.entities import Finder, load_finder
@@ -35,12 +32,11 @@ from mtsbert.machine import add_precision_option
 from mtsbert.preparation import data_prep
 from mtsbert.relabelling.folds import Folds
 from mtsbert.relabelling.models import FoldModels
-from mtsbert.results.unfinished import new_folder, write_json
+from mtsbert.results.unfinished import DESCRIPTION_FILE, locked, new_folder, read_description, write_json
 from mtsbert.settings import spelled_out
 
 
 TRAIN_FILE, CARD_FILE = "train.parquet", "README.md"
-QUESTION_FILE = "question.json"  # what an interrupted run was asked
 WORD_COLUMNS = ("tokens", "ner_tags")  # they have no tag for a span without a label
 
 
@@ -106,45 +102,38 @@ def confirm(
     """
     if num_folds < 2:
         raise ValueError(f"--folds is {num_folds}; there must be 2 at least.")
-    read_training_rows(data)
+    rows = read_training_rows(data)
     if output.exists():
         raise ValueError(f"{output} exists already; remove it or name another folder.")
     work = output.with_name(f".{output.name}.folds")
     models = FoldModels(config, data, work, lambda name: load_finder(name, task=task, precision=precision).find)
-    check_task(config, task)
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work / "lock", timeout=0):
-            return _confirm(models, data, output, work, num_folds=num_folds, asked=[task, precision])
-    except Timeout:
-        raise ValueError(f"Another process works in {work}; wait for it.") from None
+    check_task(models, task)
+    with locked(work, output):
+        return _confirm(models, rows, output, num_folds=num_folds, asked=[task, precision])
 
 
-def check_task(config: Path, task: str | None) -> None:
+def check_task(models: FoldModels, task: str | None) -> None:
     """Raises `ValueError` unless it is clear which token task of a recipe is asked."""
-    tasks = spelled_out(yaml.safe_load(config.read_text(encoding="utf-8")).get("tasks") or {})
+    tasks = spelled_out(models.recipe.get("tasks") or {})
     of_tokens = [name for name, settings in tasks.items() if settings.get("type") == TOKEN_CLASSIFICATION]
     if task not in of_tokens if task is not None else len(of_tokens) != 1:
-        raise ValueError(f"The tasks of {config} that find entities are {of_tokens}; --task is {task!r}.")
+        raise ValueError(f"The tasks of {models.config} that find entities are {of_tokens}; --task is {task!r}.")
 
 
-def _confirm(
-    models: FoldModels, data: Path, output: Path, work: Path, *, num_folds: int, asked: list[str | None]
-) -> Agreement:
-    rows = read_training_rows(data)
+def _confirm(models: FoldModels, rows: Dataset, output: Path, *, num_folds: int, asked: list[str | None]) -> Agreement:
+    data, work = models.data, models.folder
     question = {
         "recipe": models.config.read_text(encoding="utf-8"),
         "data": hashlib.sha256((data / TRAIN_FILE).read_bytes()).hexdigest(),
         "folds": num_folds,
         "task and precision": asked,
     }
-    kept = work / QUESTION_FILE
-    if kept.is_file() and json.loads(kept.read_text(encoding="utf-8")) != question:
+    if read_description(work) not in (None, question):
         raise ValueError(
             f"{work} has what an interrupted run has found with another recipe, other data, folds, task or precision. "
             "Remove it, or run the same command again."
         )
-    write_json(kept, question)
+    write_json(work / DESCRIPTION_FILE, question)
     shown = round(len(rows) * (1 - 1 / num_folds))
     sys.stdout.write(
         f"Trains {num_folds} models by {models.config}, {models.epochs} epochs of about {shown:,} texts each, and "

@@ -77,13 +77,12 @@ def tune(
     if read.skipped:  # such as those with a label that the model does not have
         logger.warning(f"{len(read.skipped):,} rows of {data} are left out. The first: {read.skipped[0].reason}")
     examples = read.examples[VALIDATION]
-    pairs = [row for row, text in enumerate(examples[TEXT_PAIR]) if text is not None]
-    asked = tunable(config.select_tasks(tasks), with_pairs=bool(pairs))
+    with_pairs = any(text is not None for text in examples[TEXT_PAIR])
+    asked = tunable(config.select_tasks(tasks), with_pairs=with_pairs)
     if left := sorted(set(tasks or ()) - set(asked)):
         raise ValueError(f"{left} have no thresholds here: a cosine has none, and other tasks on pairs need pairs.")
-    texts = [(row["text"], row[TEXT_PAIR]) if row[TEXT_PAIR] is not None else row["text"] for row in examples]
     with autocast(pipeline.device, number_format):
-        answers = pipeline(texts, tasks=list(asked), threshold=0.0, return_embeddings=False)
+        answers = pipeline(list(read.texts(VALIDATION)), tasks=list(asked), threshold=0.0, return_embeddings=False)
     found = {}
     for task, by_label in answers_by_label(asked, examples, answers).items():
         chosen = {label: choose(scored, precision) for label, scored in sorted(by_label.items())}

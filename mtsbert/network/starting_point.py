@@ -124,10 +124,12 @@ def set_encoder_dropout(config: PreTrainedConfig, probability: float | None) -> 
     Raises:
         `ValueError`: if the config has no dropout that is known.
     """
+    if probability is None:
+        return
     names = [name for name in DROPOUTS if hasattr(config, name)]
-    if probability is not None and not names:
+    if not names:
         raise ValueError(f"`encoder_dropout`: the config of a {config.model_type} encoder has none of {DROPOUTS}.")
-    for name in names if probability is not None else ():
+    for name in names:
         setattr(config, name, probability)
 
 

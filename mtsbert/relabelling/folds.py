@@ -10,8 +10,6 @@ news.
 
 import re
 from collections.abc import Iterable, Sequence
-from functools import cache
-from types import ModuleType
 from zlib import crc32
 
 from mtsbert.preparation import data_prep
@@ -21,14 +19,9 @@ _WORD = re.compile(r"\w+")
 _EDGES = re.compile(r"^\W+|\W+$")
 
 
-@cache
-def _spans() -> ModuleType:
-    return data_prep("spans")
-
-
 def key_of(entity: str) -> str:
     """What two occurrences of the same entity have in common: `"The  Alps's"` and `"alps"`, `"$5"` and `"5"`."""
-    start, end = _spans().without_article_and_possessive(entity, 0, len(entity))
+    start, end = data_prep("spans").without_article_and_possessive(entity, 0, len(entity))
     return _EDGES.sub("", " ".join(entity[start:end].casefold().split()))
 
 

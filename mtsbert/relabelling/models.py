@@ -37,9 +37,9 @@ class FoldModels:
         self.config, self.data, self.folder, self._find_with = config, data, folder, find_with
         if not config.is_file():
             raise ValueError(f"--config {config}: no such file.")
-        recipe = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-        self.datasets: dict[str, dict] = recipe.get("datasets") or {}
-        self.epochs = recipe.get("num_train_epochs", 3)
+        self.recipe: dict = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        self.datasets: dict[str, dict] = self.recipe.get("datasets") or {}
+        self.epochs = self.recipe.get("num_train_epochs", 3)
         self.names = [
             name for name, spec in self.datasets.items() if Path(spec.get("path", "")).resolve() == data.resolve()
         ]

@@ -49,6 +49,33 @@ def write_json(path: Path, report: dict) -> None:
     partial.rename(path)
 
 
+@contextmanager
+def locked(folder: Path, output: Path) -> Iterator[None]:
+    """
+    Creates the folder in which `output` is prepared, and keeps other processes out of it.
+
+    Raises:
+        `ValueError`: if another process works in it, or it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK_FILE).acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"Another process is writing {output}.") from None
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written: {error}.") from None
+    with lock:
+        yield
+
+
+def read_description(folder: Path) -> dict | None:
+    """What determines the answers in a folder of unfinished output; None if it does not say."""
+    try:
+        return json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
 class Unfinished:
     """
     Resumable output: finished answers stay in a locked folder next to `output` until the file is complete.
@@ -75,14 +102,7 @@ class Unfinished:
             `ValueError`: if another process is writing to the folder, it cannot be created, or its answers belong to
                 another description.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / LOCK_FILE).acquire(timeout=0)
-        except Timeout:
-            raise ValueError(f"Another process is writing {self.output}.") from None
-        except OSError as error:
-            raise ValueError(f"{self.folder} cannot be written: {error}.") from None
-        with lock:
+        with locked(self.folder, self.output):
             if self.output.exists():
                 raise ValueError(f"{self.output} exists already; remove it or name another file.")
             yield self._num_done()
@@ -94,15 +114,10 @@ class Unfinished:
 
     def _num_done(self) -> int:
         """Counts the finished answers and removes an incomplete last line. Sets up the folder if it is new."""
-        try:
-            description = json.loads((self.folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            description = None
+        description = read_description(self.folder)
         if description is None or not self.lines.is_file():
             self.lines.write_text("")
-            aside = self.folder / f"{DESCRIPTION_FILE}.new"
-            aside.write_text(json.dumps(self._description), encoding="utf-8")
-            aside.rename(self.folder / DESCRIPTION_FILE)
+            write_json(self.folder / DESCRIPTION_FILE, self._description)
             return 0
         if description != self._description:
             raise ValueError(

@@ -129,8 +129,8 @@ class EvaluatingTrainer(BatchingTrainer):
             if found is not None:
                 fits[task] = found
                 for tasks in self._task_settings():
-                    without = {key: value for key, value in tasks[task].items() if key not in CALIBRATIONS}
-                    tasks[task] = without | found.settings
+                    forget(tasks[task])
+                    tasks[task].update(found.settings)
                 logger.info(
                     f"The scores of {task!r} are calibrated on {found.num_items:,} answers: expected calibration "
                     f"error {found.error_before:.3f} before, {found.error_after:.3f} after."
