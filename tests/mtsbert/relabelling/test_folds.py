@@ -89,8 +89,9 @@ def test_an_entity_of_which_nothing_is_left_opens_no_articles():
     assert folds.opened("the a an", [], 0) == folds.opened("the a an", [], 1) == []
 
 
-def test_each_model_is_asked_only_about_what_it_has_not_learned():
-    text = "Oslo met Bern, and Lima came."
+@pytest.mark.parametrize("number", range(4))
+def test_each_model_is_asked_only_about_what_it_has_not_learned(number):
+    text = f"{number}: Oslo met Bern, and Lima came."
     given = [span(text, "Oslo"), span(text, "Bern")]
     folds = Folds([text], [given], 2)
     of_oslo, of_bern = (folds.fold_of_span(text, one) for one in given)
@@ -106,6 +107,10 @@ def test_each_model_is_asked_only_about_what_it_has_not_learned():
     assert folds.found(text, given, other) == [span(text, "Lima")]
     other[of_text], other[1 - of_text] = [], [span(text, "Lima")]  # by the model that has seen the text
     assert folds.found(text, given, other) == []
+
+
+def test_the_texts_above_are_in_both_folds():
+    assert {fold_of(f"{number}: Oslo met Bern, and Lima came.", 2) for number in range(4)} == {0, 1}
 
 
 def test_folds_are_the_same_in_every_process():
