@@ -272,8 +272,8 @@ class MTSBertTrainer(OptimizingTrainer):
     def num_items_of(self, batches: list[dict], device: torch.device) -> dict[str, torch.Tensor]:
         """Task → labelled items of the micro-batches of all processes; and texts whose embedding is held."""
         counts = [torch.stack([num_items(batch["labels"][task]) for batch in batches]).sum() for task in self.tasks]
-        counts.append(sum(map(num_targets, batches)) * torch.ones((), dtype=torch.long))
-        counts = torch.stack(counts).to(device)
+        counts.append(torch.as_tensor(sum(map(num_targets, batches))))
+        counts = torch.stack([count.to(device) for count in counts])
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
         return dict(zip([*self.tasks, EMBEDDING], counts, strict=True))

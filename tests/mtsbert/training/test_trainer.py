@@ -415,3 +415,15 @@ def test_evaluating_in_another_precision_keeps_the_weights(trainer_of, features,
     trainer.predict(features)
     assert all(torch.equal(before[name], weight) for name, weight in trainer.model.state_dict().items())
     assert trainer.evaluate()["eval_loss"] != trainer_of(eval_dataset=features).evaluate()["eval_loss"]  # it was cast
+
+
+def test_labels_are_counted_on_the_device_of_the_batches(trainer_of):
+    """`meta` is a device that every machine has: like a GPU, it refuses to be mixed with the CPU."""
+    trainer = trainer_of()
+    batches = list(trainer.get_train_dataloader())
+    moved = [batch | {"labels": {task: of.to("meta") for task, of in batch["labels"].items()}} for batch in batches]
+    for of_step in (batches, moved):
+        device = of_step[0]["labels"]["topic"].device
+        counts = trainer.num_items_of(of_step, device)
+        assert {count.device for count in counts.values()} == {device}
+    assert trainer.num_items_of(batches, torch.device("meta"))["topic"].device.type == "meta"
