@@ -64,6 +64,13 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
         action="store_true",
         help="Label Headlines That Capitalise Their Words as if they were written in sentence case.",
     )
+    parser.add_argument(
+        "--link_share",
+        type=float,
+        default=0.0,
+        help="Share of the training texts that get a made-up link at their end, so that a model of news does not take "
+        "links for names. Default: %(default)s",
+    )
     parser.add_argument("--overwrite", action="store_true", help="Replace the output folder if it is not empty.")
     parser.add_argument(
         "--push_to_hub",

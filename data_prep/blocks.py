@@ -13,6 +13,7 @@ from entities_mtsbert import bio_labels, spans_to_tags
 from .cleaning import clean
 from .headlines import Truecaser
 from .labelling import EntityLabeller, LabelledText
+from .links import LINK
 from .spans import vote, without_article_and_possessive
 
 
@@ -117,9 +118,12 @@ class BlockLabeller:
                 entities.append({**span, "start": span["start"] + shift, "end": span["end"] + shift})
             words += [(start + shift, end + shift) for start, end in found.words]
             shift += len(part) + 1
+        if LINK in row:
+            words.append((shift, shift + len(row[LINK])))
+            text = f"{text} {row[LINK]}"
         return {
             "text": text,
-            **{name: value for name, value in row.items() if name != "parts"},
+            **{name: value for name, value in row.items() if name not in ("parts", LINK)},
             "entities": entities,
             "tokens": [text[start:end] for start, end in words],
             "ner_tags": spans_to_tags(entities, words, self._label2id).tags,

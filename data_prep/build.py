@@ -20,6 +20,7 @@ from .cleaning import clean
 from .dataset_card import BuildSummary, dataset_card
 from .headlines import Truecaser
 from .labelling import EntityLabeller
+from .links import with_links
 from .output import check_output, unfinished_output
 from .processes import processes
 from .ray_workers import LOCAL, RAY, check_engine, ray_workers
@@ -57,6 +58,7 @@ def build_dataset(
     max_rows: int | None = None,
     validation_share: float = 0.0,
     truecase_headlines: bool = False,
+    link_share: float = 0.0,
     overwrite: bool = False,
 ) -> BuildSummary:
     """
@@ -78,6 +80,8 @@ def build_dataset(
             its training rows to use for validation, chosen by a checksum of the text.
         truecase_headlines (`bool`, *optional*, defaults to `False`): Whether to label Headlines That Capitalise Their
             Words as if they were written in sentence case. The column `text` does not change.
+        link_share (`float`, *optional*, defaults to 0.0): The share of the training texts that get a made-up link at
+            their end, chosen by a checksum of the text. A model of news without links takes them for names.
         overwrite (`bool`, *optional*, defaults to `False`): Whether a non-empty `output` may be replaced.
 
     Raises:
@@ -89,6 +93,8 @@ def build_dataset(
         raise ValueError(f"`max_rows` is {max_rows}; it must be at least 1.")
     if not 0.0 <= validation_share < 1.0:
         raise ValueError(f"`validation_share` is {validation_share}; it must lie in [0, 1).")
+    if not 0.0 <= link_share <= 1.0:
+        raise ValueError(f"`link_share` is {link_share}; it must lie in [0, 1].")
     check_output(output, overwrite=overwrite)
 
     opened = open_source(source)
@@ -103,12 +109,15 @@ def build_dataset(
         spacy_version=labellers[0].spacy_version,
         has_parts=opened.has_parts,
         truecases_headlines=truecase_headlines,
+        link_share=link_share,
     )
     with unfinished_output(output) as unfinished:
         schema = _features(opened, types_of(labellers)).arrow_schema
         truecaser = Truecaser(_first_texts(opened)) if truecase_headlines else None
         with _labelling(engine, num_proc, spacy_models, labellers, schema, truecaser) as label:
             for split, rows in _splits(opened, validation_share).items():
+                if split == "train" and link_share:
+                    rows = with_links(rows, link_share)
                 labelled = label(blocks_of(itertools.islice(rows, max_rows)))
                 path = unfinished / f"{split}.parquet"
                 summary.num_rows[split] = _write_parquet(_counted(labelled, summary, split), path, schema)

@@ -15,6 +15,8 @@ class BuildSummary:
     has_parts: bool = True
     """Whether the source tells title and description apart."""
     truecases_headlines: bool = False
+    link_share: float = 0.0
+    """Share of the training texts with a made-up link."""
     num_rows: dict[str, int] = field(default_factory=dict)
     num_empty: int = 0
     num_cleaned: int = 0
@@ -48,7 +50,7 @@ Built by mtsbert's `data_prep` from {summary.source}.
 {summary.spacy_version}) and nobody has checked them. A score against them measures agreement with their maker,
 not accuracy.
 
-{_seam(summary)}{_headlines(summary)}- A leading article (the, a, an) and a possessive 's are not part of an entity.
+{_choices(summary)}- A leading article (the, a, an) and a possessive 's are not part of an entity.
 
 | split | rows |
 |---|---|
@@ -101,3 +103,13 @@ def _headlines(summary: BuildSummary) -> str:
     if not summary.truecases_headlines:
         return ""
     return "- Headlines That Capitalise Their Words were labelled as if written like a sentence.\n"
+
+
+def _choices(summary: BuildSummary) -> str:
+    return _seam(summary) + _headlines(summary) + _links(summary)
+
+
+def _links(summary: BuildSummary) -> str:
+    if not summary.link_share:
+        return ""
+    return f"- About {summary.link_share:.0%} of the training texts end with a link that was made up.\n"

@@ -129,7 +129,7 @@ def read_examples(
 
     features = example_features(tasks)
     settings = [source.columns, source.ranking, source.tag_scheme, tasks, number, skipped is not None, sorted(broken)]
-    settings += [source.label_columns, source.separator]
+    settings += [source.label_columns, source.separator, source.label_map]
     examples = (
         rows.with_format("arrow")
         .map(
@@ -187,18 +187,37 @@ def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tas
     if source.ranking is not None:
         example[source.ranking] = None if pair is None else 1
     for task, flags in source.label_columns.items():
-        example[task] = _read_flags({label: row.get(label) for label in flags})
+        example[task] = _renamed(_read_flags({label: row.get(label) for label in flags}), task, source)
     for role, value in row.items():
         if role in (TEXT, TEXT_PAIR, TEXT_NEGATIVE) or role not in source.columns:
             continue
         column = source.columns[role]
         try:
-            example[role] = _read_value(value, tasks[role], features[column], text, words, source)
+            example[role] = _renamed(
+                _read_value(value, tasks[role], features[column], text, words, source), role, source
+            )
         except ValueError as error:
             raise ValueError(f"column {column!r}: {error}") from None
         if example[role] is not None and tasks[role]["type"] in PAIR_TYPES and pair is None:
             raise ValueError(f"column {column!r} compares two texts, but {source.columns[TEXT_PAIR]!r} is empty.")
     return example
+
+
+def _renamed(value: Any, task: str, source: SourceDataset) -> Any:
+    """Applies the `label_map` of a dataset to the labels of an example. An entity that has none then is left out."""
+    if task not in source.label_map or value is None:
+        return value
+    if isinstance(value, str):
+        return source.renamed(task, value)
+    if value and isinstance(value[0], dict):
+        names = [None if span["label"] is None else source.renamed(task, span["label"]) for span in value]
+        return [
+            span | {"label": name}
+            for span, name in zip(value, names, strict=True)
+            if name is not None or span["label"] is None
+        ]
+    names = dict.fromkeys(source.renamed(task, label) for label in value)  # two labels may become one
+    return [name for name in names if name is not None]
 
 
 def _check_text(text: Any, column: str) -> str:

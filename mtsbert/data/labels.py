@@ -205,7 +205,7 @@ def _declared_labels(task: str, settings: dict, sources: list[SourceDataset]) ->
     declared: dict[str, list[str]] = {}
     for source in sources:
         if task in source.label_columns:
-            declared[source.name] = source.label_columns[task]
+            declared[source.name] = _names_in(source, task, source.label_columns[task])
         column = source.columns.get(task)
         with_column = [rows for rows in source.splits.values() if column in rows.column_names]
         if not with_column:
@@ -214,11 +214,16 @@ def _declared_labels(task: str, settings: dict, sources: list[SourceDataset]) ->
         feature = rows.features[column]
         feature = getattr(feature, "feature", feature)  # a list of labels, for a multi-label task
         if isinstance(feature, ClassLabel):
-            declared[source.name] = list(feature.names)
+            declared[source.name] = _names_in(source, task, feature.names)
     lists = list(declared.values())
     if any(set(names) != set(lists[0]) for names in lists):
         raise ValueError(f"the datasets declare different labels: {declared}. Name them in the recipe.")
     return lists[0] if lists else None
+
+
+def _names_in(source: SourceDataset, task: str, labels: list[str]) -> list[str]:
+    names = dict.fromkeys(source.renamed(task, label) for label in labels)
+    return [name for name in names if name is not None]
 
 
 def _labels_of(value: str | list | None, settings: dict) -> set[str]:

@@ -8,12 +8,12 @@ from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from mtsbert.arguments import MTLTrainingArguments
-from mtsbert.data.examples import read_examples
+from mtsbert.data.examples import fingerprint_of, read_examples
 from mtsbert.data.features import TokenizationReport, build_features
 from mtsbert.data.in_memory import as_datasets, is_by_dataset, is_features, specs_of
 from mtsbert.data.labels import check_recipe_tasks, complete_tasks, merge_tasks
 from mtsbert.data.skipped_rows import SkippedRow
-from mtsbert.data.sources import SPLITS, TEXT, TEXT_PAIR, open_datasets
+from mtsbert.data.sources import SPLITS, TEXT, TEXT_PAIR, SourceDataset, open_datasets
 from mtsbert.input_arguments import BAD_ROWS, ERROR, MAX_LENGTH, SKIP, DataArguments
 from mtsbert.settings import spelled_out
 
@@ -197,6 +197,8 @@ def load_data(
     is_sample = num_train is not None and any(len(rows.splits.get("train", ())) > num_train for rows in sources)
     tasks = complete_tasks(tasks, sources, examples, skipped, trains_on_sample=is_sample)
     _check_left(examples, skipped or [])
+    if "validation" in splits:
+        _let_gold_decide(tasks, sources, examples)
     merged = {
         split: concatenate_datasets([examples[source.name][split] for source in sources if split in source.splits])
         for split in splits
@@ -265,6 +267,32 @@ def load_split(
     options = {"columns": columns, "splits": [split], "checkpoint_tasks": tasks, "max_length": max_length}
     options["texts_alone"] = texts_alone
     return load_data(datasets, {}, tokenizer, **options)[split]
+
+
+def _let_gold_decide(
+    tasks: dict[str, dict], sources: list[SourceDataset], examples: dict[str, dict[str, Dataset]]
+) -> None:
+    """
+    Takes the labels of tasks from the validation rows of datasets that are not gold, if rows of gold datasets have
+    labels of these tasks. Metrics, the choice of the best epoch and calibration all follow from what is left.
+    """
+    of_source = {source.name: examples[source.name].get("validation") for source in sources}
+    of_source = {name: rows for name, rows in of_source.items() if rows is not None}
+    gold = [source.name for source in sources if source.is_gold and source.name in of_source]
+    decided = {task: [name for name in gold if num_labelled(of_source[name], task)] for task in tasks}
+    for source in sources:
+        silver = [task for task, names in decided.items() if names and source.feeds(task) and not source.is_gold]
+        if not silver or source.name not in of_source:
+            continue
+        rows = of_source[source.name]
+        examples[source.name]["validation"] = rows.map(
+            lambda batch, silver=silver: {task: [None] * len(batch[task]) for task in silver},
+            batched=True,
+            features=rows.features,
+            new_fingerprint=fingerprint_of(rows, "gold", silver),
+        )
+        for task in silver:
+            logger.info(f"Validation of {task!r} is on the gold rows of {decided[task]}, not on {source.name!r}.")
 
 
 def _check_left(examples: dict[str, dict[str, Dataset]], skipped: list[SkippedRow]) -> None:

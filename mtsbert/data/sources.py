@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from configuration_mtsbert import PAIR_RANKING, PAIR_TYPES
+from configuration_mtsbert import COSINE_TYPES, PAIR_RANKING, PAIR_TYPES
 from mtsbert.formats.files import read_file
 from mtsbert.formats.folders import is_saved, read_folder, read_saved
 from mtsbert.formats.hub import load_from_hub
@@ -20,7 +20,8 @@ from mtsbert.formats.tag_schemes import TAG_SCHEMES
 TEXT, TEXT_PAIR, TEXT_NEGATIVE = "text", "text_pair", "text_negative"
 SPLITS = ("train", "validation", "test")
 SOURCE_KEYS = ("path", "files", "dataset")  # each dataset has exactly one
-SPEC_KEYS = (*SOURCE_KEYS, "splits", "columns", "label_columns", "separator", "tag_scheme", *OPTION_KEYS)
+OF_LABELS = ("label_columns", "label_map", "separator", "tag_scheme", "gold")
+SPEC_KEYS = (*SOURCE_KEYS, "splits", "columns", *OF_LABELS, *OPTION_KEYS)
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +43,17 @@ class SourceDataset:
     """Multi-label task → columns of zeros and ones, each called by its label."""
     separator: str | None = None
     """What stands between the labels of a multi-label task in a cell of text."""
+    label_map: dict[str, dict[str, str | None]] = field(default_factory=dict)
+    """Task → label in the files → its name in the task; None for what is no label there."""
+    is_gold: bool = False
+    """Whether people made its labels: its validation rows then decide for the tasks that they have labels of."""
 
     def feeds(self, task: str) -> bool:
         return task in self.columns or task in self.label_columns or task == self.ranking
+
+    def renamed(self, task: str, label: str) -> str | None:
+        """The name of a label of this dataset in the task; None if it is none there."""
+        return self.label_map.get(task, {}).get(label, label)
 
     def where(self, split: str, row: int) -> str:
         return f"Row {row} of dataset {self.name!r}, split {split!r}"
@@ -109,6 +118,10 @@ def _open_dataset(
         splits = _read_splits(spec, needed, broken)
         label_columns = _label_columns(spec, splits, tasks)
         separator = _separator(spec, tasks)
+        label_map = _label_map(spec, tasks)
+        is_gold = spec.get("gold", False)
+        if not isinstance(is_gold, bool):
+            raise ValueError(f"'gold' is {is_gold!r}; it must be true or false.")
     except ValueError as error:
         raise ValueError(f"Dataset {name!r}: {error}") from None
     for split, rows in splits.items():
@@ -121,7 +134,11 @@ def _open_dataset(
     ranking = _ranking_of(roles, tasks)
     fed = [role for role in (*roles, *label_columns, ranking) if role in tasks]
     _check_fed(name, fed, roles, splits, tasks, texts_alone)
-    return SourceDataset(name, splits, roles, tag_scheme, broken or {}, ranking, label_columns, separator)
+    if unfed := sorted(set(label_map) - set(fed)):
+        raise ValueError(f"Dataset {name!r}: 'label_map' names {unfed}, and the dataset feeds {fed}.")
+    return SourceDataset(
+        name, splits, roles, tag_scheme, broken or {}, ranking, label_columns, separator, label_map, is_gold
+    )
 
 
 def _read_splits(spec: dict, needed: Sequence[str] | None, broken: dict[str, dict[int, str]] | None) -> DatasetDict:
@@ -231,6 +248,23 @@ def _label_columns(spec: dict, splits: DatasetDict, tasks: dict[str, dict]) -> d
         if not is_list or not columns or len(set(columns)) < len(columns):
             raise ValueError(f"'label_columns' of {task!r} is {columns!r}; it is a list of columns, each once.")
     return {task: list(columns) for task, columns in given.items()}
+
+
+def _label_map(spec: dict, tasks: dict[str, dict]) -> dict[str, dict[str, str | None]]:
+    """Checks `label_map`: task → label in the files → its name in the task, or None."""
+    given = spec.get("label_map", {})
+    if not isinstance(given, dict):
+        raise ValueError(f"'label_map' maps tasks to mappings of labels; got {given!r}.")
+    labelled = [name for name, settings in tasks.items() if settings["type"] not in COSINE_TYPES]
+    for task, names in given.items():
+        if task not in labelled:
+            raise ValueError(f"'label_map' names {task!r}; the tasks that have labels are {labelled}.")
+        is_mapping = isinstance(names, dict) and all(isinstance(label, str) for label in names)
+        if not is_mapping or not all(name is None or (isinstance(name, str) and name) for name in names.values()):
+            raise ValueError(
+                f"'label_map' of {task!r} is {names!r}; it maps labels of the files to names, or to null for none."
+            )
+    return given
 
 
 def _separator(spec: dict, tasks: dict[str, dict]) -> str | None:

@@ -45,6 +45,8 @@ class FoldModels:
         ]
         if not self.names:
             raise ValueError(f"{config} trains on no dataset whose path is {data}; name that one as --data.")
+        if any(self.datasets[name].get("gold") for name in self.names):
+            raise ValueError(f"{data} is `gold` in {config}: what people marked is not relabelled.")
 
     def found(self, fold: int, rows: Dataset, folds: Folds) -> list[list[dict]]:
         """

@@ -1,6 +1,7 @@
 """Tests building a dataset: sources, labels, files and errors."""
 
 import multiprocessing
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -42,6 +43,28 @@ def csv_file(tmp_path):
 @pytest.fixture(scope="module")
 def labeller() -> EntityLabeller:
     return EntityLabeller("en_core_web_sm")
+
+
+def test_made_up_links_end_a_share_of_the_training_texts(csv_file, tmp_path):
+    sources = tmp_path / "source"
+    sources.mkdir()
+    for name in ("train.csv", "test.csv"):
+        (sources / name).write_text(CSV, encoding="utf-8")
+    built = {share: tmp_path / f"out{share}" for share in (0.0, 0.5, 1.0)}
+    for share, output in built.items():
+        build_dataset(source=str(sources), output=output, link_share=share)
+    texts = {share: load_dataset(str(output))["train"]["text"][:] for share, output in built.items()}
+    linked = [re.fullmatch(r"(.*) http://t\.co/\w{10}", text) for text in texts[1.0]]
+    assert [match[1] for match in linked] == texts[0.0]  # and the row without text has become none
+    assert 0 < sum("http" in text for text in texts[0.5]) < 3
+    rows = {share: load_dataset(str(output)) for share, output in built.items()}
+    assert rows[1.0]["train"]["entities"][:] == rows[0.0]["train"]["entities"][:]
+    assert rows[1.0]["train"]["tokens"][0][-1].startswith("http")
+    assert rows[1.0]["test"]["text"][:] == rows[0.0]["test"]["text"][:]
+    assert "About 50% of the training texts end with a link" in (built[0.5] / "README.md").read_text()
+    assert "link" not in (built[0.0] / "README.md").read_text()
+    with pytest.raises(ValueError, match=r"`link_share` is 1\.5; it must lie in"):
+        build_dataset(source=str(sources), output=tmp_path / "wrong", link_share=1.5)
 
 
 def test_a_csv_becomes_a_dataset_that_load_dataset_reads(csv_file, tmp_path):

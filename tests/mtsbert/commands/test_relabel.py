@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import yaml
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mtsbert.cli import main
@@ -176,3 +177,12 @@ def test_what_cannot_be_confirmed_is_told_before_training(large, first, tmp_path
 def test_a_recipe_that_does_not_train_on_the_data_is_refused(large, recipe, tmp_path):
     with pytest.raises(SystemExit, match="trains on no dataset whose path is"):
         main(["relabel", "--config", str(recipe()), "--data", str(large), "--output", str(tmp_path / "o")])
+
+
+def test_what_people_marked_is_not_relabelled(large, first, tmp_path):
+    recipe = yaml.safe_load(first.read_text())
+    recipe["datasets"] = {name: spec | {"gold": True} for name, spec in recipe["datasets"].items()}
+    gold = tmp_path / "gold.yaml"
+    gold.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(SystemExit, match="is `gold` in .*: what people marked is not relabelled"):
+        main(["relabel", "--config", str(gold), "--data", str(large), "--output", str(tmp_path / "o")])
