@@ -53,7 +53,7 @@ def test_links_lead_somewhere(page):
 def test_recipes_have_only_keys_that_exist():
     known = {action.dest for action in build_parser()._actions}
     recipes = list(map(yaml.safe_load, blocks(ROOT / "docs" / "guides" / "data.md", "yaml")))
-    assert len(recipes) == 2
+    assert len(recipes) == 3
     for recipe in recipes:
         assert set(recipe) <= known
         for spec in recipe["datasets"].values():
