@@ -160,6 +160,14 @@ def read_training_rows(data: Path) -> Dataset:
     return rows.remove_columns([name for name in WORD_COLUMNS if name in rows.column_names])
 
 
+def lost_types(data: Path, output: Path) -> list[str]:
+    """The entity types of a prepared dataset of which its relabelled copy has no training entity left."""
+    before, after = (
+        {span["label"] for spans in read_training_rows(folder)[ENTITIES] for span in spans} for folder in (data, output)
+    )
+    return sorted(before - after - {None})
+
+
 def _copy(data: Path, output: Path, find: Callable, by: str) -> Agreement:
     with new_folder(output) as partial:
         left_behind = shutil.ignore_patterns("*.parquet", "report", "report.md")
@@ -219,3 +227,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert relabel") -> Non
         f"{args.output}: of {counts.given:,} entities {counts.agreed:,} are agreed on; the models have "
         f"{counts.added:,} others; {counts.open:,} places are left open.\n"
     )
+    if lost := lost_types(args.data, args.output):
+        sys.stdout.write(
+            f"No entity of {', '.join(lost)} is left. Where other splits have them, a recipe must name all types of "
+            "its task (`labels`).\n"
+        )

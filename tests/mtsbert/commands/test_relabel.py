@@ -155,6 +155,16 @@ def test_entities_are_confirmed_out_of_fold_and_an_interrupted_run_goes_on(
     assert "were also found by 2 models" in (output / "README.md").read_text()
 
 
+def test_types_of_which_nothing_is_left_are_named(prepared, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("mtsbert.commands.relabel.load_finder", lambda *args, **kwargs: FINDER)
+    main(["relabel", "--model", "student", "--data", str(prepared), "--output", str(tmp_path / "some")])
+    assert "is left. Where other splits" not in capsys.readouterr().out
+    rejects = Finder("x", ["GPE"], lambda texts: [[] for _ in texts])
+    monkeypatch.setattr("mtsbert.commands.relabel.load_finder", lambda *args, **kwargs: rejects)
+    main(["relabel", "--model", "student", "--data", str(prepared), "--output", str(tmp_path / "none")])
+    assert "No entity of GPE is left. Where other splits have them" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
