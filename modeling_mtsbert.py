@@ -30,7 +30,8 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
 
     # transformers 5.8 and 5.9 copy the files that this one names, and not those that they name in turn.
     from .entities_mtsbert import IGNORE_INDEX  # noqa: F401
-    from .heads_mtsbert import PairLosses, TaskEditing, TaskLayers, TextStates, item_losses, new_head, num_items, pool
+    from .heads_mtsbert import TaskEditing, TaskLayers, TextStates, new_head, pool
+    from .losses_mtsbert import TaskLosses, item_losses, num_items
     from .pipeline_mtsbert import MTSBertPipeline
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from answers_mtsbert import calibrated
@@ -44,7 +45,8 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         check_weights,
         save_sentence_transformers_files,
     )
-    from heads_mtsbert import PairLosses, TaskEditing, TaskLayers, TextStates, item_losses, new_head, num_items, pool
+    from heads_mtsbert import TaskEditing, TaskLayers, TextStates, new_head, pool
+    from losses_mtsbert import TaskLosses, item_losses, num_items
     from pipeline_mtsbert import MTSBertPipeline
 
 
@@ -77,7 +79,7 @@ class MTSBertOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-class MTSBertModel(TaskEditing, PairLosses, PreTrainedModel):
+class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
     """An encoder with pooling and one head for each task of the config.
 
     `from_pretrained` loads a checkpoint; [`MTSBertModel.from_encoder`] starts a new model from a pretrained encoder:
@@ -364,32 +366,6 @@ class MTSBertModel(TaskEditing, PairLosses, PreTrainedModel):
                 output.losses[task] = output.losses[task] + text_states.float().sum() * 0.0
             output.loss = sum(output.losses.values())
         return output if return_dict else output.to_tuple()
-
-    def losses(
-        self,
-        output: MTSBertOutput,
-        labels: dict[str, torch.Tensor],
-        num_items_in_batch: dict[str, torch.Tensor] | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """The mean loss of every task over its labelled items. Without any, it is 0 and keeps its graph, for DDP."""
-        if unknown := sorted(set(labels) - set(self.config.tasks)):
-            raise ValueError(
-                f"`labels` names tasks that the model does not have: {unknown}; it has {list(self.config.tasks)}."
-            )
-        losses, logits = {}, output.logits
-        for task, settings in self.config.tasks.items():
-            if task in logits and labels.get(task) is not None:
-                count = num_items(labels[task]) if num_items_in_batch is None else num_items_in_batch[task]
-                if settings["type"] in PAIR_TYPES:
-                    losses[task] = self.pair_loss(task, output, labels[task], count.clamp(min=1))
-                else:
-                    losses[task] = item_losses(settings, logits[task], labels[task]).sum() / count.clamp(min=1)
-                continue
-            if labels.get(task) is not None and num_items(labels[task]):
-                raise ValueError(f"`labels` has {task!r}, which compares two texts, but there is no `pair_input_ids`.")
-            in_graph = [logits[task]] if task in logits else self.heads[task].parameters()
-            losses[task] = sum((part.float().sum() * 0.0 for part in in_graph), torch.zeros((), device=self.device))
-        return losses
 
     def as_pipeline(self, tokenizer: PreTrainedTokenizerBase | str | None = None, **kwargs) -> MTSBertPipeline:
         """Builds a [`MTSBertPipeline`] with this model. Takes the arguments of that class."""

@@ -19,6 +19,7 @@ CODE_FILES = [
     "configuration_mtsbert.py",
     "entities_mtsbert.py",
     "heads_mtsbert.py",
+    "losses_mtsbert.py",
     "modeling_mtsbert.py",
     "pipeline_mtsbert.py",
 ]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from heads_mtsbert import cosent_loss, loss_of_pairs, ranking_losses
+from losses_mtsbert import cosent_loss, loss_of_pairs, ranking_losses
 from modeling_mtsbert import MTSBertModel, MTSBertOutput
 
 

@@ -206,7 +206,7 @@ def test_a_token_is_in_no_file_log_or_error(recipe, root, tmp_path):
 
 
 def test_the_code_of_a_checkpoint_is_short_and_reaches_for_nothing(root):
-    """What `trust_remote_code=True` runs: six files that neither run programs nor open connections."""
+    """What `trust_remote_code=True` runs: seven files that neither run programs nor open connections."""
     # transformers cannot be installed without safetensors
     allowed = {"transformers", "torch", "safetensors", *(Path(name).stem for name in CODE_FILES)}
     num_lines = 0
@@ -222,7 +222,7 @@ def test_the_code_of_a_checkpoint_is_short_and_reaches_for_nothing(root):
                 assert module.partition(".")[0] not in banned, f"{name}: {module}"
             called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
             assert called not in ("eval", "exec", "compile", "open", "__import__"), f"{name}: {called}"
-    assert num_lines < 2_300
+    assert num_lines < 2_400
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs"])

@@ -21,6 +21,7 @@ MODULES = [
     "modeling_mtsbert",
     "entities_mtsbert",
     "heads_mtsbert",
+    "losses_mtsbert",
     "pipeline_mtsbert",
 ]
 TRIES = 3

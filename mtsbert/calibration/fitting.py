@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from answers_mtsbert import probabilities_of
 from configuration_mtsbert import CALIBRATIONS, COSINE_TYPES, TOKEN_CLASSIFICATION
 from entities_mtsbert import EPSILON, IGNORE_INDEX, OUTSIDE, decode_tags, entity_scores
-from heads_mtsbert import is_labelled
+from losses_mtsbert import is_labelled
 
 
 LEAST_ITEMS = 200  # labelled texts, or entities found, below which nothing is fitted

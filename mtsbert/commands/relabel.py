@@ -163,7 +163,8 @@ def read_training_rows(data: Path) -> Dataset:
 def lost_types(data: Path, output: Path) -> list[str]:
     """The entity types of a prepared dataset of which its relabelled copy has no training entity left."""
     before, after = (
-        {span["label"] for spans in read_training_rows(folder)[ENTITIES] for span in spans} for folder in (data, output)
+        {span["label"] for spans in read_training_rows(folder)[ENTITIES] for span in spans}
+        for folder in (data, output)
     )
     return sorted(before - after - {None})
 

@@ -8,7 +8,7 @@ import evaluate
 import numpy as np
 import torch
 
-from heads_mtsbert import all_cosines, is_labelled
+from losses_mtsbert import all_cosines, is_labelled
 from modeling_mtsbert import MTSBertOutput
 
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerBase
 
-from heads_mtsbert import compares_pairs, item_losses
+from losses_mtsbert import compares_pairs, item_losses
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import DATASET, ROW
 from mtsbert.network.feature_cache import PLACE

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from accelerate import Accelerator
 
-from heads_mtsbert import compares_pairs, is_labelled, num_items
+from losses_mtsbert import compares_pairs, is_labelled, num_items
 from modeling_mtsbert import MTSBertModel, MTSBertOutput
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.network.embedding_targets import TARGETS

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from configuration_mtsbert import PAIR_RANKING
-from heads_mtsbert import is_labelled, num_items
+from losses_mtsbert import is_labelled, num_items
 from modeling_mtsbert import MTSBertModel, MTSBertOutput
 from mtsbert.arguments import STATIC, MTLTrainingArguments, own_settings
 from mtsbert.data.collator import MultiTaskCollator

@@ -194,5 +194,5 @@ def test_what_people_marked_is_not_relabelled(large, first, tmp_path):
     recipe["datasets"] = {name: spec | {"gold": True} for name, spec in recipe["datasets"].items()}
     gold = tmp_path / "gold.yaml"
     gold.write_text(yaml.safe_dump(recipe))
-    with pytest.raises(SystemExit, match="is `gold` in .*: what people marked is not relabelled"):
+    with pytest.raises(SystemExit, match=r"is `gold` in .*: what people marked is not relabelled"):
         main(["relabel", "--config", str(gold), "--data", str(large), "--output", str(tmp_path / "o")])

@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset
 from transformers import EvalPrediction
 
-from heads_mtsbert import cosent_loss, loss_of_pairs
+from losses_mtsbert import cosent_loss, loss_of_pairs
 from mtsbert import MTSBertModel
 from mtsbert.results import ranking
 from mtsbert.results.metrics import compute_metrics, count_answers, reduce_logits

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from entities_mtsbert import bio_labels
-from heads_mtsbert import loss_of_pairs
+from losses_mtsbert import loss_of_pairs
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.features import build_features
