@@ -9,9 +9,9 @@ import torch
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
-    from .configuration_mtsbert import COSINE_TYPES
+    from .configuration_mtsbert import SCORE_TYPES, SEQUENCE_REGRESSION
 except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from configuration_mtsbert import COSINE_TYPES
+    from configuration_mtsbert import SCORE_TYPES, SEQUENCE_REGRESSION
 
 
 MULTI_LABEL_THRESHOLD = 0.5
@@ -46,8 +46,13 @@ def _without_smoothing(logits: torch.Tensor, smoothing: float) -> torch.Tensor:
 
 
 def probabilities_of(settings: dict, logits: torch.Tensor) -> torch.Tensor:
-    """Turns logits `(…, C)` into calibrated probabilities, which add up to 1 unless the task is multi-label."""
+    """
+    Turns logits `(…, C)` into calibrated probabilities, which add up to 1 unless the task is multi-label. Numbers of a
+    regression `(…, 1)` are returned as they are.
+    """
     logits = calibrated(settings, logits).float()
+    if settings["type"] == SEQUENCE_REGRESSION:
+        return logits
     return logits.sigmoid() if settings.get("multi_label") else logits.softmax(dim=-1)
 
 
@@ -55,13 +60,15 @@ def labels_of(
     settings: dict, probabilities: torch.Tensor, *, top_k: int | None = None, threshold: float | None = None
 ) -> dict:
     """
-    The answer of a sequence or pair classification.
+    The answer of a sequence or pair classification, or of a regression.
 
     Args:
         settings (`dict`): Settings of the task.
-        probabilities (`torch.Tensor` of shape `(C,)`): Of its labels.
+        probabilities (`torch.Tensor` of shape `(C,)`): Of its labels; the number `(1,)` of a regression.
         top_k, threshold (*optional*): See [`~MTSBertPipeline.__call__`].
     """
+    if settings["type"] == SEQUENCE_REGRESSION:
+        return {"score": probabilities.item()}
     scores = dict(zip(settings["labels"], probabilities.tolist(), strict=True))
     best = scores
     if top_k is not None:
@@ -81,8 +88,8 @@ def check_threshold(threshold: Any, tasks: dict[str, dict]) -> None:
         where = "" if task is None else f" for task {task!r}"
         if task is not None and task not in tasks:
             raise ValueError(f"`threshold` names the task {task!r}; the model has {list(tasks)}.")
-        if task is not None and tasks[task]["type"] in COSINE_TYPES:
-            raise ValueError(f"`threshold` names the task {task!r}, a cosine, which has no labels to leave out.")
+        if task is not None and tasks[task]["type"] in SCORE_TYPES:
+            raise ValueError(f"`threshold` names the task {task!r}, a number, which has no labels to leave out.")
         if cut is None and task is None:
             continue
         if not isinstance(cut, int | float) or isinstance(cut, bool) or not 0.0 <= cut <= 1.0:

@@ -29,12 +29,15 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
 POOLINGS = ("mean", "cls", "max")
 
 SEQUENCE_CLASSIFICATION = "sequence_classification"
+SEQUENCE_REGRESSION = "sequence_regression"
 TOKEN_CLASSIFICATION = "token_classification"
 PAIR_CLASSIFICATION = "pair_classification"
 PAIR_SIMILARITY = "pair_similarity"
 PAIR_RANKING = "pair_ranking"
 PAIR_TYPES = (PAIR_CLASSIFICATION, PAIR_SIMILARITY, PAIR_RANKING)
 COSINE_TYPES = (PAIR_SIMILARITY, PAIR_RANKING)  # answer with the cosine of two embeddings; no labels, no weights
+NUMBER_TYPES = (PAIR_SIMILARITY, SEQUENCE_REGRESSION)  # learn from numbers, of which NaN stands for a missing one
+SCORE_TYPES = (*COSINE_TYPES, SEQUENCE_REGRESSION)  # answer with a number alone, and have no labels
 MSE, COSENT = "mse", "cosent"
 SIMILARITY_LOSSES = (MSE, COSENT)
 DEFAULT_SCALE = 20.0  # cosines are multiplied by it in the losses of a ranking and of `cosent`
@@ -48,6 +51,7 @@ TASK_KEYS = {  # type → the keys that a task of this type may have
     SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label", "temperature", "smoothing"),
     TOKEN_CLASSIFICATION: (*_CLASSIFIER_KEYS, "min_score", "platt"),
     PAIR_CLASSIFICATION: (*_CLASSIFIER_KEYS, "temperature", "smoothing"),
+    SEQUENCE_REGRESSION: ("type", "score_range", "hidden_size"),
     PAIR_SIMILARITY: ("type", "score_range", "loss", "scale"),
     PAIR_RANKING: ("type", "scale"),
 }
@@ -95,7 +99,7 @@ def check_tasks(tasks: dict[str, dict]) -> None:
     for name, task in tasks.items():
         try:
             check_task_settings(name, task)
-            if task["type"] not in COSINE_TYPES:
+            if task["type"] not in SCORE_TYPES:
                 _check_labels(task)
         except ValueError as error:
             raise ValueError(f"Task {name!r}: {error}") from None
@@ -136,7 +140,7 @@ def check_task_settings(name: str, task: dict) -> None:
         raise ValueError(f"'platt' is {platt!r}; it must be a slope above 0 and an intercept.")
     if not isinstance(task.get("multi_label", False), bool):
         raise ValueError(f"'multi_label' is {task['multi_label']!r}; it must be true or false.")
-    if task["type"] == PAIR_SIMILARITY:
+    if task["type"] == PAIR_SIMILARITY or "score_range" in task:
         scores = task.get("score_range")
         are_two = isinstance(scores, list | tuple) and len(scores) == 2 and all(map(_is_number, scores))
         if not are_two or not scores[0] < scores[1]:

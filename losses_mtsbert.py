@@ -10,10 +10,10 @@ from torch.nn import functional as F
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
-    from .configuration_mtsbert import COSENT, DEFAULT_SCALE, PAIR_RANKING, PAIR_SIMILARITY, PAIR_TYPES
+    from .configuration_mtsbert import COSENT, DEFAULT_SCALE, NUMBER_TYPES, PAIR_RANKING, PAIR_SIMILARITY, PAIR_TYPES
     from .entities_mtsbert import IGNORE_INDEX
 except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from configuration_mtsbert import COSENT, DEFAULT_SCALE, PAIR_RANKING, PAIR_SIMILARITY, PAIR_TYPES
+    from configuration_mtsbert import COSENT, DEFAULT_SCALE, NUMBER_TYPES, PAIR_RANKING, PAIR_SIMILARITY, PAIR_TYPES
     from entities_mtsbert import IGNORE_INDEX
 
 
@@ -34,14 +34,17 @@ def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch
     Losses that compare the pairs of a batch with each other are not computed here, see [`loss_of_pairs`].
 
     The loss is the cross-entropy; for a multi-label task, the binary cross-entropy of each label; for a similarity,
-    the squared error between the cosine and the score scaled to [0, 1]. Class weights multiply the loss of an item;
+    the squared error between the cosine and the score scaled to [0, 1]; for a regression, the squared error in units
+    of its `score_range`. Class weights multiply the loss of an item;
     means are still taken over the number of items, not over the sum of their weights.
     """
     logits = logits.float()
     labelled = is_labelled(labels)
-    if task["type"] == PAIR_SIMILARITY:
-        lowest, highest = task["score_range"]
+    if task["type"] in NUMBER_TYPES:
+        lowest, highest = task.get("score_range", (0.0, 1.0))
         target = (labels.float() - lowest) / (highest - lowest)
+        if task["type"] != PAIR_SIMILARITY:
+            logits = (logits.squeeze(-1) - lowest) / (highest - lowest)
         return (logits - torch.where(labelled, target, logits.detach())).square()
     weights = task.get("class_weights")
     weights = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)

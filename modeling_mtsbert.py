@@ -21,6 +21,7 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
         COSINE_TYPES,
         PAIR_TYPES,
         SEQUENCE_CLASSIFICATION,
+        SEQUENCE_REGRESSION,
         TOKEN_CLASSIFICATION,
         MTSBertConfig,
         check_sources,
@@ -39,6 +40,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         COSINE_TYPES,
         PAIR_TYPES,
         SEQUENCE_CLASSIFICATION,
+        SEQUENCE_REGRESSION,
         TOKEN_CLASSIFICATION,
         MTSBertConfig,
         check_sources,
@@ -60,8 +62,8 @@ class MTSBertOutput(ModelOutput):
         pooler_output (`torch.FloatTensor` of shape `(B, E)`):
             Sentence embedding of `config.embedding_size` numbers, of length 1 if `config.normalize`.
         logits (`dict[str, torch.FloatTensor]`):
-            By task: `(B, C)` for a sequence or pair classification, `(B, T, K)` for a token classification, and the
-            cosines `(B,)` for a similarity or a ranking.
+            By task: `(B, C)` for a sequence or pair classification, `(B, T, K)` for a token classification, the
+            numbers `(B, 1)` of a regression, and the cosines `(B,)` for a similarity or a ranking.
         losses (`dict[str, torch.FloatTensor]`, *optional*, returned when `labels` is given):
             By task: the mean loss over the labelled items, or 0 if there are none.
         pair_pooler_output (`torch.FloatTensor` of shape `(B, E)` or `(2 B, E)`, *optional*):
@@ -265,9 +267,16 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
         return F.normalize(text_states.float(), dim=-1).to(text_states.dtype)
 
     def head_logits(self, task: str, states: TextStates) -> torch.Tensor:
-        """The logits of a task on single texts: `(B, C)` for a sequence task, `(B, T, K)` for a token task."""
-        of_tokens = self.config.tasks[task]["type"] == TOKEN_CLASSIFICATION
-        return self.heads[task](states.tokens if of_tokens else states.texts)
+        """
+        The logits of a task on single texts: `(B, C)` for a sequence task, `(B, T, K)` for a token task, and the
+        numbers `(B, 1)` of a regression, whose head answers in units of its `score_range`.
+        """
+        settings = self.config.tasks[task]
+        logits = self.heads[task](states.tokens if settings["type"] == TOKEN_CLASSIFICATION else states.texts)
+        if settings["type"] != SEQUENCE_REGRESSION:
+            return logits
+        lowest, highest = settings.get("score_range", (0.0, 1.0))
+        return lowest + (highest - lowest) * logits.float()
 
     def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Of two embeddings: the logits `(B, C)` of a pair classification, or else the cosines `(B,)`."""
@@ -306,8 +315,8 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
                 Embeddings instead of `pair_input_ids`, together with `inputs_embeds`.
             labels (`dict[str, torch.Tensor]`, *optional*):
                 By task: class ids `(B,)`, zeros and ones `(B, C)` for a multi-label task, tag ids `(B, T)` for a token
-                task, scores `(B,)` for a similarity, 1 for a row of a ranking `(B,)`. Items with -100, or a score of
-                NaN, are ignored. A task that is left out has no labels.
+                task, numbers `(B,)` for a similarity or a regression, 1 for a row of a ranking `(B,)`. Items with
+                -100, and numbers that are NaN, are ignored. A task that is left out has no labels.
             num_items_in_batch (`dict[str, torch.Tensor]`, *optional*):
                 By task: what the summed loss is divided by, instead of the number of labelled items in this batch. The
                 Trainer passes the number of items in the whole optimizer step.
@@ -386,24 +395,26 @@ class _SingleTaskView(MTSBertModel):
         head (`str`, *optional*): The task to answer with. Defaults to the first one of the right type.
     """
 
-    task_type: str
+    task_types: tuple[str, ...]
 
     def __init__(self, config: MTSBertConfig, head: str | None = None):
-        candidates = config.tasks_of_type(self.task_type)
+        candidates = [task for task_type in self.task_types for task in config.tasks_of_type(task_type)]
+        kinds = " and ".join(self.task_types)
         if not candidates:
             types = {name: task["type"] for name, task in config.tasks.items()}
-            raise ValueError(f"This checkpoint has no {self.task_type} task; its tasks are {types}.")
+            raise ValueError(f"This checkpoint has no {kinds} task; its tasks are {types}.")
         if head is not None and head not in candidates:
-            raise ValueError(f"`head` is {head!r}; the {self.task_type} tasks of this checkpoint are {candidates}.")
+            raise ValueError(f"`head` is {head!r}; the {kinds} tasks of this checkpoint are {candidates}.")
         config.take_other_labels(head or candidates[0])
         super().__init__(config)
         self.head = head or candidates[0]
-        is_multi_label = config.tasks[self.head].get("multi_label", False)
-        config.problem_type = "multi_label_classification" if is_multi_label else "single_label_classification"
+        settings = config.tasks[self.head]
+        kind = "multi_label" if settings.get("multi_label") else "single_label"
+        config.problem_type = "regression" if settings["type"] == SEQUENCE_REGRESSION else f"{kind}_classification"
         self._name_labels()
 
     def _name_labels(self) -> None:
-        labels = self.config.tasks[self.head]["labels"]
+        labels = self.config.tasks[self.head].get("labels", [self.head])
         self.config.id2label = dict(enumerate(labels))
         self.config.label2id = {label: index for index, label in enumerate(labels)}
         self.num_labels = len(labels)
@@ -458,16 +469,16 @@ class _SingleTaskView(MTSBertModel):
 
 
 class MTSBertForSequenceClassification(_SingleTaskView):
-    """An mtsbert checkpoint as a text classifier. The `logits` have the shape `(B, C)`."""
+    """An mtsbert checkpoint as a text classifier, or for a regression. The `logits` are `(B, C)` or `(B, 1)`."""
 
-    task_type = SEQUENCE_CLASSIFICATION
+    task_types = (SEQUENCE_CLASSIFICATION, SEQUENCE_REGRESSION)
     output_class = SequenceClassifierOutput
 
 
 class MTSBertForTokenClassification(_SingleTaskView):
     """An mtsbert checkpoint as a token classifier. The `logits` have the shape `(B, T, K)`."""
 
-    task_type = TOKEN_CLASSIFICATION
+    task_types = (TOKEN_CLASSIFICATION,)
     output_class = TokenClassifierOutput
 
 

@@ -251,6 +251,8 @@ class MTLTrainingArguments(TrainingArguments):
                 "--hub_token is refused: it would be stored in training_args.bin and pushed with the model. "
                 "Set the environment variable HF_TOKEN, or use `hf auth login`."
             )
+        if self.greater_is_better is None and str(self.metric_for_best_model).endswith("_mae"):
+            self.greater_is_better = False  # transformers knows this of losses alone
         super().__post_init__()
         if self.gradual_unfreezing:
             # Frozen parameters are unused, and DDP must know those that are unfrozen later from the start.

@@ -6,9 +6,11 @@ import transformers
 
 
 def labels_of(found: dict | list) -> list[tuple[str, float]]:
-    """Turns the prediction for a task into pairs of text and probability: entities, several labels, or one label."""
+    """Turns the prediction for a task into pairs of text and number: labels and entities with their probabilities."""
     if isinstance(found, list):
         return [(f"{entity['label']} {entity['text']}", entity["score"]) for entity in found]
+    if "scores" not in found:  # a number
+        return [("", found["score"])]
     labels = found["labels"] if "labels" in found else [found["label"]]
     return [(label, found["scores"][label]) for label in labels if label is not None]  # None: below its threshold
 
@@ -21,7 +23,7 @@ def main(model: str, texts: list[str]) -> None:
         for task, found in answer.items():
             if task == "embedding":
                 continue
-            shown = [f"{label} ({score:.2f})" for label, score in labels_of(found)]
+            shown = [f"{label} ({score:.2f})" if label else f"{score:.2f}" for label, score in labels_of(found)]
             sys.stdout.write(f"  {task}: {', '.join(shown) or 'none'}\n")
 
 

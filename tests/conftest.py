@@ -189,7 +189,9 @@ def checkpoint(encoder_folder, tokenizer, tmp_path_factory) -> Path:
         "fits": {"type": "pair_ranking"},
     }
     folder = tmp_path_factory.mktemp("checkpoint")
-    MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks).eval().save_pretrained(folder)
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks)
+    model.add_task("grade", {"type": "sequence_regression", "score_range": [1, 5], "hidden_size": 8})
+    model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

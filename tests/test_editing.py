@@ -156,7 +156,7 @@ def test_a_dropped_task_is_gone_and_the_others_answer_as_before(full_model, logi
         list(after)
         == list(full_model.heads)
         == list(full_model.config.tasks)
-        == ["topic", "ner", "follows", "near", "fits"]
+        == ["topic", "ner", "follows", "near", "fits", "grade"]
     )
     assert all(torch.equal(after[task], before[task]) for task in after)
     assert not [name for name in full_model.state_dict() if "tags" in name]
@@ -165,7 +165,7 @@ def test_a_dropped_task_is_gone_and_the_others_answer_as_before(full_model, logi
 def test_the_only_task_and_tasks_that_are_not_there_cannot_be_dropped(full_model):
     with pytest.raises(ValueError, match=r"The model has no task 'mood'; it has \['topic', 'ner', 'tags',"):
         full_model.drop_task("mood")
-    for name in ("ner", "tags", "follows", "near", "fits"):
+    for name in ("ner", "tags", "follows", "near", "fits", "grade"):
         full_model.drop_task(name)
     with pytest.raises(ValueError, match="'topic' is the only task of this model"):
         full_model.drop_task("topic")
@@ -180,7 +180,7 @@ def test_a_renamed_task_keeps_its_place_its_head_and_its_mode(full_model, logits
     assert (
         list(full_model.config.tasks)
         == list(full_model.heads)
-        == ["topic", "names", "tags", "follows", "near", "fits"]
+        == ["topic", "names", "tags", "follows", "near", "fits", "grade"]
     )
     assert full_model.heads["names"] is head
     assert head.training
@@ -309,7 +309,7 @@ def test_every_edit_is_kept_by_saving_and_loading(full_model, logits_of, batch, 
     assert not any(info.values()), info
     expected, found = logits_of(full_model), logits_of(again)
     assert again.config.tasks == full_model.config.tasks
-    assert list(again.config.tasks) == ["subject", "ner", "follows", "near", "fits", "mood"]
+    assert list(again.config.tasks) == ["subject", "ner", "follows", "near", "fits", "grade", "mood"]
     assert again.config.tasks["ner"]["labels"] == ["O", "B-PLACE", "I-PLACE"]
     assert found.keys() == expected.keys() == set(again.config.tasks)
     assert all(torch.equal(found[name], logits) for name, logits in expected.items())
@@ -356,7 +356,7 @@ tokenizer = AutoTokenizer.from_pretrained({str(tmp_path / "edited")!r}, trust_re
 with torch.no_grad():
     found = model(**tokenizer({TEXT!r}, return_tensors="pt")).logits
 expected = torch.load({str(tmp_path / "expected.pt")!r})
-assert list(found) == list(expected) == ["subject", "ner", "mood"], list(found)
+assert list(found) == list(expected) == ["subject", "ner", "grade", "mood"], list(found)
 assert all(torch.equal(found[task], logits) for task, logits in expected.items())
 answer = pipeline("multi-task", model={str(tmp_path / "edited")!r}, trust_remote_code=True)({TEXT!r})
 assert list(answer["subject"]["scores"]) == ["Economy", "Sports"], answer

@@ -235,14 +235,17 @@ def test_a_view_can_choose_its_head(config, tasks):
     view = MTSBertForSequenceClassification(config, head="mood")
     assert view.config.id2label == {0: "bad", 1: "fine", 2: "good"}
     with pytest.raises(
-        ValueError, match=r"`head` is 'ner'; the sequence_classification tasks .* are \['topic', 'mood'\]"
+        ValueError,
+        match=r"`head` is 'ner'; the sequence_classification and sequence_regression tasks .* are \['topic', 'mood'\]",
     ):
         MTSBertForSequenceClassification(config, head="ner")
 
 
 def test_a_view_of_a_type_that_the_checkpoint_lacks_is_refused(config):
     del config.tasks["topic"]
-    with pytest.raises(ValueError, match=r"no sequence_classification task; its tasks are .*'ner'"):
+    with pytest.raises(
+        ValueError, match=r"no sequence_classification and sequence_regression task; its tasks are .*'ner'"
+    ):
         MTSBertForSequenceClassification(config)
 
 

@@ -283,7 +283,7 @@ def computed(every_type) -> list[str]:
 @pytest.mark.parametrize(
     ("tasks", "of_text", "of_pair"),
     [
-        (None, ["topic", "ner", "tags"], ["follows", "near", "fits"]),
+        (None, ["topic", "ner", "tags", "grade"], ["follows", "near", "fits"]),
         (["tags", "topic"], ["topic", "tags"], []),
         ("ner", ["ner"], []),
         (["near"], [], ["near"]),
@@ -396,7 +396,7 @@ def test_the_threshold_of_entities_stands_in_for_the_least_score_of_the_config(w
         ({"threshold": {"topic": -0.1}}, "`threshold` for task 'topic' is -0.1"),
         ({"threshold": {"topic": None}}, "`threshold` for task 'topic' is None"),
         ({"threshold": {"mood": 0.5}}, r"`threshold` names the task 'mood'; the model has \['topic', 'ner',"),
-        ({"threshold": {"near": 0.5}}, "`threshold` names the task 'near', a cosine, which has no labels"),
+        ({"threshold": {"near": 0.5}}, "`threshold` names the task 'near', a number, which has no labels"),
         ({"return_embeddings": "torch"}, "`return_embeddings` is 'torch'; it must be True, False or 'numpy'"),
         ({"return_embeddings": None}, "`return_embeddings` is None"),
     ],
@@ -420,8 +420,8 @@ def test_embeddings_come_as_lists_as_arrays_or_not_at_all(every_type):
                 assert other[name].tolist() == one[name]
     without = every_type(texts, return_embeddings=False)
     assert [list(answer) for answer in without] == [
-        ["topic", "ner", "tags"],
-        ["topic", "ner", "tags", "follows", "near", "fits"],
+        ["topic", "ner", "tags", "grade"],
+        ["topic", "ner", "tags", "grade", "follows", "near", "fits"],
     ]
     assert without[1]["near"] == as_lists[1]["near"]
 

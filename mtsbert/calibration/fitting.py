@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 
 from answers_mtsbert import probabilities_of
-from configuration_mtsbert import CALIBRATIONS, COSINE_TYPES, TOKEN_CLASSIFICATION
+from configuration_mtsbert import CALIBRATIONS, SCORE_TYPES, TOKEN_CLASSIFICATION
 from entities_mtsbert import EPSILON, IGNORE_INDEX, OUTSIDE, decode_tags, entity_scores
 from losses_mtsbert import is_labelled
 
@@ -59,7 +59,7 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
         [`Fit`], or None if there is nothing to calibrate (cosines), or there are too few labels.
     """
     settings = {key: value for key, value in settings.items() if key not in CALIBRATIONS}
-    if settings["type"] in COSINE_TYPES:
+    if settings["type"] in SCORE_TYPES:
         return None
     if settings["type"] == TOKEN_CLASSIFICATION:
         return fit_entities(settings, *scored_entities(settings, logits, labels))

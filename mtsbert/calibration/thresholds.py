@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
+from configuration_mtsbert import PAIR_TYPES, SCORE_TYPES, TOKEN_CLASSIFICATION
 
 
 F1, PRECISION = "f1", "precision"
@@ -154,5 +154,5 @@ def tunable(tasks: dict[str, dict], *, with_pairs: bool) -> dict[str, dict]:
     return {
         name: settings
         for name, settings in tasks.items()
-        if settings["type"] not in COSINE_TYPES and (with_pairs or settings["type"] not in PAIR_TYPES)
+        if settings["type"] not in SCORE_TYPES and (with_pairs or settings["type"] not in PAIR_TYPES)
     }

@@ -80,7 +80,7 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
         model.config.save_pretrained(folder)
         pipeline.tokenizer.model_max_length = pipeline.max_length  # which the graph does not say
         pipeline.tokenizer.save_pretrained(folder)
-        texts = TextGraph(model)
+        texts = TextGraph(model).eval()
         ids = torch.full((2, 7), pipeline.tokenizer.pad_token_id or 0)
         _write(
             texts,
@@ -92,7 +92,7 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
         _check_texts(texts, folder / TEXTS_FILE, pipeline)
         if int8:
             _quantize(folder / TEXTS_FILE)
-        pairs = PairGraph(model)
+        pairs = PairGraph(model).eval()
         if pairs.tasks:
             u, v = torch.rand(2, 2, model.config.embedding_size)
             names = [LOGITS + task for task in pairs.tasks]

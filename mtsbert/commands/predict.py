@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
-from configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
+from configuration_mtsbert import PAIR_TYPES, SCORE_TYPES, TOKEN_CLASSIFICATION
 from mtsbert.data.sources import TEXT, TEXT_PAIR
 from mtsbert.formats.files import STREAMS, stream_rows
 from mtsbert.formats.options import AS_USUAL, FileOptions
@@ -239,7 +239,7 @@ def _schema(tasks: dict[str, dict], texts: InputTexts, embeddings: bool) -> pa.S
 
 def _answer_type(settings: dict) -> pa.DataType:
     number, text = pa.float64(), pa.string()
-    if settings["type"] in COSINE_TYPES:
+    if settings["type"] in SCORE_TYPES:
         return pa.struct([("score", number)])
     if settings["type"] == TOKEN_CLASSIFICATION:
         place = [("start", pa.int64()), ("end", pa.int64())]

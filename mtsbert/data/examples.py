@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from configuration_mtsbert import PAIR_RANKING, PAIR_SIMILARITY, PAIR_TYPES, TOKEN_CLASSIFICATION
+from configuration_mtsbert import NUMBER_TYPES, PAIR_RANKING, PAIR_TYPES, TOKEN_CLASSIFICATION
 from entities_mtsbert import OUTSIDE, check_spans, spans_to_tags, tags_to_spans
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import TEXT, TEXT_NEGATIVE, TEXT_PAIR, SourceDataset
@@ -64,7 +64,7 @@ def example_features(tasks: dict[str, dict]) -> Features:
 def _feature(task: dict) -> Value | List:
     if task["type"] == TOKEN_CLASSIFICATION:
         return List({"start": Value("int64"), "end": Value("int64"), "label": Value("string")})
-    if task["type"] == PAIR_SIMILARITY:
+    if task["type"] in NUMBER_TYPES:
         return Value("float64")
     if task["type"] == PAIR_RANKING:
         return Value("int64")
@@ -237,8 +237,8 @@ def _read_value(
         if words is None:
             return _read_spans(value, text, feature)
         return _read_tags(value, text, words, feature, source.tag_scheme)
-    if task["type"] == PAIR_SIMILARITY:
-        return _read_score(value, task["score_range"])
+    if task["type"] in NUMBER_TYPES:
+        return _read_score(value, task.get("score_range", (-math.inf, math.inf)))
     if task.get("multi_label"):
         if isinstance(value, str) and source.separator is not None:
             value = [label.strip() for label in value.split(source.separator)]
@@ -255,6 +255,8 @@ def _read_value(
 
 
 def _read_label(value: Any, feature: Any) -> str | None:
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):  # as Label Studio writes a choice
+        (value,) = value
     if isinstance(feature, ClassLabel):
         return None if value < 0 else feature.int2str(value)
     if isinstance(value, float) and math.isnan(value):

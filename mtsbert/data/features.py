@@ -10,7 +10,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from configuration_mtsbert import PAIR_RANKING, PAIR_SIMILARITY, TOKEN_CLASSIFICATION
+from configuration_mtsbert import NUMBER_TYPES, PAIR_RANKING, TOKEN_CLASSIFICATION
 from entities_mtsbert import IGNORE_INDEX, spans_to_tags, visible_offsets
 from mtsbert.data.examples import DATASET, ROW, fingerprint_of
 from mtsbert.data.sources import TEXT, TEXT_NEGATIVE, TEXT_PAIR
@@ -154,7 +154,7 @@ def unlabelled(row: dict, tasks: dict[str, dict], num_tokens: int | None = None)
     """Returns a row of features without its labels, and with `num_tokens` tags where its text is another one."""
     labels = {}
     for name, task in tasks.items():
-        missing = math.nan if task["type"] == PAIR_SIMILARITY else IGNORE_INDEX
+        missing = math.nan if task["type"] in NUMBER_TYPES else IGNORE_INDEX
         if task["type"] == TOKEN_CLASSIFICATION and num_tokens is not None:
             labels[name] = [missing] * num_tokens
         else:
@@ -192,7 +192,7 @@ def _tags(
 
 def _label(value: str | list[str] | float | None, task: dict, label2id: dict[str, int]) -> int | list[int] | float:
     """Converts the label of a whole text, or of a pair, to an id, a list of zeros and ones, a score, or 1."""
-    if task["type"] == PAIR_SIMILARITY:
+    if task["type"] in NUMBER_TYPES:
         return math.nan if value is None else value
     if task["type"] == PAIR_RANKING:
         return IGNORE_INDEX if value is None else value
@@ -202,6 +202,6 @@ def _label(value: str | list[str] | float | None, task: dict, label2id: dict[str
 
 
 def _label_feature(task: dict) -> Value | List:
-    if task["type"] == PAIR_SIMILARITY:
+    if task["type"] in NUMBER_TYPES:
         return Value("float32")
     return List(Value("int64")) if task["type"] == TOKEN_CLASSIFICATION or task.get("multi_label") else Value("int64")

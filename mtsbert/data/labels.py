@@ -6,11 +6,12 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 
 from configuration_mtsbert import (
-    COSINE_TYPES,
     PAIR_CLASSIFICATION,
     PAIR_RANKING,
     PAIR_SIMILARITY,
+    SCORE_TYPES,
     SEQUENCE_CLASSIFICATION,
+    SEQUENCE_REGRESSION,
     TOKEN_CLASSIFICATION,
     check_rankings,
     check_task_settings,
@@ -41,6 +42,7 @@ METRIC_NAMES = {  # what follows the name of a task in the names of results and 
     SEQUENCE_CLASSIFICATION: ("accuracy", "macro_f1"),
     PAIR_CLASSIFICATION: ("accuracy", "macro_f1"),
     TOKEN_CLASSIFICATION: ("precision", "recall", "f1"),
+    SEQUENCE_REGRESSION: ("spearman", "mae", "r2"),
     PAIR_SIMILARITY: ("spearman", "pearson"),
     PAIR_RANKING: ("mrr", "recall_at_10"),
 }
@@ -125,7 +127,7 @@ def complete_tasks(
     reasons: dict[str, dict[str, str]] = {}  # task → label that no row may have → why
     for name, task in tasks.items():
         completed[name] = dict(task)
-        if task["type"] in COSINE_TYPES:
+        if task["type"] in SCORE_TYPES:
             continue
         try:
             declared = None if task.get("labels") else _declared_labels(name, task, sources)
@@ -164,6 +166,8 @@ def _complete_labels(
     labels = list(task.get("labels") or declared or sorted_labels(one_of_each(in_training)))
     if not labels and not everywhere:
         raise ValueError("no row has a label, and the recipe names none.")
+    if not task.get("labels") and not declared:
+        _check_no_numbers(labels)
     types = entity_types(labels) if task["type"] == TOKEN_CLASSIFICATION and OUTSIDE in labels else labels
     meant = spellings(everywhere, types)
     reasons = {
@@ -184,6 +188,19 @@ def _complete_labels(
     if task["type"] == TOKEN_CLASSIFICATION and OUTSIDE not in labels:
         labels = bio_labels(labels)
     return labels, reasons
+
+
+def _check_no_numbers(labels: list[str]) -> None:
+    """Raises `ValueError` for labels that are all numbers, and not all whole ones: prices are no classes."""
+    try:
+        broken = [label for label in labels if not float(label).is_integer()]
+    except ValueError:
+        return
+    if broken:
+        raise ValueError(
+            f"its labels are numbers ({', '.join(labels[:5])}{' …' if len(labels) > 5 else ''}), which a task of type "
+            f"{SEQUENCE_REGRESSION!r} learns. If each is a class of its own, name them in the recipe (`labels`)."
+        )
 
 
 def _labels_by_split(task: str, settings: dict, examples: dict[str, dict[str, Dataset]]) -> dict[str, set[str]]:

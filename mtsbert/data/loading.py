@@ -276,8 +276,7 @@ def _let_gold_decide(
     Takes the labels of tasks from the validation rows of datasets that are not gold, if rows of gold datasets have
     labels of these tasks. Metrics, the choice of the best epoch and calibration all follow from what is left.
     """
-    of_source = {source.name: examples[source.name].get("validation") for source in sources}
-    of_source = {name: rows for name, rows in of_source.items() if rows is not None}
+    of_source = {name: splits["validation"] for name, splits in examples.items() if "validation" in splits}
     gold = [source.name for source in sources if source.is_gold and source.name in of_source]
     decided = {task: [name for name in gold if num_labelled(of_source[name], task)] for task in tasks}
     for source in sources:

@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 from datasets import Dataset
 
-from configuration_mtsbert import PAIR_RANKING, PAIR_SIMILARITY, TOKEN_CLASSIFICATION
+from configuration_mtsbert import NUMBER_TYPES, PAIR_RANKING, TOKEN_CLASSIFICATION
 from mtsbert.data.loading import TaskData
 from mtsbert.data.sources import TEXT, TEXT_NEGATIVE, TEXT_PAIR
 
@@ -57,7 +57,7 @@ def _negatives_line(pairs: Dataset) -> str:
 
 
 def _label_line(settings: dict, values: list) -> str:
-    if settings["type"] == PAIR_SIMILARITY:
+    if settings["type"] in NUMBER_TYPES:
         return f"Scores: {min(values):g} to {max(values):g}, mean {sum(values) / len(values):.3g}"
     if settings["type"] == TOKEN_CLASSIFICATION:
         counts = Counter(span["label"] or "(not known)" for value in values for span in value)

@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from configuration_mtsbert import COSINE_TYPES, PAIR_RANKING, PAIR_TYPES
+from configuration_mtsbert import PAIR_RANKING, PAIR_TYPES, SCORE_TYPES
 from mtsbert.formats.files import read_file
 from mtsbert.formats.folders import is_saved, read_folder, read_saved
 from mtsbert.formats.hub import load_from_hub
@@ -255,7 +255,7 @@ def _label_map(spec: dict, tasks: dict[str, dict]) -> dict[str, dict[str, str | 
     given = spec.get("label_map", {})
     if not isinstance(given, dict):
         raise ValueError(f"'label_map' maps tasks to mappings of labels; got {given!r}.")
-    labelled = [name for name, settings in tasks.items() if settings["type"] not in COSINE_TYPES]
+    labelled = [name for name, settings in tasks.items() if settings["type"] not in SCORE_TYPES]
     for task, names in given.items():
         if task not in labelled:
             raise ValueError(f"'label_map' names {task!r}; the tasks that have labels are {labelled}.")

@@ -78,7 +78,7 @@ def _with_one_label(span: dict) -> dict:
 
 
 def _of_label_studio(row: dict) -> dict:
-    """Each control of the labelling interface becomes a column: entities, one choice, or a list of choices."""
+    """Each control of the labelling interface becomes a column: entities, or a list of choices."""
     columns = dict(row["data"])
     kept = [one for one in row["annotations"] if isinstance(one, dict) and not one.get("was_cancelled")]
     for result in kept[0].get("result", []) if kept else []:
@@ -90,7 +90,7 @@ def _of_label_studio(row: dict) -> dict:
         if "labels" in value and "start" in value:
             columns.setdefault(name, []).append(value)
         elif isinstance(value.get("choices"), list):
-            columns[name] = value["choices"][0] if len(value["choices"]) == 1 else value["choices"]
+            columns[name] = value["choices"]  # a list in every row: of a single choice, it has one label
     return {column: _entities(value) for column, value in columns.items()}
 
 

@@ -71,6 +71,8 @@ def read_text(ask: Pipeline, text: str) -> dict:
         shown[task] = {"text": text, "entities": spans}
     for task in tasks_of(ask, "sequence_classification"):
         shown[task] = answer[task]["scores"]
+    for task in tasks_of(ask, "sequence_regression"):
+        shown[task] = f"{answer[task]['score']:.2f}"
     return shown
 
 
@@ -103,7 +105,7 @@ def build_page(ask: Pipeline, title: str) -> gr.Blocks:
     """
     with gr.Blocks(title=title, analytics_enabled=False) as page:
         gr.HTML(f"<h1>{escape(title)}</h1>", padding=False)
-        if tasks_of(ask, "sequence_classification", "token_classification"):
+        if tasks_of(ask, "sequence_classification", "sequence_regression", "token_classification"):
             with gr.Tab("One text"):
                 _text_tab(ask, page)
         with gr.Tab("Two texts"):
@@ -118,7 +120,7 @@ def _text_tab(ask: Pipeline, page: gr.Blocks) -> None:
             text = gr.Textbox(EXAMPLES[0], label="Text", lines=4, max_lines=12)
             button = gr.Button("Read", variant="primary")
             note = gr.Markdown(NO_TEXT, visible=False)
-        if sequence_tasks := tasks_of(ask, "sequence_classification"):
+        if sequence_tasks := tasks_of(ask, "sequence_classification", "sequence_regression"):
             with gr.Column(scale=2):
                 shown |= {task: _probabilities(task, settings) for task, settings in sequence_tasks.items()}
     for task, settings in tasks_of(ask, "token_classification").items():

@@ -13,12 +13,13 @@ from transformers import EvalPrediction
 
 from answers_mtsbert import MULTI_LABEL_THRESHOLD, probabilities_of
 from configuration_mtsbert import (
-    COSINE_TYPES,
     DEFAULT_SCALE,
     PAIR_CLASSIFICATION,
     PAIR_RANKING,
     PAIR_SIMILARITY,
+    SCORE_TYPES,
     SEQUENCE_CLASSIFICATION,
+    SEQUENCE_REGRESSION,
     TOKEN_CLASSIFICATION,
 )
 from entities_mtsbert import decode_tags, entity_scores, entity_types, without_doubtful
@@ -34,6 +35,7 @@ PRIMARY_METRIC = {
     SEQUENCE_CLASSIFICATION: "accuracy",
     TOKEN_CLASSIFICATION: "f1",
     PAIR_CLASSIFICATION: "accuracy",
+    SEQUENCE_REGRESSION: "spearman",
     PAIR_SIMILARITY: "spearman",
     PAIR_RANKING: "mrr",
 }
@@ -97,6 +99,28 @@ class SimilarityMetric(_Metric):
         }
 
 
+class RegressionMetric(_Metric):
+    """
+    Spearman correlation, mean absolute error and coefficient of determination (R²) of numbers, computed with SciPy and
+    scikit-learn. The correlation is 0 if all numbers of a side are the same, and R² if all references are.
+    """
+
+    inputs = "Numbers."
+    feature = datasets.Value("float32")
+
+    def _compute(self, predictions, references):
+        from scipy.stats import spearmanr
+        from sklearn.metrics import mean_absolute_error, r2_score
+
+        varies = len(set(references)) > 1
+        is_ranked = varies and len(set(predictions)) > 1
+        return {
+            "spearman": spearmanr(predictions, references).statistic if is_ranked else 0.0,
+            "mae": mean_absolute_error(references, predictions),
+            "r2": r2_score(references, predictions) if varies else 0.0,
+        }
+
+
 class EntityMetric(_Metric):
     """Precision, recall and F1 of entities (exact span and type), computed with seqeval."""
 
@@ -116,6 +140,7 @@ METRICS: dict[str, type[evaluate.Metric]] = {
     SEQUENCE_CLASSIFICATION: ClassificationMetric,
     TOKEN_CLASSIFICATION: EntityMetric,
     PAIR_CLASSIFICATION: ClassificationMetric,
+    SEQUENCE_REGRESSION: RegressionMetric,
     PAIR_SIMILARITY: SimilarityMetric,
     PAIR_RANKING: RankingMetric,
 }
@@ -155,9 +180,9 @@ def reduce_logits(tasks: dict[str, dict]) -> Callable[[dict, dict], dict]:
 
 
 def answers(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Turns logits into predictions: ids, zeros and ones for a multi-label task, or cosines."""
-    if task["type"] in COSINE_TYPES:
-        return logits
+    """Turns logits into predictions: ids, zeros and ones for a multi-label task, cosines, or numbers."""
+    if task["type"] in SCORE_TYPES:
+        return logits.squeeze(-1) if task["type"] == SEQUENCE_REGRESSION else logits
     if task["type"] == TOKEN_CLASSIFICATION:
         tags = decode_tags(logits, is_labelled(labels), task["labels"])
         if not task.get("thresholds") and not task.get("min_score"):
@@ -327,7 +352,7 @@ def count_answers(
     counts = {}
     for name, task in tasks.items():
         labelled = is_labelled(torch.from_numpy(labels[name])).numpy()
-        if not labelled.any() or task.get("multi_label") or task["type"] in COSINE_TYPES:
+        if not labelled.any() or task.get("multi_label") or task["type"] in SCORE_TYPES:
             continue
         inputs = _metric_inputs(task, predictions[name], labels[name], labelled)
         if task["type"] == TOKEN_CLASSIFICATION:

@@ -18,11 +18,12 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from configuration_mtsbert import (
     CALIBRATIONS,
     COSENT,
-    COSINE_TYPES,
     PAIR_CLASSIFICATION,
     PAIR_RANKING,
     PAIR_SIMILARITY,
+    SCORE_TYPES,
     SEQUENCE_CLASSIFICATION,
+    SEQUENCE_REGRESSION,
     TOKEN_CLASSIFICATION,
     MTSBertConfig,
 )
@@ -41,6 +42,7 @@ HUB_TASKS = {
     SEQUENCE_CLASSIFICATION: "text-classification",
     TOKEN_CLASSIFICATION: "token-classification",
     PAIR_CLASSIFICATION: "text-classification",
+    SEQUENCE_REGRESSION: "text-classification",
     PAIR_SIMILARITY: "sentence-similarity",
     PAIR_RANKING: "sentence-similarity",
 }
@@ -48,6 +50,7 @@ WHAT_IT_DOES = {
     SEQUENCE_CLASSIFICATION: "one label for a text",
     TOKEN_CLASSIFICATION: "entities in a text",
     PAIR_CLASSIFICATION: "one label for two texts",
+    SEQUENCE_REGRESSION: "one number for a text",
     PAIR_SIMILARITY: "how alike two texts are: the cosine of their embeddings",
     PAIR_RANKING: "whether two texts belong together: the cosine of their embeddings",
 }
@@ -58,6 +61,8 @@ METRIC_NAMES = {  # our name → the Hub's name, and the name shown to readers
     "recall": ("recall", "entity recall"),
     "f1": ("f1", "entity F1"),
     "spearman": ("spearmanr", "Spearman correlation"),
+    "mae": ("mae", "mean absolute error"),
+    "r2": ("r_squared", "R²"),
     "pearson": ("pearsonr", "Pearson correlation"),
     "mrr": ("mrr", "mean reciprocal rank"),
     "recall_at_10": ("recall", "recall at 10"),
@@ -164,7 +169,7 @@ class ModelCard:
 
     def _pipeline_tag(self) -> str:
         """Returns a task that the Hub knows and one of the standard pipelines supports. "multi-task" is not known."""
-        for task_type in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION):
+        for task_type in (SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, SEQUENCE_REGRESSION):
             if self.config.tasks_of_type(task_type):
                 return HUB_TASKS[task_type]
         return "sentence-similarity"
@@ -308,7 +313,7 @@ class ModelCard:
         raw = [
             task
             for task, settings in self.tasks.items()
-            if settings["type"] not in COSINE_TYPES and not any(key in settings for key in CALIBRATIONS)
+            if settings["type"] not in SCORE_TYPES and not any(key in settings for key in CALIBRATIONS)
         ]
         told = [
             f"Scores of **{escape(task)}** are calibrated on {fit.num_items:,} answers on validation texts: a score "
@@ -346,6 +351,11 @@ class ModelCard:
                 lowest, highest = task["score_range"]
                 use = "of which only the order is learned" if task.get("loss") == COSENT else "scaled to 0 to 1"
                 told.append(f"**{escape(name)}**: scores from {lowest:g} to {highest:g}, {use}.")
+                continue
+            if task["type"] == SEQUENCE_REGRESSION:
+                lowest, highest = task.get("score_range", (None, None))
+                found = "numbers" if lowest is None else f"numbers from {lowest:g} to {highest:g}"
+                told.append(f"**{escape(name)}**: {found}.")
                 continue
             if task["type"] == PAIR_RANKING:
                 told.append(f"**{escape(name)}**: none; texts that belong together are ranked above all others.")

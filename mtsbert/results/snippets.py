@@ -3,7 +3,13 @@
 import json
 import shlex
 
-from configuration_mtsbert import PAIR_TYPES, SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION, MTSBertConfig
+from configuration_mtsbert import (
+    PAIR_TYPES,
+    SEQUENCE_CLASSIFICATION,
+    SEQUENCE_REGRESSION,
+    TOKEN_CLASSIFICATION,
+    MTSBertConfig,
+)
 
 
 TEXT = "Carla Benítez won the 200 metres in Lisbon on Sunday"
@@ -57,6 +63,8 @@ def _multi_task(config: MTSBertConfig, model: str, text: str) -> str:
         if settings["type"] == SEQUENCE_CLASSIFICATION:
             shape = '{"labels": [...], "scores": {...}}' if settings.get("multi_label") else '{"label", "score", ...}'
             lines.append(f'answer["{task}"]  # {shape}')
+        elif settings["type"] == SEQUENCE_REGRESSION:
+            lines.append(f'answer["{task}"]  # {{"score": ...}}')
         elif settings["type"] == TOKEN_CLASSIFICATION:
             lines.append(f'answer["{task}"]  # [{{"label", "start", "end", "text", "score"}}, ...]')
     if any(settings["type"] in PAIR_TYPES for settings in config.tasks.values()):
@@ -79,6 +87,8 @@ def _auto_model(config: MTSBertConfig, model: str, text: str) -> str:
     for task, settings in config.tasks.items():
         if settings["type"] == SEQUENCE_CLASSIFICATION:
             lines.append(f'output.logits["{task}"]  # (1, {len(settings["labels"])})')
+        elif settings["type"] == SEQUENCE_REGRESSION:
+            lines.append(f'output.logits["{task}"]  # (1, 1)')
         elif settings["type"] == TOKEN_CLASSIFICATION:
             lines.append(f'output.logits["{task}"]  # (1, word pieces, {len(settings["labels"])})')
     return "\n".join(lines)
@@ -86,7 +96,7 @@ def _auto_model(config: MTSBertConfig, model: str, text: str) -> str:
 
 def _pipelines(config: MTSBertConfig, model: str, text: str) -> str:
     lines = ["from transformers import pipeline", ""]
-    if config.tasks_of_type(SEQUENCE_CLASSIFICATION):
+    if config.tasks_of_type(SEQUENCE_CLASSIFICATION) or config.tasks_of_type(SEQUENCE_REGRESSION):
         lines.append(f'pipeline("text-classification", model={model}, trust_remote_code=True)({text})')
     if config.tasks_of_type(TOKEN_CLASSIFICATION):
         lines.append(

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from configuration_mtsbert import MSE, PAIR_SIMILARITY
+from configuration_mtsbert import MSE, NUMBER_TYPES
 from mtsbert.arguments import DWA, FIRST_STEP, STATIC, UNCERTAINTY
 
 
@@ -86,7 +86,7 @@ class UncertaintyBalancing(StaticBalancing):
     def factor(self, task: str) -> torch.Tensor:
         precision = torch.exp(-self.log_variances[task])
         settings = self.tasks[task]
-        is_squared_error = settings["type"] == PAIR_SIMILARITY and settings.get("loss", MSE) == MSE
+        is_squared_error = settings["type"] in NUMBER_TYPES and settings.get("loss", MSE) == MSE
         return precision / 2 if is_squared_error else precision
 
     def combine(self, losses: dict[str, torch.Tensor], shares: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -45,9 +45,12 @@ def test_changes_are_made_in_order_and_the_folder_opens_elsewhere(checkpoint, tm
         "tags": ["a", "b", "c"],
         "follows": ["no", "yes"],
         "fits": None,
+        "grade": None,
         "topic": ["bad", "good"],
     }
-    assert answered == str(["embedding", "fits", "follows", "ner", "pair_embedding", "subject", "tags", "topic"])
+    assert answered == str(
+        ["embedding", "fits", "follows", "grade", "ner", "pair_embedding", "subject", "tags", "topic"]
+    )
     before, after = (load_file(folder / "model.safetensors") for folder in (checkpoint, tmp_path / "edited"))
     renamed = {name.replace("heads.topic.", "heads.subject."): weight for name, weight in before.items()}
     assert all(torch.equal(after[name], weight) for name, weight in renamed.items() if "heads.near" not in name)

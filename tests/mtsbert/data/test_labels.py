@@ -249,8 +249,20 @@ def test_a_sample_of_the_training_rows_may_lack_a_label():
 def test_numbers_are_sorted_as_numbers():
     labels = [str(number) for number in range(12)]
     assert complete_tasks(SEQUENCE, [], labelled(train=labels[::-1]))["topic"]["labels"] == labels
-    assert complete_tasks(SEQUENCE, [], labelled(train=["10", "-1", "2.5"]))["topic"]["labels"] == ["-1", "2.5", "10"]
+    assert complete_tasks(SEQUENCE, [], labelled(train=["10", "-1", "2.0"]))["topic"]["labels"] == ["-1", "2.0", "10"]
     assert complete_tasks(SEQUENCE, [], labelled(train=["10", "2", "x"]))["topic"]["labels"] == ["10", "2", "x"]
+
+
+def test_numbers_that_are_not_whole_are_no_labels_unless_the_recipe_names_them():
+    prices = labelled(train=["10", "2.5", "-1"])
+    with pytest.raises(
+        ValueError, match=r"Task 'topic': its labels are numbers \(-1, 2\.5, 10\), .*'sequence_regression'"
+    ):
+        complete_tasks(SEQUENCE, [], prices)
+    named = {"topic": SEQUENCE["topic"] | {"labels": ["2.5", "10", "-1"]}}
+    assert complete_tasks(named, [], prices)["topic"]["labels"] == ["2.5", "10", "-1"]
+    versions = ["1.5", "2.x"]
+    assert complete_tasks(SEQUENCE, [], labelled(train=versions))["topic"]["labels"] == versions
 
 
 def weighted(task: dict, weights, **more) -> dict:

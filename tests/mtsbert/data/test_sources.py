@@ -230,7 +230,7 @@ GOOD = {"text": "Oslo wins", "topic": "Sports", "ner": SPANS}
         ({"ner": [*SPANS, {"start": 3, "end": 6, "label": "GPE"}]}, "overlaps"),
         ({"ner": [{"start": 0, "end": None, "label": "GPE"}]}, "needs 'start', 'end' and 'label'"),
         ({"ner": [{"start": 0, "end": 2.5, "label": "GPE"}]}, "'start' and 'end' are whole numbers"),
-        ({"topic": ["Sports"]}, r"\['Sports'\] is not a label"),
+        ({"topic": ["Sports", "World"]}, r"\['Sports', 'World'\] is not a label"),
         ({"topic": ""}, "column 'topic': '' is not a label"),
         ({"text": 5}, "column 'text' has no text in it: 5"),
         ({"ner": [{"start": -1, "end": 4, "label": "GPE"}]}, "lies outside the text"),

@@ -78,6 +78,16 @@ def test_several_choices_of_label_studio_are_a_list(tmp_path):
     assert read_file(tmp_path / "a.json").to_list() == [{"text": "x", "topic": ["a", "b"]}]
 
 
+def test_one_choice_and_several_of_label_studio_are_labels_of_one_task(tmp_path):
+    several = {**CHOICE, "value": {"choices": ["a", "b"]}}
+    rows = [{"data": {"text": "x"}, "annotations": [{"result": [choice]}]} for choice in (several, CHOICE)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    kinds = {"kind": {"type": "sequence_classification", "multi_label": True}}
+    spec = {"path": str(tmp_path / "a.json"), "columns": {"text": "text", "topic": "kind"}}
+    (source,) = open_datasets({"news": spec}, kinds)
+    assert read_examples(source, "train", kinds)["kind"][:] == [["a", "b"], ["Sports"]]
+
+
 def test_answers_of_prodigy(tmp_path):
     span = {"start": 0, "end": 4, "token_start": 0, "token_end": 0, "label": "GPE"}
     row = {

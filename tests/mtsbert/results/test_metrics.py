@@ -160,6 +160,7 @@ INPUTS = {
     "sequence_classification": {"predictions": [0, 1], "references": [0, 1]},
     "pair_classification": {"predictions": [0, 1], "references": [0, 1]},
     "token_classification": {"predictions": [["O", "B-X"]], "references": [["O", "B-X"]]},
+    "sequence_regression": {"predictions": [0.1, 0.2], "references": [0.0, 1.0]},
     "pair_similarity": {"predictions": [0.1, 0.2], "references": [0.0, 1.0]},
     "pair_ranking": {"predictions": [1.0, 2.0]},
 }
