@@ -46,9 +46,11 @@ RESERVED_NAMES = (  # columns, results and parts of answers that stand beside th
     *("input_ids", "pair_input_ids", "negative_input_ids"),
     *("loss", "composite", "all", "type", "training"),
 )
-_CLASSIFIER_KEYS = ("type", "labels", "hidden_size", "class_weights", "label_smoothing", "thresholds")
+CROSS_ENTROPY, FOCAL = CLASSIFIER_LOSSES = ("cross_entropy", "focal")
+_CLASSIFIER_KEYS = ("type", "labels", "hidden_size", "thresholds")
+_CLASSIFIER_KEYS += ("class_weights", "label_smoothing", "loss", "focal_gamma")
 TASK_KEYS = {  # type → the keys that a task of this type may have
-    SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label", "temperature", "smoothing"),
+    SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label", "pos_weight", "temperature", "smoothing"),
     TOKEN_CLASSIFICATION: (*_CLASSIFIER_KEYS, "min_score", "platt"),
     PAIR_CLASSIFICATION: (*_CLASSIFIER_KEYS, "temperature", "smoothing"),
     SEQUENCE_REGRESSION: ("type", "score_range", "hidden_size"),
@@ -124,8 +126,7 @@ def check_task_settings(name: str, task: dict) -> None:
         raise ValueError(f"a task is a mapping with a 'type', one of {list(TASK_TYPES)}; got {task!r}.")
     if unknown := sorted(set(task) - set(TASK_KEYS[task["type"]])):
         raise ValueError(f"unknown keys {unknown}; a {task['type']} task may have {list(TASK_KEYS[task['type']])}.")
-    hidden_size = task.get("hidden_size")
-    if hidden_size is not None and (not isinstance(hidden_size, int) or hidden_size < 1):
+    if (hidden_size := task.get("hidden_size")) is not None and (not isinstance(hidden_size, int) or hidden_size < 1):
         raise ValueError(f"'hidden_size' is {hidden_size!r}; it must be a whole number of at least 1.")
     for key in ("label_smoothing", "smoothing"):
         if not _is_number(smoothing := task.get(key, 0.0)) or not 0.0 <= smoothing < 1.0:
@@ -145,9 +146,17 @@ def check_task_settings(name: str, task: dict) -> None:
         are_two = isinstance(scores, list | tuple) and len(scores) == 2 and all(map(_is_number, scores))
         if not are_two or not scores[0] < scores[1]:
             raise ValueError(f"needs 'score_range', the lowest and the highest score, as [0, 5]; got {scores!r}.")
-    loss = task.get("loss", MSE)
-    if loss not in SIMILARITY_LOSSES:
-        raise ValueError(f"'loss' is {loss!r}; allowed are {list(SIMILARITY_LOSSES)}.")
+    losses = SIMILARITY_LOSSES if task["type"] == PAIR_SIMILARITY else CLASSIFIER_LOSSES
+    loss = task.get("loss", losses[0])
+    if loss not in losses:
+        raise ValueError(f"'loss' is {loss!r}; allowed are {list(losses)}.")
+    gamma = task.get("focal_gamma", 0.0)
+    if not _is_number(gamma) or gamma < 0:
+        raise ValueError(f"'focal_gamma' is {gamma!r}; it must be a number of 0 or more.")
+    if "focal_gamma" in task and loss != FOCAL:
+        raise ValueError(f"'focal_gamma' belongs to 'loss: {FOCAL}', and the loss is {loss!r}.")
+    if "pos_weight" in task and not task.get("multi_label"):
+        raise ValueError("'pos_weight' belongs to 'multi_label: true'; single labels have 'class_weights'.")
     scale = task.get("scale", DEFAULT_SCALE)
     if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0.0 < scale < float("inf"):
         raise ValueError(f"'scale' is {scale!r}; it must be a number above 0.")
@@ -172,15 +181,12 @@ def _check_labels(task: dict) -> None:
         raise ValueError(f"'thresholds' is {cuts!r}; it maps labels to probabilities in [0, 1].")
     if unknown := [label for label in cuts if label not in names]:
         raise ValueError(f"'thresholds' names {unknown}, and the task has {list(names)}.")
-    weights = task.get("class_weights")
-    if weights is not None and (
-        not isinstance(weights, list | tuple)
-        or len(weights) != len(labels)
-        or not all(isinstance(weight, int | float) and weight >= 0 for weight in weights)
-    ):
-        raise ValueError(
-            f"'class_weights' needs a number of 0 or more for each of {len(labels)} labels; got {weights!r}."
-        )
+    for key in ("class_weights", "pos_weight"):
+        if (weights := task.get(key)) is None:
+            continue
+        is_one_each = isinstance(weights, list | tuple) and len(weights) == len(labels)
+        if not is_one_each or not all(_is_number(weight) and weight >= 0 for weight in weights):
+            raise ValueError(f"{key!r} needs a number of 0 or more for each of {len(labels)} labels; got {weights!r}.")
 
 
 def check_sources(settings: dict[str, Any], where: str = "config.json") -> None:
@@ -263,6 +269,7 @@ class MTSBertConfig(PretrainedConfig):
               score below `min_score` (0 by default) are left out;
             - `"pair_classification"`: one label for two texts, from their embeddings u, v and |u - v|
               (Sentence-BERT, arXiv 1908.10084);
+            - `"sequence_regression"`: a number for a text, by the mean squared error in units of `score_range`;
             - `"pair_similarity"`: a score for two texts, the cosine of their embeddings, trained on scores within
               `score_range: [lowest, highest]`. `loss: mse` (default) is the mean squared error against the score
               scaled to [0, 1]. `loss: cosent` only uses the order of the scores: log(1 + Σ exp(`scale` (c_j - c_i)))
@@ -272,9 +279,9 @@ class MTSBertConfig(PretrainedConfig):
               cross-entropy over `scale` times the cosines (arXiv 1705.00652). A model has at most one.
 
             Classification tasks need `labels` and may have `hidden_size` (the width of a hidden layer in the head),
-            `class_weights` (one number per label), `label_smoothing` and `thresholds` (label or entity type → the
-            score that an answer needs). `temperature` and `smoothing`, or `platt: [slope, intercept]` of a token task,
-            calibrate scores; training sets them. `scale` is 20 by default.
+            `class_weights` (one number per label; with `multi_label` also `pos_weight`), `label_smoothing`, `loss:
+            focal` and `thresholds` (label or entity type → the score that an answer needs). `temperature` and
+            `smoothing`, or `platt: [slope, intercept]` of a token task, calibrate scores; training sets them.
         embedding_size (`int`, *optional*, defaults to the encoder's `hidden_size`):
             How many numbers the sentence embedding has: the first of the pooled state (Matryoshka representations,
             arXiv 2205.13147). They are scaled after that, and pair tasks compare them. Tasks on single texts see the
@@ -418,7 +425,7 @@ class MTSBertConfig(PretrainedConfig):
         labels = list((self.id2label or {}).values())
         is_asked = self.has_other_labels or labels != ["LABEL_0", "LABEL_1"]
         if is_asked and labels not in [task.get("labels") for task in self.tasks.values()]:
-            of_labels = ("class_weights", "thresholds", *CALIBRATIONS)
+            of_labels = ("class_weights", "pos_weight", "thresholds", *CALIBRATIONS)
             task = {key: value for key, value in self.tasks[head].items() if key not in of_labels}
             self.tasks = self.tasks | {head: task | {"labels": labels}}
             check_tasks(self.tasks)

@@ -10,11 +10,30 @@ from torch.nn import functional as F
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
-    from .configuration_mtsbert import COSENT, DEFAULT_SCALE, NUMBER_TYPES, PAIR_RANKING, PAIR_SIMILARITY, PAIR_TYPES
+    from .configuration_mtsbert import (
+        COSENT,
+        DEFAULT_SCALE,
+        FOCAL,
+        NUMBER_TYPES,
+        PAIR_RANKING,
+        PAIR_SIMILARITY,
+        PAIR_TYPES,
+    )
     from .entities_mtsbert import IGNORE_INDEX
 except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from configuration_mtsbert import COSENT, DEFAULT_SCALE, NUMBER_TYPES, PAIR_RANKING, PAIR_SIMILARITY, PAIR_TYPES
+    from configuration_mtsbert import (
+        COSENT,
+        DEFAULT_SCALE,
+        FOCAL,
+        NUMBER_TYPES,
+        PAIR_RANKING,
+        PAIR_SIMILARITY,
+        PAIR_TYPES,
+    )
     from entities_mtsbert import IGNORE_INDEX
+
+
+FOCAL_GAMMA = 2.0
 
 
 def is_labelled(labels: torch.Tensor) -> torch.Tensor:
@@ -35,8 +54,10 @@ def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch
 
     The loss is the cross-entropy; for a multi-label task, the binary cross-entropy of each label; for a similarity,
     the squared error between the cosine and the score scaled to [0, 1]; for a regression, the squared error in units
-    of its `score_range`. Class weights multiply the loss of an item;
-    means are still taken over the number of items, not over the sum of their weights.
+    of its `score_range`. Class weights multiply the loss of an item; means are still taken over the number of items,
+    not over the sum of their weights. `pos_weight` multiplies that of the labels that a multi-label text has. With
+    `loss: focal`, the loss of an item is multiplied by (1 - p)^`focal_gamma`, where p is the probability of the right
+    answer (arXiv 1708.02002).
     """
     logits = logits.float()
     labelled = is_labelled(labels)
@@ -46,13 +67,17 @@ def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch
         if task["type"] != PAIR_SIMILARITY:
             logits = (logits.squeeze(-1) - lowest) / (highest - lowest)
         return (logits - torch.where(labelled, target, logits.detach())).square()
-    weights = task.get("class_weights")
-    weights = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)
+    weights, pos_weight = (
+        None if task.get(key) is None else torch.tensor(task[key], dtype=torch.float32, device=logits.device)
+        for key in ("class_weights", "pos_weight")
+    )
     smoothing = task.get("label_smoothing", 0.0)
     if task.get("multi_label"):
         target = torch.where(labelled, labels, 0).float() * (1.0 - smoothing) + smoothing / 2
-        losses = F.binary_cross_entropy_with_logits(logits, target, weight=weights, reduction="none")
-        return losses * labelled
+        losses = F.binary_cross_entropy_with_logits(
+            logits, target, weight=weights, pos_weight=pos_weight, reduction="none"
+        )
+        return losses * labelled * _focus(task, torch.where(labels > 0, logits, -logits).sigmoid())
     losses = F.cross_entropy(
         logits.reshape(-1, logits.shape[-1]),
         labels.reshape(-1),
@@ -61,7 +86,15 @@ def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch
         reduction="none",
         label_smoothing=smoothing,
     )
+    if task.get("loss") == FOCAL:
+        right = torch.where(labelled, labels, 0).unsqueeze(-1)
+        losses = losses.view(labels.shape) * _focus(task, logits.softmax(dim=-1).gather(-1, right).squeeze(-1))
     return losses.view(labels.shape)
+
+
+def _focus(task: dict, probability: torch.Tensor) -> torch.Tensor | float:
+    """The factor of the focal loss, from the probability of the right answer; 1 for another loss."""
+    return (1.0 - probability) ** task.get("focal_gamma", FOCAL_GAMMA) if task.get("loss") == FOCAL else 1.0
 
 
 def compares_pairs(task: dict) -> bool:

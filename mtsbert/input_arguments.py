@@ -92,11 +92,11 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Mapping from task name to {type, ...}. The types are sequence_classification, "
-            "token_classification, pair_classification, pair_similarity (which needs score_range) and pair_ranking "
-            "(which learns from pairs without labels). If labels is left out, the labels come from the data: the "
-            "names of a ClassLabel column, or all values found, sorted. The labels of a token task are its entity "
-            "types. Optional keys: hidden_size, class_weights, label_smoothing, multi_label, min_score, loss (mse or "
-            "cosent) and scale. On the command line: JSON."
+            "sequence_regression, token_classification, pair_classification, pair_similarity (needs score_range) "
+            "and pair_ranking (which learns from pairs without labels). If labels is left out, the labels come from "
+            "the data: the names of a ClassLabel column, or all values found, sorted. The labels of a token task are "
+            "its entity types. Optional keys: hidden_size, class_weights, pos_weight, label_smoothing, multi_label, "
+            "min_score, score_range, loss (focal; mse or cosent), focal_gamma and scale. On the command line: JSON."
         },
     )
     datasets: dict | str | None = field(

@@ -46,6 +46,9 @@ METRIC_NAMES = {  # what follows the name of a task in the names of results and 
     PAIR_SIMILARITY: ("spearman", "pearson"),
     PAIR_RANKING: ("mrr", "recall_at_10"),
 }
+OF_THE_LOSS = ("class_weights", "pos_weight", "label_smoothing", "loss", "focal_gamma", "scale")
+WEIGHTS = ("class_weights", "pos_weight")
+BALANCED = "balanced"
 FOR_EVERY_TASK = ("loss", "weight", "examples", "grad_norm")
 
 
@@ -62,9 +65,8 @@ def check_metric_names(tasks: dict[str, dict]) -> None:
 def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[str, dict]:
     """
     Merges the tasks of a recipe into those of the checkpoint that training continues from. A task that both have keeps
-    the type, labels, score range and head of the checkpoint. What only concerns the loss (`class_weights`,
-    `label_smoothing`, `loss` and `scale`) comes from the recipe, and `min_score` and `thresholds` do if they are set
-    there. New tasks of the recipe follow at the end.
+    the type, labels, score range and head of the checkpoint. What only concerns the loss (`OF_THE_LOSS`) comes from
+    the recipe, and `min_score` and `thresholds` do if they are set there. New tasks of the recipe follow at the end.
 
     Raises:
         `ValueError`: if recipe and checkpoint contradict each other.
@@ -82,7 +84,7 @@ def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[st
                 raise ValueError(
                     f"Task {name!r}: the recipe says {key}: {given}, and the checkpoint was trained with {kept}."
                 )
-        for key in ("class_weights", "label_smoothing", "loss", "scale"):
+        for key in OF_THE_LOSS:
             merged[name].pop(key, None)
             if key in task:
                 merged[name][key] = task[key]
@@ -110,7 +112,8 @@ def complete_tasks(
 
     Args:
         tasks (`dict[str, dict]`): Task name → `{"type", "labels", ...}`, where labels are optional. Entity types may
-            be given instead of BIO tags, and `class_weights` may be a mapping from labels.
+            be given instead of BIO tags, and `class_weights` and `pos_weight` may be mappings from labels, or
+            `"balanced"`.
         sources (`list[SourceDataset]`): The datasets of the recipe.
         examples (`dict[str, dict[str, Dataset]]`): Dataset name → split → examples.
         skipped (`list[SkippedRow]`, *optional*): If given, rows with an unknown label are removed from `examples` and
@@ -132,9 +135,12 @@ def complete_tasks(
         try:
             declared = None if task.get("labels") else _declared_labels(name, task, sources)
             completed[name]["labels"], reasons[name] = _complete_labels(name, task, declared, examples, trains=trains)
-            if task.get("class_weights") is not None:
-                is_ordered = bool(task.get("labels") or declared)
-                completed[name]["class_weights"] = _class_weights(completed[name], is_ordered=is_ordered)
+            for key in WEIGHTS:
+                if task.get(key) == BALANCED:
+                    completed[name] |= _balanced(name, key, completed[name], examples)
+                elif task.get(key) is not None:
+                    is_ordered = bool(task.get("labels") or declared)
+                    completed[name][key] = _weights(key, completed[name], is_ordered=is_ordered)
         except ValueError as error:
             raise ValueError(f"Task {name!r}: {error}") from None
     check_tasks(completed)
@@ -275,27 +281,54 @@ def _rename(task: str, renamed: dict[str, str], examples: dict[str, dict[str, Da
             )
 
 
-def _class_weights(task: dict, *, is_ordered: bool) -> list[float]:
+def _balanced(name: str, key: str, task: dict, examples: dict[str, dict[str, Dataset]]) -> dict[str, list | None]:
+    """
+    The weights of a task from its training rows, as scikit-learn's "balanced": N / (C n) for a label that n of N rows
+    have, and (N - n) / n as `pos_weight`. None without training rows.
+    """
+    if task["type"] == TOKEN_CLASSIFICATION or (key == "class_weights") == task.get("multi_label", False):
+        kinds = "texts of one label each" if key == "class_weights" else "texts with any number of labels"
+        raise ValueError(f"'{key}: {BALANCED}' counts {kinds}; here, give a mapping from labels to weights.")
+    counts, num_rows = dict.fromkeys(task["labels"], 0), 0
+    for splits in examples.values():
+        for value in splits["train"][name] if "train" in splits else ():
+            num_rows += value is not None
+            for label in _labels_of(value, task):
+                counts[label] += 1
+    if not num_rows:
+        return {key: None}
+    if missing := [label for label, count in counts.items() if not count]:
+        raise ValueError(f"'{key}: {BALANCED}' has no weight for {missing}, which no training row has.")
+    if key == "class_weights":
+        weights = [num_rows / (len(counts) * count) for count in counts.values()]
+    else:
+        weights = [(num_rows - count) / count for count in counts.values()]
+    logger.info(f"Task {name!r}: {key} of {dict(zip(counts, (round(weight, 3) for weight in weights), strict=True))}.")
+    return {key: weights}
+
+
+def _weights(key: str, task: dict, *, is_ordered: bool) -> list[float]:
     """
     Returns the weights in the order of the labels.
 
     Args:
+        key (`str`): `"class_weights"` or `"pos_weight"`.
         task (`dict`): A task with complete labels, whose weights may be a mapping from labels, or entity types, to
             numbers; those that are not named weigh 1.
         is_ordered (`bool`): Whether the order of the labels is known, as by a recipe.
     """
-    weights, labels = task["class_weights"], task["labels"]
+    weights, labels = task[key], task["labels"]
     if isinstance(weights, dict):
         names = {str(name): weight for name, weight in weights.items()}
         of_tokens = task["type"] == TOKEN_CLASSIFICATION
         of_label = {label: [label, label[2:]] if of_tokens and label != OUTSIDE else [label] for label in labels}
         known = {name for of_one in of_label.values() for name in of_one}
         if unknown := sorted(set(names) - known):
-            raise ValueError(f"'class_weights' names {unknown}; the labels are {labels}.")
+            raise ValueError(f"{key!r} names {unknown}; the labels are {labels}.")
         return [next((names[one] for one in of_one if one in names), 1.0) for of_one in of_label.values()]
     if not is_ordered:
         raise ValueError(
-            f"'class_weights' is a list, and the order of the labels comes from the data ({labels}). Give a mapping "
+            f"{key!r} is a list, and the order of the labels comes from the data ({labels}). Give a mapping "
             "from labels to weights, or name the labels in the recipe (`labels`)."
         )
     return list(weights) if isinstance(weights, tuple) else weights
