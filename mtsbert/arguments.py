@@ -1,5 +1,6 @@
 """Defines the options of training, as a dataclass. The help texts are the manual."""
 
+import math
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -187,6 +188,12 @@ class MTLTrainingArguments(TrainingArguments):
             "backward pass is skipped as well, which saves time."
         },
     )
+    freeze_layers: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Freeze these layers of the encoder, counted from 0 at the bottom, e.g. --freeze_layers 0 1 4."
+        },
+    )
     freeze_heads: list[str] | None = field(
         default=None, metadata={"help": "Tasks whose heads are frozen, e.g. --freeze_heads topic."}
     )
@@ -202,6 +209,13 @@ class MTLTrainingArguments(TrainingArguments):
         metadata={
             "help": "For gradual_unfreezing: the number of steps between two layers, instead of an epoch. A value "
             "below 1 is a share of all steps."
+        },
+    )
+    thaw_at: str | None = field(
+        default=None,
+        metadata={
+            "help": "Train what the other flags freeze from here on: a number of optimizer steps (500), a share of "
+            "them below 1 (0.25), or whole epochs ('2 epochs')."
         },
     )
     layer_decay: float | None = field(
@@ -254,7 +268,7 @@ class MTLTrainingArguments(TrainingArguments):
         if self.greater_is_better is None and str(self.metric_for_best_model).endswith("_mae"):
             self.greater_is_better = False  # transformers knows this of losses alone
         super().__post_init__()
-        if self.gradual_unfreezing:
+        if self.gradual_unfreezing or self.thaw_at is not None:
             # Frozen parameters are unused, and DDP must know those that are unfrozen later from the start.
             self.ddp_find_unused_parameters = True
         self.task_weights = parse_weights(self.task_weights, "task_weights")
@@ -297,7 +311,7 @@ class MTLTrainingArguments(TrainingArguments):
             )
         if self.embedding_distillation_parts and not self.embedding_distillation:
             raise ValueError("`embedding_distillation_parts` needs `embedding_distillation`, the weight of the loss.")
-        if self.embedding_distillation and self.freeze_encoder:
+        if self.embedding_distillation and self.freeze_encoder and self.thaw_at is None:
             raise ValueError(
                 "`embedding_distillation` holds the embedding where it started, and with `freeze_encoder` it does not "
                 "move; drop one."
@@ -344,13 +358,17 @@ class MTLTrainingArguments(TrainingArguments):
         if self.unfreeze_every is not None and not self.gradual_unfreezing:
             raise ValueError("`unfreeze_every` says when `gradual_unfreezing` thaws; set that as well.")
         every = self.unfreeze_every
-        if every is not None and not (0 < every < 1 or (every >= 1 and every == int(every))):
+        if every is not None and not _is_number_of_steps(every):
             raise ValueError(
                 f"`unfreeze_every` is {every}; it must be a whole number of steps, or a share between 0 and 1."
             )
+        if self.thaw_at is not None:
+            self.thawing_point()
+            if self.gradual_unfreezing:
+                raise ValueError("`thaw_at` thaws everything at once, and `gradual_unfreezing` in turn; drop one.")
         if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"`layer_decay` is {self.layer_decay}; it must lie in (0, 1].")
-        if self.layer_decay is not None and self.freeze_encoder:
+        if self.layer_decay is not None and self.freeze_encoder and self.thaw_at is None:
             raise ValueError(
                 "`layer_decay` sets the rates of the encoder that `freeze_encoder` keeps frozen; drop one."
             )
@@ -360,11 +378,27 @@ class MTLTrainingArguments(TrainingArguments):
             )
         if self.feature_cache_gb <= 0:
             raise ValueError(f"`feature_cache_gb` is {self.feature_cache_gb}; it must be more than 0.")
-        if self.gradient_aggregator and (self.freeze_encoder or self.gradual_unfreezing):
+        if self.gradient_aggregator and (self.freeze_encoder or self.gradual_unfreezing or self.thaw_at is not None):
             raise ValueError(
-                "`gradient_aggregator` joins gradients on the encoder; with `freeze_encoder` or `gradual_unfreezing` "
-                "there are steps without any."
+                "`gradient_aggregator` joins gradients on the encoder; with `freeze_encoder`, `gradual_unfreezing` or "
+                "`thaw_at` there are steps without any."
             )
+
+    def thawing_point(self) -> tuple[float, bool]:
+        """The number in `thaw_at`, and whether it counts epochs, not steps. Raises `ValueError` if it is none."""
+        number, _, unit = str(self.thaw_at).strip().partition(" ")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        is_of_epochs = unit in ("epoch", "epochs")
+        fits = value >= 1 and value.is_integer() if is_of_epochs else not unit and _is_number_of_steps(value)
+        if not fits:
+            raise ValueError(
+                f"`thaw_at` is {self.thaw_at!r}; it must be a number of steps, a share of them between 0 and 1, or "
+                "epochs, as '2 epochs'."
+            )
+        return value, is_of_epochs
 
     def _choose_precision(self) -> None:
         """Sets transformers' `bf16` and `fp16` from `precision`."""
@@ -379,6 +413,10 @@ class MTLTrainingArguments(TrainingArguments):
             self.bf16 = has_native_bf16(self.use_cpu)
         elif self.precision in ("bf16", "fp16"):
             setattr(self, self.precision, True)
+
+
+def _is_number_of_steps(value: float) -> bool:
+    return 0 < value < 1 or (value >= 1 and float(value).is_integer())
 
 
 def own_settings(args: MTLTrainingArguments) -> dict[str, Any]:

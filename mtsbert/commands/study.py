@@ -40,8 +40,8 @@ ALWAYS = {
 }
 NEVER = (
     *("early_stopping_patience", "metric_for_best_model", "resume_from_checkpoint", "seed", "output_dir"),
-    *("freeze_encoder", "freeze_embeddings", "num_frozen_layers", "freeze_heads"),
-    *("gradual_unfreezing", "unfreeze_every", "layer_decay", "feature_cache", "gradient_aggregator"),
+    *("freeze_encoder", "freeze_embeddings", "num_frozen_layers", "freeze_layers", "freeze_heads"),
+    *("gradual_unfreezing", "unfreeze_every", "thaw_at", "layer_decay", "feature_cache", "gradient_aggregator"),
     *("num_task_layers", "embedding_distillation", "embedding_distillation_parts"),  # other answers to the question
     "embedding_reference",
 )
@@ -64,6 +64,7 @@ def strategies(num_layers: int, tasks: list[str]) -> dict[str, list[str]]:
             if number
         },
         "embeddings_frozen": ["--freeze_embeddings"],
+        "thawed_after_a_third": ["--freeze_encoder", "--thaw_at=0.33"],
         "gradual": ["--gradual_unfreezing", f"--unfreeze_every={1 / (num_layers + 2):.4f}"],
         "nothing_trained": ["--freeze_encoder", "--freeze_heads", *tasks],
     }

@@ -36,38 +36,57 @@ class Freezing:
 
     Args:
         model ([`MTSBertModel`]): The model.
-        args ([`MTLTrainingArguments`]): `freeze_encoder`, `freeze_embeddings`, `num_frozen_layers` and `freeze_heads`
-            freeze parts for the whole training. `gradual_unfreezing` (arXiv 1801.06146) trains only the heads at first
-            and unfreezes the encoder from the top: its last layer after the first period, another part after each
-            further period, the embeddings last. The tasks' copies of layers are unfrozen with their originals. A
-            period is an epoch, or `unfreeze_every` optimizer steps (a value below 1 is a share of all steps).
+        args ([`MTLTrainingArguments`]): `freeze_encoder`, `freeze_embeddings`, `num_frozen_layers`, `freeze_layers`
+            and `freeze_heads` freeze parts for the whole training, or until `thaw_at`. `gradual_unfreezing` (arXiv
+            1801.06146) trains only the heads at first and unfreezes the encoder from the top: its last layer after the
+            first period, another part after each further period, the embeddings last. The tasks' copies of layers are
+            unfrozen with their originals. A period is an epoch, or `unfreeze_every` optimizer steps (a value below 1
+            is a share of all steps).
 
     Raises:
-        `ValueError`: if a flag does not match anything in the model.
+        `ValueError`: if a flag does not match anything in the model, or nothing is trained at first.
     """
 
     def __init__(self, model: MTSBertModel, args: MTLTrainingArguments):
         self.model = model
         self.parts = model_parts(model)
         self.fixed = _fixed_parameters(model)
-        self.forever = _frozen_forever(model, self.parts, args)
-        self.periods = _thawing_periods(model, self.forever) if args.gradual_unfreezing else {}
+        by_flags, without_use = _frozen_by_flags(model, self.parts, args), _without_use(model, self.parts, args)
+        self.forever = by_flags | without_use
+        self.periods: dict[str, int] = {}  # part → for how many periods it is frozen
+        self._period: float | None = None  # steps, a share of all steps, or None for an epoch
+        if args.gradual_unfreezing:
+            self.periods, self._period = _thawing_periods(model, self.forever), args.unfreeze_every
+        elif args.thaw_at is not None:
+            self.forever = without_use
+            value, is_of_epochs = args.thawing_point()
+            self.periods = dict.fromkeys(by_flags - without_use, int(value) if is_of_epochs else 1)
+            self._period = None if is_of_epochs else value
+            if not self.periods:
+                raise ValueError("`thaw_at` has nothing to thaw: no flag freezes a part of the model.")
         if self.periods and not self._trained_parameters(self.forever | set(self.periods)):
-            raise ValueError("`gradual_unfreezing` begins with the heads alone, and there is none that is trained.")
-        self._unfreeze_every = args.unfreeze_every  # steps, a share of all steps, or None for an epoch
+            begins = "begins with the heads alone" if args.gradual_unfreezing else "comes after steps without them"
+            raise ValueError(
+                f"`{'gradual_unfreezing' if args.gradual_unfreezing else 'thaw_at'}` {begins}, and there is none "
+                "that is trained."
+            )
         self.steps_per_period: int | None = None
         # Parts that are unfrozen later are frozen only in the first `move_to`, after DDP has seen them as trainable.
         self.frozen = self.forever
         self._apply()
 
-    def begin(self, num_steps: int) -> None:
-        """Must be called before training with the number of optimizer steps of the run."""
-        if (every := self._unfreeze_every) is not None:
+    def begin(self, num_steps: int, num_epochs: float) -> None:
+        """Must be called before training with the number of optimizer steps and epochs of the run."""
+        if not self.periods:
+            return
+        last, unit, length = max(self.periods.values()), "epoch", num_epochs
+        if (every := self._period) is not None:
             self.steps_per_period = math.ceil(round(every * num_steps, 6)) if every < 1 else int(every)
-            if self.periods and (end := max(self.periods.values()) * self.steps_per_period) >= num_steps:
-                logger.warning(
-                    f"`unfreeze_every`: the last part would thaw at step {end}, and the run has {num_steps} steps."
-                )
+            last, unit, length = last * self.steps_per_period, "step", num_steps
+        if last >= length:
+            logger.warning(
+                f"The last part would thaw at {unit} {last}, and the run has {length:g} {unit}s: it stays frozen."
+            )
 
     @property
     def num_trained_parameters(self) -> int:
@@ -136,7 +155,7 @@ def _fixed_parameters(model: MTSBertModel) -> set[int]:
     return {id(parameter) for name, parameter in model.named_parameters() if name in model._fixed_names}
 
 
-def _frozen_forever(model: MTSBertModel, parts: dict[str, Part], args: MTLTrainingArguments) -> set[str]:
+def _frozen_by_flags(model: MTSBertModel, parts: dict[str, Part], args: MTLTrainingArguments) -> set[str]:
     names = set(filter(is_of_encoder, parts)) if args.freeze_encoder else set()
     if args.freeze_embeddings:
         names.add(EMBEDDINGS)
@@ -145,13 +164,26 @@ def _frozen_forever(model: MTSBertModel, parts: dict[str, Part], args: MTLTraini
         if args.num_frozen_layers > num_layers:
             raise ValueError(f"`num_frozen_layers` is {args.num_frozen_layers}; the encoder has {num_layers} layers.")
         names |= {layer_name(index) for index in range(args.num_frozen_layers)}
+    for index in args.freeze_layers or []:
+        num_layers = len(encoder_layers(model))
+        if not 0 <= index < num_layers:
+            raise ValueError(f"`freeze_layers` names {index}; the encoder has the layers 0 to {num_layers - 1}.")
+        names.add(layer_name(index))
     for task in args.freeze_heads or []:
         if task not in model.heads:
             raise ValueError(f"`freeze_heads` names {task!r}; the heads are {list(model.heads)}.")
         names.add(head_name(task))
+    if args.freeze_encoder and set(args.freeze_heads or []) == set(model.heads):
+        names |= {task_layer_name(index) for index in copied_layers(model)}
+    return names
+
+
+def _without_use(model: MTSBertModel, parts: dict[str, Part], args: MTLTrainingArguments) -> set[str]:
+    """Returns the parts that no task of the model would ever train."""
+    names: set[str] = set()
     if copied := copied_layers(model):
         types = {settings["type"] for settings in model.config.tasks.values()}
-        if types <= set(PAIR_TYPES) or (args.freeze_encoder and set(args.freeze_heads or []) == set(model.heads)):
+        if types <= set(PAIR_TYPES):
             names |= {task_layer_name(index) for index in copied}
         if not types & set(PAIR_TYPES) and not args.embedding_distillation:
             # Nothing trains the embedding, and the tasks have layers of their own.

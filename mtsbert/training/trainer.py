@@ -358,7 +358,7 @@ class MTSBertTrainer(OptimizingTrainer):
 
     def begin_training(self) -> None:
         super().begin_training()
-        self.freezing.begin(self.state.max_steps)
+        self.freezing.begin(self.state.max_steps, self.state.num_train_epochs)
         if (kept := self.state.stateful_callbacks.get(BALANCING_STATE)) is not None:  # of the checkpoint
             self.balancing.load_state(kept["state"])
         self._warn_of_unfed_heads()

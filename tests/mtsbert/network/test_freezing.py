@@ -27,6 +27,7 @@ FROZEN = {
     "freeze_encoder": ({"freeze_encoder": True}, ("encoder.",)),
     "freeze_embeddings": ({"freeze_embeddings": True}, ("encoder.embeddings.",)),
     "num_frozen_layers": ({"num_frozen_layers": 1}, ("encoder.encoder.layer.0.",)),
+    "freeze_layers": ({"freeze_layers": [1]}, ("encoder.encoder.layer.1.",)),
     "freeze_heads": ({"freeze_heads": ["topic"]}, ("heads.topic.",)),
     "several flags": (
         {"freeze_embeddings": True, "num_frozen_layers": 1, "freeze_heads": ["ner"]},
@@ -132,6 +133,62 @@ def test_the_encoder_thaws_from_the_top_at_the_exact_step(trainer_of, model, arg
     assert watch.steps == [HEADS | set(FROM_THE_TOP[:number]) for number in thawed]
 
 
+HEADS_ALONE = {"freeze_encoder": True}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "frozen", "num_steps"),
+    [
+        (HEADS_ALONE | {"thaw_at": "3"}, FROM_THE_TOP, 3),
+        (HEADS_ALONE | {"thaw_at": "0.4"}, FROM_THE_TOP, 4),  # of 10 steps
+        (HEADS_ALONE | {"thaw_at": "2 epochs"}, FROM_THE_TOP, 4),
+        (HEADS_ALONE | {"thaw_at": "1 epoch"}, FROM_THE_TOP, 2),
+        ({"freeze_embeddings": True, "num_frozen_layers": 1, "thaw_at": "5"}, FROM_THE_TOP[1:], 5),
+        ({"freeze_heads": ["topic"], "thaw_at": "2"}, ["heads.topic"], 2),
+    ],
+    ids=str,
+)
+def test_what_flags_freeze_thaws_at_once_at_the_exact_step(trainer_of, model, arguments, frozen, num_steps):
+    common = {"per_device_train_batch_size": 4, "lr_scheduler_type": "constant", "num_train_epochs": 5}
+    trainer = trainer_of(**common, **arguments)
+    trainer.add_callback(watch := Watch(model))
+    trainer.train()
+    before, after = set(PARTS) - set(frozen), set(PARTS)
+    assert watch.steps == [before] * num_steps + [after] * (10 - num_steps)
+
+
+def test_before_it_thaws_a_run_is_bit_for_bit_the_frozen_one(trainer_of, model):
+    settings = {"per_device_train_batch_size": 4, "lr_scheduler_type": "constant", **HEADS_ALONE}
+    settings["feature_cache"] = False  # which keeps states in fp16
+    frozen = trainer_of(of=copy.deepcopy(model), max_steps=3, **settings)
+    frozen.train()
+    states = []
+
+    class Keep(TrainerCallback):
+        def on_step_end(self, args, state, control, model, **kwargs):
+            states.append(copy.deepcopy(model.state_dict()))
+
+    thaws = trainer_of(of=copy.deepcopy(model), max_steps=5, thaw_at="3", **settings)
+    thaws.add_callback(Keep())
+    thaws.train()
+    assert all(torch.equal(weight, states[2][name]) for name, weight in frozen.model.state_dict().items())
+
+
+@pytest.mark.parametrize("checkpoint", [2, 4, 5, 6])
+def test_a_run_resumed_on_either_side_of_thawing_equals_the_uninterrupted_one(trainer_of, model, tmp_path, checkpoint):
+    settings = {
+        "num_train_epochs": 4, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 1,
+        "thaw_at": "0.5", "weight_decay": 0.1, **HEADS_ALONE,
+    }  # fmt: skip
+    straight = trainer_of(of=copy.deepcopy(model), **settings)
+    straight.train()
+    resumed = trainer_of(of=copy.deepcopy(model), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{checkpoint}"))
+    assert resumed.state.global_step == 8
+    for name, weight in straight.model.state_dict().items():
+        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("checkpoint", [2, 3, 5])
 def test_a_run_resumed_within_a_schedule_equals_the_uninterrupted_one(trainer_of, model, tmp_path, checkpoint):
     settings = {
@@ -208,7 +265,13 @@ def test_what_comes_without_gradients_stays_without(trainer_of, model):
 def test_a_schedule_that_the_run_is_too_short_for_is_said(trainer_of, caplog):
     with caplog.at_level(logging.WARNING, "mtsbert"):
         trainer_of(gradual_unfreezing=True, unfreeze_every=2, num_train_epochs=5).train()
-    assert "the last part would thaw at step 6, and the run has 5 steps" in caplog.text
+    assert "The last part would thaw at step 6, and the run has 5 steps: it stays frozen" in caplog.text
+    with caplog.at_level(logging.WARNING, "mtsbert"):
+        trainer_of(gradual_unfreezing=True, num_train_epochs=3).train()
+    assert "The last part would thaw at epoch 3, and the run has 3 epochs" in caplog.text
+    caplog.clear()
+    trainer_of(gradual_unfreezing=True, num_train_epochs=4).train()
+    assert "would thaw" not in caplog.text
 
 
 def test_training_with_everything_frozen_is_refused(trainer_of):
@@ -224,7 +287,7 @@ def test_every_parameter_is_in_exactly_one_part(model):
 
 def test_the_table_says_what_is_trained_and_how_fast(trainer_of):
     trainer = trainer_of(gradual_unfreezing=True, unfreeze_every=10, freeze_embeddings=True, freeze_heads=["ner"])
-    trainer.freezing.begin(num_steps=100)
+    trainer.freezing.begin(num_steps=100, num_epochs=1)
     table = parameter_table(trainer.freezing, dict.fromkeys(trainer.freezing.parts, 0.01))
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
     number = sum(p.numel() for p in trainer.model.encoder.encoder.layer[0].parameters())
@@ -249,6 +312,8 @@ def test_an_encoder_without_anything_to_train_is_seen(trainer_of):
     [
         ({"num_frozen_layers": 3}, "`num_frozen_layers` is 3; the encoder has 2 layers"),
         ({"num_frozen_layers": -1}, "`num_frozen_layers` is -1"),
+        ({"freeze_layers": [0, 2]}, "`freeze_layers` names 2; the encoder has the layers 0 to 1"),
+        ({"freeze_layers": [-1]}, "`freeze_layers` names -1"),
         ({"freeze_heads": ["mood"]}, r"`freeze_heads` names 'mood'; the heads are \['topic', 'ner'\]"),
         ({"gradual_unfreezing": True, "freeze_encoder": True}, "keeps frozen; drop one"),
         ({"gradual_unfreezing": True, "freeze_embeddings": True, "num_frozen_layers": 2}, "has nothing to thaw"),
@@ -258,6 +323,17 @@ def test_an_encoder_without_anything_to_train_is_seen(trainer_of):
         ({"unfreeze_every": 5}, "`unfreeze_every` says when `gradual_unfreezing` thaws"),
         ({"unfreeze_every": 0, "gradual_unfreezing": True}, "`unfreeze_every` is 0"),
         ({"layer_decay": 1.5}, "`layer_decay` is 1.5"),
+        ({"thaw_at": "100"}, "`thaw_at` has nothing to thaw: no flag freezes a part"),
+        (HEADS_ALONE | {"thaw_at": "1.5"}, "`thaw_at` is '1.5'; it must be a number of steps"),
+        (HEADS_ALONE | {"thaw_at": "0"}, "`thaw_at` is '0'"),
+        (HEADS_ALONE | {"thaw_at": "soon"}, "`thaw_at` is 'soon'"),
+        (HEADS_ALONE | {"thaw_at": "2 steps"}, "`thaw_at` is '2 steps'"),
+        (HEADS_ALONE | {"thaw_at": "0.5 epochs"}, "`thaw_at` is '0.5 epochs'"),
+        ({"gradual_unfreezing": True, "thaw_at": "2"}, "`thaw_at` thaws everything at once"),
+        (
+            HEADS_ALONE | {"freeze_heads": ["topic", "ner"], "thaw_at": "2"},
+            "comes after steps without them, and there is",
+        ),
         ({"layer_decay": 0.9, "freeze_encoder": True}, "`layer_decay` sets the rates of the encoder"),
     ],
 )
