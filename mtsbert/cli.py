@@ -7,7 +7,10 @@ from collections.abc import Callable
 from types import ModuleType
 
 from mtsbert.preparation import data_prep
+from mtsbert.threads import set_up_threads
 
+
+set_up_threads()  # the programs, which import torch, are imported later
 
 COMMANDS = {  # command → description in the help
     "train": "train, evaluate and save a model as a recipe says",

@@ -10,6 +10,8 @@ import psutil
 import torch
 from transformers import TrainingArguments
 
+from mtsbert.threads import cpu_quota, num_allowed_cores
+
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")  # for training
 ANSWER_PRECISIONS = ("auto", "fp32", "bf16")  # for inference
@@ -62,16 +64,11 @@ def use_all_cores(args: TrainingArguments) -> None:
     thread that the user asked for looks the same as accelerate's default: to get it, bind the process to a core with
     `taskset`.
     """
-    cores = min(psutil.cpu_count(logical=False) or 1, _num_allowed())
+    cores = min(psutil.cpu_count(logical=False) or 1, num_allowed_cores(), cpu_quota())
     is_alone_on_cpu = args.device.type == "cpu" and args.world_size == 1
     if SET_BY_ACCELERATE in os.environ and is_alone_on_cpu and torch.get_num_threads() == 1 < cores:
         torch.set_num_threads(cores)
         logger.info(f"`accelerate launch` allows 1 thread; using {cores}, one for each core.")
-
-
-def _num_allowed() -> float:
-    """Number of cores that this process may use; infinite on macOS and Windows, which do not report it."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else float("inf")
 
 
 def reset_peak_memory() -> None:

@@ -24,7 +24,17 @@ ORDER = [
     "annotation",
     "commands",
 ]
-BESIDE_ARGUMENTS = ("arguments", "input_arguments", "recipe", "machine", "settings", "preparation", "runs", "__init__")
+BESIDE_ARGUMENTS = (
+    "arguments",
+    "input_arguments",
+    "recipe",
+    "machine",
+    "settings",
+    "preparation",
+    "runs",
+    "threads",
+    "__init__",
+)
 ABOVE_ALL = ("cli", "spacy_component", "__main__")
 MOST_LINES = 500
 MOST_FILES = 12
