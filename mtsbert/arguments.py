@@ -265,6 +265,13 @@ class MTLTrainingArguments(TrainingArguments):
                 "--hub_token is refused: it would be stored in training_args.bin and pushed with the model. "
                 "Set the environment variable HF_TOKEN, or use `hf auth login`."
             )
+        if self.optim == "adam":
+            if self.weight_decay:
+                raise ValueError(
+                    f"`optim: adam` is Adam as it was published, without weight decay, and `weight_decay` is "
+                    f"{self.weight_decay}. Set it to 0, or use `adamw_torch`."
+                )
+            self.optim = "adamw_torch"  # which is Adam where nothing decays
         if self.greater_is_better is None and str(self.metric_for_best_model).endswith("_mae"):
             self.greater_is_better = False  # transformers knows this of losses alone
         super().__post_init__()

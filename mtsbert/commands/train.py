@@ -24,7 +24,7 @@ from mtsbert.network.starting_point import (
 from mtsbert.preparation import data_prep, prepare
 from mtsbert.recipe import parse_arguments
 from mtsbert.results.provenance import provenance_of
-from mtsbert.results.tables import results_table
+from mtsbert.results.tables import parameter_table, results_table
 from mtsbert.training.checkpoints import checkpoint_to_resume
 from mtsbert.training.hub import check_push
 from mtsbert.training.output import check_writable, save_predictions, save_run, set_up_logging
@@ -85,6 +85,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
         metrics |= trainer.train(resume_from_checkpoint=checkpoint).metrics
     elif training_args.do_train:
         logger.warning("Everything is frozen, so there is nothing to train: this run only evaluates.")
+        logger.info(f"What is trained:\n{parameter_table(trainer.freezing, trainer.learning_rates)}")
     if training_args.do_eval:
         metrics |= trainer.evaluate()
     if training_args.do_predict:

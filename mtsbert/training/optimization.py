@@ -1,11 +1,13 @@
 """Learning rates for each part of the model, and their schedules."""
 
+import logging
 import math
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
+from transformers.training_args import OptimizerNames
 
-from configuration_mtsbert import PAIR_TYPES
+from configuration_mtsbert import COSENT, FOCAL, NUMBER_TYPES, PAIR_RANKING, PAIR_TYPES
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.network.parts import (
@@ -20,6 +22,30 @@ from mtsbert.network.parts import (
 )
 from mtsbert.training.balancing import StaticBalancing
 from mtsbert.training.evaluation import EvaluatingTrainer
+
+
+logger = logging.getLogger(__name__)
+
+
+def describe_optimization(args: MTLTrainingArguments, tasks: dict[str, dict]) -> str:
+    """Names the optimizer, the schedule and the loss of every task of a run."""
+    schedule = f"{args.lr_scheduler_type.value} schedule"
+    if args.step_decay_every is not None:
+        schedule = f"rates times {args.step_decay_factor:g} every {args.step_decay_every:g} epochs"
+    losses = "; ".join(f"{task} by {_loss_in_words(settings)}" for task, settings in tasks.items())
+    return f"Optimizer {OptimizerNames(args.optim).value}, weight decay {args.weight_decay:g}, {schedule}. Losses: {losses}."
+
+
+def _loss_in_words(settings: dict) -> str:
+    if settings["type"] == PAIR_RANKING:
+        return "ranking among in-batch negatives"
+    if settings["type"] in NUMBER_TYPES:
+        return "CoSENT" if settings.get("loss") == COSENT else "squared error"
+    name = "binary cross-entropy" if settings.get("multi_label") else "cross-entropy"
+    name = f"focal {name}" if settings.get("loss") == FOCAL else name
+    given = {"class_weights": "class weights", "pos_weight": "positive weights", "label_smoothing": "label smoothing"}
+    extras = [words for key, words in given.items() if settings.get(key)]
+    return " with ".join([name, *([" and ".join(extras)] if extras else [])])
 
 
 def head_learning_rate(args: MTLTrainingArguments) -> float:
@@ -109,6 +135,10 @@ class OptimizingTrainer(EvaluatingTrainer):
     balancing: StaticBalancing
     num_items: dict[str, torch.Tensor]
     """By task, the labelled items of the current optimizer step on all ranks."""
+
+    def begin_training(self) -> None:
+        super().begin_training()
+        logger.info(describe_optimization(self.args, self.model.config.tasks))
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         created_before = self.optimizer is not None

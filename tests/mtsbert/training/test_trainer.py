@@ -427,3 +427,31 @@ def test_labels_are_counted_on_the_device_of_the_batches(trainer_of):
         counts = trainer.num_items_of(of_step, device)
         assert {count.device for count in counts.values()} == {device}
     assert trainer.num_items_of(batches, torch.device("meta"))["topic"].device.type == "meta"
+
+
+def test_adam_is_adam_without_decay(trainer_of, model):
+    """The weights after three steps are those of torch's Adam."""
+    settings = {"max_steps": 3, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+    ours, theirs = (copy.deepcopy(without_dropout(model)) for _ in range(2))
+    trainer_of(of=ours, optim="adam", **settings).train()
+    trainer = trainer_of(of=theirs, **settings)
+    trainer.optimizer = torch.optim.Adam(theirs.parameters(), lr=1e-2, betas=(0.9, 0.999), eps=1e-8)
+    trainer.train()
+    for name, weight in ours.state_dict().items():
+        assert torch.allclose(weight, theirs.state_dict()[name], atol=1e-6), name
+    with pytest.raises(
+        ValueError, match=r"`optim: adam` .*, and `weight_decay` is 0\.1. Set it to 0, or use `adamw_torch`"
+    ):
+        trainer_of(optim="adam", weight_decay=0.1)
+
+
+def test_a_run_names_its_optimizer_schedule_and_losses(trainer_of, model, caplog):
+    model.config.tasks["topic"] |= {
+        "label_smoothing": 0.1,
+        "class_weights": [1.0, 2.0, 1.0][: len(model.config.tasks["topic"]["labels"])],
+    }
+    model.config.tasks["ner"]["loss"] = "focal"
+    with caplog.at_level("INFO", "mtsbert"):
+        trainer_of(optim="adam", lr_scheduler_type="cosine", max_steps=1).train()
+    assert "Optimizer adamw_torch, weight decay 0, cosine schedule." in caplog.text
+    assert "topic by cross-entropy with class weights and label smoothing; ner by focal cross-entropy." in caplog.text
