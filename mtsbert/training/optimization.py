@@ -33,7 +33,8 @@ def describe_optimization(args: MTLTrainingArguments, tasks: dict[str, dict]) ->
     if args.step_decay_every is not None:
         schedule = f"rates times {args.step_decay_factor:g} every {args.step_decay_every:g} epochs"
     losses = "; ".join(f"{task} by {_loss_in_words(settings)}" for task, settings in tasks.items())
-    return f"Optimizer {OptimizerNames(args.optim).value}, weight decay {args.weight_decay:g}, {schedule}. Losses: {losses}."
+    optimizer = f"Optimizer {OptimizerNames(args.optim).value}, weight decay {args.weight_decay:g}, {schedule}."
+    return f"{optimizer} Losses: {losses}."
 
 
 def _loss_in_words(settings: dict) -> str:
