@@ -218,6 +218,22 @@ class MTLTrainingArguments(TrainingArguments):
             "them below 1 (0.25), or whole epochs ('2 epochs')."
         },
     )
+    lora_r: int | None = field(
+        default=None,
+        metadata={
+            "help": "Train low-rank adapters of this rank in the encoder (LoRA) in place of its weights; heads are "
+            "trained in full. Checkpoints have the merged weights. Needs the extra 'lora'."
+        },
+    )
+    lora_alpha: float = field(default=16.0, metadata={"help": "Adapters are scaled by this number divided by lora_r."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout in front of the adapters."})
+    lora_target: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the linear layers that get adapters, e.g. --lora_target query value. Default: what peft "
+            "takes for this kind of encoder."
+        },
+    )
     layer_decay: float | None = field(
         default=None,
         metadata={
@@ -373,6 +389,10 @@ class MTLTrainingArguments(TrainingArguments):
             self.thawing_point()
             if self.gradual_unfreezing:
                 raise ValueError("`thaw_at` thaws everything at once, and `gradual_unfreezing` in turn; drop one.")
+        if self.lora_r is not None:
+            self._check_lora()
+        elif self.lora_target is not None:
+            raise ValueError("`lora_target` says where adapters of rank `lora_r` are; set that as well.")
         if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"`layer_decay` is {self.layer_decay}; it must lie in (0, 1].")
         if self.layer_decay is not None and self.freeze_encoder and self.thaw_at is None:
@@ -390,6 +410,17 @@ class MTLTrainingArguments(TrainingArguments):
                 "`gradient_aggregator` joins gradients on the encoder; with `freeze_encoder`, `gradual_unfreezing` or "
                 "`thaw_at` there are steps without any."
             )
+
+    def _check_lora(self) -> None:
+        if self.lora_r < 1 or self.lora_alpha <= 0 or not 0.0 <= self.lora_dropout < 1.0:
+            raise ValueError(
+                f"`lora_r` is {self.lora_r}, `lora_alpha` {self.lora_alpha} and `lora_dropout` {self.lora_dropout}; "
+                "they must be at least 1, above 0, and in [0, 1)."
+            )
+        if self.freeze_encoder:
+            raise ValueError("`lora_r` trains adapters in the encoder that `freeze_encoder` keeps frozen; drop one.")
+        if self.fsdp or self.deepspeed or self.gradient_aggregator:
+            raise ValueError("`lora_r` cannot be used with FSDP, DeepSpeed or `gradient_aggregator`.")
 
     def thawing_point(self) -> tuple[float, bool]:
         """The number in `thaw_at`, and whether it counts epochs, not steps. Raises `ValueError` if it is none."""

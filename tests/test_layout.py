@@ -16,6 +16,7 @@ ORDER = [
     "formats",
     "data",
     "network",
+    "adapters",
     "results",
     "calibration",
     "training",

@@ -257,6 +257,32 @@ class ResumableTrainer(PushingTrainer):
         return loader
 
 
+class StepCallback(TrainerCallback):
+    """Calls the Trainer when training, epochs and optimizer steps begin and end."""
+
+    def __init__(self, trainer: ResumableTrainer):
+        self.trainer = trainer
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.trainer.begin_training()
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer.begin_epoch(int(state.epoch or 0))
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.trainer.begin_step()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.end_backward()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.end_step()
+
+    def on_push_begin(self, args, state, control, **kwargs):
+        if self.trainer.is_training:  # otherwise `push_to_hub` writes the card, after the weights
+            self.trainer.create_model_card()
+
+
 class _EpochCallback(TrainerCallback):
     def __init__(self, trainer: ResumableTrainer):
         self.trainer = trainer

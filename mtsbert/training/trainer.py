@@ -18,10 +18,12 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from configuration_mtsbert import PAIR_RANKING
 from losses_mtsbert import is_labelled, num_items
 from modeling_mtsbert import MTSBertModel, MTSBertOutput
+from mtsbert.adapters.lora import add_adapters, restore_adapters, save_adapters
 from mtsbert.arguments import STATIC, MTLTrainingArguments, own_settings
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import num_labelled_rows
@@ -46,11 +48,12 @@ from mtsbert.training.batches import check_sampling, training_datasets
 from mtsbert.training.checkpoints import check_same_tasks
 from mtsbert.training.nonfinite import FiniteCheck
 from mtsbert.training.optimization import OptimizingTrainer, peak_learning_rates
+from mtsbert.training.resuming import StepCallback
 from mtsbert.training.step_losses import StepLosses
 from mtsbert.training.task_statistics import GradientAggregation, GradientStatistics, TaskLog
 
 
-BALANCING_STATE = "loss_balancing"  # key in the state of the Trainer, for checkpoints
+BALANCING_STATE, LORA_STATE = "loss_balancing", "lora"  # keys in the state of the Trainer, for checkpoints
 SPLIT_OF = {"train_dataset": "train", "eval_dataset": "validation"}  # names of the splits in messages
 
 logger = logging.getLogger(__name__)
@@ -184,7 +187,7 @@ class MTSBertTrainer(OptimizingTrainer):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             **features,
         )
-        self.add_callback(_StepCallback(self))
+        self.add_callback(StepCallback(self))
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience))
 
@@ -210,6 +213,8 @@ class MTSBertTrainer(OptimizingTrainer):
             raise ValueError(
                 f"`model_init` makes models of different tasks: {model.config.tasks}, and before {self.tasks}."
             )
+        if self.args.lora_r is not None:
+            add_adapters(model, self.args)
         if not self.args.torch_compile:  # which writes dropout its own way
             use_fast_dropout(model)
         self.freezing = Freezing(model, self.args)
@@ -419,7 +424,10 @@ class MTSBertTrainer(OptimizingTrainer):
     def kept_state(self) -> dict[str, dict]:
         """The scheme of balancing and what it has learned, for a run that is resumed."""
         scheme = {"scheme": self.args.loss_balancing, "state": self.balancing.state()}
-        return super().kept_state() | {BALANCING_STATE: scheme}
+        return super().kept_state() | {BALANCING_STATE: scheme, LORA_STATE: self._lora()}
+
+    def _lora(self) -> dict:
+        return {name: getattr(self.args, name) for name in ("lora_r", "lora_alpha", "lora_target") if self.args.lora_r}
 
     def check_kept_state(self, kept: dict[str, dict], checkpoint: str) -> None:
         super().check_kept_state(kept, checkpoint)
@@ -430,11 +438,23 @@ class MTSBertTrainer(OptimizingTrainer):
                 f"The checkpoint was trained with `loss_balancing: {scheme}`, and this run has "
                 f"{self.args.loss_balancing!r}; it cannot be resumed with another."
             )
+        if (before := kept.get(LORA_STATE, {})) != self._lora():
+            raise ValueError(f"The checkpoint has adapters of {before}, and this run of {self._lora()}.")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if self.is_fsdp_enabled:
             name_as_ours(self.model)
         super().save_model(output_dir, _internal_call)
+        if self.args.should_save and output_dir and Path(output_dir).name.startswith(PREFIX_CHECKPOINT_DIR):
+            save_adapters(self.accelerator.unwrap_model(self.model), Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        restore_adapters(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        restore_adapters(self.model, Path(self.state.best_model_checkpoint))
 
     # Model card
 
@@ -456,32 +476,6 @@ class MTSBertTrainer(OptimizingTrainer):
                 license=license,
                 tags=tags,
             )
-
-
-class _StepCallback(TrainerCallback):
-    """Calls the Trainer when training, epochs and optimizer steps begin and end."""
-
-    def __init__(self, trainer: MTSBertTrainer):
-        self.trainer = trainer
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.trainer.begin_training()
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.trainer.begin_epoch(int(state.epoch or 0))
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.trainer.begin_step()
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.trainer.end_backward()
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.trainer.end_step()
-
-    def on_push_begin(self, args, state, control, **kwargs):
-        if self.trainer.is_training:  # otherwise `push_to_hub` writes the card, after the weights
-            self.trainer.create_model_card()
 
 
 def name_as_ours(model: torch.nn.Module) -> None:

@@ -1,0 +1,1 @@
+"""Adapters: small trained factors beside weights that stay as they are."""

@@ -1,0 +1,128 @@
+"""
+Low-rank adapters (LoRA, arXiv 2106.09685) by peft: the encoder's weights stay as they are, and small factors beside
+some of them are trained.
+
+The model's `state_dict` holds the merged weights under their usual names, so that every checkpoint is one without
+adapters. The factors themselves are kept beside a checkpoint that a run may be resumed from.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from modeling_mtsbert import MTSBertModel
+from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.settings import import_extra
+
+
+ADAPTERS_FILE = "adapters.safetensors"
+ADAPTER = "default"  # peft's name for the only one
+
+
+def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
+    """
+    Puts adapters into the encoder and into the tasks' copies of its layers, and freezes the weights of both. A model
+    that has adapters already keeps them.
+
+    Args:
+        model ([`MTSBertModel`]): The model. It computes the same afterwards as before.
+        args ([`MTLTrainingArguments`]): `lora_r`, `lora_alpha`, `lora_dropout` and `lora_target`.
+
+    Raises:
+        `ValueError`: if peft is not installed, or nothing in the encoder is called like a target.
+    """
+    if any(True for _ in _adapted(model)):
+        return
+    peft = import_extra("peft", extra="lora")
+    targets = args.lora_target or _usual_targets(model, peft)
+    config = peft.LoraConfig(
+        r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules=targets
+    )
+    before = {id(weight) for weight in model.parameters()}
+    try:
+        for module in filter(None, (model.encoder, model.task_layers)):
+            peft.inject_adapter_in_model(config, module)
+    except ValueError as error:
+        linear = {
+            name.rpartition(".")[2] for name, part in model.encoder.named_modules() if isinstance(part, nn.Linear)
+        }
+        raise ValueError(
+            f"`lora_target` is {targets}; the linear layers of the encoder are {sorted(linear)}. ({error})"
+        ) from None
+    heads = {id(weight) for weight in model.heads.parameters()}
+    fixed = {name for name, weight in model.named_parameters() if id(weight) in before - heads}
+    model._fixed_names = getattr(model, "_fixed_names", set()) | fixed  # see `Freezing`
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name not in model._fixed_names)
+    model.register_state_dict_post_hook(_merge)
+    model.register_load_state_dict_pre_hook(_split)
+
+
+def _usual_targets(model: MTSBertModel, peft) -> list[str]:
+    """What LoRA adapts in such an encoder where nothing else is said: queries and values, mostly."""
+    known = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+    kind = model.config.encoder_config.model_type
+    if kind not in known:
+        raise ValueError(f"peft has no usual targets for an encoder of type {kind!r}; name some in `lora_target`.")
+    return list(known[kind])
+
+
+def _adapted(model: MTSBertModel) -> Iterator[tuple[str, nn.Module]]:
+    """Yields the modules that have adapters, with their names."""
+    for name, module in model.named_modules():
+        if hasattr(module, "base_layer") and hasattr(module, "lora_A"):
+            yield name, module
+
+
+def _merge(model: MTSBertModel, state: dict, prefix: str, metadata) -> None:
+    """Hook of `state_dict`: replaces what peft has made of a weight by the merged weight, under its name."""
+    for name, module in _adapted(model):
+        inner = f"{prefix}{name}."
+        merged = module.base_layer.weight.detach() + module.get_delta_weight(ADAPTER).detach()
+        for key in [key for key in state if key.startswith(inner)]:
+            value = state.pop(key)
+            if key.startswith(f"{inner}base_layer."):
+                state[inner + key.removeprefix(f"{inner}base_layer.")] = value
+        state[f"{inner}weight"] = merged
+
+
+def _split(model: MTSBertModel, state: dict, prefix: str, *others) -> None:
+    """
+    Hook of `load_state_dict`: merged weights stand for no others and no adapters. [`restore_adapters`] follows where
+    there are some.
+    """
+    for name, module in _adapted(model):
+        inner = f"{prefix}{name}."
+        for key in [key for key in state if key.startswith(inner)]:
+            state[f"{inner}base_layer.{key.removeprefix(inner)}"] = state.pop(key)
+        for key, factor in module.state_dict().items():
+            if not key.startswith("base_layer."):
+                state[inner + key] = torch.zeros_like(factor) if key.startswith("lora_B") else factor
+
+
+def _factors(model: MTSBertModel) -> dict[str, torch.Tensor]:
+    return {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, module in _adapted(model)
+        for key, value in module.state_dict().items()
+    }
+
+
+def save_adapters(model: MTSBertModel, folder: Path) -> None:
+    """Writes the adapters, and the weights that they are added to, beside a checkpoint; nothing without adapters."""
+    if factors := _factors(model):
+        save_file(factors, folder / ADAPTERS_FILE)
+
+
+def restore_adapters(model: MTSBertModel, folder: Path) -> None:
+    """Puts back what `save_adapters` wrote, after the merged weights have been loaded; nothing without adapters."""
+    adapted = dict(_adapted(model))
+    if not adapted:
+        return
+    kept = load_file(folder / ADAPTERS_FILE)
+    for name, module in adapted.items():
+        own = {key.removeprefix(f"{name}."): value for key, value in kept.items() if key.startswith(f"{name}.")}
+        module.load_state_dict(own)

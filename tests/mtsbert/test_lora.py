@@ -1,0 +1,146 @@
+"""Tests adapters: what is trained, that checkpoints hold merged weights, and that runs resume exactly."""
+
+import copy
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, pipeline
+
+from modeling_mtsbert import MTSBertModel
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # peft's
+LORA = {"lora_r": 4, "learning_rate": 1e-2}
+TEXTS = ["Oslo wins the race", "Ada Perez joins Nimbus Labs"]
+EVERY_STEP = {"per_device_train_batch_size": 4, "num_train_epochs": 4, "save_strategy": "steps", "save_steps": 1}
+
+
+def adapters_of(model: MTSBertModel) -> dict[str, torch.Tensor]:
+    return {name: weight for name, weight in model.named_parameters() if ".lora_" in name}
+
+
+def same(one, other, tolerance: float = 0.0) -> bool:
+    one, other = one.state_dict(), other if isinstance(other, dict) else other.state_dict()
+    return one.keys() == other.keys() and all(
+        torch.allclose(weight, other[name], atol=tolerance, rtol=0) for name, weight in one.items()
+    )
+
+
+def test_before_training_nothing_has_changed(trainer_of, model):
+    before = copy.deepcopy(model)
+    trainer = trainer_of(**LORA)
+    assert len(adapters_of(trainer.model)) == 8  # two layers, queries and values, two factors each
+    assert same(trainer.model, before)
+    inputs = trainer.processing_class(TEXTS, return_tensors="pt", padding=True)
+    assert torch.equal(trainer.model.eval()(**inputs).pooler_output, before.eval()(**inputs).pooler_output)
+
+
+def test_adapters_and_heads_are_trained_and_nothing_else(trainer_of, model):
+    trainer = trainer_of(num_train_epochs=3, weight_decay=0.1, **LORA)
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    trainer.train()
+    moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved == set(adapters_of(model)) | {name for name in before if name.startswith("heads.")}
+    trained = sum(weight.numel() for name, weight in model.named_parameters() if name in moved)
+    assert trainer.freezing.num_trained_parameters == trained
+
+
+def test_the_copies_that_tasks_have_of_layers_get_adapters_too(trainer_of, layered_model):
+    trainer = trainer_of(of=layered_model, num_train_epochs=2, embedding_distillation=1.0, **LORA)
+    trainer.train()
+    learned = [name for name, weight in adapters_of(layered_model).items() if "lora_B" in name and weight.any()]
+    assert {name.split(".")[0] for name in learned} == {"encoder", "task_layers"}
+
+
+def test_a_checkpoint_has_the_merged_weights_and_opens_everywhere(trainer_of, model, tokenizer, tmp_path, root):
+    trainer = trainer_of(num_train_epochs=3, **LORA)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "by_trainer"))
+    model.save_pretrained(tmp_path / "by_model")
+    tokenizer.save_pretrained(tmp_path / "by_model")
+    inputs = tokenizer(TEXTS, return_tensors="pt", padding=True)
+    expected = model.eval()(**inputs)
+    for name in ("by_trainer", "by_model"):
+        folder = tmp_path / name
+        assert not [key for key in load_file(folder / "model.safetensors") if "lora" in key or "base_layer" in key]
+        assert not (folder / "adapters.safetensors").exists()
+        plain, info = MTSBertModel.from_pretrained(folder, output_loading_info=True)
+        assert not any(info.values()), info
+        assert same(plain, model)
+        found = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()(**inputs)
+        assert torch.allclose(found.pooler_output, expected.pooler_output, atol=1e-5)
+        for task in model.config.tasks:
+            assert torch.allclose(found.logits[task], expected.logits[task], atol=1e-5)
+        answers = pipeline("multi-task", model=str(folder), trust_remote_code=True)(TEXTS)
+        ours = model.as_pipeline(tokenizer)(TEXTS)
+        assert [one["topic"]["label"] for one in answers] == [one["topic"]["label"] for one in ours]
+
+
+@pytest.mark.parametrize("checkpoint", [1, 3, 6])
+def test_a_resumed_run_equals_the_uninterrupted_one(trainer_of, model, tmp_path, checkpoint):
+    straight = trainer_of(of=copy.deepcopy(model), **EVERY_STEP, **LORA)
+    straight.train()
+    resumed = trainer_of(of=copy.deepcopy(model), **EVERY_STEP, **LORA)
+    folder = tmp_path / "run" / f"checkpoint-{checkpoint}"
+    assert same(MTSBertModel.from_pretrained(folder), load_file(folder / "model.safetensors"))
+    resumed.train(resume_from_checkpoint=str(folder))
+    for name, weight in straight.model.named_parameters():
+        assert torch.equal(weight, resumed.model.get_parameter(name)), name
+
+
+def test_the_best_checkpoint_is_the_model_at_the_end(trainer_of, model, features, tmp_path):
+    trainer = trainer_of(
+        eval_dataset=features, eval_strategy="steps", eval_steps=1, load_best_model_at_end=True,
+        metric_for_best_model="eval_loss", **EVERY_STEP, **LORA | {"learning_rate": 0.3},
+    )  # fmt: skip
+    trainer.train()
+    losses = {log["step"]: log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log}
+    best = min(losses, key=losses.get)
+    assert best != 8  # with such steps the last one is not the best
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], abs=1e-5)
+    assert same(trainer.model, load_file(tmp_path / "run" / f"checkpoint-{best}" / "model.safetensors"), 1e-6)
+
+
+@pytest.mark.parametrize("change", [{"lora_r": 2}, {"lora_target": ["query"]}, {"lora_r": None}])
+def test_a_run_with_other_adapters_is_not_resumed(trainer_of, model, tmp_path, change):
+    trainer_of(of=copy.deepcopy(model), **EVERY_STEP, **LORA).train()
+    other = trainer_of(of=copy.deepcopy(model), **EVERY_STEP, **LORA | change)
+    with pytest.raises(ValueError, match="The checkpoint has adapters of"):
+        other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+
+
+def test_a_second_trainer_goes_on_with_the_same_adapters(trainer_of, model):
+    trainer_of(num_train_epochs=1, **LORA).train()
+    before = copy.deepcopy(adapters_of(model))
+    trainer = trainer_of(num_train_epochs=1, **LORA)
+    assert all(torch.equal(weight, before[name]) for name, weight in adapters_of(model).items())
+    trainer.train()
+    assert not all(torch.equal(weight, before[name]) for name, weight in adapters_of(model).items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"lora_r": 0}, "`lora_r` is 0"),
+        ({"lora_r": 4, "lora_dropout": 1.0}, r"`lora_dropout` 1\.0"),
+        ({"lora_r": 4, "freeze_encoder": True}, "`freeze_encoder` keeps frozen; drop one"),
+        ({"lora_target": ["query"]}, "`lora_target` says where adapters of rank `lora_r` are"),
+        ({"lora_r": 4, "lora_target": ["qeury"]}, r"`lora_target` is \['qeury'\]; .* are \['dense', 'key',"),
+        ({"lora_r": 4, "gradient_aggregator": "UPGrad"}, "`lora_r` cannot be used with FSDP"),
+    ],
+)  # fmt: skip
+def test_adapters_that_cannot_be_are_refused(trainer_of, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        trainer_of(**arguments)
+
+
+def test_a_recipe_trains_adapters(recipe, tmp_path):
+    from mtsbert.commands.train import main
+
+    metrics = main(["--config", str(recipe(lora_r=2, do_eval=True))])
+    assert 0 < metrics["num_trained_parameters"] < 5000
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert "lora" not in json.dumps(config)
+    assert "lora_r: 2" in (tmp_path / "run" / "README.md").read_text()
