@@ -52,9 +52,8 @@ def python(installed: Path, folder: Path, code: str, *arguments: str) -> str:
 
 
 def test_everything_is_in_one_package_under_one_name(installed, tmp_path):
-    files = [
-        f"{kind}_mtsbert.py" for kind in ("answers", "configuration", "entities", "heads", "modeling", "pipeline")
-    ]
+    kinds = ("answers", "configuration", "entities", "heads", "losses", "modeling", "pipeline")
+    files = [f"{kind}_mtsbert.py" for kind in kinds]
     assert {path.name for path in installed.iterdir() if not path.name.endswith((".dist-info", "__pycache__"))} == {
         "mtsbert",
         "bin",

@@ -42,6 +42,7 @@ NEVER = (
     *("early_stopping_patience", "metric_for_best_model", "resume_from_checkpoint", "seed", "output_dir"),
     *("freeze_encoder", "freeze_embeddings", "num_frozen_layers", "freeze_layers", "freeze_heads"),
     *("gradual_unfreezing", "unfreeze_every", "thaw_at", "layer_decay", "feature_cache", "gradient_aggregator"),
+    *("lora_r", "lora_alpha", "lora_dropout", "lora_target"),
     *("num_task_layers", "embedding_distillation", "embedding_distillation_parts"),  # other answers to the question
     "embedding_reference",
 )
@@ -64,6 +65,8 @@ def strategies(num_layers: int, tasks: list[str]) -> dict[str, list[str]]:
             if number
         },
         "embeddings_frozen": ["--freeze_embeddings"],
+        "lora_8": ["--lora_r=8"],
+        "lora_32": ["--lora_r=32", "--lora_alpha=64"],
         "thawed_after_a_third": ["--freeze_encoder", "--thaw_at=0.33"],
         "gradual": ["--gradual_unfreezing", f"--unfreeze_every={1 / (num_layers + 2):.4f}"],
         "nothing_trained": ["--freeze_encoder", "--freeze_heads", *tasks],
