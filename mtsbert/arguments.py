@@ -1,6 +1,7 @@
 """Defines the options of training, as a dataclass. The help texts are the manual."""
 
 import math
+import re
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -193,6 +194,16 @@ class MTLTrainingArguments(TrainingArguments):
         metadata={
             "help": "Freeze these layers of the encoder, counted from 0 at the bottom, e.g. --freeze_layers 0 1 4."
         },
+    )
+    freeze_modules: str | None = field(
+        default=None,
+        metadata={
+            "help": "Freeze all parameters whose name matches this regular expression anywhere, e.g. "
+            r"--freeze_modules 'layer\.[0-3]\.attention'. Not thawed by thaw_at."
+        },
+    )
+    bitfit: bool = field(
+        default=False, metadata={"help": "Of the encoder, train only the biases (BitFit); heads are trained in full."}
     )
     freeze_heads: list[str] | None = field(
         default=None, metadata={"help": "Tasks whose heads are frozen, e.g. --freeze_heads topic."}
@@ -389,6 +400,13 @@ class MTLTrainingArguments(TrainingArguments):
             self.thawing_point()
             if self.gradual_unfreezing:
                 raise ValueError("`thaw_at` thaws everything at once, and `gradual_unfreezing` in turn; drop one.")
+        if self.freeze_modules is not None:
+            try:
+                re.compile(self.freeze_modules)
+            except re.error as error:
+                raise ValueError(f"`freeze_modules` is {self.freeze_modules!r}: {error}.") from None
+        if self.bitfit and (self.freeze_encoder or self.lora_r is not None):
+            raise ValueError("`bitfit` trains the biases of the encoder; drop `freeze_encoder` or `lora_r`.")
         if self.lora_r is not None:
             self._check_lora()
         elif self.lora_target is not None:

@@ -42,7 +42,7 @@ NEVER = (
     *("early_stopping_patience", "metric_for_best_model", "resume_from_checkpoint", "seed", "output_dir"),
     *("freeze_encoder", "freeze_embeddings", "num_frozen_layers", "freeze_layers", "freeze_heads"),
     *("gradual_unfreezing", "unfreeze_every", "thaw_at", "layer_decay", "feature_cache", "gradient_aggregator"),
-    *("lora_r", "lora_alpha", "lora_dropout", "lora_target"),
+    *("freeze_modules", "bitfit", "lora_r", "lora_alpha", "lora_dropout", "lora_target"),
     *("num_task_layers", "embedding_distillation", "embedding_distillation_parts"),  # other answers to the question
     "embedding_reference",
 )
@@ -65,6 +65,7 @@ def strategies(num_layers: int, tasks: list[str]) -> dict[str, list[str]]:
             if number
         },
         "embeddings_frozen": ["--freeze_embeddings"],
+        "bitfit": ["--bitfit"],
         "lora_8": ["--lora_r=8"],
         "lora_32": ["--lora_r=32", "--lora_alpha=64"],
         "thawed_after_a_third": ["--freeze_encoder", "--thaw_at=0.33"],

@@ -2,8 +2,10 @@
 
 import logging
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from torch import nn
 
@@ -50,7 +52,7 @@ class Freezing:
     def __init__(self, model: MTSBertModel, args: MTLTrainingArguments):
         self.model = model
         self.parts = model_parts(model)
-        self.fixed = _fixed_parameters(model)
+        self.fixed = _fixed_parameters(model) | _fixed_by_flags(model, args)
         by_flags, without_use = _frozen_by_flags(model, self.parts, args), _without_use(model, self.parts, args)
         self.forever = by_flags | without_use
         self.periods: dict[str, int] = {}  # part → for how many periods it is frozen
@@ -153,6 +155,25 @@ def _fixed_parameters(model: MTSBertModel) -> set[int]:
     if not hasattr(model, "_fixed_names"):
         model._fixed_names = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     return {id(parameter) for name, parameter in model.named_parameters() if name in model._fixed_names}
+
+
+def _fixed_by_flags(model: MTSBertModel, args: MTLTrainingArguments) -> set[int]:
+    """Returns the `id()` of each parameter that a flag freezes by its name."""
+    found: set[int] = set()
+    if args.bitfit:
+        heads = {id(parameter) for parameter in model.heads.parameters()}
+        others = {id(weight) for name, weight in model.named_parameters() if not name.endswith("bias")} - heads
+        found |= others
+    if args.freeze_modules is not None:
+        pattern = re.compile(args.freeze_modules)
+        matched = {id(weight) for name, weight in model.named_parameters() if pattern.search(name)}
+        if not matched:
+            some = ", ".join(name for name, _ in islice(model.named_parameters(), 3))
+            raise ValueError(
+                f"`freeze_modules` {args.freeze_modules!r} matches no parameter; they are called {some} …"
+            )
+        found |= matched
+    return found
 
 
 def _frozen_by_flags(model: MTSBertModel, parts: dict[str, Part], args: MTLTrainingArguments) -> set[str]:

@@ -54,6 +54,7 @@ def test_the_strategies_of_an_encoder_with_six_layers():
         "lower_half_frozen": ["--freeze_embeddings", "--num_frozen_layers=3", "--feature_cache=True"],
         "top_layer": ["--freeze_embeddings", "--num_frozen_layers=5", "--feature_cache=True"],
         "embeddings_frozen": ["--freeze_embeddings"],
+        "bitfit": ["--bitfit"],
         "lora_8": ["--lora_r=8"],
         "lora_32": ["--lora_r=32", "--lora_alpha=64"],
         "thawed_after_a_third": ["--freeze_encoder", "--thaw_at=0.33"],

@@ -63,6 +63,26 @@ def test_frozen_parameters_stay_bit_identical_and_all_others_move(trainer_of, mo
     assert moved(before, model) == trainable_names(model, "") - frozen
 
 
+@pytest.mark.parametrize(
+    ("arguments", "is_trained"),
+    [
+        ({"bitfit": True}, lambda name: name.startswith("heads.") or name.endswith("bias")),
+        ({"freeze_modules": r"layer\.1\.attention"}, lambda name: "layer.1.attention" not in name),
+        ({"freeze_modules": "LayerNorm|ner"}, lambda name: "LayerNorm" not in name and "ner" not in name),
+    ],
+    ids=str,
+)
+def test_parameters_are_frozen_by_their_names(trainer_of, model, arguments, is_trained):
+    before = copy.deepcopy(model.state_dict())
+    trainer = trainer_of(num_train_epochs=2, weight_decay=0.1, **arguments)
+    trainer.train()
+    trained = {name for name, _ in model.named_parameters() if is_trained(name)}
+    assert moved(before, model) == trained
+    assert trainer.freezing.num_trained_parameters == sum(model.get_parameter(name).numel() for name in trained)
+    trainer_of(num_train_epochs=1).train()  # another Trainer freezes nothing
+    assert moved(before, model) == {name for name, _ in model.named_parameters()}
+
+
 def test_frozen_parts_stay_under_weight_decay_and_momentum_once_they_have_learned(trainer_of, model):
     trainer_of(weight_decay=0.1).train()
     before = copy.deepcopy(model.state_dict())
@@ -314,6 +334,9 @@ def test_an_encoder_without_anything_to_train_is_seen(trainer_of):
         ({"num_frozen_layers": -1}, "`num_frozen_layers` is -1"),
         ({"freeze_layers": [0, 2]}, "`freeze_layers` names 2; the encoder has the layers 0 to 1"),
         ({"freeze_layers": [-1]}, "`freeze_layers` names -1"),
+        ({"freeze_modules": "attn"}, "`freeze_modules` 'attn' matches no parameter; they are called encoder"),
+        ({"freeze_modules": "(a"}, r"`freeze_modules` is '\(a': "),
+        ({"bitfit": True, "freeze_encoder": True}, "`bitfit` trains the biases of the encoder; drop"),
         ({"freeze_heads": ["mood"]}, r"`freeze_heads` names 'mood'; the heads are \['topic', 'ner'\]"),
         ({"gradual_unfreezing": True, "freeze_encoder": True}, "keeps frozen; drop one"),
         ({"gradual_unfreezing": True, "freeze_embeddings": True, "num_frozen_layers": 2}, "has nothing to thaw"),
