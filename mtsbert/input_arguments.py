@@ -107,8 +107,9 @@ class DataArguments:
             ".jsonl, .spacy, .bio or .conll file. columns: column -> 'text', 'text_pair', 'text_negative' or a task. "
             "Optional keys: splits (train, validation or test -> the dataset's own name), tag_scheme (bio, iob1, "
             "bioes, bilou), quoting (of .csv and .tsv), conll_columns ({tokens: 1, tags: -1}), conll_comments, "
-            "separator (between several labels in a cell) and label_columns (task -> columns of zeros and ones). On "
-            "the command line: JSON."
+            "separator (between several labels in a cell), label_columns (task -> columns of zeros and ones), "
+            "label_map (task -> label in the files -> its name, or null for none) and gold (true if people made the "
+            "labels: its validation rows then decide alone). On the command line: JSON."
         },
     )
     prepare: dict | str | None = field(
