@@ -3,20 +3,25 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Callable
 
 from huggingface_hub import HfApi
 
 from .build import DEFAULT_SOURCE, DEFAULT_SPACY_MODEL, build_dataset
 from .hub import check_push
+from .pairs import build_pairs
 from .ray_workers import ENGINES, LOCAL
 from .triplets import build_triplets
+
+
+OTHER_BUILDS = {"nli": (build_triplets, "triplets"), "pairs_of": (build_pairs, "pairs")}  # option → what it makes
 
 
 def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") -> None:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Cleans news, labels named entities with spaCy, and writes a Parquet dataset with a card. With "
-        "--nli, makes triplets for a ranking task instead.",
+        "--nli, makes triplets for a ranking task instead; with --pairs_of, pairs.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -32,6 +37,12 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
         help="Instead of news, natural language inference: a CSV file with the columns label, premise and hypothesis, "
         "or a folder of them (train.csv, eval.csv, test.csv). Each premise is written with a hypothesis that follows "
         "from it and one that contradicts it. Of the other options, only --output and --overwrite apply.",
+    )
+    parser.add_argument(
+        "--pairs_of",
+        metavar="SOURCE",
+        help="Instead of single texts, pairs of the texts of a source: whether they have the same topic, and how many "
+        "of their labels are the same. Of the other options, only --output and --overwrite apply.",
     )
     parser.add_argument(
         "--spacy_model",
@@ -78,10 +89,11 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
         help="Upload the finished folder to this Hub dataset, with the token from HF_TOKEN or `hf auth login`.",
     )
     args = vars(parser.parse_args(argv))
-    if args["nli"] is not None:
-        _make_triplets(parser, args)
-        return
-    del args["nli"]
+    for name, (build, made) in OTHER_BUILDS.items():
+        if args[name] is not None:
+            _build_other(parser, args, name, build, made)
+            return
+        del args[name]
     repo_id = args.pop("push_to_hub")
     try:
         if repo_id:
@@ -95,18 +107,17 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") ->
         push(args["output"], repo_id)
 
 
-def _make_triplets(parser: argparse.ArgumentParser, args: dict) -> None:
-    kept = ("nli", "output", "overwrite")
-    if ignored := [name for name, value in args.items() if name not in kept and value != parser.get_default(name)]:
-        sys.exit(
-            f"data_prep: --nli makes triplets, which have no use for {', '.join(f'--{name}' for name in ignored)}."
-        )
+def _build_other(parser: argparse.ArgumentParser, args: dict, name: str, build: Callable, made: str) -> None:
+    kept = (name, "output", "overwrite")
+    if ignored := [key for key, value in args.items() if key not in kept and value != parser.get_default(key)]:
+        ignored = ", ".join(f"--{key}" for key in ignored)
+        sys.exit(f"data_prep: --{name} makes {made}, which have no use for {ignored}.")
     try:
-        counts = build_triplets(**{name: args[name] for name in kept})
+        counts = build(**{key: args[key] for key in kept})
     except ValueError as error:
         sys.exit(f"data_prep: {error}")
     shown = ", ".join(f"{count:,} {split}" for split, count in counts.items())
-    sys.stdout.write(f"{args['output']}: {shown} triplets\n")
+    sys.stdout.write(f"{args['output']}: {shown} {made}\n")
 
 
 def push(folder: str, repo_id: str) -> None:

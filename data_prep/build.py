@@ -22,6 +22,7 @@ from .headlines import Truecaser
 from .labelling import EntityLabeller
 from .links import with_links
 from .output import check_output, unfinished_output
+from .pairs import build_pairs
 from .processes import processes
 from .ray_workers import LOCAL, RAY, check_engine, ray_workers
 from .sources import Source, open_source
@@ -36,10 +37,11 @@ ROWS_PER_GROUP = 1_000  # minimum size of a Parquet row group, which is kept in 
 
 def check_options(options: dict) -> Callable:
     """
-    Returns the function that builds a dataset with these options: `build_triplets` for `nli`, or `build_dataset`.
+    Returns the function that builds a dataset with these options: `build_triplets` for `nli`, `build_pairs` for
+    `pairs_of`, or `build_dataset`.
     Raises `ValueError` unless all of them are parameters of it, and `output` is among them.
     """
-    build = build_triplets if "nli" in options else build_dataset
+    build = build_triplets if "nli" in options else build_pairs if "pairs_of" in options else build_dataset
     known = list(inspect.signature(build).parameters)
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"`prepare` has unknown keys {unknown}; allowed are {known}.")

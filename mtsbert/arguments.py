@@ -13,6 +13,7 @@ from mtsbert.settings import parse_weights
 
 
 PROPORTIONAL, TEMPERATURE, ROUND_ROBIN, WEIGHTS = "proportional", "temperature", "round_robin", "weights"
+ADAM = "adam"  # which is not among the optimizers of transformers
 DATASET_SAMPLING = (PROPORTIONAL, TEMPERATURE, ROUND_ROBIN, WEIGHTS)
 STATIC, UNCERTAINTY, DWA, FIRST_STEP = "static", "uncertainty", "dwa", "first_step"
 LOSS_BALANCING = (STATIC, UNCERTAINTY, DWA, FIRST_STEP)
@@ -292,7 +293,7 @@ class MTLTrainingArguments(TrainingArguments):
                 "--hub_token is refused: it would be stored in training_args.bin and pushed with the model. "
                 "Set the environment variable HF_TOKEN, or use `hf auth login`."
             )
-        if self.optim == "adam":
+        if self.optim == ADAM:
             if self.weight_decay:
                 raise ValueError(
                     f"`optim: adam` is Adam as it was published, without weight decay, and `weight_decay` is "

@@ -115,8 +115,9 @@ class DataArguments:
     prepare: dict | str | None = field(
         default=None,
         metadata={
-            "help": "Options of `python -m data_prep` as a mapping (source, spacy_model, output ...; or nli and "
-            "output, for a ranking). The dataset is built before training if its output folder does not exist yet."
+            "help": "Options of `python -m data_prep` as a mapping (source, spacy_model, output ...; nli and output, "
+            "for a ranking; pairs_of and output, for pairs of news). The dataset is built before training if its "
+            "output folder does not exist yet."
         },
     )
     max_length: int = field(

@@ -18,7 +18,7 @@ def prepare(**options) -> Path:
     """
     Labels texts with spaCy and writes a dataset folder, like `python -m data_prep`; `options` are those of
     `data_prep.build.build_dataset`. With `nli`, makes triplets for a ranking instead, and `options` are those of
-    `data_prep.triplets.build_triplets`.
+    `data_prep.triplets.build_triplets`; with `pairs_of`, pairs, and those of `data_prep.pairs.build_pairs`.
 
     Returns:
         The folder.

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.arguments import ADAM, MTLTrainingArguments
 from mtsbert.input_arguments import DataArguments, ModelArguments
 from mtsbert.settings import check_numbers, unique_keys
 
@@ -35,6 +35,8 @@ def build_parser(prog: str = "run_mtl.py") -> HfArgumentParser:
         allow_abbrev=False,
         formatter_class=_ManualFormatter,
     )
+    (optim,) = [action for action in parser._actions if action.dest == "optim"]
+    optim.choices = [ADAM, *optim.choices]
     parser.add_argument("--config", help="Recipe: a YAML file whose keys are the flags below.")
     parser.add_argument(
         "--search",

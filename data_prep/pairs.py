@@ -1,0 +1,75 @@
+"""Makes pairs of texts from labelled news: whether they have the same topic, and how alike their labels are."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features, Value
+
+from .cleaning import clean
+from .output import check_output, unfinished_output
+from .sources import open_source
+
+
+RELATIONS = ["same_topic", "other_topic"]
+FEATURES = Features(
+    {
+        "text": Value("string"),
+        "text_pair": Value("string"),
+        "relation": ClassLabel(names=RELATIONS),
+        "likeness": Value("float64"),
+    }
+)
+
+
+def build_pairs(*, pairs_of: str, output: str | Path, overwrite: bool = False) -> dict[str, int]:
+    """
+    Writes a dataset folder with a Parquet file per split: `text`, `text_pair`, their `relation`, and their `likeness`,
+    the share of the source's labels (of the sample: topic and sentiment) that are the same.
+
+    Args:
+        pairs_of (`str`): A source of news, see [`~data_prep.sources.open_source`].
+        output (`str` or `Path`): The folder to write.
+        overwrite (`bool`, *optional*, defaults to `False`): Whether a non-empty `output` may be replaced.
+
+    Returns:
+        `dict[str, int]`: Split → number of pairs.
+
+    Raises:
+        `ValueError`: for invalid input. Nothing is left behind in that case.
+    """
+    output = Path(output)
+    check_output(output, overwrite=overwrite)
+    source = open_source(pairs_of)
+    made = {split: list(pairs(rows(), ["label", *source.extra_labels])) for split, rows in source.splits.items()}
+    for split, found in made.items():
+        if not found:
+            raise ValueError(f"Split {split!r} of source {pairs_of!r} has no two texts to compare.")
+    with unfinished_output(output) as unfinished:
+        for split, found in made.items():
+            pq.write_table(pa.Table.from_pylist(found, schema=FEATURES.arrow_schema), unfinished / f"{split}.parquet")
+    return {split: len(found) for split, found in made.items()}
+
+
+def pairs(rows: Iterable[dict], labels: list[str]) -> Iterator[dict]:
+    """
+    Yields two pairs for each text: with the next one of the same topic, and with the next one of another; after the
+    last text comes the first.
+
+    Args:
+        rows (`Iterable[dict]`): Rows with `parts` and the ids of their labels.
+        labels (`list[str]`): The labels that are compared; `"label"` is the topic.
+    """
+    texts = [(" ".join(filter(None, map(clean, row["parts"]))), [row[name] for name in labels]) for row in rows]
+    texts = [(text, ids) for text, ids in texts if text]
+    for place, (text, ids) in enumerate(texts):
+        for is_same in (True, False):
+            following = (texts[(place + step) % len(texts)] for step in range(1, len(texts)))
+            other = next((one for one in following if (one[1][0] == ids[0]) is is_same), None)
+            if other is None:
+                continue
+            alike = [one == another for one, another in zip(ids, other[1], strict=True)]
+            relation = RELATIONS.index("same_topic" if is_same else "other_topic")
+            likeness = sum(alike) / len(alike)
+            yield {"text": text, "text_pair": other[0], "relation": relation, "likeness": likeness}
