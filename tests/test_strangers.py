@@ -370,7 +370,7 @@ def test_a_tokenizer_with_code_of_its_own_is_refused(hostile, crater, monkeypatc
     evil = {"auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}, "tokenizer_class": "Evil"}
     change(hostile / "tokenizer_config.json", **evil)
     answer = load_pipeline(str(hostile))(TEXT)  # transformers has a class for this encoder's tokenizer
-    assert set(answer) == {"embedding", "topic", "ner", "tags"}
+    assert set(answer) == {"embedding", "topic", "ner", "tags", "grade"}
     assert not crater.exists()
 
 

@@ -68,7 +68,7 @@ from transformers import AutoModel, AutoTokenizer, pipeline
 model = AutoModel.from_pretrained({folder!r}, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained({folder!r}, trust_remote_code=True)
 answer = pipeline("multi-task", model={folder!r}, trust_remote_code=True)("Oslo beat Lima in the final")
-assert set(answer) == {{"embedding", "topic", "tags", "ner"}}, answer
+assert set(answer) == {{"embedding", "topic", "tags", "ner", "grade"}}, answer
 """
 IMPORT = """
 import time
