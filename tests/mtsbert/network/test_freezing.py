@@ -70,7 +70,7 @@ def test_frozen_parameters_stay_bit_identical_and_all_others_move(trainer_of, mo
         ({"freeze_modules": r"layer\.1\.attention"}, lambda name: "layer.1.attention" not in name),
         ({"freeze_modules": "LayerNorm|ner"}, lambda name: "LayerNorm" not in name and "ner" not in name),
     ],
-    ids=str,
+    ids=["bitfit", "a module", "two patterns"],
 )
 def test_parameters_are_frozen_by_their_names(trainer_of, model, arguments, is_trained):
     before = copy.deepcopy(model.state_dict())
