@@ -52,7 +52,7 @@ _CLASSIFIER_KEYS += ("class_weights", "label_smoothing", "loss", "focal_gamma")
 TASK_KEYS = {  # type → the keys that a task of this type may have
     SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label", "pos_weight", "temperature", "smoothing"),
     TOKEN_CLASSIFICATION: (*_CLASSIFIER_KEYS, "min_score", "platt"),
-    PAIR_CLASSIFICATION: (*_CLASSIFIER_KEYS, "temperature", "smoothing"),
+    PAIR_CLASSIFICATION: (*_CLASSIFIER_KEYS, "feature_scale", "temperature", "smoothing"),
     SEQUENCE_REGRESSION: ("type", "score_range", "hidden_size"),
     PAIR_SIMILARITY: ("type", "score_range", "loss", "scale"),
     PAIR_RANKING: ("type", "scale"),
@@ -157,9 +157,9 @@ def check_task_settings(name: str, task: dict) -> None:
         raise ValueError(f"'focal_gamma' belongs to 'loss: {FOCAL}', and the loss is {loss!r}.")
     if "pos_weight" in task and not task.get("multi_label"):
         raise ValueError("'pos_weight' belongs to 'multi_label: true'; single labels have 'class_weights'.")
-    scale = task.get("scale", DEFAULT_SCALE)
-    if not isinstance(scale, int | float) or isinstance(scale, bool) or not 0.0 < scale < float("inf"):
-        raise ValueError(f"'scale' is {scale!r}; it must be a number above 0.")
+    for key in ("scale", "feature_scale"):
+        if not _is_number(scale := task.get(key, DEFAULT_SCALE)) or scale <= 0:
+            raise ValueError(f"{key!r} is {scale!r}; it must be a number above 0.")
     if "scale" in task and task["type"] == PAIR_SIMILARITY and loss == MSE:
         raise ValueError(f"'scale' belongs to 'loss: {COSENT}', and the loss is {MSE!r}; drop one.")
 
@@ -268,7 +268,7 @@ class MTSBertConfig(PretrainedConfig):
             - `"token_classification"`: `labels` are `O`, then `B-X` and `I-X` for every entity type; entities with a
               score below `min_score` (0 by default) are left out;
             - `"pair_classification"`: one label for two texts, from their embeddings u, v and |u - v|
-              (Sentence-BERT, arXiv 1908.10084);
+              (Sentence-BERT, arXiv 1908.10084), times `feature_scale`;
             - `"sequence_regression"`: a number for a text, by the mean squared error in units of `score_range`;
             - `"pair_similarity"`: a score for two texts, the cosine of their embeddings, trained on scores within
               `score_range: [lowest, highest]`. `loss: mse` (default) is the mean squared error against the score

@@ -184,6 +184,15 @@ def new_head(config: MTSBertConfig, task: dict) -> nn.Module:
     return CosineHead() if task["type"] in COSINE_TYPES else ClassificationHead(config, task)
 
 
+def scale_features(config: MTSBertConfig, settings: dict) -> None:
+    """
+    Sets the `feature_scale` of a new pair classification. Embeddings of length 1 have numbers so small that its head
+    would learn little; times the root of their size, they are about 1. What has no `feature_scale` is an older head.
+    """
+    if settings["type"] == PAIR_CLASSIFICATION and config.normalize:
+        settings.setdefault("feature_scale", round(config.embedding_size**0.5, 6))
+
+
 class TaskEditing:
     """
     Methods of [`MTSBertModel`] that add, drop and rename its tasks. `save_pretrained` saves the result. A method that
@@ -211,6 +220,7 @@ class TaskEditing:
                 settings["labels"] = bio_labels(labels)
         tasks = {**self.config.tasks, name: settings}
         check_tasks(tasks)
+        scale_features(self.config, settings)
         head = new_head(self.config, settings).apply(self._init_weights)
         self.heads[name] = head.to(self.device, self.dtype).train(self.training)
         self.config.tasks = tasks

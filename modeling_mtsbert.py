@@ -31,7 +31,7 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
 
     # transformers 5.8 and 5.9 copy the files that this one names, and not those that they name in turn.
     from .entities_mtsbert import IGNORE_INDEX  # noqa: F401
-    from .heads_mtsbert import TaskEditing, TaskLayers, TextStates, new_head, pool
+    from .heads_mtsbert import TaskEditing, TaskLayers, TextStates, new_head, pool, scale_features
     from .losses_mtsbert import TaskLosses, item_losses, num_items
     from .pipeline_mtsbert import MTSBertPipeline
 except ImportError:  # run from a clone, with the repository root on `sys.path`
@@ -47,7 +47,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         check_weights,
         save_sentence_transformers_files,
     )
-    from heads_mtsbert import TaskEditing, TaskLayers, TextStates, new_head, pool
+    from heads_mtsbert import TaskEditing, TaskLayers, TextStates, new_head, pool, scale_features
     from losses_mtsbert import TaskLosses, item_losses, num_items
     from pipeline_mtsbert import MTSBertPipeline
 
@@ -158,6 +158,8 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
         encoder_config = config.pop("encoder_config", own_config)
         encoder_config.dtype = None  # weights that are stored in half precision are trained in float32
         model = cls(cls.config_class(encoder_config=encoder_config, tasks=tasks, **config))
+        for settings in model.config.tasks.values():
+            scale_features(model.config, settings)
         encoder = AutoModel.from_pretrained(
             encoder_name_or_path, config=encoder_config, use_safetensors=True, dtype=model.dtype, **encoder_kwargs
         )
@@ -282,7 +284,8 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
         """Of two embeddings: the logits `(B, C)` of a pair classification, or else the cosines `(B,)`."""
         if self.config.tasks[task]["type"] in COSINE_TYPES:
             return self.heads[task](u, v)
-        return self.heads[task](torch.cat([u, v, (u - v).abs()], dim=-1))
+        scale = self.config.tasks[task].get("feature_scale", 1.0)
+        return self.heads[task](torch.cat([u, v, (u - v).abs()], dim=-1) * scale)
 
     def forward(
         self,

@@ -331,7 +331,8 @@ def test_pair_logits_by_hand(full_model, mixed):
     u, v = output.pooler_output[1], output.pair_pooler_output[1]
     assert torch.allclose(v, second, atol=1e-5)
     assert not output.pair_pooler_output[0].any()
-    expected = full_model.heads["nli"](torch.cat([u, v, (u - v).abs()]))
+    scale = full_model.config.tasks["nli"]["feature_scale"]
+    expected = full_model.heads["nli"](torch.cat([u, v, (u - v).abs()]) * scale)
     assert torch.allclose(output.logits["nli"][1], expected, atol=1e-6)
     assert torch.allclose(output.logits["sts"][1], u @ v, atol=1e-6)
     swapped = full_model(

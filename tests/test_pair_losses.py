@@ -146,7 +146,8 @@ def test_one_head_classifies_embeddings_of_every_size(model):
     for size in SIZES:
         inside = (torch.arange(32) < size).float()
         a, b = F.normalize(u * inside, dim=-1), F.normalize(v * inside, dim=-1)
-        logits = model.heads["follows"](torch.cat([a, b, (a - b).abs()], dim=-1))
+        scale = model.config.tasks["follows"]["feature_scale"]
+        logits = model.heads["follows"](torch.cat([a, b, (a - b).abs()], dim=-1) * scale)
         expected = expected + F.cross_entropy(logits, labels)
     assert_same(ours_at_sizes(model, "follows", u, v, labels), expected, u, v)
 

@@ -76,7 +76,7 @@ def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[st
         if name not in checkpoint:
             merged[name] = task
             continue
-        for key in ("type", "labels", "score_range", "hidden_size", "multi_label"):
+        for key in ("type", "labels", "score_range", "hidden_size", "multi_label", "feature_scale"):
             given, kept = task.get(key), checkpoint[name].get(key)
             if key == "labels" and given and task["type"] == TOKEN_CLASSIFICATION and OUTSIDE not in given:
                 given = bio_labels(given)

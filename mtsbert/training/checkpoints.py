@@ -27,7 +27,14 @@ PARTS = {  # part of a checkpoint → patterns of its files (or folders, with FS
     "random state": ("rng_state*.pth",),
 }
 
-OF_HEADS = ("type", "labels", "score_range", "hidden_size", "multi_label")  # what must be the same to resume
+OF_HEADS = (
+    "type",
+    "labels",
+    "score_range",
+    "hidden_size",
+    "multi_label",
+    "feature_scale",
+)  # what must be the same to resume
 OTHER_TASKS = "Write the recipe as it was, or begin a new run with the checkpoint as its `model_name_or_path`."
 
 logger = logging.getLogger(__name__)
