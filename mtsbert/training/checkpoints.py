@@ -21,7 +21,7 @@ from transformers.utils import CONFIG_NAME
 
 
 PARTS = {  # part of a checkpoint → patterns of its files (or folders, with FSDP and DeepSpeed)
-    "weights": ("*.safetensors", "pytorch_model*"),
+    "weights": ("model*.safetensors", "pytorch_model*"),
     "optimizer": ("optimizer*", "global_step*"),
     "learning rate": ("scheduler.pt",),
     "random state": ("rng_state*.pth",),

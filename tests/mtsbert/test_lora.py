@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, pipeline
 
 from modeling_mtsbert import MTSBertModel
+from mtsbert.training.checkpoints import flaw_of
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # peft's
@@ -101,6 +102,15 @@ def test_the_best_checkpoint_is_the_model_at_the_end(trainer_of, model, features
     assert best != 8  # with such steps the last one is not the best
     assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], abs=1e-5)
     assert same(trainer.model, load_file(tmp_path / "run" / f"checkpoint-{best}" / "model.safetensors"), 1e-6)
+
+
+def test_adapters_alone_are_no_checkpoint(trainer_of, model, tmp_path):
+    trainer_of(of=copy.deepcopy(model), **EVERY_STEP, **LORA).train()
+    folder = tmp_path / "run" / "checkpoint-8"
+    assert flaw_of(folder) is None
+    (folder / "model.safetensors").unlink()
+    assert (folder / "adapters.safetensors").is_file()
+    assert flaw_of(folder).startswith("it has no weights")
 
 
 @pytest.mark.parametrize("change", [{"lora_r": 2}, {"lora_target": ["query"]}, {"lora_r": None}])

@@ -48,7 +48,7 @@ DAMAGE = [
     (remove("trainer_state.json"), "it has no trainer_state.json"),
     (cut("trainer_state.json"), "trainer_state.json is not whole"),
     (forget_the_step, "does not say which step it is of"),
-    (remove("model.safetensors"), r"it has no weights \(\*.safetensors or"),
+    (remove("model.safetensors"), r"it has no weights \(model\*.safetensors or"),
     (cut("model.safetensors"), "model.safetensors is not whole"),
     (remove("optimizer.pt"), "it has no optimizer"),
     (cut("optimizer.pt"), "optimizer.pt is not whole"),
