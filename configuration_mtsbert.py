@@ -424,7 +424,8 @@ class MTSBertConfig(PretrainedConfig):
         """Gives a task the labels that were passed to `from_pretrained` of a single-task view, if there are any."""
         labels = list((self.id2label or {}).values())
         is_asked = self.has_other_labels or labels != ["LABEL_0", "LABEL_1"]
-        if is_asked and labels not in [task.get("labels") for task in self.tasks.values()]:
+        is_number = len(labels) == 1 and self.tasks[head]["type"] == SEQUENCE_REGRESSION
+        if is_asked and not is_number and labels not in [task.get("labels") for task in self.tasks.values()]:
             of_labels = ("class_weights", "pos_weight", "thresholds", *CALIBRATIONS)
             task = {key: value for key, value in self.tasks[head].items() if key not in of_labels}
             self.tasks = self.tasks | {head: task | {"labels": labels}}

@@ -34,6 +34,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
 
 
 FOCAL_GAMMA = 2.0
+LEAST_DOUBT = 1e-6  # roots of less have no finite gradient
 
 
 def is_labelled(labels: torch.Tensor) -> torch.Tensor:
@@ -65,6 +66,7 @@ def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch
         lowest, highest = task.get("score_range", (0.0, 1.0))
         target = (labels.float() - lowest) / (highest - lowest)
         if task["type"] != PAIR_SIMILARITY:
+            labels, labelled, target = (of.reshape(len(logits)) for of in (labels, labelled, target))
             logits = (logits.squeeze(-1) - lowest) / (highest - lowest)
         return (logits - torch.where(labelled, target, logits.detach())).square()
     weights, pos_weight = (
@@ -94,7 +96,9 @@ def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch
 
 def _focus(task: dict, probability: torch.Tensor) -> torch.Tensor | float:
     """The factor of the focal loss, from the probability of the right answer; 1 for another loss."""
-    return (1.0 - probability) ** task.get("focal_gamma", FOCAL_GAMMA) if task.get("loss") == FOCAL else 1.0
+    if task.get("loss") != FOCAL:
+        return 1.0
+    return (1.0 - probability).clamp(min=LEAST_DOUBT) ** task.get("focal_gamma", FOCAL_GAMMA)
 
 
 def compares_pairs(task: dict) -> bool:

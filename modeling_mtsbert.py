@@ -273,12 +273,12 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
         The logits of a task on single texts: `(B, C)` for a sequence task, `(B, T, K)` for a token task, and the
         numbers `(B, 1)` of a regression, whose head answers in units of its `score_range`.
         """
-        settings = self.config.tasks[task]
-        logits = self.heads[task](states.tokens if settings["type"] == TOKEN_CLASSIFICATION else states.texts)
+        settings, head = self.config.tasks[task], self.heads[task]
         if settings["type"] != SEQUENCE_REGRESSION:
-            return logits
+            return head(states.tokens if settings["type"] == TOKEN_CLASSIFICATION else states.texts)
         lowest, highest = settings.get("score_range", (0.0, 1.0))
-        return lowest + (highest - lowest) * logits.float()
+        with torch.autocast(states.texts.device.type, enabled=False):  # a number has more digits than bf16
+            return lowest + (highest - lowest) * head(states.texts.to(head.classifier.weight.dtype)).float()
 
     def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Of two embeddings: the logits `(B, C)` of a pair classification, or else the cosines `(B,)`."""

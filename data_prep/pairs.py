@@ -62,13 +62,19 @@ def pairs(rows: Iterable[dict], labels: list[str]) -> Iterator[dict]:
         labels (`list[str]`): The labels that are compared; `"label"` is the topic.
     """
     texts = [(" ".join(filter(None, map(clean, row["parts"]))), [row[name] for name in labels]) for row in rows]
-    texts = [(text, ids) for text, ids in texts if text]
+    texts = [(text, ids) for text, ids in dict(texts).items() if text]  # each text once
+    partners: list[tuple] = [()] * len(texts)
+    next_of: dict[int, int] = {}  # topic → the next text of it, seen from the end; twice around
+    for place in [*reversed(range(len(texts)))] * 2:
+        topic = texts[place][1][0]
+        others = [(after - place) % len(texts) for one, after in next_of.items() if one != topic]
+        partners[place] = (next_of.get(topic), (place + min(others)) % len(texts) if others else None)
+        next_of[topic] = place
     for place, (text, ids) in enumerate(texts):
-        for is_same in (True, False):
-            following = (texts[(place + step) % len(texts)] for step in range(1, len(texts)))
-            other = next((one for one in following if (one[1][0] == ids[0]) is is_same), None)
-            if other is None:
+        for is_same, partner in zip((True, False), partners[place], strict=True):
+            if partner in (None, place):
                 continue
+            other = texts[partner]
             alike = [one == another for one, another in zip(ids, other[1], strict=True)]
             relation = RELATIONS.index("same_topic" if is_same else "other_topic")
             likeness = sum(alike) / len(alike)

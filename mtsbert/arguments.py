@@ -200,7 +200,8 @@ class MTLTrainingArguments(TrainingArguments):
         default=None,
         metadata={
             "help": "Freeze all parameters whose name matches this regular expression anywhere, e.g. "
-            r"--freeze_modules 'layer\.[0-3]\.attention'. Not thawed by thaw_at."
+            r"--freeze_modules 'layer\.[0-3]\.attention'. Dropout in "
+            "them stays on, and thaw_at does not thaw them."
         },
     )
     bitfit: bool = field(
@@ -399,6 +400,8 @@ class MTLTrainingArguments(TrainingArguments):
             )
         if self.thaw_at is not None:
             self.thawing_point()
+            if self.feature_cache:
+                raise ValueError("`feature_cache` keeps what is frozen to the end, and `thaw_at` thaws it; drop one.")
             if self.gradual_unfreezing:
                 raise ValueError("`thaw_at` thaws everything at once, and `gradual_unfreezing` in turn; drop one.")
         if self.freeze_modules is not None:
@@ -410,8 +413,8 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError("`bitfit` trains the biases of the encoder; drop `freeze_encoder` or `lora_r`.")
         if self.lora_r is not None:
             self._check_lora()
-        elif self.lora_target is not None:
-            raise ValueError("`lora_target` says where adapters of rank `lora_r` are; set that as well.")
+        elif (self.lora_target, self.lora_alpha, self.lora_dropout) != (None, 16.0, 0.0):
+            raise ValueError("`lora_target`, `lora_alpha` and `lora_dropout` need `lora_r`, the rank of the adapters.")
         if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"`layer_decay` is {self.layer_decay}; it must lie in (0, 1].")
         if self.layer_decay is not None and self.freeze_encoder and self.thaw_at is None:

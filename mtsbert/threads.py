@@ -1,5 +1,5 @@
 """
-How many threads the programs of this project use, and what these do while they wait.
+How many threads the commands of `mtsbert` and `run_mtl.py` use, and what these do while they wait.
 
 Imports nothing: OpenMP reads its settings once, when torch is loaded, and that must come later.
 """

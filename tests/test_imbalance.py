@@ -54,6 +54,14 @@ def test_labels_that_are_there_weigh_more():
     assert not item_losses(KINDS | {"pos_weight": weights}, logits, labels)[1].any()
 
 
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize(("task", "labels"), [(TOPIC, [0]), (KINDS, [[1, 0, 0]]), (KINDS, [[-100, -100, -100]])])
+def test_what_is_surely_right_has_finite_gradients(task, labels, gamma):
+    logits = torch.tensor([[30.0, -30.0, -30.0]], requires_grad=True)
+    item_losses(task | {"loss": "focal", "focal_gamma": gamma}, logits, torch.tensor(labels)).sum().backward()
+    assert logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", ["sequence_classification", "pair_classification"])
 def test_balanced_weights_are_those_of_scikit_learn(kind):
     labels = ["b"] * 7 + ["a"] * 2 + ["c"]
@@ -69,6 +77,11 @@ def test_balanced_weights_of_several_labels():
     rows = Dataset.from_list([{"text": "x", "kind": kinds} for kinds in (["a"], ["a", "b"], ["a"], [], None)])
     task = {"type": "sequence_classification", "multi_label": True, "labels": ["a", "b"], "pos_weight": "balanced"}
     assert load_data(rows, {"kind": task}).tasks["kind"]["pos_weight"] == [1 / 3, 3.0]
+    everywhere = Dataset.from_list([{"text": "x", "kind": ["a"]}, {"text": "y", "kind": ["a", "b"]}])
+    assert load_data(everywhere, {"kind": task}).tasks["kind"]["pos_weight"] == [
+        0.5,
+        1.0,
+    ]  # not 0: nothing would be learned
     by_label = task | {"pos_weight": {"b": 5}}
     assert load_data(rows, {"kind": by_label}).tasks["kind"]["pos_weight"] == [1.0, 5]
 
@@ -79,6 +92,23 @@ def test_weights_need_training_rows_and_are_not_needed_without():
     with pytest.raises(ValueError, match=r"Task 'topic': .* has no weight for \['c'\], which no training row has"):
         load_data(rows, {"topic": balanced})
     assert load_data({"test": rows}, {"topic": balanced}).tasks["topic"]["class_weights"] is None
+
+
+def test_a_label_that_the_task_lacks_is_named_or_skipped_before_weights_are_counted():
+    rows = Dataset.from_list([{"text": "x", "topic": label} for label in "aabbc"] + [{"text": "y", "topic": "odd"}])
+    balanced = {"topic": TOPIC | {"class_weights": "balanced"}}
+    with pytest.raises(ValueError, match=r"Row 5 .* label 'odd' is not one of task 'topic'"):
+        load_data(rows, balanced)
+    weights = load_data(rows, balanced, bad_rows="skip").tasks["topic"]["class_weights"]
+    assert weights == pytest.approx([5 / 6, 5 / 6, 5 / 3])
+
+
+def test_a_sample_without_a_rare_label_is_told_and_goes_on(caplog):
+    rows = Dataset.from_list([{"text": "x", "topic": label} for label in "ab" * 20 + "c"])
+    balanced = {"topic": TOPIC | {"class_weights": "balanced"}}
+    weights = load_data(rows, balanced, max_samples={"train": 6}).tasks["topic"]["class_weights"]
+    assert weights[2] == 1.0
+    assert "['c'] are in none of the sampled training rows, and weigh 1" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Tests what the head of a pair classification reads: u, v and |u - v|, scaled to numbers that it can learn from."""
 
+import json
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -7,6 +9,9 @@ from torch.nn import functional as F
 from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.labels import merge_tasks
+from mtsbert.input_arguments import ModelArguments
+from mtsbert.network.starting_point import load_model
+from mtsbert.training.checkpoints import check_same_tasks
 
 
 FOLLOWS = {"type": "pair_classification", "labels": ["no", "yes"]}
@@ -57,6 +62,25 @@ def test_training_goes_on_with_the_scale_of_the_checkpoint():
     assert merge_tasks({"follows": FOLLOWS}, {"follows": FOLLOWS}) == {"follows": FOLLOWS}
     with pytest.raises(ValueError, match=r"the recipe says feature_scale: 2.0, and the checkpoint .* 4.0"):
         merge_tasks({"follows": FOLLOWS | {"feature_scale": 2.0}}, {"follows": kept})
+
+
+def test_an_older_checkpoint_takes_a_scale_of_one_for_its_own():
+    one = FOLLOWS | {"feature_scale": 1}
+    assert merge_tasks({"follows": one}, {"follows": FOLLOWS}) == {"follows": FOLLOWS}
+
+
+def test_a_run_of_an_older_version_is_resumed_with_a_scale_of_one(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"tasks": {"follows": FOLLOWS}}))
+    check_same_tasks(tmp_path, {"follows": FOLLOWS | {"feature_scale": 1}})
+    with pytest.raises(ValueError, match=r"has feature_scale 1\.0 there, and 5\.6 in this run"):
+        check_same_tasks(tmp_path, {"follows": FOLLOWS | {"feature_scale": 5.6}})
+
+
+def test_a_new_task_of_a_checkpoint_is_scaled(checkpoint):
+    kept = MTSBertConfig.from_pretrained(checkpoint).tasks
+    model = load_model(ModelArguments(model_name_or_path=str(checkpoint)), kept | {"new": FOLLOWS})
+    assert model.config.tasks["new"]["feature_scale"] == pytest.approx(32**0.5, abs=1e-6)
+    assert model.config.tasks["follows"] == kept["follows"]
 
 
 @pytest.mark.parametrize("scale", [0, -1.0, float("nan"), "2", True])

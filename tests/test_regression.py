@@ -83,6 +83,33 @@ def test_a_missing_number_teaches_nothing(model, encoder_folder):
     assert all(weight.grad is None or not weight.grad.any() for weight in model.parameters())
 
 
+def test_labels_may_have_a_second_dimension_of_one(encoder_folder):
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks={"grade": GRADE}).eval()
+    ids, labels = torch.tensor([[2, 8, 3], [2, 9, 3], [2, 7, 3]]), torch.tensor([1.0, math.nan, 3.0])
+    flat = model(ids, labels={"grade": labels}).loss
+    assert torch.equal(model(ids, labels={"grade": labels.unsqueeze(1)}).loss, flat)
+
+
+def test_a_number_keeps_its_digits_under_bf16(encoder_folder):
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks={"year": {"type": "sequence_regression"}}).eval()
+    with torch.no_grad():
+        model.heads["year"].classifier.bias.fill_(1990.0)
+    ids = torch.tensor([[2, 8, 3]])
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(ids).logits["year"]
+    assert found.dtype == torch.float32
+    assert abs(found.item() - model(ids).logits["year"].item()) < 0.1  # bf16 alone has steps of 8 there
+
+
+def test_a_saved_view_opens_again(checkpoint, tmp_path):
+    view = MTSBertForSequenceClassification.from_pretrained(checkpoint, head="grade")
+    view.save_pretrained(tmp_path)
+    for options in ({}, {"num_labels": 1}):
+        again = MTSBertForSequenceClassification.from_pretrained(tmp_path, head="grade", **options)
+        assert again.config.problem_type == "regression"
+        assert "labels" not in again.config.tasks["grade"]
+
+
 def test_every_door_gives_the_same_number(checkpoint, tmp_path):
     ours = pipeline("multi-task", model=str(checkpoint), trust_remote_code=True)(TEXTS)
     expected = [answer["grade"]["score"] for answer in ours]

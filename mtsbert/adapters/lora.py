@@ -24,50 +24,63 @@ ADAPTER = "default"  # peft's name for the only one
 
 def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
     """
-    Puts adapters into the encoder and into the tasks' copies of its layers, and freezes the weights of both. A model
-    that has adapters already keeps them.
+    Puts adapters into the encoder and into the tasks' copies of its layers, and freezes the weights of both; nothing
+    without `lora_r`. A model that has such adapters already keeps them.
 
     Args:
         model ([`MTSBertModel`]): The model. It computes the same afterwards as before.
         args ([`MTLTrainingArguments`]): `lora_r`, `lora_alpha`, `lora_dropout` and `lora_target`.
 
     Raises:
-        `ValueError`: if peft is not installed, or nothing in the encoder is called like a target.
+        `ValueError`: if peft is not installed, nothing in the encoder is called like a target, or the model has other
+            adapters.
     """
-    if any(True for _ in _adapted(model)):
+    asked = lora_settings(args)
+    if (given := getattr(model, "_lora_settings", {})) or not asked:
+        if given != asked:
+            raise ValueError(
+                f"The model has adapters of {given}, and this Trainer asks for {asked or 'none'}. Go on with the "
+                "same, or save the model and load the checkpoint, which has the merged weights."
+            )
         return
     peft = import_extra("peft", extra="lora")
     targets = args.lora_target or _usual_targets(model, peft)
     config = peft.LoraConfig(
         r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules=targets
     )
-    before = {id(weight) for weight in model.parameters()}
-    try:
-        for module in filter(None, (model.encoder, model.task_layers)):
-            peft.inject_adapter_in_model(config, module)
-    except ValueError as error:
-        linear = {
-            name.rpartition(".")[2] for name, part in model.encoder.named_modules() if isinstance(part, nn.Linear)
-        }
+    linear = [f".{name}" for name, module in model.encoder.named_modules() if isinstance(module, nn.Linear)]
+    if unknown := [target for target in targets if not any(name.endswith(f".{target}") for name in linear)]:
         raise ValueError(
-            f"`lora_target` is {targets}; the linear layers of the encoder are {sorted(linear)}. ({error})"
-        ) from None
+            f"`lora_target` names {unknown}; the linear layers of the encoder are {_linear_layers(model)}."
+        )
     heads = {id(weight) for weight in model.heads.parameters()}
-    fixed = {name for name, weight in model.named_parameters() if id(weight) in before - heads}
-    model._fixed_names = getattr(model, "_fixed_names", set()) | fixed  # see `Freezing`
+    fixed = {id(weight) for weight in model.parameters() if id(weight) not in heads or not weight.requires_grad}
+    for module in filter(None, (model.encoder, model.task_layers)):
+        peft.inject_adapter_in_model(config, module)
+    model._fixed_names = {name for name, weight in model.named_parameters() if id(weight) in fixed}  # see `Freezing`
+    model._lora_settings = asked
     for name, weight in model.named_parameters():
         weight.requires_grad_(name not in model._fixed_names)
     model.register_state_dict_post_hook(_merge)
     model.register_load_state_dict_pre_hook(_split)
 
 
+def lora_settings(args: MTLTrainingArguments) -> dict:
+    """What must be the same to go on with adapters; empty without them."""
+    names = ("lora_r", "lora_alpha", "lora_dropout", "lora_target") if args.lora_r is not None else ()
+    return {name: getattr(args, name) for name in names}
+
+
 def _usual_targets(model: MTSBertModel, peft) -> list[str]:
-    """What LoRA adapts in such an encoder where nothing else is said: queries and values, mostly."""
+    """What LoRA adapts in such an encoder where nothing else is said: queries and values, mostly, or all layers."""
     known = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-    kind = model.config.encoder_config.model_type
-    if kind not in known:
-        raise ValueError(f"peft has no usual targets for an encoder of type {kind!r}; name some in `lora_target`.")
-    return list(known[kind])
+    linear = _linear_layers(model)
+    return [name for name in known.get(model.config.encoder_config.model_type, ()) if name in linear] or linear
+
+
+def _linear_layers(model: MTSBertModel) -> list[str]:
+    modules = model.encoder.named_modules()
+    return sorted({name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)})
 
 
 def _adapted(model: MTSBertModel) -> Iterator[tuple[str, nn.Module]]:

@@ -1,6 +1,7 @@
 """Determines the labels of each task: from the recipe, from ClassLabel columns, or from the data."""
 
 import logging
+import math
 
 import numpy as np
 from datasets import ClassLabel, Dataset
@@ -77,7 +78,7 @@ def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[st
             merged[name] = task
             continue
         for key in ("type", "labels", "score_range", "hidden_size", "multi_label", "feature_scale"):
-            given, kept = task.get(key), checkpoint[name].get(key)
+            given, kept = task.get(key), checkpoint[name].get(key, 1.0 if key == "feature_scale" else None)
             if key == "labels" and given and task["type"] == TOKEN_CLASSIFICATION and OUTSIDE not in given:
                 given = bio_labels(given)
             if given is not None and list_or_value(given) != list_or_value(kept):
@@ -137,7 +138,7 @@ def complete_tasks(
             completed[name]["labels"], reasons[name] = _complete_labels(name, task, declared, examples, trains=trains)
             for key in WEIGHTS:
                 if task.get(key) == BALANCED:
-                    completed[name] |= _balanced(name, key, completed[name], examples)
+                    completed[name] |= _balanced(name, key, completed[name], examples, is_sample=trains_on_sample)
                 elif task.get(key) is not None:
                     is_ordered = bool(task.get("labels") or declared)
                     completed[name][key] = _weights(key, completed[name], is_ordered=is_ordered)
@@ -199,10 +200,10 @@ def _complete_labels(
 def _check_no_numbers(labels: list[str]) -> None:
     """Raises `ValueError` for labels that are all numbers, and not all whole ones: prices are no classes."""
     try:
-        broken = [label for label in labels if not float(label).is_integer()]
+        numbers = [number for label in labels if math.isfinite(number := float(label))]
     except ValueError:
         return
-    if broken:
+    if any(not number.is_integer() for number in numbers):
         raise ValueError(
             f"its labels are numbers ({', '.join(labels[:5])}{' …' if len(labels) > 5 else ''}), which a task of type "
             f"{SEQUENCE_REGRESSION!r} learns. If each is a class of its own, name them in the recipe (`labels`)."
@@ -281,10 +282,12 @@ def _rename(task: str, renamed: dict[str, str], examples: dict[str, dict[str, Da
             )
 
 
-def _balanced(name: str, key: str, task: dict, examples: dict[str, dict[str, Dataset]]) -> dict[str, list | None]:
+def _balanced(
+    name: str, key: str, task: dict, examples: dict[str, dict[str, Dataset]], *, is_sample: bool
+) -> dict[str, list | None]:
     """
     The weights of a task from its training rows, as scikit-learn's "balanced": N / (C n) for a label that n of N rows
-    have, and (N - n) / n as `pos_weight`. None without training rows.
+    have, and (N - n) / n as `pos_weight`, with at least one text that does not have it. None without training rows.
     """
     if task["type"] == TOKEN_CLASSIFICATION or (key == "class_weights") == task.get("multi_label", False):
         kinds = "texts of one label each" if key == "class_weights" else "texts with any number of labels"
@@ -292,17 +295,23 @@ def _balanced(name: str, key: str, task: dict, examples: dict[str, dict[str, Dat
     counts, num_rows = dict.fromkeys(task["labels"], 0), 0
     for splits in examples.values():
         for value in splits["train"][name] if "train" in splits else ():
-            num_rows += value is not None
-            for label in _labels_of(value, task):
+            labels = _labels_of(value, task)
+            if value is None or not labels <= counts.keys():  # rows with other labels are reported later
+                continue
+            num_rows += 1
+            for label in labels:
                 counts[label] += 1
     if not num_rows:
         return {key: None}
-    if missing := [label for label, count in counts.items() if not count]:
+    missing = [label for label, count in counts.items() if not count]
+    if missing and not is_sample:
         raise ValueError(f"'{key}: {BALANCED}' has no weight for {missing}, which no training row has.")
+    if missing:
+        logger.warning(f"Task {name!r}: {missing} are in none of the sampled training rows, and weigh 1.")
     if key == "class_weights":
-        weights = [num_rows / (len(counts) * count) for count in counts.values()]
+        weights = [num_rows / (len(counts) * count) if count else 1.0 for count in counts.values()]
     else:
-        weights = [(num_rows - count) / count for count in counts.values()]
+        weights = [max(num_rows - count, 1) / count if count else 1.0 for count in counts.values()]
     logger.info(f"Task {name!r}: {key} of {dict(zip(counts, (round(weight, 3) for weight in weights), strict=True))}.")
     return {key: weights}
 

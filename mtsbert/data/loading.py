@@ -37,6 +37,8 @@ class TaskData:
     """Split → what was cut or could not be aligned."""
     skipped: list[SkippedRow] | None = None
     """Rows that were left out, in order; None where a row that cannot be used is an error."""
+    of_gold: list[str] = field(default_factory=list)
+    """The tasks whose validation labels are those of gold datasets alone."""
 
     def __getitem__(self, split: str) -> Dataset:
         if split not in self.features:
@@ -197,8 +199,7 @@ def load_data(
     is_sample = num_train is not None and any(len(rows.splits.get("train", ())) > num_train for rows in sources)
     tasks = complete_tasks(tasks, sources, examples, skipped, trains_on_sample=is_sample)
     _check_left(examples, skipped or [])
-    if "validation" in splits:
-        _let_gold_decide(tasks, sources, examples)
+    of_gold = _let_gold_decide(tasks, sources, examples) if "validation" in splits else []
     merged = {
         split: concatenate_datasets([examples[source.name][split] for source in sources if split in source.splits])
         for split in splits
@@ -207,7 +208,7 @@ def load_data(
     if fed or set(merged) != {"test"}:
         _check_labelled(list(asked) or fed, merged)
     names = [source.name for source in sources]
-    read = TaskData(tasks, names, merged, skipped=None if skipped is None else sorted(skipped))
+    read = TaskData(tasks, names, merged, skipped=None if skipped is None else sorted(skipped), of_gold=of_gold)
     return read if tokenizer is None else read.tokenize(tokenizer, max_length)
 
 
@@ -271,10 +272,13 @@ def load_split(
 
 def _let_gold_decide(
     tasks: dict[str, dict], sources: list[SourceDataset], examples: dict[str, dict[str, Dataset]]
-) -> None:
+) -> list[str]:
     """
     Takes the labels of tasks from the validation rows of datasets that are not gold, if rows of gold datasets have
     labels of these tasks. Metrics, the choice of the best epoch and calibration all follow from what is left.
+
+    Returns:
+        The tasks for which gold rows decide.
     """
     of_source = {name: splits["validation"] for name, splits in examples.items() if "validation" in splits}
     gold = [source.name for source in sources if source.is_gold and source.name in of_source]
@@ -292,6 +296,12 @@ def _let_gold_decide(
         )
         for task in silver:
             logger.info(f"Validation of {task!r} is on the gold rows of {decided[task]}, not on {source.name!r}.")
+    for source in sources:
+        if source.is_gold and not any(source.name in names for names in decided.values()):
+            logger.warning(
+                f"Dataset {source.name!r} is `gold`, and has no labelled validation rows that would decide."
+            )
+    return [task for task, names in decided.items() if names]
 
 
 def _check_left(examples: dict[str, dict[str, Dataset]], skipped: list[SkippedRow]) -> None:

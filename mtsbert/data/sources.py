@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
-from configuration_mtsbert import PAIR_RANKING, PAIR_TYPES, SCORE_TYPES
+from configuration_mtsbert import PAIR_RANKING, PAIR_TYPES, SCORE_TYPES, TOKEN_CLASSIFICATION
 from mtsbert.formats.files import read_file
 from mtsbert.formats.folders import is_saved, read_folder, read_saved
 from mtsbert.formats.hub import load_from_hub
@@ -264,6 +264,9 @@ def _label_map(spec: dict, tasks: dict[str, dict]) -> dict[str, dict[str, str | 
             raise ValueError(
                 f"'label_map' of {task!r} is {names!r}; it maps labels of the files to names, or to null for none."
             )
+        tags = [name for pair in names.items() for name in pair if name == "O" or str(name)[:2] in ("B-", "I-")]
+        if tasks[task]["type"] == TOKEN_CLASSIFICATION and tags:
+            raise ValueError(f"'label_map' of {task!r} has the tags {tags}; it maps entity types, to null for none.")
     return given
 
 

@@ -162,6 +162,8 @@ def _fixed_by_flags(model: MTSBertModel, args: MTLTrainingArguments) -> set[int]
     found: set[int] = set()
     if args.bitfit:
         heads = {id(parameter) for parameter in model.heads.parameters()}
+        if not any(name.endswith("bias") for name, _ in model.encoder.named_parameters()):
+            raise ValueError(f"`bitfit` trains biases, and {type(model.encoder).__name__} has none.")
         others = {id(weight) for name, weight in model.named_parameters() if not name.endswith("bias")} - heads
         found |= others
     if args.freeze_modules is not None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from copy import deepcopy
 from pathlib import Path, PureWindowsPath
 
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig,
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from configuration_mtsbert import MTSBertConfig
-from heads_mtsbert import num_positions
+from heads_mtsbert import num_positions, scale_features
 from modeling_mtsbert import MTSBertModel
 from mtsbert.input_arguments import ModelArguments
 from pipeline_mtsbert import MTSBertPipeline
@@ -188,7 +189,9 @@ def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertMod
         config = load_checkpoint_config(model_args.model_name_or_path)
         if new := [task for task in tasks if task not in config.tasks]:
             logger.info(f"The tasks {new} are new to the checkpoint: their heads start from nothing.")
-        config.tasks = tasks
+        config.tasks = deepcopy(tasks)
+        for task in new:
+            scale_features(config, config.tasks[task])
         set_encoder_dropout(config.encoder_config, model_args.encoder_dropout)
         # Not in the precision that it was saved in: small updates would be lost in weights of 16 bits.
         return MTSBertModel.from_pretrained(model_args.model_name_or_path, config=config, dtype=torch.float32)

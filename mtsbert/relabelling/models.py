@@ -45,6 +45,11 @@ class FoldModels:
         ]
         if not self.names:
             raise ValueError(f"{config} trains on no dataset whose path is {data}; name that one as --data.")
+        if any(self.datasets[name].get("label_map") for name in self.names):
+            raise ValueError(
+                f"{config} renames the labels of {data} (`label_map`), so that its models confirm none of them. "
+                "Relabel with a recipe that does not, and rename afterwards."
+            )
         if any(self.datasets[name].get("gold") for name in self.names):
             raise ValueError(f"{data} is `gold` in {config}: what people marked is not relabelled.")
 

@@ -85,12 +85,22 @@ def provenance_of(model_args: ModelArguments, data_args: DataArguments, data: Ta
         started_from=public_name(asked),
         base_model=asked if is_hub_id(asked) else None,
         is_continued=model_args.model_name_or_path is not None,
-        datasets=[_origin(name, spec) for name, spec in data_args.datasets.items()],
+        datasets=[_without_gold(_origin(name, spec), data.of_gold) for name, spec in data_args.datasets.items()],
         max_length=data_args.max_length,
         num_rows={split: len(rows) for split, rows in data.examples.items()},
         num_labelled={task: {split: data.num_labelled(split, task) for split in data.examples} for task in data.tasks},
         recipe=changed_settings(model_args) | changed_settings(data_args),
     )
+
+
+def _without_gold(origin: DatasetOrigin, tasks: list[str]) -> DatasetOrigin:
+    """Leaves out the validation labels of tasks that gold rows decide: the machine-made ones are not used there."""
+    found = {
+        task: [split for split in splits if split != "validation" or task not in tasks]
+        for task, splits in origin.machine_labelled.items()
+    }
+    origin.machine_labelled = {task: splits for task, splits in found.items() if splits}
+    return origin
 
 
 def provenance_in_memory(

@@ -121,12 +121,17 @@ def check_same_tasks(checkpoint: Path, tasks: dict[str, dict]) -> None:
             whose = "the checkpoint" if name in saved else "this run"
             raise ValueError(f"{checkpoint} cannot be resumed: only {whose} has the task {name!r}. {OTHER_TASKS}")
         for key in OF_HEADS:
-            before, now = saved[name].get(key), tasks[name].get(key)
+            before, now = _setting(saved[name], key), _setting(tasks[name], key)
             if json.dumps(before) != json.dumps(now):
                 raise ValueError(
                     f"{checkpoint} cannot be resumed: task {name!r} has {key} {before} there, and {now} in this run. "
                     f"{OTHER_TASKS}"
                 )
+
+
+def _setting(task: dict, key: str):
+    """A setting of a task; older heads on pairs have no `feature_scale`, which is then 1."""
+    return float(task.get(key, 1.0)) if key == "feature_scale" else task.get(key)
 
 
 def _check_found_by_all(checkpoint: str, args: TrainingArguments) -> None:

@@ -23,7 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from configuration_mtsbert import PAIR_RANKING
 from losses_mtsbert import is_labelled, num_items
 from modeling_mtsbert import MTSBertModel, MTSBertOutput
-from mtsbert.adapters.lora import add_adapters, restore_adapters, save_adapters
+from mtsbert.adapters.lora import add_adapters, lora_settings, restore_adapters, save_adapters
 from mtsbert.arguments import STATIC, MTLTrainingArguments, own_settings
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import num_labelled_rows
@@ -213,8 +213,7 @@ class MTSBertTrainer(OptimizingTrainer):
             raise ValueError(
                 f"`model_init` makes models of different tasks: {model.config.tasks}, and before {self.tasks}."
             )
-        if self.args.lora_r is not None:
-            add_adapters(model, self.args)
+        add_adapters(model, self.args)
         if not self.args.torch_compile:  # which writes dropout its own way
             use_fast_dropout(model)
         self.freezing = Freezing(model, self.args)
@@ -424,10 +423,7 @@ class MTSBertTrainer(OptimizingTrainer):
     def kept_state(self) -> dict[str, dict]:
         """The scheme of balancing and what it has learned, for a run that is resumed."""
         scheme = {"scheme": self.args.loss_balancing, "state": self.balancing.state()}
-        return super().kept_state() | {BALANCING_STATE: scheme, LORA_STATE: self._lora()}
-
-    def _lora(self) -> dict:
-        return {name: getattr(self.args, name) for name in ("lora_r", "lora_alpha", "lora_target") if self.args.lora_r}
+        return super().kept_state() | {BALANCING_STATE: scheme, LORA_STATE: lora_settings(self.args)}
 
     def check_kept_state(self, kept: dict[str, dict], checkpoint: str) -> None:
         super().check_kept_state(kept, checkpoint)
@@ -438,8 +434,8 @@ class MTSBertTrainer(OptimizingTrainer):
                 f"The checkpoint was trained with `loss_balancing: {scheme}`, and this run has "
                 f"{self.args.loss_balancing!r}; it cannot be resumed with another."
             )
-        if (before := kept.get(LORA_STATE, {})) != self._lora():
-            raise ValueError(f"The checkpoint has adapters of {before}, and this run of {self._lora()}.")
+        if (before := kept.get(LORA_STATE, {})) != (now := lora_settings(self.args)):
+            raise ValueError(f"The checkpoint has adapters of {before or 'none'}, and this run of {now or 'none'}.")
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if self.is_fsdp_enabled:

@@ -25,6 +25,15 @@ def test_each_text_meets_the_next_of_its_topic_and_of_another():
     ]
 
 
+def test_a_text_is_no_pair_with_itself_and_many_texts_take_no_longer_each():
+    assert list(pairs([news("a", 0), news("a", 0)], ["label"])) == []
+    many = [news(f"text {number}", number // 10_000) for number in range(20_000)]
+    found = list(pairs(many, ["label"]))
+    assert len(found) == 40_000
+    assert (found[0]["text_pair"], found[1]["text_pair"]) == ("text 1", "text 10000")
+    assert (found[-2]["text_pair"], found[-1]["text_pair"]) == ("text 10000", "text 0")
+
+
 def test_the_sample_becomes_pairs(tmp_path):
     assert prepare(pairs_of="sample", output=str(tmp_path / "pairs")) == tmp_path / "pairs"
     rows = load_dataset(str(tmp_path / "pairs"))

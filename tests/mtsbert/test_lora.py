@@ -130,14 +130,30 @@ def test_a_second_trainer_goes_on_with_the_same_adapters(trainer_of, model):
     assert not all(torch.equal(weight, before[name]) for name, weight in adapters_of(model).items())
 
 
+@pytest.mark.parametrize("other", [{}, {"lora_r": 8}, {"lora_r": 4, "lora_alpha": 64}])
+def test_a_trainer_that_asks_for_other_adapters_than_the_model_has_is_refused(trainer_of, model, other):
+    trainer_of(**LORA)
+    with pytest.raises(ValueError, match=r"The model has adapters of .*, and this Trainer asks for"):
+        trainer_of(**other)
+
+
+def test_what_the_user_froze_stays_frozen(trainer_of, model):
+    model.heads["topic"].requires_grad_(False)
+    before = copy.deepcopy(model.heads["topic"].state_dict())
+    trainer_of(num_train_epochs=2, **LORA).train()
+    assert all(torch.equal(weight, before[name]) for name, weight in model.heads["topic"].state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"lora_r": 0}, "`lora_r` is 0"),
         ({"lora_r": 4, "lora_dropout": 1.0}, r"`lora_dropout` 1\.0"),
         ({"lora_r": 4, "freeze_encoder": True}, "`freeze_encoder` keeps frozen; drop one"),
-        ({"lora_target": ["query"]}, "`lora_target` says where adapters of rank `lora_r` are"),
-        ({"lora_r": 4, "lora_target": ["qeury"]}, r"`lora_target` is \['qeury'\]; .* are \['dense', 'key',"),
+        ({"lora_target": ["query"]}, "`lora_dropout` need `lora_r`, the rank of the adapters"),
+        ({"lora_alpha": 64}, "`lora_dropout` need `lora_r`, the rank of the adapters"),
+        ({"lora_r": 4, "lora_target": ["query", "vlaue"]}, r"`lora_target` names \['vlaue'\]"),
+        ({"lora_r": 4, "lora_target": ["qeury"]}, r"`lora_target` names \['qeury'\]; .* are \['dense', 'key',"),
         ({"lora_r": 4, "gradient_aggregator": "UPGrad"}, "`lora_r` cannot be used with FSDP"),
     ],
 )  # fmt: skip

@@ -196,3 +196,13 @@ def test_what_people_marked_is_not_relabelled(large, first, tmp_path):
     gold.write_text(yaml.safe_dump(recipe))
     with pytest.raises(SystemExit, match=r"is `gold` in .*: what people marked is not relabelled"):
         main(["relabel", "--config", str(gold), "--data", str(large), "--output", str(tmp_path / "o")])
+
+
+def test_names_that_a_recipe_changes_are_not_relabelled(large, first, tmp_path):
+    recipe = yaml.safe_load(first.read_text())
+    for spec in recipe["datasets"].values():
+        spec["label_map"] = {"ner": {"GPE": "LOC"}}
+    renames = tmp_path / "renames.yaml"
+    renames.write_text(yaml.safe_dump(recipe))
+    with pytest.raises(SystemExit, match=r"renames the labels of .* so that its models confirm none of them"):
+        main(["relabel", "--config", str(renames), "--data", str(large), "--output", str(tmp_path / "o")])

@@ -6,6 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
 from mtsbert.data.loading import load_data
+from mtsbert.results.provenance import DatasetOrigin, _without_gold
 
 
 TASKS = {
@@ -89,6 +90,8 @@ def test_spans_whose_label_is_not_known_stay_open(write):
         ({"label_map": {"ner": {"A": 1}}}, "'label_map' of 'ner' is"),
         ({"label_map": {"ner": {"A": ""}}}, "'label_map' of 'ner' is"),
         ({"label_map": {"ner": {"A": "B"}}, "columns": {"text": "text", "topic": "topic"}}, "the dataset feeds"),
+        ({"label_map": {"ner": {"B-GPE": "LOC"}}}, r"has the tags \['B-GPE'\]; it maps entity types"),
+        ({"label_map": {"ner": {"GPE": "O"}}}, r"has the tags \['O'\]; it maps entity types, to null for none"),
         ({"gold": "yes"}, "'gold' is 'yes'; it must be true or false"),
     ],
 )  # fmt: skip
@@ -113,3 +116,16 @@ def test_rows_decide_as_before_without_gold_ones(specs):
 def test_gold_training_rows_alone_decide_nothing(specs, write):
     specs["marked"]["files"]["validation"] = write("u.jsonl", [row("No name here", "World")])
     assert labels(load_data(specs, TASKS).examples["validation"]) == [["PER", "LOC"]] * 2 + [None]
+
+
+def test_gold_without_validation_rows_is_told(specs, caplog):
+    del specs["marked"]["files"]["validation"]
+    assert labels(load_data(specs, TASKS).examples["validation"]) == [["PER", "LOC"]] * 2
+    assert "Dataset 'marked' is `gold`, and has no labelled validation rows" in caplog.text
+
+
+def test_machine_made_labels_that_gold_replaces_are_not_said_to_be_scored(specs):
+    data = load_data(specs, TASKS)
+    assert data.of_gold == ["ner"]
+    origin = DatasetOrigin("news", "x", machine_labelled={"ner": ["train", "validation"], "other": ["validation"]})
+    assert _without_gold(origin, data.of_gold).machine_labelled == {"ner": ["train"], "other": ["validation"]}

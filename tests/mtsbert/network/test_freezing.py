@@ -336,6 +336,7 @@ def test_an_encoder_without_anything_to_train_is_seen(trainer_of):
         ({"freeze_layers": [-1]}, "`freeze_layers` names -1"),
         ({"freeze_modules": "attn"}, "`freeze_modules` 'attn' matches no parameter; they are called encoder"),
         ({"freeze_modules": "(a"}, r"`freeze_modules` is '\(a': "),
+        (HEADS_ALONE | {"thaw_at": "2", "feature_cache": True}, "`feature_cache` keeps what is frozen to the end"),
         ({"bitfit": True, "freeze_encoder": True}, "`bitfit` trains the biases of the encoder; drop"),
         ({"freeze_heads": ["mood"]}, r"`freeze_heads` names 'mood'; the heads are \['topic', 'ner'\]"),
         ({"gradual_unfreezing": True, "freeze_encoder": True}, "keeps frozen; drop one"),
