@@ -21,6 +21,7 @@ TASKS = {
     "follows": {"type": "pair_classification", "labels": ["no", "yes"]},
     "near": {"type": "pair_similarity", "score_range": [0, 5]},
     "fits": {"type": "pair_ranking"},
+    "grade": {"type": "sequence_regression", "score_range": [1, 5]},
 }
 ROWS = [
     ("Nimbus Labs opens an office in Lima", "Business", [(0, 11, "ORG"), (31, 35, "GPE")]),
