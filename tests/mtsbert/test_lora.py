@@ -8,8 +8,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, pipeline
 
+from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
+from mtsbert.adapters.lora import add_adapters
+from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.training.checkpoints import flaw_of
+from tests.mtsbert.conftest import ENCODERS
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # peft's
@@ -102,6 +106,15 @@ def test_the_best_checkpoint_is_the_model_at_the_end(trainer_of, model, features
     assert best != 8  # with such steps the last one is not the best
     assert trainer.evaluate()["eval_loss"] == pytest.approx(losses[best], abs=1e-5)
     assert same(trainer.model, load_file(tmp_path / "run" / f"checkpoint-{best}" / "model.safetensors"), 1e-6)
+
+
+def test_an_encoder_that_peft_does_not_know_gets_them_in_every_linear_layer(tasks):
+    model = MTSBertModel(MTSBertConfig(encoder_config=copy.deepcopy(ENCODERS["modernbert"]), tasks=tasks)).eval()
+    ids = torch.tensor([[2, 8, 3]])
+    before = model(ids).pooler_output
+    add_adapters(model, MTLTrainingArguments("unused", lora_r=4))
+    assert torch.equal(model(ids).pooler_output, before)
+    assert {name.split(".lora_")[0].rpartition(".")[2] for name in adapters_of(model)} == {"Wi", "Wo", "Wqkv"}
 
 
 def test_adapters_alone_are_no_checkpoint(trainer_of, model, tmp_path):

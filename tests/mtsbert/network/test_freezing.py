@@ -9,6 +9,8 @@ from transformers import ElectraConfig, ModernBertConfig, TrainerCallback, XLMCo
 
 from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
+from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.network.freezing import Freezing
 from mtsbert.network.parts import encoder_layers, model_parts
 from mtsbert.results.tables import parameter_table
 from tests.mtsbert.rows import ACTIVATION_CHECKPOINTING
@@ -81,6 +83,12 @@ def test_parameters_are_frozen_by_their_names(trainer_of, model, arguments, is_t
     assert trainer.freezing.num_trained_parameters == sum(model.get_parameter(name).numel() for name in trained)
     trainer_of(num_train_epochs=1).train()  # another Trainer freezes nothing
     assert moved(before, model) == {name for name, _ in model.named_parameters()}
+
+
+def test_an_encoder_without_biases_has_none_to_train(encoder_of):
+    model = encoder_of(ModernBertConfig(**SMALL, pad_token_id=0))
+    with pytest.raises(ValueError, match="`bitfit` trains biases, and ModernBertModel has none"):
+        Freezing(model, MTLTrainingArguments("unused", bitfit=True))
 
 
 def test_frozen_parts_stay_under_weight_decay_and_momentum_once_they_have_learned(trainer_of, model):
