@@ -187,15 +187,15 @@ def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tas
     if source.ranking is not None:
         example[source.ranking] = None if pair is None else 1
     for task, flags in source.label_columns.items():
-        example[task] = _renamed(_read_flags({label: row.get(label) for label in flags}), task, source)
+        value = _read_flags({label: row.get(label) for label in flags})
+        example[task] = renamed(value, source.label_map.get(task, {}))
     for role, value in row.items():
         if role in (TEXT, TEXT_PAIR, TEXT_NEGATIVE) or role not in source.columns:
             continue
         column = source.columns[role]
         try:
-            example[role] = _renamed(
-                _read_value(value, tasks[role], features[column], text, words, source), role, source
-            )
+            found = _read_value(value, tasks[role], features[column], text, words, source)
+            example[role] = renamed(found, source.label_map.get(role, {}))
         except ValueError as error:
             raise ValueError(f"column {column!r}: {error}") from None
         if example[role] is not None and tasks[role]["type"] in PAIR_TYPES and pair is None:
@@ -203,21 +203,23 @@ def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tas
     return example
 
 
-def _renamed(value: Any, task: str, source: SourceDataset) -> Any:
-    """Applies the `label_map` of a dataset to the labels of an example. An entity that has none then is left out."""
-    if task not in source.label_map or value is None:
+def renamed(value: Any, names: dict[str, str | None]) -> Any:
+    """
+    Renames the labels in the value of an example: a label, a list of labels, or spans.
+
+    Args:
+        value (`Any`): The value. Spans without a label stay without one.
+        names (`dict[str, str | None]`): Label → its new name, or None for what is left out. Others stay as they are.
+    """
+    if not names or not isinstance(value, str | list):
         return value
     if isinstance(value, str):
-        return source.renamed(task, value)
+        return names.get(value, value)
     if value and isinstance(value[0], dict):
-        names = [None if span["label"] is None else source.renamed(task, span["label"]) for span in value]
-        return [
-            span | {"label": name}
-            for span, name in zip(value, names, strict=True)
-            if name is not None or span["label"] is None
-        ]
-    names = dict.fromkeys(source.renamed(task, label) for label in value)  # two labels may become one
-    return [name for name in names if name is not None]
+        left = [span for span in value if names.get(span["label"], "") is not None]
+        return [span | {"label": names.get(span["label"], span["label"])} for span in left]
+    found = dict.fromkeys(names.get(label, label) for label in value)  # two labels may become one
+    return [label for label in found if label is not None]
 
 
 def _check_text(text: Any, column: str) -> str:

@@ -19,7 +19,7 @@ from configuration_mtsbert import (
     check_tasks,
 )
 from entities_mtsbert import OUTSIDE, bio_labels, entity_types
-from mtsbert.data.examples import ROW, fingerprint_of
+from mtsbert.data.examples import ROW, fingerprint_of, renamed
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import SourceDataset
 from mtsbert.formats.spelling import one_of_each, sorted_labels, spellings
@@ -47,6 +47,7 @@ METRIC_NAMES = {  # what follows the name of a task in the names of results and 
     PAIR_SIMILARITY: ("spearman", "pearson"),
     PAIR_RANKING: ("mrr", "recall_at_10"),
 }
+OF_HEADS = ("type", "labels", "score_range", "hidden_size", "multi_label", "feature_scale")
 OF_THE_LOSS = ("class_weights", "pos_weight", "label_smoothing", "loss", "focal_gamma", "scale")
 WEIGHTS = ("class_weights", "pos_weight")
 BALANCED = "balanced"
@@ -77,8 +78,8 @@ def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[st
         if name not in checkpoint:
             merged[name] = task
             continue
-        for key in ("type", "labels", "score_range", "hidden_size", "multi_label", "feature_scale"):
-            given, kept = task.get(key), checkpoint[name].get(key, 1.0 if key == "feature_scale" else None)
+        for key in OF_HEADS:
+            given, kept = task.get(key), setting_of_head(checkpoint[name], key)
             if key == "labels" and given and task["type"] == TOKEN_CLASSIFICATION and OUTSIDE not in given:
                 given = bio_labels(given)
             if given is not None and list_or_value(given) != list_or_value(kept):
@@ -93,6 +94,11 @@ def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[st
             if key in task:
                 merged[name][key] = task[key]
     return merged
+
+
+def setting_of_head(task: dict, key: str):
+    """One of `OF_HEADS`. Older heads on pairs have no `feature_scale`, which is then 1."""
+    return float(task.get(key, 1.0)) if key == "feature_scale" else task.get(key)
 
 
 def list_or_value(setting):
@@ -189,9 +195,9 @@ def _complete_labels(
                     f"label {label!r} of task {name!r} is in no training row, so it cannot be learned. If that is "
                     "meant, name all labels of the task in the recipe (`labels`)."
                 )
-    if renamed := {old: new for old, new in meant.items() if old != new}:
-        _rename(name, renamed, examples)
-        logger.warning(f"Task {name!r}: labels that differ only in how they are written are one: {renamed}.")
+    if names := {old: new for old, new in meant.items() if old != new}:
+        _rename(name, names, examples)
+        logger.warning(f"Task {name!r}: labels that differ only in how they are written are one: {names}.")
     if task["type"] == TOKEN_CLASSIFICATION and OUTSIDE not in labels:
         labels = bio_labels(labels)
     return labels, reasons
@@ -229,7 +235,7 @@ def _declared_labels(task: str, settings: dict, sources: list[SourceDataset]) ->
     declared: dict[str, list[str]] = {}
     for source in sources:
         if task in source.label_columns:
-            declared[source.name] = _names_in(source, task, source.label_columns[task])
+            declared[source.name] = renamed(source.label_columns[task], source.label_map.get(task, {}))
         column = source.columns.get(task)
         with_column = [rows for rows in source.splits.values() if column in rows.column_names]
         if not with_column:
@@ -238,16 +244,11 @@ def _declared_labels(task: str, settings: dict, sources: list[SourceDataset]) ->
         feature = rows.features[column]
         feature = getattr(feature, "feature", feature)  # a list of labels, for a multi-label task
         if isinstance(feature, ClassLabel):
-            declared[source.name] = _names_in(source, task, feature.names)
+            declared[source.name] = renamed(list(feature.names), source.label_map.get(task, {}))
     lists = list(declared.values())
     if any(set(names) != set(lists[0]) for names in lists):
         raise ValueError(f"the datasets declare different labels: {declared}. Name them in the recipe.")
     return lists[0] if lists else None
-
-
-def _names_in(source: SourceDataset, task: str, labels: list[str]) -> list[str]:
-    names = dict.fromkeys(source.renamed(task, label) for label in labels)
-    return [name for name in names if name is not None]
 
 
 def _labels_of(value: str | list | None, settings: dict) -> set[str]:
@@ -259,26 +260,15 @@ def _labels_of(value: str | list | None, settings: dict) -> set[str]:
     return set(value) if settings.get("multi_label") else {value}
 
 
-def _rename(task: str, renamed: dict[str, str], examples: dict[str, dict[str, Dataset]]) -> None:
+def _rename(task: str, names: dict[str, str], examples: dict[str, dict[str, Dataset]]) -> None:
     """Replaces labels in all examples."""
-
-    def read(value: str | list | None) -> str | list | None:
-        if isinstance(value, list):
-            return [
-                {**one, "label": renamed.get(one["label"], one["label"])}
-                if isinstance(one, dict)
-                else renamed.get(one, one)
-                for one in value
-            ]
-        return renamed.get(value, value)
-
     for splits in examples.values():
         for split, rows in splits.items():
             splits[split] = rows.map(
-                lambda batch: {task: [read(value) for value in batch[task]]},
+                lambda batch: {task: [renamed(value, names) for value in batch[task]]},
                 batched=True,
                 features=rows.features,
-                new_fingerprint=fingerprint_of(rows, task, renamed),
+                new_fingerprint=fingerprint_of(rows, task, names),
             )
 
 

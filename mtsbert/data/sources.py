@@ -51,10 +51,6 @@ class SourceDataset:
     def feeds(self, task: str) -> bool:
         return task in self.columns or task in self.label_columns or task == self.ranking
 
-    def renamed(self, task: str, label: str) -> str | None:
-        """The name of a label of this dataset in the task; None if it is none there."""
-        return self.label_map.get(task, {}).get(label, label)
-
     def where(self, split: str, row: int) -> str:
         return f"Row {row} of dataset {self.name!r}, split {split!r}"
 

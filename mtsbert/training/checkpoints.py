@@ -19,6 +19,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
+from mtsbert.data.labels import OF_HEADS, setting_of_head
+
 
 PARTS = {  # part of a checkpoint → patterns of its files (or folders, with FSDP and DeepSpeed)
     "weights": ("model*.safetensors", "pytorch_model*"),
@@ -27,14 +29,6 @@ PARTS = {  # part of a checkpoint → patterns of its files (or folders, with FS
     "random state": ("rng_state*.pth",),
 }
 
-OF_HEADS = (
-    "type",
-    "labels",
-    "score_range",
-    "hidden_size",
-    "multi_label",
-    "feature_scale",
-)  # what must be the same to resume
 OTHER_TASKS = "Write the recipe as it was, or begin a new run with the checkpoint as its `model_name_or_path`."
 
 logger = logging.getLogger(__name__)
@@ -121,17 +115,12 @@ def check_same_tasks(checkpoint: Path, tasks: dict[str, dict]) -> None:
             whose = "the checkpoint" if name in saved else "this run"
             raise ValueError(f"{checkpoint} cannot be resumed: only {whose} has the task {name!r}. {OTHER_TASKS}")
         for key in OF_HEADS:
-            before, now = _setting(saved[name], key), _setting(tasks[name], key)
+            before, now = setting_of_head(saved[name], key), setting_of_head(tasks[name], key)
             if json.dumps(before) != json.dumps(now):
                 raise ValueError(
                     f"{checkpoint} cannot be resumed: task {name!r} has {key} {before} there, and {now} in this run. "
                     f"{OTHER_TASKS}"
                 )
-
-
-def _setting(task: dict, key: str):
-    """A setting of a task; older heads on pairs have no `feature_scale`, which is then 1."""
-    return float(task.get(key, 1.0)) if key == "feature_scale" else task.get(key)
 
 
 def _check_found_by_all(checkpoint: str, args: TrainingArguments) -> None:
