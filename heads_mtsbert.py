@@ -44,7 +44,7 @@ class ClassificationHead(nn.Module):
         if (hidden_size := task.get("hidden_size")) is not None:
             self.hidden = nn.Linear(input_size, hidden_size)
             input_size = hidden_size
-        self.classifier = nn.Linear(input_size, len(task.get("labels", [()])))  # a regression has one output
+        self.classifier = nn.Linear(input_size, len(task["labels"]) if "labels" in task else 1)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         states = self.dropout(states)

@@ -7,14 +7,9 @@ from collections.abc import Callable
 
 from huggingface_hub import HfApi
 
-from .build import DEFAULT_SOURCE, DEFAULT_SPACY_MODEL, build_dataset
+from .build import DEFAULT_SOURCE, DEFAULT_SPACY_MODEL, OTHER_BUILDS, build_dataset
 from .hub import check_push
-from .pairs import build_pairs
 from .ray_workers import ENGINES, LOCAL
-from .triplets import build_triplets
-
-
-OTHER_BUILDS = {"nli": (build_triplets, "triplets"), "pairs_of": (build_pairs, "pairs")}  # option → what it makes
 
 
 def main(argv: list[str] | None = None, *, prog: str = "python -m data_prep") -> None:

@@ -35,13 +35,15 @@ ROWS_TO_LEARN_SPELLING = 20_000
 ROWS_PER_GROUP = 1_000  # minimum size of a Parquet row group, which is kept in memory until it is written
 
 
+OTHER_BUILDS = {"nli": (build_triplets, "triplets"), "pairs_of": (build_pairs, "pairs")}  # option → what it makes
+
+
 def check_options(options: dict) -> Callable:
     """
-    Returns the function that builds a dataset with these options: `build_triplets` for `nli`, `build_pairs` for
-    `pairs_of`, or `build_dataset`.
-    Raises `ValueError` unless all of them are parameters of it, and `output` is among them.
+    Returns the function that builds a dataset with these options: that of `OTHER_BUILDS`, or `build_dataset`. Raises
+    `ValueError` unless all of them are parameters of it, and `output` is among them.
     """
-    build = build_triplets if "nli" in options else build_pairs if "pairs_of" in options else build_dataset
+    build = next((build for option, (build, _) in OTHER_BUILDS.items() if option in options), build_dataset)
     known = list(inspect.signature(build).parameters)
     if unknown := sorted(set(options) - set(known)):
         raise ValueError(f"`prepare` has unknown keys {unknown}; allowed are {known}.")

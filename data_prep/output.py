@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 
 def check_output(output: Path, *, overwrite: bool) -> None:
     """Raises `ValueError` if the folder cannot be written, or is not empty and may not be replaced."""
@@ -42,3 +45,11 @@ def unfinished_output(output: Path) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_splits(made: dict[str, list[dict]], schema: pa.Schema, output: Path) -> dict[str, int]:
+    """Writes a Parquet file of rows per split to a new folder, and returns their numbers."""
+    with unfinished_output(output) as unfinished:
+        for split, rows in made.items():
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema), unfinished / f"{split}.parquet")
+    return {split: len(rows) for split, rows in made.items()}

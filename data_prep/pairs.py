@@ -3,12 +3,10 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Value
 
 from .cleaning import clean
-from .output import check_output, unfinished_output
+from .output import check_output, write_splits
 from .sources import open_source
 
 
@@ -46,10 +44,7 @@ def build_pairs(*, pairs_of: str, output: str | Path, overwrite: bool = False) -
     for split, found in made.items():
         if not found:
             raise ValueError(f"Split {split!r} of source {pairs_of!r} has no two texts to compare.")
-    with unfinished_output(output) as unfinished:
-        for split, found in made.items():
-            pq.write_table(pa.Table.from_pylist(found, schema=FEATURES.arrow_schema), unfinished / f"{split}.parquet")
-    return {split: len(found) for split, found in made.items()}
+    return write_splits(made, FEATURES.arrow_schema, output)
 
 
 def pairs(rows: Iterable[dict], labels: list[str]) -> Iterator[dict]:

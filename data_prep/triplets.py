@@ -6,9 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from .output import check_output, unfinished_output
+from .output import check_output, write_splits
 
 
 ENTAILMENT, NEUTRAL, CONTRADICTION = LABELS = ("entailment", "neutral", "contradiction")
@@ -42,10 +41,7 @@ def build_triplets(*, nli: str | Path, output: str | Path, overwrite: bool = Fal
         made[split] = list(triplets_of(read_nli(path)))
         if not made[split]:
             raise ValueError(f"{path} has no pair with the label {ENTAILMENT!r}, and a ranking learns from those.")
-    with unfinished_output(output) as unfinished:
-        for split, rows in made.items():
-            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), unfinished / f"{split}.parquet")
-    return {split: len(rows) for split, rows in made.items()}
+    return write_splits(made, SCHEMA, output)
 
 
 def triplets_of(rows: Iterable[tuple[str, str, str]]) -> Iterator[dict[str, str | None]]:

@@ -13,6 +13,7 @@ from mtsbert.settings import parse_weights
 
 
 PROPORTIONAL, TEMPERATURE, ROUND_ROBIN, WEIGHTS = "proportional", "temperature", "round_robin", "weights"
+OF_ADAPTERS = ("lora_target", "lora_alpha", "lora_dropout")  # what needs `lora_r`
 ADAM = "adam"  # which is not among the optimizers of transformers
 DATASET_SAMPLING = (PROPORTIONAL, TEMPERATURE, ROUND_ROBIN, WEIGHTS)
 STATIC, UNCERTAINTY, DWA, FIRST_STEP = "static", "uncertainty", "dwa", "first_step"
@@ -413,7 +414,7 @@ class MTLTrainingArguments(TrainingArguments):
             raise ValueError("`bitfit` trains the biases of the encoder; drop `freeze_encoder` or `lora_r`.")
         if self.lora_r is not None:
             self._check_lora()
-        elif (self.lora_target, self.lora_alpha, self.lora_dropout) != (None, 16.0, 0.0):
+        elif any(getattr(self, name) != getattr(MTLTrainingArguments, name) for name in OF_ADAPTERS):
             raise ValueError("`lora_target`, `lora_alpha` and `lora_dropout` need `lora_r`, the rank of the adapters.")
         if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"`layer_decay` is {self.layer_decay}; it must lie in (0, 1].")

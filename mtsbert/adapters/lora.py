@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from modeling_mtsbert import MTSBertModel
-from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.arguments import OF_ADAPTERS, MTLTrainingArguments
 from mtsbert.settings import import_extra
 
 
@@ -24,12 +24,13 @@ ADAPTER = "default"  # peft's name for the only one
 
 def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
     """
-    Puts adapters into the encoder and into the tasks' copies of its layers, and freezes the weights of both; nothing
-    without `lora_r`. A model that has such adapters already keeps them.
+    Puts adapters into the encoder and into the tasks' copies of its layers, and freezes the weights of both, for
+    [`Freezing`] to see; nothing without `lora_r`. A model that has such adapters already keeps them.
 
     Args:
         model ([`MTSBertModel`]): The model. It computes the same afterwards as before.
-        args ([`MTLTrainingArguments`]): `lora_r`, `lora_alpha`, `lora_dropout` and `lora_target`.
+        args ([`MTLTrainingArguments`]): `lora_r`, `lora_alpha`, `lora_dropout` and `lora_target`, by default what peft
+            takes for such an encoder (queries and values, mostly), or all linear layers.
 
     Raises:
         `ValueError`: if peft is not installed, nothing in the encoder is called like a target, or the model has other
@@ -44,43 +45,35 @@ def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
             )
         return
     peft = import_extra("peft", extra="lora")
-    targets = args.lora_target or _usual_targets(model, peft)
+    linear = [name for name, module in model.encoder.named_modules() if isinstance(module, nn.Linear)]
+    usual = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(
+        model.config.encoder_config.model_type, ()
+    )
+    targets = args.lora_target or [name for name in _last(linear) if name in usual] or _last(linear)
+    if unknown := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in linear)]:
+        raise ValueError(f"`lora_target` names {unknown}; the linear layers of the encoder are {_last(linear)}.")
     config = peft.LoraConfig(
         r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules=targets
     )
-    linear = [f".{name}" for name, module in model.encoder.named_modules() if isinstance(module, nn.Linear)]
-    if unknown := [target for target in targets if not any(name.endswith(f".{target}") for name in linear)]:
-        raise ValueError(
-            f"`lora_target` names {unknown}; the linear layers of the encoder are {_linear_layers(model)}."
-        )
     heads = {id(weight) for weight in model.heads.parameters()}
     fixed = {id(weight) for weight in model.parameters() if id(weight) not in heads or not weight.requires_grad}
     for module in filter(None, (model.encoder, model.task_layers)):
         peft.inject_adapter_in_model(config, module)
     model._fixed_names = {name for name, weight in model.named_parameters() if id(weight) in fixed}  # see `Freezing`
     model._lora_settings = asked
-    for name, weight in model.named_parameters():
-        weight.requires_grad_(name not in model._fixed_names)
     model.register_state_dict_post_hook(_merge)
     model.register_load_state_dict_pre_hook(_split)
 
 
 def lora_settings(args: MTLTrainingArguments) -> dict:
     """What must be the same to go on with adapters; empty without them."""
-    names = ("lora_r", "lora_alpha", "lora_dropout", "lora_target") if args.lora_r is not None else ()
+    names = ("lora_r", *OF_ADAPTERS) if args.lora_r is not None else ()
     return {name: getattr(args, name) for name in names}
 
 
-def _usual_targets(model: MTSBertModel, peft) -> list[str]:
-    """What LoRA adapts in such an encoder where nothing else is said: queries and values, mostly, or all layers."""
-    known = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-    linear = _linear_layers(model)
-    return [name for name in known.get(model.config.encoder_config.model_type, ()) if name in linear] or linear
-
-
-def _linear_layers(model: MTSBertModel) -> list[str]:
-    modules = model.encoder.named_modules()
-    return sorted({name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)})
+def _last(names: list[str]) -> list[str]:
+    """The last parts of dotted names, each once."""
+    return sorted({name.rpartition(".")[2] for name in names})
 
 
 def _adapted(model: MTSBertModel) -> Iterator[tuple[str, nn.Module]]:

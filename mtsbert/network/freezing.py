@@ -67,11 +67,10 @@ class Freezing:
             if not self.periods:
                 raise ValueError("`thaw_at` has nothing to thaw: no flag freezes a part of the model.")
         if self.periods and not self._trained_parameters(self.forever | set(self.periods)):
-            begins = "begins with the heads alone" if args.gradual_unfreezing else "comes after steps without them"
-            raise ValueError(
-                f"`{'gradual_unfreezing' if args.gradual_unfreezing else 'thaw_at'}` {begins}, and there is none "
-                "that is trained."
-            )
+            begins = "`thaw_at` comes after steps without them"
+            if args.gradual_unfreezing:
+                begins = "`gradual_unfreezing` begins with the heads alone"
+            raise ValueError(f"{begins}, and there is none that is trained.")
         self.steps_per_period: int | None = None
         # Parts that are unfrozen later are frozen only in the first `move_to`, after DDP has seen them as trainable.
         self.frozen = self.forever

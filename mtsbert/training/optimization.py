@@ -46,7 +46,7 @@ def _loss_in_words(settings: dict) -> str:
     name = f"focal {name}" if settings.get("loss") == FOCAL else name
     given = {"class_weights": "class weights", "pos_weight": "positive weights", "label_smoothing": "label smoothing"}
     extras = [words for key, words in given.items() if settings.get(key)]
-    return " with ".join([name, *([" and ".join(extras)] if extras else [])])
+    return f"{name} with {' and '.join(extras)}" if extras else name
 
 
 def head_learning_rate(args: MTLTrainingArguments) -> float:
