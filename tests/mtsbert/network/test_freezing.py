@@ -202,32 +202,25 @@ def test_before_it_thaws_a_run_is_bit_for_bit_the_frozen_one(trainer_of, model):
     assert all(torch.equal(weight, states[2][name]) for name, weight in frozen.model.state_dict().items())
 
 
-@pytest.mark.parametrize("checkpoint", [2, 4, 5, 6])
-def test_a_run_resumed_on_either_side_of_thawing_equals_the_uninterrupted_one(trainer_of, model, tmp_path, checkpoint):
-    settings = {
-        "num_train_epochs": 4, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 1,
-        "thaw_at": "0.5", "weight_decay": 0.1, **HEADS_ALONE,
-    }  # fmt: skip
-    straight = trainer_of(of=copy.deepcopy(model), **settings)
-    straight.train()
-    resumed = trainer_of(of=copy.deepcopy(model), **settings)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{checkpoint}"))
-    assert resumed.state.global_step == 8
-    for name, weight in straight.model.state_dict().items():
-        assert torch.equal(weight, resumed.model.state_dict()[name]), name
+IN_TURN = {"gradual_unfreezing": True, "unfreeze_every": 2, "layer_decay": 0.8}
+AT_ONCE = HEADS_ALONE | {"thaw_at": "0.5"}  # of 8 steps
 
 
-@pytest.mark.parametrize("checkpoint", [2, 3, 5])
-def test_a_run_resumed_within_a_schedule_equals_the_uninterrupted_one(trainer_of, model, tmp_path, checkpoint):
+@pytest.mark.parametrize(
+    ("schedule", "checkpoint"),
+    [*((IN_TURN, step) for step in (2, 3, 5)), *((AT_ONCE, step) for step in (2, 4, 5, 6))],
+    ids=str,
+)
+def test_a_run_resumed_within_a_schedule_equals_the_uninterrupted_one(
+    trainer_of, model, tmp_path, schedule, checkpoint
+):
     settings = {
         "num_train_epochs": 4,
         "per_device_train_batch_size": 4,
         "save_strategy": "steps",
         "save_steps": 1,
-        "gradual_unfreezing": True,
-        "unfreeze_every": 2,
-        "layer_decay": 0.8,
         "weight_decay": 0.1,
+        **schedule,
     }
     straight = trainer_of(of=copy.deepcopy(model), **settings)
     straight.train()
