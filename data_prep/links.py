@@ -12,8 +12,7 @@ LETTERS = 10
 
 def with_links(rows: Iterable[dict], share: float) -> Iterator[dict]:
     """
-    Yields rows, of which a share has a link. Which rows, and which links, depends on their texts
-    alone. Rows without any text get none.
+    Yields rows, of which a share has a link. Which rows, and which links, depends on their texts alone.
 
     Args:
         rows (`Iterable[dict]`): Rows with `parts`.
@@ -21,7 +20,7 @@ def with_links(rows: Iterable[dict], share: float) -> Iterator[dict]:
     """
     for row in rows:
         digest = hashlib.sha256("\n".join(row["parts"]).encode("utf-8", "surrogatepass")).digest()
-        if int.from_bytes(digest[:4], "big") / 2**32 < share and any(map(str.strip, row["parts"])):
+        if int.from_bytes(digest[:4], "big") / 2**32 < share:
             row = row | {LINK: PREFIX + _letters(digest[4:])}
         yield row
 
