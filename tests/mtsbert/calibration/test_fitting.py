@@ -112,13 +112,14 @@ def test_the_scores_of_entities_are_fitted_to_how_often_they_are_right():
     assert expected_calibration_error(scores, is_right) == pytest.approx(found.error_after, abs=1e-4)
 
 
-def test_nothing_is_fitted_to_a_few_answers_or_to_cosines():
+def test_nothing_is_fitted_to_a_few_answers_to_cosines_or_to_numbers():
     logits, labels = drawn(300, 3)
     assert fit(TOPIC, logits[:199], labels[:199]) is None
     labels[150:] = IGNORE_INDEX
     assert fit(TOPIC, logits, labels) is None
     assert fit(NER, *(part[:150] for part in entities(300))) is None
     assert fit({"type": "pair_similarity", "score_range": [0, 5]}, logits[:, 0], logits[:, 0]) is None
+    assert fit({"type": "sequence_regression"}, logits[:, :1], logits[:, 0]) is None
     right = torch.ones(300, 1, dtype=torch.long)
     assert fit(NER, entities(300)[0], right) is None  # all are right: any scale would do
 
