@@ -8,7 +8,7 @@ import pytest
 
 
 CHECKPOINT_FILES = [
-    f"{kind}_mtsbert" for kind in ("answers", "configuration", "entities", "heads", "modeling", "pipeline")
+    f"{kind}_mtsbert" for kind in ("answers", "configuration", "entities", "heads", "losses", "modeling", "pipeline")
 ]
 # Each imports only from those before it, and from the files of a checkpoint.
 ORDER = [
@@ -27,6 +27,7 @@ ORDER = [
 ]
 BESIDE_ARGUMENTS = (
     "arguments",
+    "freezing_arguments",
     "input_arguments",
     "recipe",
     "machine",
@@ -111,7 +112,7 @@ def test_imports_are_guarded_in_the_files_of_a_checkpoint_and_for_extras_alone(r
 
 WITH_A_REASON = (
     "mtsbert/network/starting_point.py",  # a package that the user named, of which it says that it is not installed
-    "mtsbert/training/task_statistics.py",  # an aggregator of torchjd whose own extra is missing
+    "mtsbert/training/losses/task_statistics.py",  # an aggregator of torchjd whose own extra is missing
 )
 
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from modeling_mtsbert import MTSBertModel
-from mtsbert.arguments import OF_ADAPTERS, MTLTrainingArguments
+from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.freezing_arguments import OF_ADAPTERS
 from mtsbert.settings import import_extra
 
 

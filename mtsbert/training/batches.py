@@ -22,7 +22,7 @@ from mtsbert.network.feature_cache import CachedCollator, FeatureCache, Texts, o
 from mtsbert.network.freezing import Freezing
 from mtsbert.network.frozen_prefix import FrozenPrefix
 from mtsbert.network.padding_free import PaddingFree
-from mtsbert.training.nonfinite import CheckedTrainer, NumberedCollator, numbered
+from mtsbert.training.losses.nonfinite import CheckedTrainer, NumberedCollator, numbered
 
 
 TEXTS_TO_CHECK = 64  # a few texts of different lengths are chosen from these

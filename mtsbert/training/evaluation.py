@@ -18,7 +18,7 @@ from mtsbert.data.labels import METRIC_NAMES
 from mtsbert.network.embedding_targets import EMBEDDING, EmbeddingTargets, TargetCollator
 from mtsbert.results.metrics import ANSWERS, COMPOSITE, LOGITS, AnswerMetrics, Evaluation, count_answers
 from mtsbert.training.batches import BatchingTrainer
-from mtsbert.training.nonfinite import numbered
+from mtsbert.training.losses.nonfinite import numbered
 
 
 MOST_ROWS = 5_000  # of the validation split, by which scores are calibrated: their logits are kept in memory

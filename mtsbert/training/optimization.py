@@ -20,8 +20,8 @@ from mtsbert.network.parts import (
     layer_name,
     task_layer_name,
 )
-from mtsbert.training.balancing import StaticBalancing
 from mtsbert.training.evaluation import EvaluatingTrainer
+from mtsbert.training.losses.balancing import StaticBalancing
 
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """The Trainer for multi-task models: combined loss, exact means over optimizer steps, and logging for each task."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from configuration_mtsbert import PAIR_RANKING
-from losses_mtsbert import is_labelled, num_items
-from modeling_mtsbert import MTSBertModel, MTSBertOutput
+from modeling_mtsbert import MTSBertModel
 from mtsbert.adapters.lora import add_adapters, lora_settings, restore_adapters, save_adapters
 from mtsbert.arguments import STATIC, MTLTrainingArguments, own_settings
 from mtsbert.data.collator import MultiTaskCollator
@@ -33,24 +32,18 @@ from mtsbert.data.parts import with_parts
 from mtsbert.input_arguments import MAX_LENGTH
 from mtsbert.machine import peak_memory_gb, reset_peak_memory
 from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
-from mtsbert.network.embedding_targets import EMBEDDING, TARGETS, distances, load_reference, num_targets, pop_targets
-from mtsbert.network.feature_cache import PLACE
+from mtsbert.network.embedding_targets import load_reference
 from mtsbert.network.freezing import Freezing
 from mtsbert.network.parts import is_of_encoder
 from mtsbert.network.starting_point import check_longest, longest_input, tokenizer_of
 from mtsbert.results.model_card import write_model_card
 from mtsbert.results.provenance import Provenance, provenance_in_memory, public_name
-from mtsbert.results.ranking import RANKED, ranked_embeddings
-from mtsbert.results.sizes import check_sizes, cosines_at_sizes
 from mtsbert.results.tables import parameter_table
-from mtsbert.training.balancing import BALANCING
 from mtsbert.training.batches import check_sampling, training_datasets
 from mtsbert.training.checkpoints import check_same_tasks
-from mtsbert.training.nonfinite import FiniteCheck
-from mtsbert.training.optimization import OptimizingTrainer, peak_learning_rates
+from mtsbert.training.losses.joint import JointLossTrainer
+from mtsbert.training.optimization import peak_learning_rates
 from mtsbert.training.resuming import StepCallback
-from mtsbert.training.step_losses import StepLosses
-from mtsbert.training.task_statistics import GradientAggregation, GradientStatistics, TaskLog
 
 
 BALANCING_STATE, LORA_STATE = "loss_balancing", "lora"  # keys in the state of the Trainer, for checkpoints
@@ -59,7 +52,7 @@ SPLIT_OF = {"train_dataset": "train", "eval_dataset": "validation"}  # names of 
 logger = logging.getLogger(__name__)
 
 
-class MTSBertTrainer(OptimizingTrainer):
+class MTSBertTrainer(JointLossTrainer):
     """
     transformers' `Trainer` for an [`MTSBertModel`] and its tasks. Datasets are raw: texts, and a column of labels for
     each task. They are checked and tokenized before the first step.
@@ -105,7 +98,6 @@ class MTSBertTrainer(OptimizingTrainer):
     """
 
     args: MTLTrainingArguments
-    loss_is_scaled_for_ga = True  # `num_items_in_batch` counts the whole optimizer step
 
     def __init__(
         self,
@@ -168,10 +160,6 @@ class MTSBertTrainer(OptimizingTrainer):
             self.reference_name = public_name(args.embedding_reference)
             self.reference = load_reference(args.embedding_reference, first, processing_class)
         self.training_metrics: dict[str, float] = {}
-        self.task_weights = {task: float(args.task_weights.get(task, 1.0)) for task in self.tasks}
-        self._log_since_line, self._log_of_step = TaskLog(list(self.tasks)), TaskLog(list(self.tasks))
-        self._embedding_log = TaskLog([EMBEDDING])
-        self.finite_check = FiniteCheck(self.tasks)
         self.args = args
         self._attach(first)
         super().__init__(
@@ -218,12 +206,7 @@ class MTSBertTrainer(OptimizingTrainer):
             use_fast_dropout(model)
         self.freezing = Freezing(model, self.args)
         self.learning_rates = peak_learning_rates(model, self.freezing.parts, self.args)
-        self.balancing = BALANCING[self.args.loss_balancing](self.tasks, self.task_weights)
-        self.gradient_statistics = GradientStatistics(model, list(self.tasks))
-        self.step_losses = StepLosses(model, self.args)
-        model.matryoshka_dims = check_sizes(model.config, self.args.matryoshka_dims or ())
-        aggregator = self.args.gradient_aggregator
-        self.gradient_aggregation = GradientAggregation(aggregator, model) if aggregator else None
+        self.attach_losses(model)
         self._attached_with = own_settings(self.args)
 
     def call_model_init(self, trial: Any = None) -> MTSBertModel:
@@ -262,104 +245,6 @@ class MTSBertTrainer(OptimizingTrainer):
         self.training_metrics = output.metrics
         return output
 
-    # Loss
-
-    def get_batch_samples(
-        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list[dict], dict[str, torch.Tensor] | None]:
-        """The micro-batches of an optimizer step, and the labelled items of every task in them, over all processes."""
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        num_items_in_batch = self.num_items = self.num_items_of(batches, device) if batches else None
-        self.step_losses.begin_step(batches, num_items_in_batch, self.accelerator)
-        return batches, num_items_in_batch
-
-    def num_items_of(self, batches: list[dict], device: torch.device) -> dict[str, torch.Tensor]:
-        """Task → labelled items of the micro-batches of all processes; and texts whose embedding is held."""
-        counts = [torch.stack([num_items(batch["labels"][task]) for batch in batches]).sum() for task in self.tasks]
-        counts.append(torch.as_tensor(sum(map(num_targets, batches))))
-        counts = torch.stack([count.to(device) for count in counts])
-        if self.args.world_size > 1:
-            counts = self.accelerator.reduce(counts, reduction="sum")
-        return dict(zip([*self.tasks, EMBEDDING], counts, strict=True))
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: dict[str, torch.Tensor] | None = None,
-    ):
-        if not model.training:
-            targets = pop_targets(inputs)
-            outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
-            if targets:  # for the metrics, beside the logits
-                outputs.logits[EMBEDDING] = torch.cat([outputs.pooler_output, targets[TARGETS]], dim=-1)
-            if any(task["type"] == PAIR_RANKING for task in self.tasks.values()):
-                outputs.logits[RANKED] = ranked_embeddings(outputs)
-            outputs.logits |= cosines_at_sizes(outputs, self.args.matryoshka_dims or ())
-            loss = sum(weight * outputs.losses[task] for task, weight in self.task_weights.items())
-            return (loss, outputs) if return_outputs else loss
-        self.freezing.set_modes()  # `training_step` has just put the whole model in training mode
-        # Not `model`, as DDP must not see a pass without gradients. With FSDP, both are the same.
-        self.step_losses.begin_batch(lambda batch: self.model(**self._prepare_inputs(batch)), self.accelerator)
-        rows, targets = inputs.pop(PLACE, ()), pop_targets(inputs)
-        outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
-        self.step_losses.put_into(outputs)
-        labels = inputs["labels"]
-        shares = {task: num_items(labels[task]) / num_items_in_batch[task].clamp(min=1) for task in self.task_weights}
-        examples = {task: num_examples(labels[task]) for task in self.task_weights}
-        self._log_since_line.add(outputs.losses, shares, examples)
-        if self.balancing.learns_from_losses:
-            self._log_of_step.add(outputs.losses, shares, examples)
-        loss = self.balancing.combine(outputs.losses, shares)
-        if targets:
-            loss = loss + self.args.embedding_distillation * self._embedding_loss(outputs, targets, num_items_in_batch)
-        self.finite_check.add(rows, outputs.logits, labels, outputs.losses, loss)
-        if self.gradient_statistics.awaited:
-            self.gradient_statistics.measure(_of_present_tasks(outputs.losses, shares))
-        if self.gradient_aggregation is not None:
-            self._task_losses = list(_of_present_tasks(self.balancing.weighted(outputs.losses), shares).values())
-        # DDP averages gradients over processes, but the counts are sums over them already.
-        loss = loss * self.accelerator.num_processes
-        return (loss, outputs) if return_outputs else loss
-
-    def _embedding_loss(
-        self, outputs: MTSBertOutput, targets: dict[str, torch.Tensor], num_items_in_batch: dict[str, torch.Tensor]
-    ) -> torch.Tensor:
-        """This micro-batch's part of the mean of 1 - cosine over the texts of the optimizer step."""
-        pairs = [(outputs.pooler_output, targets[TARGETS])]
-        if (pair_targets := targets.get(f"pair_{TARGETS}")) is not None:
-            pairs.append((outputs.pair_pooler_output, pair_targets))
-        loss = sum(distances(*pair).sum() for pair in pairs) / num_items_in_batch[EMBEDDING].clamp(min=1)
-        number = num_targets(targets)
-        share = number / num_items_in_batch[EMBEDDING].clamp(min=1)
-        self._embedding_log.add({EMBEDDING: loss}, {EMBEDDING: share}, {EMBEDDING: number})
-        return loss
-
-    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
-        if self.gradient_aggregation is None:
-            return super().training_step(model, inputs, num_items_in_batch)
-        model.train()
-        loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
-        self.gradient_aggregation.backward(self._task_losses)
-        return loss.detach()
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds to the training loss what each task did since the last line: loss, weight, examples, gradients."""
-        if "loss" in logs:
-            losses, examples = self._log_since_line.take(self._sum_over_processes)
-            weights = self.balancing.weights()
-            if self.targets is not None:
-                losses |= self._embedding_log.take(self._sum_over_processes)[0]
-            logs |= {f"{task}_loss": loss for task, loss in losses.items()}
-            logs |= {f"{task}_weight": weight for task, weight in weights.items()}
-            logs |= {f"{task}_examples": number for task, number in examples.items()}
-            logs |= self.gradient_statistics.report()
-        super().log(logs, start_time)
-
-    def _sum_over_processes(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.accelerator.reduce(tensor, reduction="sum") if self.args.world_size > 1 else tensor
-
     def begin_training(self) -> None:
         super().begin_training()
         self.freezing.begin(self.state.max_steps, self.state.num_train_epochs)
@@ -376,13 +261,9 @@ class MTSBertTrainer(OptimizingTrainer):
         self.balancing.begin_epoch(epoch)
 
     def begin_step(self) -> None:
-        """Before an optimizer step: thaws what is due, and says which tasks' gradients are to be measured."""
-        super().begin_step()
-        self._log_before = self._log_since_line.sums
+        """Before an optimizer step: thaws what is due."""
         self.freezing.move_to(step=self.state.global_step, epoch=self.state.epoch)
-        every = 0 if self.is_fsdp_enabled else self.args.gradient_statistics_steps
-        if every > 0 and self.state.global_step % every == 0 and self.gradient_statistics.parameters:
-            self.gradient_statistics.awaited = set(self.task_weights)
+        super().begin_step()
 
     def _warn_of_unfed_heads(self) -> None:
         with_head = [task for task, settings in self.tasks.items() if settings["type"] != PAIR_RANKING]
@@ -393,30 +274,6 @@ class MTSBertTrainer(OptimizingTrainer):
                 "under them, and their answers get worse. Freeze the encoder (`freeze_encoder`); or train on rows "
                 "of their data as well; or, where those are gone, on the old checkpoint's answers to the new texts."
             )
-
-    def end_backward(self) -> bool:
-        is_left_out = super().end_backward()
-        if self.args.world_size > 1 and not is_left_out:  # DDP knows the model's parameters only
-            for parameter in self.balancing.parameters():
-                parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
-        return is_left_out
-
-    def leave_step_out(self) -> None:
-        super().leave_step_out()
-        self._log_since_line.sums = self._log_before
-        self.gradient_statistics.leave_step_out()
-        self._log_of_step.sums = None
-        for parameter in self.balancing.parameters():
-            parameter.grad = None
-
-    def end_step(self) -> None:
-        """After an optimizer step: lets the balancing know how the tasks fared in it."""
-        self.gradient_statistics.end_step(self._sum_over_processes, self.args.device)
-        for parameter in self.balancing.parameters():
-            parameter.grad = None  # the Trainer clears the gradients of the model's parameters only
-        if self.balancing.learns_from_losses:
-            losses, _ = self._log_of_step.take(self._sum_over_processes)
-            self.balancing.end_step(losses)
 
     # Checkpoints
 
@@ -478,13 +335,3 @@ def name_as_ours(model: torch.nn.Module) -> None:
     """Restores the name of the model's class, which FSDP2 replaces, so that the checkpoint can be loaded."""
     kind = type(model)
     kind.__name__, kind.__module__ = MTSBertModel.__name__, MTSBertModel.__module__
-
-
-def num_examples(labels: torch.Tensor) -> torch.Tensor:
-    """Counts the rows of a batch that have a label, as a scalar tensor."""
-    labelled = is_labelled(labels)
-    return (labelled if labelled.dim() == 1 else labelled.any(dim=1)).sum()
-
-
-def _of_present_tasks(losses: dict[str, torch.Tensor], shares: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {task: loss for task, loss in losses.items() if shares[task] > 0}

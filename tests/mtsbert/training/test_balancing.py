@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mtsbert.training.balancing import BALANCING
+from mtsbert.training.losses.balancing import BALANCING
 
 
 TASKS = {

@@ -11,7 +11,7 @@ from datasets import ClassLabel
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import build_features
-from mtsbert.training.nonfinite import SKIPPED_STEPS, name_rows
+from mtsbert.training.losses.nonfinite import SKIPPED_STEPS, name_rows
 from run_mtl import main
 from tests.mtsbert.rows import examples_of
 

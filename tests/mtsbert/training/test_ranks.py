@@ -15,7 +15,7 @@ import torch
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import build_features
 from mtsbert.training.checkpoints import flaw_of, newest_whole
-from mtsbert.training.nonfinite import SKIPPED_STEPS
+from mtsbert.training.losses.nonfinite import SKIPPED_STEPS
 from tests.mtsbert.rows import examples_of
 
 

@@ -12,8 +12,8 @@ from losses_mtsbert import loss_of_pairs
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.features import build_features
-from mtsbert.training.nonfinite import SKIPPED_STEPS
-from mtsbert.training.step_losses import StepLosses
+from mtsbert.training.losses.nonfinite import SKIPPED_STEPS
+from mtsbert.training.losses.step_losses import StepLosses
 from tests.conftest import ROWS
 from tests.mtsbert.rows import ACTIVATION_CHECKPOINTING, examples_of
 from tests.mtsbert.training.test_ranks import train  # noqa: F401 - a fixture
