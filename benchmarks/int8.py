@@ -1,6 +1,6 @@
-"""Measures the cost of int8: predictions of the ONNX export, in fp32 and int8, against the model on a test split.
+"""Measures what exports lose: their answers, in fp32, bf16 and int8, against those of the model on test splits.
 
-python benchmarks/int8.py --model runs/ag_news_minilm --data data/ag_news
+python benchmarks/int8.py --model runs/ag_news_minilm --data data/ag_news --pairs data/stsb/test.csv
 """
 
 import argparse
@@ -8,16 +8,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
 from datasets import load_dataset
+from forms import TORCH, forms_of
 from quality import ROOT, write_report
+from scipy.stats import spearmanr
 
 
 sys.path.insert(0, str(ROOT))
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION
-from mtsbert.commands.export import export
-from mtsbert.network.onnx_pipeline import OnnxPipeline
-from mtsbert.network.starting_point import load_pipeline
+from mtsbert.formats.files import stream_rows
+from pipeline_mtsbert import MTSBertPipeline
 
 
 def main() -> None:
@@ -26,26 +28,26 @@ def main() -> None:
     )
     parser.add_argument("--model", required=True)
     parser.add_argument("--data", required=True, type=Path, help="Dataset folder written by data_prep.")
+    parser.add_argument("--pairs", type=Path, help="File with scored pairs, for the correlation of the embedding.")
     parser.add_argument("--max_rows", type=int)
     args = parser.parse_args()
     rows = load_dataset("parquet", data_files={"test": str(args.data / "test.parquet")})["test"]
     if args.max_rows is not None:
         rows = rows.shuffle(seed=0).select(range(min(args.max_rows, len(rows))))
-    pipelines = {"torch fp32": load_pipeline(args.model)}
+    pairs = [] if args.pairs is None else list(stream_rows(args.pairs))[: args.max_rows]
     with tempfile.TemporaryDirectory() as folder:
-        for name, int8 in {"onnx fp32": False, "onnx int8": True}.items():
-            export(args.model, Path(folder) / name, int8=int8)
-            pipelines[name] = OnnxPipeline(Path(folder) / name)
+        pipelines = forms_of(args.model, args.data, Path(folder))
         answers = {name: ask(list(rows["text"])) for name, ask in pipelines.items()}
-    tasks = pipelines["torch fp32"].model.config.tasks
-    figures = {"rows": len(rows), "model": args.model}
+        correlations = {name: correlation(ask, pairs) for name, ask in pipelines.items() if pairs}
+    tasks = pipelines[TORCH].model.config.tasks
+    figures = {"rows": len(rows), "pairs": len(pairs), "model": args.model}
     for name, found in answers.items():
-        figures[name] = {}
+        figures[name] = {"spearman": correlations[name]} if pairs else {}
         for task, settings in tasks.items():
             if settings["type"] == SEQUENCE_CLASSIFICATION:
                 same = [
                     one[task]["label"] == other[task]["label"]
-                    for one, other in zip(found, answers["torch fp32"], strict=True)
+                    for one, other in zip(found, answers[TORCH], strict=True)
                 ]
                 figures[name][f"{task} agreement"] = 100 * sum(same) / len(same)
             else:
@@ -55,6 +57,16 @@ def main() -> None:
         sys.stdout.write(f"{name}: {figures[name]}\n")
     path = write_report("int8", Path(args.model).name, figures)
     sys.stdout.write(f"Written to {path}\n")
+
+
+def correlation(ask: MTSBertPipeline, pairs: list[dict]) -> float:
+    """Computes Spearman's correlation of cosine and score."""
+    ones, others = (
+        torch.tensor([answer["embedding"] for answer in ask([row[name] for row in pairs], tasks=[])])
+        for name in ("sentence1", "sentence2")
+    )
+    cosines = torch.nn.functional.cosine_similarity(ones, others)
+    return 100 * float(spearmanr(cosines, [float(row["score"]) for row in pairs]).statistic)
 
 
 def spans(entities: list[dict]) -> set[tuple]:

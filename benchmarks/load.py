@@ -25,8 +25,8 @@ from quality import ROOT, write_report
 
 sys.path.insert(0, str(ROOT))
 
-from mtsbert.commands.export import export
-from mtsbert.network.starting_point import load_pipeline
+from mtsbert.commands.export import export_onnx
+from mtsbert.exports.pipeline import load_pipeline
 
 
 TEXT = "Nokia opens a research centre in Nairobi with the University of Oulu"
@@ -37,11 +37,11 @@ from transformers import pipeline
 pipeline("multi-task", model="{model}", trust_remote_code=True)(text)
 """,
     "ours, ONNX fp32": """
-from mtsbert.network.onnx_pipeline import OnnxPipeline
+from mtsbert.exports.pipeline import OnnxPipeline
 OnnxPipeline("{folder}/fp32")(text)
 """,
     "ours, ONNX int8": """
-from mtsbert.network.onnx_pipeline import OnnxPipeline
+from mtsbert.exports.pipeline import OnnxPipeline
 OnnxPipeline("{folder}/int8")(text)
 """,
     "three transformers pipelines": """
@@ -95,7 +95,7 @@ def main() -> None:
 def save_all(model: str, folder: Path) -> None:
     """Saves everything else that the variants load: ONNX exports, and transformers' own models of the same size."""
     for name, int8 in {"fp32": False, "int8": True}.items():
-        export(model, folder / name, int8=int8)
+        export_onnx(model, folder / name, int8=int8)
     ours = load_pipeline(model)
     for task, stock in stock_models(ours, folder).items():
         stock.save_pretrained(folder / task)

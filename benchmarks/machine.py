@@ -8,11 +8,15 @@ from pathlib import Path
 import torch
 
 
-def describe_machine() -> dict[str, str | int | bool]:
+INSTRUCTION_SETS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+
+
+def describe_machine() -> dict[str, str | int | bool | list[str]]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
+        "instruction_sets": _instruction_sets(),
         "native_bf16": bool(torch.cpu.get_capabilities().get("avx512_bf16")),
         "gpu": gpu or "none",
         "python": platform.python_version(),
@@ -21,6 +25,16 @@ def describe_machine() -> dict[str, str | int | bool]:
 
 
 def _processor() -> str:
+    return _cpuinfo("model name") or platform.processor()
+
+
+def _instruction_sets() -> list[str]:
+    """Those that decide how fast matrix products are."""
+    found = _cpuinfo("flags").split()
+    return [name for name in INSTRUCTION_SETS if name in found]
+
+
+def _cpuinfo(field: str) -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == field), "")

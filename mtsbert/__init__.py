@@ -22,8 +22,8 @@ _HOMES = {  # module → the public names in it
     "mtsbert.arguments": ("MTLTrainingArguments",),
     "mtsbert.data.collator": ("MultiTaskCollator",),
     "mtsbert.data.loading": ("TaskData", "infer_tasks", "load_data"),
-    "mtsbert.network.onnx_pipeline": ("OnnxPipeline",),
-    "mtsbert.network.starting_point": ("load_pipeline", "resolve_name"),
+    "mtsbert.exports.pipeline": ("OnnxPipeline", "load_pipeline"),
+    "mtsbert.network.starting_point": ("resolve_name",),
     "mtsbert.preparation": ("prepare",),
     "mtsbert.training.trainer": ("MTSBertTrainer",),
 }

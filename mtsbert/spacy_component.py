@@ -16,7 +16,7 @@ from spacy.training import Example
 from spacy.util import filter_spans, minibatch
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
-from mtsbert.network.starting_point import load_pipeline
+from mtsbert.exports.pipeline import load_pipeline
 
 
 @Language.factory(

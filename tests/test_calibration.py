@@ -16,8 +16,8 @@ import mtsbert.spacy_component  # noqa: F401 (registers the component)
 from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
 from mtsbert.cli import main
-from mtsbert.commands.export import export
-from mtsbert.network.onnx_pipeline import OnnxPipeline
+from mtsbert.commands.export import export_onnx
+from mtsbert.exports.pipeline import OnnxPipeline
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -79,7 +79,7 @@ def test_scores_and_thresholds_by_hand(raw, expected):
 
 
 def test_onnx_answers_the_same(folder, expected, close, tmp_path):
-    export(str(folder), tmp_path / "onnx")
+    export_onnx(str(folder), tmp_path / "onnx")
     assert close(OnnxPipeline(tmp_path / "onnx")([*TEXTS, (TEXTS[0], TEXTS[1])]), expected, 1e-5)
 
 

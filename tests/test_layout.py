@@ -16,6 +16,7 @@ ORDER = [
     "formats",
     "data",
     "network",
+    "exports",
     "adapters",
     "results",
     "calibration",

@@ -11,7 +11,7 @@ from transformers import set_seed
 import entities_mtsbert
 from entities_mtsbert import PLACES_PER_DECODING, bio_labels
 from modeling_mtsbert import MTSBertModel
-from mtsbert.network.starting_point import load_pipeline
+from mtsbert.exports.pipeline import load_pipeline
 from run_mtl import main as train
 
 

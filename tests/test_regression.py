@@ -13,9 +13,9 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from modeling_mtsbert import MTSBertForSequenceClassification, MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.cli import main
-from mtsbert.commands.export import export
+from mtsbert.commands.export import export_onnx
 from mtsbert.data.loading import load_data
-from mtsbert.network.onnx_pipeline import OnnxPipeline
+from mtsbert.exports.pipeline import OnnxPipeline
 from mtsbert.training.trainer import MTSBertTrainer
 
 
@@ -119,7 +119,7 @@ def test_every_door_gives_the_same_number(checkpoint, tmp_path):
     tokenizer = str(checkpoint)
     standard = pipeline("text-classification", model=view, tokenizer=tokenizer)(TEXTS)
     assert [answer["label"] for answer in standard] == ["grade"] * 3
-    export(str(checkpoint), tmp_path / "onnx")
+    export_onnx(str(checkpoint), tmp_path / "onnx")
     onnx = OnnxPipeline(tmp_path / "onnx")(TEXTS)
     texts = tmp_path / "texts.jsonl"
     texts.write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))

@@ -14,9 +14,9 @@ from configuration_mtsbert import AUTO_MAP, CUSTOM_PIPELINES, MTSBertConfig
 from modeling_mtsbert import MTSBertForTokenClassification, MTSBertModel
 from mtsbert.commands.export import main as export
 from mtsbert.commands.predict import main as predict
+from mtsbert.exports.pipeline import OnnxPipeline, load_pipeline
 from mtsbert.input_arguments import ModelArguments
-from mtsbert.network.onnx_pipeline import OnnxPipeline
-from mtsbert.network.starting_point import load_model, load_pipeline, load_tokenizer
+from mtsbert.network.starting_point import load_model, load_tokenizer
 from run_mtl import main as train
 from tests.test_doors import CODE_FILES, in_fresh_interpreter
 

@@ -18,9 +18,9 @@ from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
 from mtsbert.annotation.label_studio import interface, task_of
 from mtsbert.annotation.selection import choose, doubt_of
 from mtsbert.data.sources import TEXT
+from mtsbert.exports.pipeline import load_pipeline
 from mtsbert.formats.files import stream_rows
 from mtsbert.machine import add_precision_option, autocast
-from mtsbert.network.starting_point import load_pipeline
 from mtsbert.results.unfinished import check_parent, write_json
 
 

@@ -26,7 +26,7 @@ from mtsbert.data.examples import read_examples
 from mtsbert.data.sources import TEXT, open_datasets
 from mtsbert.input_arguments import ModelArguments
 from mtsbert.machine import add_precision_option, autocast
-from mtsbert.network.starting_point import load_model, load_pipeline, load_tokenizer, resolve_name
+from mtsbert.network.starting_point import load_model, load_tokenizer, pipeline_of_checkpoint, resolve_name
 from mtsbert.results.tables import markdown_table
 from pipeline_mtsbert import MTSBertPipeline
 
@@ -101,7 +101,7 @@ def load_encoder(name_or_path: str) -> MTSBertPipeline:
         logger.warning(
             f"If {name_or_path} was trained on these rows, it knows their labels, and finds fewer mistakes."
         )
-        return load_pipeline(name_or_path)
+        return pipeline_of_checkpoint(name_or_path)
     start = ModelArguments(encoder_name_or_path=name_or_path)
     headless = {"similarity": {"type": PAIR_SIMILARITY, "score_range": [0, 1]}}  # a task without a head
     device = "cuda" if torch.cuda.is_available() else "cpu"

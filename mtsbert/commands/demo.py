@@ -16,7 +16,8 @@ from pathlib import Path
 import yaml
 from huggingface_hub import HfApi
 
-from mtsbert.network.starting_point import load_checkpoint_config, load_pipeline
+from mtsbert.exports.pipeline import load_pipeline
+from mtsbert.network.starting_point import load_checkpoint_config
 from mtsbert.results.tables import escape
 from mtsbert.results.unfinished import new_folder
 from mtsbert.settings import import_extra

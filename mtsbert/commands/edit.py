@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from modeling_mtsbert import MTSBertModel
-from mtsbert.network.starting_point import load_pipeline
+from mtsbert.network.starting_point import pipeline_of_checkpoint
 from mtsbert.results.model_card import CARD_FILE
 from mtsbert.results.tables import escape
 from mtsbert.results.unfinished import new_folder
@@ -38,7 +38,7 @@ def edit(model_name_or_path: str, output: Path, edits: list[tuple[str, list[str]
             possible. Nothing is written in that case.
     """
     with new_folder(output) as folder:
-        pipeline = load_pipeline(model_name_or_path)
+        pipeline = pipeline_of_checkpoint(model_name_or_path)
         changes = [_apply(pipeline.model, kind, words) for kind, words in edits]
         pipeline.model.save_pretrained(folder)
         pipeline.tokenizer.save_pretrained(folder)

@@ -1,64 +1,39 @@
-"""Exports a checkpoint to ONNX, as one graph with all outputs for any batch size and length; or only its encoder.
+"""Exports a checkpoint to ONNX or OpenVINO, as one graph with all outputs for any batch size and length.
 
-    mtsbert export --model runs/quickstart --output exports/quickstart [--int8]
+    mtsbert export --model runs/quickstart --output exports/onnx [--int8]
+    mtsbert export --model runs/quickstart --output exports/openvino --format openvino [--int8 --calibration texts.csv]
     mtsbert export --model runs/quickstart --output exports/encoder --encoder
 
-`mtsbert.OnnxPipeline(folder)` runs the exported model like the multi-task pipeline. The export needs onnx, onnxscript
-and onnxruntime (requirements-onnx.txt).
+`mtsbert.load_pipeline(folder)` opens the exported model like a checkpoint, and so does `mtsbert predict --model`. ONNX
+needs the packages of requirements-onnx.txt, and OpenVINO those of requirements-openvino.txt.
 """
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from configuration_mtsbert import PAIR_TYPES, save_sentence_transformers_files
-from modeling_mtsbert import MTSBertModel
-from mtsbert.network.onnx_pipeline import EMBEDDING, LOGITS, PAIRS_FILE, TEXTS_FILE, open_session, run_session
-from mtsbert.network.starting_point import load_pipeline
+from configuration_mtsbert import save_sentence_transformers_files
+from mtsbert.data.sources import TEXT
+from mtsbert.exports import onnx, openvino
+from mtsbert.exports.graphs import PairGraph, TextGraph, check_pairs, check_texts
+from mtsbert.formats.files import stream_rows
+from mtsbert.network.starting_point import pipeline_of_checkpoint
 from mtsbert.results.unfinished import new_folder
 from mtsbert.settings import import_extra
 from pipeline_mtsbert import MTSBertPipeline
 
 
-OPSET = 23  # the first with attention as a single operator, which is faster
-LONGEST_COMPARED = 160  # tokens: beyond what local attention sees at once
-MOST_DIFFERENCE = 1e-3  # in fp32, relative to the largest number
-# All operators would include opset 23's attention, which onnxruntime confuses with an older operator of its own.
-QUANTIZED = ["MatMul", "Gemm", "Gather"]
+ONNX, OPENVINO = "onnx", "openvino"
+FILES = {ONNX: onnx.TEXTS_FILE, OPENVINO: openvino.TEXTS_FILE}
+MOST_CALIBRATED = 300  # texts, as NNCF takes by default
 
 
-class TextGraph(nn.Module):
-    """
-    Computes the embedding `(B, H)` and the logits of all tasks about single texts from `input_ids` and
-    `attention_mask`, both `(B, T)`.
-    """
-
-    def __init__(self, model: MTSBertModel):
-        super().__init__()
-        self.model = model
-        self.tasks = [task for task, settings in model.config.tasks.items() if settings["type"] not in PAIR_TYPES]
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask)
-        return (output.pooler_output, *(output.logits[task] for task in self.tasks))
-
-
-class PairGraph(nn.Module):
-    """Computes the logits of all pair tasks from two embeddings, both `(B, H)`."""
-
-    def __init__(self, model: MTSBertModel):
-        super().__init__()
-        self.model = model
-        self.tasks = [task for task, settings in model.config.tasks.items() if settings["type"] in PAIR_TYPES]
-
-    def forward(self, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(self.model.pair_logits(task, u, v) for task in self.tasks)
-
-
-def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None:
+def export_onnx(model_name_or_path: str, output: Path, *, int8: bool = False) -> None:
     """
     Exports a checkpoint to ONNX, with config and tokenizer, in a new folder.
 
@@ -73,32 +48,81 @@ def export(model_name_or_path: str, output: Path, *, int8: bool = False) -> None
             answer as the model does: it is compared for several numbers and lengths of texts.
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
-        import_extra(package, extra="onnx")
+        import_extra(package, extra=onnx.EXTRA)
+    with _new_export(model_name_or_path, output) as (folder, pipeline):
+        texts, pairs = TextGraph(pipeline.model), PairGraph(pipeline.model)
+        graphs = onnx.OnnxGraphs(folder)
+        onnx.write_graph(texts, texts.example(pipeline.tokenizer.pad_token_id or 0), folder / onnx.TEXTS_FILE)
+        check_texts(texts, partial(graphs.texts, texts.output_names), pipeline)
+        if int8:
+            onnx.quantize(folder / onnx.TEXTS_FILE)
+        if pairs.tasks:
+            onnx.write_graph(pairs, pairs.example(), folder / onnx.PAIRS_FILE)
+            check_pairs(pairs, partial(graphs.pairs, pairs.output_names))
+
+
+def export_openvino(model_name_or_path: str, output: Path, *, calibration: list[str] | None = None) -> None:
+    """
+    Exports a checkpoint to OpenVINO, with config and tokenizer, in a new folder.
+
+    Args:
+        model_name_or_path (`str`): The checkpoint: a folder or a Hub id.
+        output (`Path`): The folder to create.
+        calibration (`list[str]`, *optional*): Typical texts. If given, weights and activations are quantized to int8,
+            with the ranges that activations have on these texts.
+
+    Raises:
+        `ValueError`: as [`export_onnx`].
+    """
+    openvino.import_openvino()
+    if calibration is not None:
+        import_extra("nncf", extra=openvino.EXTRA)
+    with _new_export(model_name_or_path, output) as (folder, pipeline):
+        of_texts, of_pairs = openvino.converted(pipeline)
+        if calibration is not None:
+            windows = [pipeline.preprocess([text])[0]["inputs"] for text in calibration]
+            inputs = ("input_ids", "attention_mask")
+            batches = [{name: torch.tensor([window[name]]) for name in inputs} for window in windows]
+            of_texts = openvino.quantize(of_texts, batches)
+        openvino.write(of_texts, folder / openvino.TEXTS_FILE)
+        if of_pairs is not None:
+            openvino.write(of_pairs, folder / openvino.PAIRS_FILE)
+
+
+@contextmanager
+def _new_export(model_name_or_path: str, output: Path) -> Iterator[tuple[Path, MTSBertPipeline]]:
+    """A new folder with config and tokenizer in it, and the checkpoint's pipeline in fp32 on the CPU."""
     with new_folder(output) as folder:
-        pipeline = load_pipeline(model_name_or_path)
-        model = pipeline.model.to("cpu", torch.float32)
-        model.config.save_pretrained(folder)
+        pipeline = pipeline_of_checkpoint(model_name_or_path)
+        pipeline.model.to("cpu", torch.float32)
+        pipeline.device = torch.device("cpu")
+        pipeline.model.config.save_pretrained(folder)
         pipeline.tokenizer.model_max_length = pipeline.max_length  # which the graph does not say
         pipeline.tokenizer.save_pretrained(folder)
-        texts = TextGraph(model).eval()
-        ids = torch.full((2, 7), pipeline.tokenizer.pad_token_id or 0)
-        _write(
-            texts,
-            {"input_ids": ids, "attention_mask": torch.ones_like(ids)},
-            {0: "batch", 1: "sequence"},
-            [EMBEDDING, *(LOGITS + task for task in texts.tasks)],
-            folder / TEXTS_FILE,
+        yield folder, pipeline
+
+
+def calibration_texts(path: Path, column: str = TEXT) -> list[str]:
+    """
+    Reads the texts that the ranges of activations are taken from, spread evenly over a file.
+
+    Raises:
+        `ValueError`: if the file has no such column, or no texts.
+    """
+    texts = []
+    for number, row in enumerate(stream_rows(path), start=1):
+        if column not in row:
+            raise ValueError(
+                f"Row {number} of {path} has no column {column!r}, only {list(row)}. Name it with --text_column."
+            )
+        if isinstance(row[column], str) and row[column].strip():
+            texts.append(row[column])
+    if not texts:
+        raise ValueError(
+            f"{path} has no texts in its column {column!r}, and int8 needs some for the ranges of activations."
         )
-        _check_texts(texts, folder / TEXTS_FILE, pipeline)
-        if int8:
-            _quantize(folder / TEXTS_FILE)
-        pairs = PairGraph(model).eval()
-        if pairs.tasks:
-            u, v = torch.rand(2, 2, model.config.embedding_size)
-            names = [LOGITS + task for task in pairs.tasks]
-            _write(pairs, {"u": u, "v": v}, {0: "batch"}, names, folder / PAIRS_FILE)
-            both = [torch.rand(2, number, model.config.embedding_size) for number in (1, 3)]
-            _check(pairs, folder / PAIRS_FILE, [{"u": u, "v": v} for u, v in both])
+    every = max(1, len(texts) // MOST_CALIBRATED)
+    return texts[::every][:MOST_CALIBRATED]
 
 
 def export_encoder(model_name_or_path: str, output: Path) -> None:
@@ -110,78 +134,10 @@ def export_encoder(model_name_or_path: str, output: Path) -> None:
         `ValueError`: if the output already exists, or the model is not an mtsbert checkpoint.
     """
     with new_folder(output) as folder:
-        pipeline = load_pipeline(model_name_or_path)
+        pipeline = pipeline_of_checkpoint(model_name_or_path)
         pipeline.model.encoder.save_pretrained(folder)
         pipeline.tokenizer.save_pretrained(folder)
         save_sentence_transformers_files(pipeline.model.config, folder)
-
-
-def _write(
-    graph: nn.Module, inputs: dict[str, torch.Tensor], axes: dict[int, str], output_names: list[str], path: Path
-) -> None:
-    # Without a warning, the older exporter (`dynamo=False`) writes a graph that is wrong for other lengths.
-    torch.onnx.export(
-        graph,
-        kwargs=inputs,
-        f=str(path),
-        dynamo=True,
-        opset_version=OPSET,
-        external_data=False,
-        dynamic_shapes={name: axes for name in inputs},
-        input_names=list(inputs),
-        output_names=output_names,
-        verbose=False,
-    )
-
-
-def _check_texts(texts: TextGraph, path: Path, pipeline: MTSBertPipeline) -> None:
-    """Compares a graph with its model for texts of several lengths, alone and padded to the longest."""
-    longest = min(pipeline.max_length, LONGEST_COMPARED)
-    draw = torch.Generator().manual_seed(0)
-    batches = []
-    for lengths in ([1], [5], [longest], [3, longest, 9], [2] * 8):
-        ids = torch.randint(len(pipeline.tokenizer), (len(lengths), max(lengths)), generator=draw)
-        mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
-        batches.append({"input_ids": ids, "attention_mask": mask})
-    _check(texts, path, batches)
-
-
-def _check(graph: nn.Module, path: Path, batches: list[dict[str, torch.Tensor]]) -> None:
-    """Raises `ValueError` if a graph that was written does not answer as its model does."""
-    session = None
-    for inputs in batches:
-        shape = tuple(next(iter(inputs.values())).shape)
-        with torch.inference_mode():
-            expected = graph(**inputs)
-        try:
-            session = session or open_session(path)
-            found = run_session(session, [output.name for output in session.get_outputs()], **inputs)
-        except Exception as error:  # the errors of onnxruntime share no public base class
-            raise ValueError(
-                f"This model cannot be exported: its graph fails on inputs of shape {shape} ({error})."
-            ) from None
-        mask = inputs.get("attention_mask")
-        for one, other in zip(expected, found.values(), strict=True):
-            difference = (one - other).abs()
-            if difference.dim() == 3 and mask is not None:  # the tags of padding mean nothing
-                difference = difference * mask.unsqueeze(-1)
-            if not difference.max() <= MOST_DIFFERENCE * one.abs().max().clamp(min=1.0):
-                raise ValueError(
-                    f"This model cannot be exported: for inputs of shape {shape}, its graph gives other numbers (by "
-                    f"up to {difference.max():.2g})."
-                )
-
-
-def _quantize(path: Path) -> None:
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    graph = onnx.load(path)
-    del graph.graph.value_info[:]  # outdated once the quantizer transposes the weights
-    whole = path.with_suffix(".fp32.onnx")
-    onnx.save(graph, whole)
-    quantize_dynamic(whole, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=QUANTIZED)
-    whole.unlink()
 
 
 def main(argv: list[str] | None = None, *, prog: str = "mtsbert export") -> None:
@@ -191,18 +147,39 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert export") -> None
     parser.add_argument("--model", required=True, help="mtsbert checkpoint: a folder or a Hub id.")
     parser.add_argument("--output", required=True, type=Path, help="Folder to create.")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--int8", action="store_true", help="Quantize the weights: a quarter of the size.")
+    kind.add_argument(
+        "--format",
+        choices=list(FILES),
+        help="The runtime: onnx (onnxruntime) or openvino, which is faster on most CPUs. Default: onnx.",
+    )
     kind.add_argument(
         "--encoder",
         action="store_true",
-        help="Instead of ONNX, save the plain encoder with its pooling, without heads. SentenceTransformer and other "
-        "tools load it without trust_remote_code.",
+        help="Instead of a graph, save the plain encoder with its pooling, without heads. SentenceTransformer and "
+        "other tools load it without trust_remote_code.",
     )
+    parser.add_argument("--int8", action="store_true", help="Quantize to 8 bits: a quarter of the size, and faster.")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        help="For int8 with OpenVINO: a file with typical texts (.txt, .csv, .tsv, .jsonl or .parquet), from which "
+        "the ranges of activations are taken. Some hundred texts are enough.",
+    )
+    parser.add_argument("--text_column", default=TEXT, help="Column of --calibration. Default: %(default)s")
     args = parser.parse_args(argv)
+    kind_of_graph = args.format or ONNX
+    if args.encoder and args.int8:
+        raise ValueError("--int8 quantizes a graph, and --encoder saves the plain encoder; drop one.")
+    if (args.calibration is not None) != (args.int8 and kind_of_graph == OPENVINO):
+        raise ValueError("--calibration goes with `--format openvino --int8`, which needs it; onnx takes none.")
     if args.encoder:
         export_encoder(args.model, args.output)
         sys.stdout.write(f"{args.output}: the encoder, its pooling and its tokenizer\n")
         return
-    export(args.model, args.output, int8=args.int8)
-    size = (args.output / TEXTS_FILE).stat().st_size / 1e6
-    sys.stdout.write(f"{args.output}: {TEXTS_FILE} ({size:.1f} MB), config and tokenizer\n")
+    if kind_of_graph == ONNX:
+        export_onnx(args.model, args.output, int8=args.int8)
+    else:
+        texts = None if args.calibration is None else calibration_texts(args.calibration, args.text_column)
+        export_openvino(args.model, args.output, calibration=texts)
+    size = sum(file.stat().st_size for file in args.output.glob(f"{Path(FILES[kind_of_graph]).stem}.*")) / 1e6
+    sys.stdout.write(f"{args.output}: {FILES[kind_of_graph]} ({size:.1f} MB), config and tokenizer\n")

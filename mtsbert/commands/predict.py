@@ -10,6 +10,7 @@ import argparse
 import copy
 import hashlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,10 +26,11 @@ from tqdm import tqdm
 
 from configuration_mtsbert import PAIR_TYPES, SCORE_TYPES, TOKEN_CLASSIFICATION
 from mtsbert.data.sources import TEXT, TEXT_PAIR
+from mtsbert.exports.openvino import is_installed
+from mtsbert.exports.pipeline import ExportedPipeline, load_pipeline, on_openvino
 from mtsbert.formats.files import STREAMS, stream_rows
 from mtsbert.formats.options import AS_USUAL, FileOptions
 from mtsbert.machine import add_precision_option, uses_bf16
-from mtsbert.network.starting_point import load_pipeline
 from mtsbert.preparation import data_prep
 from mtsbert.results.answers import ROWS_PER_CALL, Answerer, blocks_of
 from mtsbert.results.unfinished import SUFFIX, Unfinished
@@ -37,6 +39,10 @@ from pipeline_mtsbert import MTSBertPipeline
 
 workers = data_prep("ray_workers")
 OUTPUT_SUFFIXES = (".jsonl", ".parquet")
+AUTO, TORCH, OPENVINO = "auto", "torch", "openvino"
+WORTH_CONVERTING = 5_000  # texts: with more, OpenVINO saves more time than the conversion of the model takes
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,7 @@ def predict(
     use_bf16: bool = False,
     engine: str = workers.LOCAL,
     num_workers: int = 1,
+    backend: str = TORCH,
 ) -> int:
     """
     Writes the predictions for all texts to a file, and returns the number of texts.
@@ -157,6 +164,9 @@ def predict(
             this process.
         num_workers (`int`, *optional*, defaults to 1): The number of Ray workers. Each uses one thread and, if the
             cluster has any, one GPU.
+        backend (`str`, *optional*, defaults to `"torch"`): What runs a checkpoint: `"torch"`, `"openvino"` (on the
+            CPU; the checkpoint is converted first, in seconds), or `"auto"`, which takes OpenVINO if it is installed,
+            there is no GPU, and there are many texts. An export runs on its own runtime.
 
     Raises:
         `ValueError`: before the first prediction, if the input cannot be read, the output already exists, or the
@@ -173,7 +183,10 @@ def predict(
     if clashes := sorted({*texts.keep} & {TEXT, TEXT_PAIR, "embedding", "pair_embedding", *tasks}):
         raise ValueError(f"--keep {clashes}: the answers have columns of these names.")
     num_rows = texts.check()
-    unfinished = Unfinished(output, _description(pipeline, texts, embeddings, use_bf16))
+    backend = _choose_backend(backend, pipeline, num_rows, engine)
+    unfinished = Unfinished(output, _description(pipeline, texts, embeddings, use_bf16, backend))
+    if backend == OPENVINO:
+        pipeline = on_openvino(pipeline, precision="bf16" if use_bf16 else "fp32")
     options = {"embeddings": embeddings, "batch_size": batch_size, "use_bf16": use_bf16}
     with _answering(pipeline, options, engine, num_workers) as answer, unfinished.opened() as done:
         with (
@@ -191,6 +204,24 @@ def predict(
     return num_rows
 
 
+def _choose_backend(backend: str, pipeline: MTSBertPipeline, num_rows: int, engine: str) -> str:
+    """Turns `"auto"` into what is fastest here. Raises `ValueError` for a backend that cannot run the model."""
+    if isinstance(pipeline, ExportedPipeline):
+        if engine != workers.LOCAL:
+            raise ValueError(f"--engine {engine} sends a checkpoint to its workers; name one instead of an export.")
+        if backend != AUTO:
+            raise ValueError(f"--backend {backend} is for checkpoints; an export runs on its own runtime.")
+        return AUTO
+    if backend == OPENVINO and engine != workers.LOCAL:
+        raise ValueError(f"--backend openvino runs in this process; drop --engine {engine}.")
+    if backend != AUTO:
+        return backend
+    is_worth_it = num_rows >= WORTH_CONVERTING and pipeline.device.type == "cpu" and engine == workers.LOCAL
+    chosen = OPENVINO if is_worth_it and is_installed() else TORCH
+    logger.info(f"Backend: {chosen} ({num_rows:,} texts; --backend decides otherwise).")
+    return chosen
+
+
 @contextmanager
 def _answering(
     pipeline: MTSBertPipeline, options: dict, engine: str, num_workers: int
@@ -204,13 +235,18 @@ def _answering(
         yield answer
 
 
-def _description(pipeline: MTSBertPipeline, texts: InputTexts, embeddings: bool, use_bf16: bool) -> dict:
+def _description(pipeline: MTSBertPipeline, texts: InputTexts, embeddings: bool, use_bf16: bool, backend: str) -> dict:
     """Describes the model, input files and options that determine the predictions."""
     weights = hashlib.sha256(pipeline.model.config.to_json_string().encode())
-    for weight in pipeline.model.state_dict().values():
-        weights.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    if isinstance(pipeline, ExportedPipeline):
+        for file in pipeline.model.graphs.files:
+            weights.update(file.read_bytes())
+    else:
+        for weight in pipeline.model.state_dict().values():
+            weights.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
     files = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in texts.files]
-    options = [texts.text_column, texts.pair_column, list(texts.keep), embeddings, use_bf16, repr(texts.options)]
+    columns = [texts.text_column, texts.pair_column, list(texts.keep)]
+    options = [*columns, embeddings, use_bf16, repr(texts.options), backend]
     return {"model": weights.hexdigest(), "files": files, "options": options}
 
 
@@ -254,7 +290,9 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert predict") -> Non
     parser = argparse.ArgumentParser(
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--model", required=True, help="mtsbert checkpoint: a folder or a Hub id.")
+    parser.add_argument(
+        "--model", required=True, help="mtsbert checkpoint: a folder or a Hub id; or an export's folder."
+    )
     parser.add_argument("--revision", help="Branch, tag or commit of a Hub id.")
     parser.add_argument("--input", required=True, type=Path, help="File, or folder of files, with the texts.")
     parser.add_argument("--output", required=True, type=Path, help="File to write: .jsonl or .parquet.")
@@ -269,6 +307,14 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert predict") -> Non
     parser.add_argument("--embeddings", action="store_true", help="Also write the sentence embeddings.")
     parser.add_argument("--batch_size", type=int, help="Texts per forward pass. Default: chosen for the machine")
     add_precision_option(parser)
+    parser.add_argument(
+        "--backend",
+        choices=(AUTO, TORCH, OPENVINO),
+        default=AUTO,
+        help="What runs a checkpoint on a CPU: openvino converts it first, which takes some seconds, and is faster "
+        "then (extra 'openvino'). auto takes it if it is installed and there are at least "
+        f"{WORTH_CONVERTING:,} texts. Default: %(default)s",
+    )
     parser.add_argument(
         "--engine",
         choices=workers.ENGINES,
@@ -288,7 +334,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert predict") -> Non
     options = FileOptions(quoting=True) if args.quoting else AS_USUAL
     columns = (args.text_column, args.pair_column, args.keep)
     texts = InputTexts.of(args.input, *columns, output=args.output, options=options)
-    pipeline = load_pipeline(args.model, revision=args.revision)
+    of_export = "bf16" if uses_bf16(torch.device("cpu"), args.precision) else "fp32"
+    pipeline = load_pipeline(args.model, revision=args.revision, precision=of_export)
     try:
         number = predict(
             pipeline,
@@ -299,6 +346,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert predict") -> Non
             use_bf16=uses_bf16(pipeline.device, args.precision),
             engine=args.engine,
             num_workers=args.num_workers,
+            backend=args.backend,
         )
     except KeyboardInterrupt:
         sys.stderr.write("\nInterrupted: the same command goes on from here.\n")

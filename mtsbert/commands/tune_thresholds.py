@@ -20,7 +20,7 @@ from mtsbert.data.loading import load_data
 from mtsbert.data.sources import TEXT_PAIR
 from mtsbert.input_arguments import SKIP
 from mtsbert.machine import add_precision_option, autocast
-from mtsbert.network.starting_point import load_pipeline
+from mtsbert.network.starting_point import pipeline_of_checkpoint
 from mtsbert.results.tables import markdown_table
 from mtsbert.results.unfinished import check_parent, write_json
 
@@ -67,7 +67,7 @@ def tune(
     check_parent(report)
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder} is no folder of a checkpoint; thresholds are written into its {CONFIG_FILE}.")
-    pipeline = load_pipeline(str(folder))
+    pipeline = pipeline_of_checkpoint(str(folder))
     config = pipeline.model.config
     spec = {"files": {VALIDATION: data}} if Path(data).is_file() else {"path": data, "splits": {VALIDATION: split}}
     if columns:

@@ -12,7 +12,13 @@ from configuration_mtsbert import PAIR_SIMILARITY, MTSBertConfig
 from modeling_mtsbert import MTSBertModel
 from mtsbert.input_arguments import ModelArguments
 from mtsbert.machine import autocast
-from mtsbert.network.starting_point import PACKAGE_PREFIX, load_pipeline, load_tokenizer, pipeline_of, resolve_name
+from mtsbert.network.starting_point import (
+    PACKAGE_PREFIX,
+    load_tokenizer,
+    pipeline_of,
+    pipeline_of_checkpoint,
+    resolve_name,
+)
 from mtsbert.settings import import_extra
 from pipeline_mtsbert import MTSBertPipeline
 
@@ -121,7 +127,7 @@ def load_embedder(name_or_path: str, *, precision: str = "fp32", batch_size: int
     options = {"precision": precision, "batch_size": batch_size}
     if kind == SENTENCE_TRANSFORMER:
         return Embedder(name_or_path, kind, _sentence_transformer(name_or_path, **options))
-    pipeline = load_pipeline(resolve_name(name_or_path)) if kind == OURS else _plain_encoder(name_or_path)
+    pipeline = pipeline_of_checkpoint(resolve_name(name_or_path)) if kind == OURS else _plain_encoder(name_or_path)
     return Embedder(name_or_path, kind, _by_pipeline(pipeline, **options))
 
 

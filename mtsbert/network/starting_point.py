@@ -148,7 +148,7 @@ def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) ->
     return MTSBertConfig.from_pretrained(name_or_path, revision=revision)
 
 
-def load_pipeline(name_or_path: str, *, revision: str | None = None) -> MTSBertPipeline:
+def pipeline_of_checkpoint(name_or_path: str, *, revision: str | None = None) -> MTSBertPipeline:
     """
     The multi-task pipeline of a checkpoint, by this repository's classes: no code of the checkpoint runs.
 

@@ -12,7 +12,7 @@ from spacy.training import Example
 
 import mtsbert.spacy_component  # noqa: F401 (registers the component, as its entry point does where the project is installed)
 from modeling_mtsbert import MTSBertModel
-from mtsbert.network.starting_point import load_pipeline
+from mtsbert.exports.pipeline import load_pipeline
 
 
 TEXTS = [

@@ -16,9 +16,9 @@ from pathlib import Path
 from configuration_mtsbert import TOKEN_CLASSIFICATION
 from entities_mtsbert import entity_types
 from mtsbert.data.gold import COMMON_TYPES, ROWS, GoldFile, marks_of, parse_map, read_gold, restrict
+from mtsbert.exports.pipeline import load_pipeline
 from mtsbert.formats.tag_schemes import TAG_SCHEMES
 from mtsbert.machine import add_precision_option, autocast
-from mtsbert.network.starting_point import load_pipeline
 from mtsbert.preparation import data_prep
 from mtsbert.results.entity_scores import (
     ALL,

@@ -14,7 +14,7 @@ from mtsbert.annotation.selection import choose, doubt_of
 from mtsbert.cli import main
 from mtsbert.data.examples import read_examples
 from mtsbert.data.sources import open_datasets
-from mtsbert.network.starting_point import load_pipeline
+from mtsbert.exports.pipeline import load_pipeline
 from tests.conftest import ROWS
 
 

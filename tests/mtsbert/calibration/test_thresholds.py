@@ -8,7 +8,7 @@ import pytest
 
 from mtsbert.calibration.thresholds import Scored, answers_by_label, choose, parse_target, share
 from mtsbert.cli import main
-from mtsbert.network.starting_point import load_pipeline
+from mtsbert.exports.pipeline import load_pipeline
 from tests.conftest import ROWS
 
 

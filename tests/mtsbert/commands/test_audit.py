@@ -19,8 +19,8 @@ from mtsbert.commands.audit import (
     read_texts,
     suspects_of,
 )
+from mtsbert.exports.pipeline import load_pipeline
 from mtsbert.formats.files import read_file
-from mtsbert.network.starting_point import load_pipeline
 
 
 ROWS = [

@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from mtsbert.commands.edit import main
-from mtsbert.commands.export import export, export_encoder
-from mtsbert.network.onnx_pipeline import OnnxPipeline
-from mtsbert.network.starting_point import load_pipeline
+from mtsbert.commands.export import export_encoder, export_onnx
+from mtsbert.exports.pipeline import OnnxPipeline, load_pipeline
 
 
 MOOD = json.dumps({"type": "sequence_classification", "labels": ["bad", "good"]})
@@ -94,7 +93,7 @@ def test_a_smaller_embedding_is_its_first_numbers_through_every_door(checkpoint,
     assert cut[0]["topic"]["scores"] == pytest.approx(whole[0]["topic"]["scores"])
     second = torch.tensor(whole[1]["pair_embedding"][:8])
     assert cut[1]["near"]["score"] == pytest.approx(torch.cosine_similarity(expected[1], second, dim=0).item())
-    export(str(tmp_path / "edited"), tmp_path / "onnx")
+    export_onnx(str(tmp_path / "edited"), tmp_path / "onnx")
     assert close(OnnxPipeline(tmp_path / "onnx")(texts), cut)
     export_encoder(str(tmp_path / "edited"), tmp_path / "encoder")
     vectors = SentenceTransformer(str(tmp_path / "encoder")).encode(texts[0])

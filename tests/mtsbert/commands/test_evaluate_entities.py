@@ -19,7 +19,7 @@ from mtsbert.commands.evaluate.entities import (
     main,
 )
 from mtsbert.data.gold import COMMON_TYPES, GoldFile, marks_of, parse_map, read_gold
-from mtsbert.network.starting_point import load_pipeline
+from mtsbert.exports.pipeline import load_pipeline
 from mtsbert.results.entity_scores import Scores, count_marks, draw_sentences, f1_difference
 
 

@@ -1,4 +1,4 @@
-"""Tests that the ONNX graph gives the results of the model, also for shapes that the export has not seen."""
+"""Tests that graphs give the results of the model, also for shapes that the export has not seen."""
 
 import copy
 import json
@@ -10,21 +10,22 @@ import torch
 from transformers import AutoTokenizer, set_seed
 
 from modeling_mtsbert import MTSBertModel
-from mtsbert.commands import export as export_module
-from mtsbert.commands.export import export, main
-from mtsbert.network.onnx_pipeline import OnnxModel, OnnxPipeline
+from mtsbert.commands.export import MOST_CALIBRATED, calibration_texts, export_onnx, main
+from mtsbert.exports import onnx, openvino
+from mtsbert.exports.pipeline import OnnxPipeline, load_pipeline
 from tests.mtsbert.conftest import ENCODERS
 
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
 TEXTS = ["Ada Perez joins Nimbus Labs in Oslo", "Lima", "", "Oslo beat Lima in the final. " * 30]
 
 
-@pytest.fixture(scope="module")
-def exported(checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("onnx") / "whole"
-    main(["--model", str(checkpoint), "--output", str(folder)])
+RUNTIMES = ["onnx", "openvino"]
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def exported(request, checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param) / "whole"
+    main(["--model", str(checkpoint), "--output", str(folder), "--format", request.param])
     return folder
 
 
@@ -36,63 +37,128 @@ def test_every_output_is_that_of_the_model_at_any_shape(checkpoint, exported, nu
     mask[0, length // 2 :] = 0
     with torch.no_grad():
         expected = MTSBertModel.from_pretrained(checkpoint).eval()(ids, mask)
-    found = OnnxModel(exported)(ids, mask)
+    found = load_pipeline(exported).model(ids, mask)
     assert torch.allclose(found.pooler_output, expected.pooler_output, atol=1e-4)
     assert set(found.logits) == set(expected.logits) == {"topic", "ner", "tags", "grade"}
     for task, logits in expected.logits.items():
         assert torch.allclose(found.logits[task], logits, atol=1e-4), task
 
 
-def test_task_layers_are_part_of_the_graph(layered_model, tokenizer, tmp_path):
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_task_layers_are_part_of_the_graph(layered_model, tokenizer, tmp_path, runtime):
     for part in (layered_model, tokenizer):
         part.save_pretrained(tmp_path / "checkpoint")
-    main(["--model", str(tmp_path / "checkpoint"), "--output", str(tmp_path / "onnx")])
+    paths = ["--model", str(tmp_path / "checkpoint"), "--output", str(tmp_path / runtime)]
+    main([*paths, "--format", runtime])
     ids, mask = torch.randint(5, 200, (3, 9)), torch.ones((3, 9), dtype=torch.long)
     mask[0, 4:] = 0
-    expected, found = layered_model(ids, mask), OnnxModel(tmp_path / "onnx")(ids, mask)
+    expected, found = layered_model(ids, mask), load_pipeline(tmp_path / runtime).model(ids, mask)
     assert torch.allclose(found.pooler_output, expected.pooler_output, atol=1e-4)
     for task, logits in expected.logits.items():
         assert torch.allclose(found.logits[task], logits, atol=1e-4), task
 
 
-def test_the_pipeline_on_onnx_answers_like_the_pipeline_on_torch(checkpoint, exported, close):
+def test_the_pipeline_on_an_export_answers_like_the_pipeline_on_torch(checkpoint, exported, close):
     model = MTSBertModel.from_pretrained(checkpoint).eval()
     expected = model.as_pipeline(AutoTokenizer.from_pretrained(checkpoint, config=model.config.encoder_config))
-    found = OnnxPipeline(exported)
+    found = load_pipeline(exported)
     questions = [*TEXTS, (TEXTS[0], TEXTS[1])]
     assert close(found(questions, batch_size=2), expected(questions, batch_size=2))
     assert close(found(TEXTS[0]), expected(TEXTS[0]))
 
 
-def test_the_pipeline_on_onnx_takes_the_parameters_of_the_pipeline_on_torch(checkpoint, exported, close):
+def test_the_pipeline_on_an_export_takes_the_parameters_of_the_pipeline_on_torch(checkpoint, exported, close):
     expected = MTSBertModel.from_pretrained(checkpoint).eval().as_pipeline()
     questions = [TEXTS[0], (TEXTS[0], TEXTS[1])]
     parameters = {"tasks": ["tags", "near"], "top_k": 2, "threshold": 0.4, "return_embeddings": False}
-    answers = OnnxPipeline(exported)(questions, **parameters)
+    answers = load_pipeline(exported)(questions, **parameters)
     assert close(answers, expected(questions, **parameters))
     assert [list(answer) for answer in answers] == [["tags"], ["tags", "near"]]
-    assert OnnxPipeline(exported, **parameters)(questions) == answers
     with pytest.raises(TypeError, match=r"no parameters \['top'\]"):
-        OnnxPipeline(exported, top=2)
+        load_pipeline(exported)(questions, top=2)
 
 
-def test_onnx_gives_only_the_outputs_that_are_asked_for(exported):
+def test_the_pipeline_on_onnx_takes_defaults_for_every_call(checkpoint, tmp_path):
+    main(["--model", str(checkpoint), "--output", str(tmp_path / "onnx")])
+    parameters = {"tasks": ["tags"], "top_k": 2}
+    assert OnnxPipeline(tmp_path / "onnx", **parameters)(TEXTS) == load_pipeline(tmp_path / "onnx")(
+        TEXTS, **parameters
+    )
+    with pytest.raises(TypeError, match=r"no parameters \['top'\]"):
+        OnnxPipeline(tmp_path / "onnx", top=2)
+
+
+def test_an_export_gives_only_the_outputs_that_are_asked_for(exported):
     ids = torch.tensor([[2, 9, 3]])
-    output = OnnxModel(exported)(ids, torch.ones_like(ids), tasks=["tags", "near"])
+    output = load_pipeline(exported).model(ids, torch.ones_like(ids), tasks=["tags", "near"])
     assert list(output.logits) == ["tags"]
     with pytest.raises(ValueError, match=r"not have: \['mood'\]"):
-        OnnxModel(exported)(ids, torch.ones_like(ids), tasks=["mood"])
+        load_pipeline(exported).model(ids, torch.ones_like(ids), tasks=["mood"])
 
 
 def test_int8_is_smaller_and_nearly_the_same(checkpoint, exported, tmp_path):
-    main(["--model", str(checkpoint), "--output", str(tmp_path / "int8"), "--int8"])
-    assert sorted(path.name for path in (tmp_path / "int8").iterdir()) == sorted(
-        path.name for path in exported.iterdir()
+    flags = ["--model", str(checkpoint), "--output", str(tmp_path / "int8"), "--int8"]
+    if (exported / openvino.TEXTS_FILE).exists():
+        (tmp_path / "texts.txt").write_text("\n".join(TEXTS[:2] * 5))
+        flags += ["--format", "openvino", "--calibration", str(tmp_path / "texts.txt")]
+    main(flags)
+    whole, small = (
+        {path.name: path.stat().st_size for path in folder.iterdir()} for folder in (exported, tmp_path / "int8")
     )
-    assert (tmp_path / "int8" / "model.onnx").read_bytes() != (exported / "model.onnx").read_bytes()
-    whole, small = OnnxPipeline(exported)(TEXTS[0]), OnnxPipeline(tmp_path / "int8")(TEXTS[0])
-    cosine = torch.tensor(whole["embedding"]) @ torch.tensor(small["embedding"])
-    assert cosine > 0.98
+    assert sorted(small) == sorted(whole)
+    weights = "openvino_model.bin" if "openvino_model.bin" in whole else "model.onnx"
+    assert small[weights] < whole[weights]
+    one, other = load_pipeline(exported)(TEXTS[0]), load_pipeline(tmp_path / "int8")(TEXTS[0])
+    cosine = torch.tensor(one["embedding"]) @ torch.tensor(other["embedding"])
+    assert 0.98 < cosine < 0.999999
+
+
+def test_an_export_to_openvino_computes_in_bf16_if_asked(checkpoint, tmp_path):
+    main(["--model", str(checkpoint), "--output", str(tmp_path / "out"), "--format", "openvino"])
+    whole, half = (load_pipeline(tmp_path / "out", precision=precision)(TEXTS[0]) for precision in ("fp32", "bf16"))
+    cosine = torch.tensor(whole["embedding"]) @ torch.tensor(half["embedding"])
+    assert cosine > 0.999
+
+
+def test_calibration_takes_texts_spread_over_the_whole_file(tmp_path):
+    rows = [{"title": f"Text {number}"} for number in range(1_000)] + [{"title": None}, {"title": " "}]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = calibration_texts(tmp_path / "texts.jsonl", "title")
+    assert texts[:2] == ["Text 0", "Text 3"]
+    assert len(texts) == MOST_CALIBRATED
+    with pytest.raises(ValueError, match=r"Row 1 of .*texts\.jsonl has no column 'text', only \['title'\]"):
+        calibration_texts(tmp_path / "texts.jsonl")
+    (tmp_path / "empty.txt").write_text("\n\n")
+    with pytest.raises(ValueError, match=r"empty\.txt has no texts in its column 'text', and int8 needs some"):
+        calibration_texts(tmp_path / "empty.txt")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--int8", "--format", "openvino"], "--calibration goes with `--format openvino --int8`, which needs it"),
+        (["--int8", "--calibration", "texts.csv"], "--calibration goes with `--format openvino --int8`"),
+        (["--format", "openvino", "--calibration", "texts.csv"], "--calibration goes with `--format openvino --int8`"),
+        (["--encoder", "--int8"], "--int8 quantizes a graph, and --encoder saves the plain encoder"),
+    ],
+)
+def test_flags_that_contradict_each_other_are_refused(checkpoint, tmp_path, flags, message):
+    with pytest.raises(ValueError, match=message):
+        main(["--model", str(checkpoint), "--output", str(tmp_path / "new"), *flags])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_openvino_reports_nothing_to_its_makers():
+    """Its telemetry sends an event at every import, unless the package for that is missing."""
+    code = (
+        "import sys\n"
+        "from mtsbert.exports.openvino import import_openvino\n"
+        "import_openvino()\n"
+        "import nncf\n"
+        "print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr[-3000:]
 
 
 def test_a_checkpoint_without_pair_tasks_has_one_graph(model, tokenizer, tmp_path):
@@ -106,6 +172,8 @@ def test_a_checkpoint_without_pair_tasks_has_one_graph(model, tokenizer, tmp_pat
 def test_folders_that_cannot_be_are_refused(checkpoint, exported, tmp_path):
     with pytest.raises(ValueError, match="exists already"):
         main(["--model", str(checkpoint), "--output", str(exported)])
+    with pytest.raises(ValueError, match="exists already"):
+        main(["--model", str(checkpoint), "--output", str(exported), "--format", "openvino"])
     with pytest.raises(ValueError, match=r"has no model\.onnx"):
         OnnxPipeline(checkpoint)
     with pytest.raises(ValueError, match="No checkpoint found"):
@@ -134,25 +202,19 @@ def test_the_encoder_alone_needs_no_code_of_ours(checkpoint, tmp_path):
     assert torch.allclose(torch.tensor(json.loads(done.stdout.splitlines()[-1])), expected, atol=1e-5)
 
 
-def test_an_encoder_is_not_quantized_to_onnx(checkpoint, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["--model", str(checkpoint), "--output", str(tmp_path / "encoder"), "--encoder", "--int8"])
-    assert "not allowed with argument" in capsys.readouterr().err
-
-
 def test_an_encoder_that_cannot_be_exported_right_is_refused(model_on, tokenizer, tmp_path):
     """The graph of ModernBERT is right for a single text alone: the exporter gives RotaryEmbedding one shape."""
     model_on(ENCODERS["modernbert"]).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="This model cannot be exported: its graph fails on inputs of shape"):
-        export(str(tmp_path / "model"), tmp_path / "onnx")
+        export_onnx(str(tmp_path / "model"), tmp_path / "onnx")
     assert [path.name for path in tmp_path.iterdir() if "onnx" in path.name] == []
 
 
 def test_a_graph_that_gives_other_numbers_is_refused(model, tokenizer, tmp_path, monkeypatch):
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    written = export_module._write
+    written = onnx.write_graph
 
     def write_another(graph, *args, **kwargs):
         other = copy.deepcopy(graph)
@@ -160,7 +222,7 @@ def test_a_graph_that_gives_other_numbers_is_refused(model, tokenizer, tmp_path,
             other.model.heads["topic"].classifier.bias.add_(0.1)
         written(other, *args, **kwargs)
 
-    monkeypatch.setattr(export_module, "_write", write_another)
+    monkeypatch.setattr(onnx, "write_graph", write_another)
     with pytest.raises(ValueError, match=r"cannot be exported: for inputs of shape \(1, 1\), its graph gives other"):
-        export(str(tmp_path / "model"), tmp_path / "onnx")
+        export_onnx(str(tmp_path / "model"), tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()

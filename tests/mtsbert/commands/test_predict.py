@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mtsbert.commands import predict as predicting
+from mtsbert.commands.export import main as export
 from mtsbert.commands.predict import main
-from mtsbert.network.starting_point import load_pipeline
+from mtsbert.exports.pipeline import load_pipeline, on_openvino
 from mtsbert.results import answers as answering
 from mtsbert.results.unfinished import DESCRIPTION_FILE, LINES_FILE, Unfinished
 
@@ -231,3 +233,55 @@ def test_memory_does_not_grow_with_the_number_of_texts(checkpoint, tmp_path, roo
         done = subprocess.run(map(str, command), cwd=root, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]))
     assert peaks[1] < 1.05 * peaks[0]
+
+
+@pytest.fixture(scope="module", params=["onnx", "openvino"])
+def exported(request, checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exports") / request.param
+    export(["--model", str(checkpoint), "--output", str(folder), "--format", request.param])
+    return folder
+
+
+def test_an_export_answers_like_its_checkpoint(exported, expected, close, tmp_path):
+    write(tmp_path / "texts.csv", TEXTS)
+    paths = ["--input", str(tmp_path / "texts.csv"), "--output", str(tmp_path / "answers.jsonl")]
+    main(["--model", str(exported), *paths, "--precision", "fp32"])
+    assert close(read(tmp_path / "answers.jsonl"), expected, 1e-4)
+
+
+def test_a_checkpoint_that_is_converted_to_openvino_answers_as_before(answer, expected, close, tmp_path, monkeypatch):
+    write(tmp_path / "texts.csv", TEXTS)
+    converted = []
+
+    def counted(pipeline, **options):
+        converted.append(pipeline)
+        return on_openvino(pipeline, **options)
+
+    monkeypatch.setattr(predicting, "on_openvino", counted)
+    assert close(answer(tmp_path / "texts.csv", "--backend", "openvino"), expected, 1e-4)
+    assert len(converted) == 1
+    answer(tmp_path / "texts.csv", output="few.jsonl")
+    assert len(converted) == 1, "five texts are too few to convert a model for"
+    monkeypatch.setattr(predicting, "WORTH_CONVERTING", len(TEXTS))
+    assert close(answer(tmp_path / "texts.csv", output="many.jsonl"), expected, 1e-4)
+    assert len(converted) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--engine", "ray"], "--engine ray sends a checkpoint to its workers; name one instead of an export"),
+        (["--backend", "torch"], "--backend torch is for checkpoints; an export runs on its own runtime"),
+    ],
+)
+def test_what_an_export_cannot_do_is_refused(exported, tmp_path, flags, message):
+    write(tmp_path / "texts.csv", TEXTS)
+    paths = ["--input", str(tmp_path / "texts.csv"), "--output", str(tmp_path / "answers.jsonl")]
+    with pytest.raises(ValueError, match=message):
+        main(["--model", str(exported), *paths, *flags])
+
+
+def test_openvino_does_not_run_on_ray(answer, tmp_path):
+    write(tmp_path / "texts.csv", TEXTS)
+    with pytest.raises(ValueError, match="--backend openvino runs in this process; drop --engine ray"):
+        answer(tmp_path / "texts.csv", "--backend", "openvino", "--engine", "ray")

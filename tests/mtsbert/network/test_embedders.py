@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from mtsbert.exports.pipeline import load_pipeline
 from mtsbert.network import embedders
 from mtsbert.network.embedders import (
     DOCUMENT,
@@ -20,7 +21,6 @@ from mtsbert.network.embedders import (
     kind_of,
     load_embedder,
 )
-from mtsbert.network.starting_point import load_pipeline
 
 
 TEXTS = ["Lima hosts the race", "Oslo", "The final ends without a goal in Lima"]

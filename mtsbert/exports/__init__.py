@@ -1,0 +1,1 @@
+"""Checkpoints as graphs of other runtimes: ONNX and OpenVINO. Imports arguments, data and network."""

@@ -1,0 +1,115 @@
+"""What is exported: a graph for texts, one for pairs of embeddings, and the check that each answers as its model.
+
+Letters: `B` texts, `T` tokens, `H` embedding size.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from configuration_mtsbert import PAIR_TYPES
+from modeling_mtsbert import MTSBertModel
+from pipeline_mtsbert import MTSBertPipeline
+
+
+# Names of the graphs' outputs, which must differ from those of all operations.
+EMBEDDING = "sentence_embedding"
+LOGITS = "logits."  # followed by the name of the task
+LONGEST_COMPARED = 160  # tokens: beyond what local attention sees at once
+MOST_DIFFERENCE = 1e-3  # in fp32, relative to the largest number
+Run = Callable[..., dict[str, torch.Tensor]]  # runs a graph: inputs by name → all outputs by name
+
+
+class TextGraph(nn.Module):
+    """
+    Computes the embedding `(B, H)` and the logits of all tasks about single texts from `input_ids` and
+    `attention_mask`, both `(B, T)`.
+    """
+
+    axes = {0: "batch", 1: "sequence"}  # noqa: RUF012
+
+    def __init__(self, model: MTSBertModel):
+        super().__init__()
+        self.model = model
+        self.tasks = [task for task, settings in model.config.tasks.items() if settings["type"] not in PAIR_TYPES]
+        self.output_names = [EMBEDDING, *(LOGITS + task for task in self.tasks)]
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        return (output.pooler_output, *(output.logits[task] for task in self.tasks))
+
+    def example(self, padding: int) -> dict[str, torch.Tensor]:
+        ids = torch.full((2, 7), padding)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+class PairGraph(nn.Module):
+    """Computes the logits of all pair tasks from two embeddings, both `(B, H)`."""
+
+    axes = {0: "batch"}  # noqa: RUF012
+
+    def __init__(self, model: MTSBertModel):
+        super().__init__()
+        self.model = model
+        self.tasks = [task for task, settings in model.config.tasks.items() if settings["type"] in PAIR_TYPES]
+        self.output_names = [LOGITS + task for task in self.tasks]
+
+    def forward(self, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.model.pair_logits(task, u, v) for task in self.tasks)
+
+    def example(self, batch: int = 2) -> dict[str, torch.Tensor]:
+        u, v = torch.rand(2, batch, self.model.config.embedding_size)
+        return {"u": u, "v": v}
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Hides what torch's exporter and converters warn of in their own code, which users cannot change."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+        yield
+
+
+def check_texts(graph: TextGraph, run: Run, pipeline: MTSBertPipeline) -> None:
+    """Compares a graph with its model for texts of several lengths, alone and padded to the longest."""
+    longest = min(pipeline.max_length, LONGEST_COMPARED)
+    draw = torch.Generator().manual_seed(0)
+    batches = []
+    for lengths in ([1], [5], [longest], [3, longest, 9], [2] * 8):
+        ids = torch.randint(len(pipeline.tokenizer), (len(lengths), max(lengths)), generator=draw)
+        mask = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
+        batches.append({"input_ids": ids, "attention_mask": mask})
+    _check(graph, run, batches)
+
+
+def check_pairs(graph: PairGraph, run: Run) -> None:
+    """Compares a graph with its model for one and for several pairs."""
+    _check(graph, run, [graph.example(batch) for batch in (1, 3)])
+
+
+def _check(graph: nn.Module, run: Run, batches: list[dict[str, torch.Tensor]]) -> None:
+    """Raises `ValueError` if a graph that was written does not answer as its model does."""
+    for inputs in batches:
+        shape = tuple(next(iter(inputs.values())).shape)
+        with torch.inference_mode():
+            expected = graph(**inputs)
+        try:
+            found = run(**inputs)
+        except Exception as error:  # the errors of the runtimes share no public base class
+            raise ValueError(
+                f"This model cannot be exported: its graph fails on inputs of shape {shape} ({error})."
+            ) from None
+        mask = inputs.get("attention_mask")
+        for name, one in zip(graph.output_names, expected, strict=True):
+            difference = (one - found[name]).abs()
+            if difference.dim() == 3 and mask is not None:  # the tags of padding mean nothing
+                difference = difference * mask.unsqueeze(-1)
+            if not difference.max() <= MOST_DIFFERENCE * one.abs().max().clamp(min=1.0):
+                raise ValueError(
+                    f"This model cannot be exported: for inputs of shape {shape}, its graph gives other numbers (by "
+                    f"up to {difference.max():.2g})."
+                )

@@ -1,0 +1,182 @@
+"""Converts graphs to OpenVINO, quantizes them with NNCF, and runs them on the CPU."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
+from functools import cached_property, partial
+from pathlib import Path
+from queue import Empty, LifoQueue
+from threading import Lock
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from mtsbert.exports.graphs import PairGraph, TextGraph, check_pairs, check_texts, without_warnings
+from mtsbert.settings import import_extra
+from pipeline_mtsbert import MTSBertPipeline
+
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel, Model
+
+
+TEXTS_FILE, PAIRS_FILE = "openvino_model.xml", "openvino_pairs.xml"  # the weights lie beside them, as .bin
+EXTRA = "openvino"
+PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # what OpenVINO calls them
+
+
+class OpenVinoGraphs:
+    """
+    The two graphs of a model, compiled for the CPU.
+
+    Args:
+        texts (`Model` or `Path`): The graph for texts, or its file.
+        pairs (`Model` or `Path`, *optional*): The graph for pairs of embeddings, if the model has tasks on pairs.
+        precision (`str`, *optional*, defaults to `"fp32"`): `"bf16"` computes in bf16. The answers differ a little.
+    """
+
+    def __init__(self, texts: "Model | Path", pairs: "Model | Path | None", *, precision: str = "fp32"):
+        self._graphs = {"texts": texts, "pairs": pairs}
+        self._precision = precision
+        self.files = [path for graph in (texts, pairs) if isinstance(graph, Path) for path in _files_of(graph)]
+        self._opening = Lock()
+
+    @classmethod
+    def of(cls, folder: Path, *, precision: str = "fp32") -> "OpenVinoGraphs":
+        return cls(folder / TEXTS_FILE, folder / PAIRS_FILE, precision=precision)
+
+    @cached_property
+    def _alone(self) -> "_Requests":
+        """For a single caller: one request, which uses all cores."""
+        return _Requests(self._compiled("texts", streams=1))
+
+    @cached_property
+    def _beside_others(self) -> "_Requests":
+        """For several concurrent callers: each request uses one core."""
+        return _Requests(self._compiled("texts", streams=num_cores()))
+
+    @cached_property
+    def _pairs(self) -> "_Requests":
+        return _Requests(self._compiled("pairs", streams=1))
+
+    def _compiled(self, graph: str, *, streams: int) -> "CompiledModel":
+        settings = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[self._precision],
+            "INFERENCE_NUM_THREADS": num_cores(),
+            "NUM_STREAMS": streams,
+        }
+        return import_openvino().Core().compile_model(self._graphs[graph], "CPU", settings)
+
+    def texts(self, names: list[str], *, is_alone: bool = True, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Runs the graph for texts. `is_alone` says that no other thread runs it, so that it may use all cores."""
+        with self._opening:  # otherwise `cached_property` would compile in each of several threads
+            requests = self._alone if is_alone else self._beside_others
+        return requests.run(names, inputs)
+
+    def pairs(self, names: list[str], **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self._pairs.run(names, inputs)
+
+
+class _Requests:
+    """Requests to a compiled graph, of which every thread needs its own."""
+
+    def __init__(self, graph: "CompiledModel"):
+        self._graph = graph
+        self._idle: LifoQueue = LifoQueue()
+
+    def run(self, names: list[str], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        try:
+            request = self._idle.get_nowait()
+        except Empty:
+            request = self._graph.create_infer_request()
+        request.infer({name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()})
+        answers = {name: torch.from_numpy(request.get_tensor(name).data.copy()) for name in names}
+        self._idle.put(request)
+        return answers
+
+
+def num_cores() -> int:
+    """Number of threads that inference may use: `OMP_NUM_THREADS`, which the commands set to a container's share."""
+    return torch.get_num_threads()
+
+
+def import_openvino() -> ModuleType:
+    """Imports OpenVINO, whose telemetry would otherwise report every import to its makers."""
+    if "openvino" not in sys.modules:
+        sys.modules["openvino_telemetry"] = None  # OpenVINO and NNCF do without it if it is not installed
+    return import_extra("openvino", extra=EXTRA)
+
+
+def is_installed() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+def _files_of(graph: Path) -> list[Path]:
+    """Returns the file of a graph and that of its weights, if there is a graph."""
+    return [path for path in (graph, graph.with_suffix(".bin")) if path.is_file()]
+
+
+def converted(pipeline: MTSBertPipeline) -> tuple["Model", "Model | None"]:
+    """
+    Converts a model: its graph for texts, and the one for pairs if it has tasks on pairs.
+
+    Args:
+        pipeline ([`MTSBertPipeline`]): The model, in fp32 on the CPU and evaluation mode, and its tokenizer.
+
+    Raises:
+        `ValueError`: if a graph does not answer as the model does.
+    """
+    texts, pairs = TextGraph(pipeline.model), PairGraph(pipeline.model)
+    of_texts = convert(texts, texts.example(pipeline.tokenizer.pad_token_id or 0))
+    of_pairs = convert(pairs, pairs.example()) if pairs.tasks else None
+    graphs = OpenVinoGraphs(of_texts, of_pairs)
+    check_texts(texts, partial(graphs.texts, texts.output_names), pipeline)
+    if of_pairs is not None:
+        check_pairs(pairs, partial(graphs.pairs, pairs.output_names))
+    return of_texts, of_pairs
+
+
+def convert(graph: TextGraph | PairGraph, inputs: dict[str, torch.Tensor]) -> "Model":
+    """
+    Converts a graph.
+
+    Args:
+        graph (`TextGraph` or `PairGraph`): The graph, in fp32 and evaluation mode.
+        inputs (`dict[str, torch.Tensor]`): An example of its inputs, with at least two rows.
+    """
+    openvino = import_openvino()
+    dynamic = {name: dict.fromkeys(graph.axes, torch.export.Dim.DYNAMIC) for name in inputs}
+    with without_warnings():
+        model = openvino.convert_model(torch.export.export(graph, (), kwargs=inputs, dynamic_shapes=dynamic))
+    for output, name in zip(model.outputs, graph.output_names, strict=True):
+        output.get_tensor().set_names({name})
+    return model
+
+
+def write(model: "Model", path: Path) -> None:
+    import_openvino().save_model(model, os.fspath(path), compress_to_fp16=False)
+
+
+def quantize(model: "Model", batches: Iterable[dict[str, torch.Tensor]]) -> "Model":
+    """
+    Quantizes weights and activations to int8 (NNCF's post-training quantization with SmoothQuant).
+
+    Args:
+        model (`Model`): A converted graph.
+        batches (`Iterable[dict[str, torch.Tensor]]`): Inputs that are typical, from which the ranges of activations
+            are taken.
+    """
+    import_openvino()
+    nncf = import_extra("nncf", extra=EXTRA)
+    rows = [{name: value.numpy() for name, value in batch.items()} for batch in batches]
+    with without_warnings():
+        return nncf.quantize(
+            model,
+            nncf.Dataset(rows),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(rows),
+        )
