@@ -22,13 +22,6 @@ TEXTS = ["Ada Perez joins Nimbus Labs in Oslo", "Lima", "", "Oslo beat Lima in t
 RUNTIMES = ["onnx", "openvino"]
 
 
-@pytest.fixture(scope="module", params=RUNTIMES)
-def exported(request, checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param) / "whole"
-    main(["--model", str(checkpoint), "--output", str(folder), "--format", request.param])
-    return folder
-
-
 @pytest.mark.parametrize(("num_texts", "length"), [(1, 3), (2, 7), (5, 31), (3, 64)])
 def test_every_output_is_that_of_the_model_at_any_shape(checkpoint, exported, num_texts, length):
     set_seed(length)
@@ -78,14 +71,11 @@ def test_the_pipeline_on_an_export_takes_the_parameters_of_the_pipeline_on_torch
         load_pipeline(exported)(questions, top=2)
 
 
-def test_the_pipeline_on_onnx_takes_defaults_for_every_call(checkpoint, tmp_path):
-    main(["--model", str(checkpoint), "--output", str(tmp_path / "onnx")])
+def test_the_pipeline_on_onnx_takes_defaults_for_every_call(onnx_export):
     parameters = {"tasks": ["tags"], "top_k": 2}
-    assert OnnxPipeline(tmp_path / "onnx", **parameters)(TEXTS) == load_pipeline(tmp_path / "onnx")(
-        TEXTS, **parameters
-    )
+    assert OnnxPipeline(onnx_export, **parameters)(TEXTS) == load_pipeline(onnx_export)(TEXTS, **parameters)
     with pytest.raises(TypeError, match=r"no parameters \['top'\]"):
-        OnnxPipeline(tmp_path / "onnx", top=2)
+        OnnxPipeline(onnx_export, top=2)
 
 
 def test_an_export_gives_only_the_outputs_that_are_asked_for(exported):
@@ -113,9 +103,8 @@ def test_int8_is_smaller_and_nearly_the_same(checkpoint, exported, tmp_path):
     assert 0.98 < cosine < 0.999999
 
 
-def test_an_export_to_openvino_computes_in_bf16_if_asked(checkpoint, tmp_path):
-    main(["--model", str(checkpoint), "--output", str(tmp_path / "out"), "--format", "openvino"])
-    whole, half = (load_pipeline(tmp_path / "out", precision=precision)(TEXTS[0]) for precision in ("fp32", "bf16"))
+def test_an_export_to_openvino_computes_in_bf16_if_asked(openvino_export):
+    whole, half = (load_pipeline(openvino_export, precision=precision)(TEXTS[0]) for precision in ("fp32", "bf16"))
     cosine = torch.tensor(whole["embedding"]) @ torch.tensor(half["embedding"])
     assert cosine > 0.999
 
@@ -154,7 +143,6 @@ def test_openvino_reports_nothing_to_its_makers():
         "import sys\n"
         "from mtsbert.exports.openvino import import_openvino\n"
         "import_openvino()\n"
-        "import nncf\n"
         "print([name for name in sys.modules if name.startswith('openvino_telemetry.')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from mtsbert.commands import predict as predicting
-from mtsbert.commands.export import main as export
 from mtsbert.commands.predict import main
 from mtsbert.exports.pipeline import load_pipeline, on_openvino
 from mtsbert.results import answers as answering
@@ -233,13 +232,6 @@ def test_memory_does_not_grow_with_the_number_of_texts(checkpoint, tmp_path, roo
         done = subprocess.run(map(str, command), cwd=root, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout.split()[-1]))
     assert peaks[1] < 1.05 * peaks[0]
-
-
-@pytest.fixture(scope="module", params=["onnx", "openvino"])
-def exported(request, checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exports") / request.param
-    export(["--model", str(checkpoint), "--output", str(folder), "--format", request.param])
-    return folder
 
 
 def test_an_export_answers_like_its_checkpoint(exported, expected, close, tmp_path):
