@@ -56,6 +56,7 @@ BENCHMARKS = {
         "data/ner_gold/wikigold.bio --models plain=runs/ag_news_minilm agreed=runs/ag_news_agreed",
         "--models plain=runs/ag_news_minilm",
     ),
+    "stream": Benchmark("stream", "", quick="--texts 2000"),
     "int8": Benchmark("int8", f"{CHECKPOINT} --data data/ag_news --pairs data/stsb/test.csv", quick="--max_rows 64"),
     "gradient_statistics": Benchmark("gradient_statistics", ""),
     "feature_cache": Benchmark(
