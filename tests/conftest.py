@@ -17,6 +17,7 @@ from transformers import BertConfig, BertModel, BertTokenizer, set_seed
 from configuration_mtsbert import MTSBertConfig
 from entities_mtsbert import bio_labels
 from modeling_mtsbert import MTSBertModel
+from tests.warm import WarmPython
 
 
 ROOT = Path(__file__).parent.parent
@@ -68,6 +69,27 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> str:
     return MINILM
+
+
+@pytest.fixture(scope="session")
+def warm_python():
+    """Runs programs in processes of their own without the time that their imports take."""
+    python = WarmPython()
+    yield python
+    python.close()
+
+
+@pytest.fixture
+def run_elsewhere(warm_python, tmp_path):
+    """Runs a script without the clone on `sys.path`, with an empty cache of remote code; returns what it prints."""
+
+    def run(script: str, *arguments: str) -> str:
+        variables = {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+        done = warm_python.run("-I", "-c", script, *arguments, cwd=tmp_path, variables=variables)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -190,13 +190,12 @@ def test_without_gradio_the_error_says_what_to_install(checkpoint, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_port_that_is_taken_ends_the_command_with_one_line(app, checkpoint, root):
+def test_a_port_that_is_taken_ends_the_command_with_one_line(app, checkpoint, root, warm_python):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        command = [sys.executable, "-m", "mtsbert", "demo", "--model", str(checkpoint), "--port", str(port)]
-        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        done = warm_python.run("-m", "mtsbert", "demo", "--model", checkpoint, "--port", str(port), cwd=root)
     assert done.returncode == 1
     assert f"\nError: 127.0.0.1, port {port}, cannot be listened on" in f"\n{done.stderr}"
     assert "Traceback" not in done.stderr
