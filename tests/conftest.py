@@ -1,5 +1,6 @@
 """Shared fixtures: a two-layer encoder, a tokenizer, a model and a few labelled rows."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -54,6 +55,19 @@ def pytest_collection_modifyitems(items):
         for mark, reason in reasons.items():
             if reason and item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    # In random order, but no worker starts with a long file when the others have nothing left to do.
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_collection_finish(session):
+    # The end of every training collects garbage, which takes longer than the training if it looks at all libraries.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish(session):
+    gc.unfreeze()  # Hypothesis, which may be imported only now, looks for what refers to random states
 
 
 @pytest.fixture(scope="session")

@@ -121,11 +121,11 @@ def followed(root, readme, warm_python, tmp_path_factory) -> tuple[Clone, list[s
     return clone, printed
 
 
-needs_weights = [pytest.mark.weights, pytest.mark.spacy_model]
+for_following = [pytest.mark.weights, pytest.mark.spacy_model, pytest.mark.slow]
 
 
 class TestFollowing:
-    pytestmark = needs_weights
+    pytestmark = for_following
 
     def test_commands_leave_checkpoints_answers_and_an_export(self, followed):
         folder = followed[0].folder

@@ -189,6 +189,7 @@ def test_resuming_where_there_is_no_checkpoint_is_refused(recipe):
         run(recipe, "--resume_from_checkpoint", "true")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
     [

@@ -22,6 +22,7 @@ def outcome(composite: float, sd: float, seconds: float, **changes) -> Outcome:
     return Outcome(**values | changes)
 
 
+@pytest.mark.slow
 def test_a_study_runs_every_strategy_once_and_writes_table_and_plot(recipe, tmp_path, capsys):
     config = recipe(num_train_epochs=2, feature_cache_dir=str(tmp_path / "cache"))
     command = ["--config", str(config), "--seeds", "1", "--output_dir", str(tmp_path / "study")]
