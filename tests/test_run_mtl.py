@@ -194,7 +194,7 @@ def test_resuming_where_there_is_no_checkpoint_is_refused(recipe):
     "launcher",
     [
         ["-m", "accelerate.commands.launch", "--num_processes", "1"],
-        ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29511"],
+        ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"],
     ],
     ids=["accelerate", "two processes"],
 )

@@ -104,7 +104,7 @@ def free_port() -> int:
 
 
 def wait_for(url: str, process: subprocess.Popen, log) -> None:
-    for _ in range(240):
+    for _ in range(1200):
         assert process.poll() is None, log.read_text()
         try:
             urllib.request.urlopen(url, timeout=5).close()
@@ -112,7 +112,7 @@ def wait_for(url: str, process: subprocess.Popen, log) -> None:
             time.sleep(0.5)
         else:
             return
-    raise AssertionError(f"no page after two minutes: {log.read_text()}")
+    raise AssertionError(f"no page after ten minutes: {log.read_text()}")
 
 
 def contrast_with_white(colour: str) -> float:

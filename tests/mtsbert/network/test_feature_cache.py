@@ -208,7 +208,7 @@ def test_train_without_room(train, caplog, tmp_path):
 def test_a_full_disk_means_training_without_a_cache_and_one_warning(root):
     command = [sys.executable, "-m", "pytest", "-qs", "-p", "no:cacheprovider", "-k", "train_without_room", __file__]
     done = subprocess.run(
-        command, cwd=root, env=os.environ | {"MTSBERT_NO_ROOM": "1"}, capture_output=True, text=True, timeout=120
+        command, cwd=root, env=os.environ | {"MTSBERT_NO_ROOM": "1"}, capture_output=True, text=True, timeout=600
     )
     assert "1 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-2000:]
 
