@@ -11,6 +11,9 @@ TELLING := tests/test_versions.py tests/test_configuration.py tests/test_modelin
 # The releases of transformers in the table in docs/compatibility.md.
 RELEASES_OF_TABLE := 4.57 5.0 5.4 5.9 5.10 5.16 5.20 5.24
 
+# A file of tests stays on one worker, where its fixtures are made once. tests/conftest.py puts files with slow tests first.
+TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
+
 .PHONY: help quickstart test test-lowest test-releases docs style bench audit weights clean
 .DEFAULT_GOAL := help
 
@@ -24,10 +27,10 @@ quickstart: .venv/installed .venv/weights ## Label the news sample, train on it,
 		"Carla Benítez won the 200 metres in Lisbon on Sunday, beating Kenya's champion by 0.04 seconds"
 
 test: .venv/dev .venv/weights ## Run all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TWO_AT_ONCE)
 
 test-lowest: .venv-lowest/installed ## Run the most important tests with the lowest allowed versions
-	OMP_NUM_THREADS=1 MTSBERT_LOWEST=1 .venv-lowest/bin/python -m pytest -n 2 $(TELLING)
+	OMP_NUM_THREADS=1 MTSBERT_LOWEST=1 .venv-lowest/bin/python -m pytest $(TWO_AT_ONCE) $(TELLING)
 
 test-releases: .venv/dev ## Test checkpoints with other releases of transformers (RELEASES="5.0 5.24"; default: all of the table)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/releases/run.py \

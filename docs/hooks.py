@@ -1,11 +1,13 @@
 """Fills in what would go stale if it were written by hand: every flag with its help text, and every command's help."""
 
+import contextlib
 import dataclasses
+import io
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 
 ROOT = Path(__file__).parent.parent
@@ -58,13 +60,15 @@ def commands() -> str:
     for name, summary in COMMANDS.items():
         if name == "train":
             continue
-        done = subprocess.run(
-            [sys.executable, "-m", "mtsbert", name, "--help"],
-            cwd=ROOT,
-            env=os.environ | {"COLUMNS": "100"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        parts.append(f"## {name}\n\n{summary[0].upper()}{summary[1:]}.\n\n```text\n{done.stdout.strip()}\n```")
+        parts.append(f"## {name}\n\n{summary[0].upper()}{summary[1:]}.\n\n```text\n{help_of(name)}\n```")
     return "\n\n".join(parts)
+
+
+def help_of(command: str) -> str:
+    from mtsbert.cli import main
+
+    output = io.StringIO()
+    with mock.patch.dict(os.environ, COLUMNS="100"), contextlib.redirect_stdout(output):
+        with contextlib.suppress(SystemExit):  # argparse ends the program when it has printed the help
+            main([command, "--help"])
+    return output.getvalue().strip()

@@ -1,5 +1,6 @@
 """Shared fixtures: a two-layer encoder, a tokenizer, a model and a few labelled rows."""
 
+import gc
 import importlib.util
 import json
 import os
@@ -17,6 +18,7 @@ from transformers import BertConfig, BertModel, BertTokenizer, set_seed
 from configuration_mtsbert import MTSBertConfig
 from entities_mtsbert import bio_labels
 from modeling_mtsbert import MTSBertModel
+from tests.warm import WarmPython
 
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +55,19 @@ def pytest_collection_modifyitems(items):
         for mark, reason in reasons.items():
             if reason and item.get_closest_marker(mark):
                 item.add_marker(pytest.mark.skip(reason=reason))
+    # In random order, but no worker starts with a long file when the others have nothing left to do.
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_collection_finish(session):
+    # The end of every training collects garbage, which takes longer than the training if it looks at all libraries.
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish(session):
+    gc.unfreeze()  # Hypothesis, which may be imported only now, looks for what refers to random states
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +83,27 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> str:
     return MINILM
+
+
+@pytest.fixture(scope="session")
+def warm_python():
+    """Runs programs in processes of their own without the time that their imports take."""
+    python = WarmPython()
+    yield python
+    python.close()
+
+
+@pytest.fixture
+def run_elsewhere(warm_python, tmp_path):
+    """Runs a script without the clone on `sys.path`, with an empty cache of remote code; returns what it prints."""
+
+    def run(script: str, *arguments: str) -> str:
+        variables = {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+        done = warm_python.run("-I", "-c", script, *arguments, cwd=tmp_path, variables=variables)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

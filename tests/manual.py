@@ -3,8 +3,9 @@
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
+
+from tests.warm import WarmPython
 
 
 SMALLER = ["--num_train_epochs", "1", "--max_train_samples", "32", "--max_eval_samples", "8", "--disable_tqdm", "True"]
@@ -31,17 +32,16 @@ def make_clone(root: Path, folder: Path) -> Path:
     return folder
 
 
-def run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr[-3000:]}"
+def check(done: subprocess.CompletedProcess) -> None:
+    assert done.returncode == 0, f"{shlex.join(done.args)}\n{done.stderr[-3000:]}"
 
 
-def run_commands(page: Path, folder: Path) -> None:
+def run_commands(page: Path, folder: Path, python: WarmPython) -> None:
     """Runs the bash blocks of a page in order, training made small."""
     for line in "".join(blocks(page, "bash")).splitlines():
         words = shlex.split(line)
         if words[0] == "make":
-            run(["make", "--dry-run", *words[1:]], folder)
+            check(subprocess.run(["make", "--dry-run", *words[1:]], cwd=folder, capture_output=True, text=True))
             continue
         if words[:2] == ["accelerate", "launch"]:
             words = ["python", "-m", "accelerate.commands.launch", "--num_processes", "1", *words[2:]]
@@ -49,14 +49,14 @@ def run_commands(page: Path, folder: Path) -> None:
         if "study" in words:
             words += ["--", *SMALLER]
         small = SMALLER if "run_mtl.py" in words and "--help" not in words else []
-        run([sys.executable, *words[1:], *small], folder)
+        check(python.run(*words[1:], *small, cwd=folder))
 
 
-def run_snippets(page: Path, folder: Path) -> int:
+def run_snippets(page: Path, folder: Path, python: WarmPython) -> int:
     """Runs the Python blocks of a page, one after another in one process; returns how many there are."""
     snippets = blocks(page, "python")
     if snippets:
-        run([sys.executable, "-c", "\n".join(snippets)], folder)
+        check(python.run("-c", "\n".join(snippets), cwd=folder))
     return len(snippets)
 
 

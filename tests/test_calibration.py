@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import spacy
@@ -117,11 +114,9 @@ def test_predict_writes_the_same(folder, expected, close, tmp_path):
         assert close(row, {key: value for key, value in answer.items() if key != "embedding"}, 1e-5)
 
 
-def test_the_script_that_asks_prints_none_where_no_answer_is_sure(folder, root, tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(root / "recipes" / "ask.py"), str(folder), TEXTS[0], TEXTS[1]],
-        env={**os.environ, "HF_MODULES_CACHE": str(tmp_path)}, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+def test_the_script_that_asks_prints_none_where_no_answer_is_sure(folder, root, tmp_path, warm_python):
+    words = [root / "recipes" / "ask.py", folder, TEXTS[0], TEXTS[1]]
+    done = warm_python.run(*words, variables={"HF_MODULES_CACHE": str(tmp_path)})
     assert re.findall(r"topic: (\w+)", done.stdout) == ["none", "Sports"]
 
 

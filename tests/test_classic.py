@@ -51,6 +51,7 @@ def data(tmp_path_factory) -> dict[str, Path]:
     return {f"data/{name}": folder / name for name in ("sample", "sample_pairs")}
 
 
+@pytest.mark.slow
 @pytest.mark.spacy_model
 @pytest.mark.parametrize("name", CLASSIC)
 def test_a_classic_recipe_runs_at_full_size(root, encoders, data, tmp_path, name):

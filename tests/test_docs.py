@@ -28,12 +28,12 @@ GUIDES += ["embedding", "from_sentence_transformers", "scores"]
 @pytest.mark.slow
 @pytest.mark.weights
 @pytest.mark.spacy_model
-def test_every_command_and_snippet_runs(root, tmp_path):
+def test_every_command_and_snippet_runs(root, tmp_path, warm_python):
     clone = make_clone(root, tmp_path)
     num_snippets = 0
     for page in [*(root / "docs" / "guides" / f"{name}.md" for name in GUIDES), root / "docs" / "index.md"]:
-        run_commands(page, clone)
-        num_snippets += run_snippets(page, clone)
+        run_commands(page, clone, warm_python)
+        num_snippets += run_snippets(page, clone, warm_python)
     assert num_snippets == sum(len(blocks(page, "python")) for page in PAGES)
     tasks = MTSBertModel.from_pretrained(clone / "runs" / "renamed").config.tasks
     assert tasks["subject"]["labels"] == ["World", "Sports", "Business", "Science"]

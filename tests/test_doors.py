@@ -105,13 +105,13 @@ def test_model_views_and_pipeline_load_bit_equal_and_in_silence(kind, request, t
     assert found["pipeline"] == model.as_pipeline(tokenizer)(TEXT)
 
 
-def test_a_model_loaded_from_a_folder_saves_its_code_again(checkpoint, tmp_path):
+def test_a_model_loaded_from_a_folder_saves_its_code_again(checkpoint, tmp_path, run_elsewhere):
     script = f"""
 from transformers import AutoModelForTokenClassification
 model = AutoModelForTokenClassification.from_pretrained({str(checkpoint)!r}, trust_remote_code=True)
 model.save_pretrained({str(tmp_path / "again")!r})
 """
-    in_fresh_interpreter(script, tmp_path, tmp_path / "modules")
+    run_elsewhere(script)
     assert sorted(path.name for path in (tmp_path / "again").glob("*.py")) == CODE_FILES
 
 
@@ -213,7 +213,7 @@ def test_models_that_have_no_multi_task_pipeline_are_refused(checkpoint, tokeniz
         pipeline("multi-task", model=BertModel.from_pretrained(encoder_folder), tokenizer=tokenizer)
 
 
-def test_every_checkpoint_is_answered_for_by_the_code_that_it_came_with(checkpoint, tmp_path):
+def test_every_checkpoint_is_answered_for_by_the_code_that_it_came_with(checkpoint, tmp_path, run_elsewhere):
     """What is registered by the checkpoint that is loaded first does not take over the others."""
     for version in ("first", "second"):
         folder = shutil.copytree(checkpoint, tmp_path / version)
@@ -240,7 +240,7 @@ pipeline("multi-task", model=model).save_pretrained("{tmp_path}/again")
 assert pipeline("multi-task", model="{tmp_path}/again", trust_remote_code=True).version == "first"
 assert not said, said
 """
-    in_fresh_interpreter(script, tmp_path, tmp_path / "modules")
+    run_elsewhere(script)
     assert sorted(path.name for path in (tmp_path / "again").glob("*.py")) == CODE_FILES
     settings = [json.loads((folder / "config.json").read_text()) for folder in (checkpoint, tmp_path / "again")]
     assert settings[0]["custom_pipelines"] == settings[1]["custom_pipelines"]

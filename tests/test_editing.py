@@ -7,7 +7,6 @@ import torch
 
 from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertForSequenceClassification, MTSBertForTokenClassification, MTSBertModel
-from tests.test_doors import in_fresh_interpreter
 
 
 TEXT = "Ada Perez joins Nimbus Labs in Oslo"
@@ -331,7 +330,7 @@ def test_an_edit_of_a_view_is_kept_for_the_whole_checkpoint(checkpoint, tmp_path
     assert torch.equal(again.heads["mood"].classifier.weight, view.heads["mood"].classifier.weight)
 
 
-def test_a_checkpoint_is_edited_and_opened_without_the_clone(checkpoint, tmp_path):
+def test_a_checkpoint_is_edited_and_opened_without_the_clone(checkpoint, tmp_path, run_elsewhere):
     """Each in an interpreter of its own; all that they have is the folder."""
     edit = f"""
 import torch
@@ -364,4 +363,4 @@ assert list(answer["subject"]["scores"]) == ["Economy", "Sports"], answer
 assert {{entity["label"] for entity in answer["ner"]}} <= {{"PLACE"}}, answer
 """
     for script in (edit, load):
-        in_fresh_interpreter(script, tmp_path, tmp_path / "modules")
+        run_elsewhere(script)

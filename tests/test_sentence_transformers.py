@@ -7,7 +7,7 @@ import torch
 from transformers import set_seed
 
 from modeling_mtsbert import MTSBertModel
-from tests.test_doors import CODE_FILES, TEXT, in_fresh_interpreter
+from tests.test_doors import CODE_FILES, TEXT
 
 
 TEXTS = [TEXT, "Oslo", "The final ends without a goal in Lima"]
@@ -32,7 +32,7 @@ json.dump(found, open({answer!r}, "w"))
 
 
 def test_sentence_transformers_gives_the_same_embeddings_and_keeps_the_heads(
-    encoder_folder, tasks, tokenizer, tmp_path
+    encoder_folder, tasks, tokenizer, tmp_path, run_elsewhere
 ):
     expected = {}
     batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
@@ -46,7 +46,7 @@ def test_sentence_transformers_gives_the_same_embeddings_and_keeps_the_heads(
         expected[str(folder)] = model(**batch).pooler_output
     again, answer = tmp_path / "again", tmp_path / "answer.json"
     script = ENCODE.format(folders=list(expected), texts=TEXTS, again=str(again), answer=str(answer))
-    in_fresh_interpreter(script, tmp_path, tmp_path / "modules")
+    run_elsewhere(script)
     for folder, (longest, embeddings) in json.loads(answer.read_text()).items():
         assert longest == tokenizer.model_max_length
         assert torch.allclose(torch.tensor(embeddings), expected[folder], atol=1e-5), folder

@@ -18,7 +18,7 @@ from mtsbert.exports.pipeline import OnnxPipeline, load_pipeline
 from mtsbert.input_arguments import ModelArguments
 from mtsbert.network.starting_point import load_model, load_tokenizer
 from run_mtl import main as train
-from tests.test_doors import CODE_FILES, in_fresh_interpreter
+from tests.test_doors import CODE_FILES
 
 
 EXPORTING = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -159,7 +159,7 @@ def test_no_door_of_ours_reads_weights_from_a_pickle(door, spoil, hostile, crate
     assert not crater.exists()
 
 
-def test_no_door_of_transformers_or_sentence_transformers_does(checkpoint, crater, tmp_path):
+def test_no_door_of_transformers_or_sentence_transformers_does(checkpoint, crater, tmp_path, run_elsewhere):
     expected = {}
     for spoil, message in SPOILT.items():
         folder = Path(shutil.copytree(checkpoint, tmp_path / spoil.__name__))
@@ -170,7 +170,7 @@ def test_no_door_of_transformers_or_sentence_transformers_does(checkpoint, crate
     expected[str(beside)] = "^loaded$"
     answer = tmp_path / "answer.json"
     script = ASK_EVERY_DOOR.format(folders=list(expected), text=TEXT, answer=str(answer))
-    in_fresh_interpreter(script, tmp_path, tmp_path / "modules")
+    run_elsewhere(script)
     said = json.loads(answer.read_text())
     assert len(said) == 6 * len(expected)
     for which, message in said.items():

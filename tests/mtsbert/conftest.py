@@ -1,5 +1,8 @@
 """Fixture for a Trainer on the eight rows of `tests/conftest.py`."""
 
+import subprocess
+from types import SimpleNamespace
+
 import pytest
 from transformers import (
     AutoModel,
@@ -62,6 +65,19 @@ def trainer_of(model, features, tokenizer, tmp_path):
         )
 
     return build
+
+
+@pytest.fixture
+def warm_runs(warm_python, monkeypatch):
+    """Has `mtsbert.runs.run_once` start its processes warm."""
+
+    def run(command: list[str], *, stdout, stderr, env: dict[str, str]):
+        assert stderr == subprocess.STDOUT
+        done = warm_python.run(*command[1:], variables=env)
+        stdout.write(done.stdout + done.stderr)
+        return done
+
+    monkeypatch.setattr("mtsbert.runs.subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
 
 
 @pytest.fixture

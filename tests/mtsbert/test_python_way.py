@@ -98,11 +98,10 @@ def test_importing_the_package_imports_nothing_else(root):
 @pytest.mark.parametrize(
     ("script", "says"), [("stranger", r"[01]\.\d{3} \(4, 2\) "), ("first_tries", "all of it works")]
 )
-def test_a_strangers_script_needs_no_file_and_no_recipe(root, encoder_folder, tmp_path, script, says):
+def test_a_strangers_script_needs_no_file_and_no_recipe(root, encoder_folder, tmp_path, warm_python, script, says):
     path = root / "tests" / "scripts" / f"{script}.py"  # which test_install.py runs from a wheel
-    command = [sys.executable, str(path), str(encoder_folder), str(tmp_path / "out")]
-    environment = {"PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    variables = {"PYTHONPATH": str(root)}
+    done = warm_python.run(path, encoder_folder, tmp_path / "out", cwd=tmp_path, variables=variables)
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.match(says, done.stdout.splitlines()[-1])
 

@@ -1,8 +1,5 @@
 """Tests that recipes and flags are parsed by the same code, flags override recipes, and errors are clear."""
 
-import subprocess
-import sys
-
 import pytest
 
 from mtsbert.data.labels import check_recipe_tasks
@@ -190,8 +187,8 @@ def test_every_flag_of_ours_is_explained():
     assert all(len(helps[name]) > 40 for name in ours)
 
 
-def test_help_reads_as_a_manual(root):
-    done = subprocess.run([sys.executable, "run_mtl.py", "--help"], cwd=root, capture_output=True, text=True)
+def test_help_reads_as_a_manual(root, warm_python):
+    done = warm_python.run("run_mtl.py", "--help", cwd=root)
     assert done.returncode == 0, done.stderr
     assert "flags win over the recipe" in done.stdout
     assert "package:NAME/FOLDER" in " ".join(done.stdout.split())

@@ -1,8 +1,6 @@
 """Tests that the spaCy component gives the results of the pipeline as spaCy attributes."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -118,7 +116,7 @@ def test_mistakes_are_named_at_the_first_text(checkpoint, config, message):
         nlp("Lima")
 
 
-def test_several_processes_answer_too_when_the_model_has_run_before(checkpoint, root):
+def test_several_processes_answer_too_when_the_model_has_run_before(checkpoint, root, warm_python):
     script = f"""
 import spacy, mtsbert.spacy_component
 nlp = spacy.blank("en")
@@ -126,7 +124,7 @@ nlp.add_pipe("mtsbert", config={{"model": {str(checkpoint)!r}}})
 nlp({TEXTS[0]!r})
 print([len(doc._.mtsbert["embedding"]) for doc in nlp.pipe({TEXTS[:3]!r}, n_process=2)])
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root, timeout=120)
+    done = warm_python.run("-c", script, cwd=root)
     assert done.stdout.strip() == "[32, 32, 32]", done.stderr[-2000:]
 
 

@@ -1,8 +1,6 @@
 """Tests that `mtsbert edit` changes the tasks of a saved checkpoint and nothing else."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -21,7 +19,7 @@ def run(checkpoint, output, *edits: str) -> None:
     main(["--model", str(checkpoint), "--output", str(output), *edits])
 
 
-def test_changes_are_made_in_order_and_the_folder_opens_elsewhere(checkpoint, tmp_path, capsys):
+def test_changes_are_made_in_order_and_the_folder_opens_elsewhere(checkpoint, tmp_path, run_elsewhere, capsys):
     run(
         checkpoint, tmp_path / "edited",
         *("--rename_task", "topic", "subject"),
@@ -36,8 +34,7 @@ def test_changes_are_made_in_order_and_the_folder_opens_elsewhere(checkpoint, tm
         "print(json.dumps({name: task.get('labels') for name, task in ask.model.config.tasks.items()}))\n"
         "print(sorted(ask(('Lima', 'Oslo'))))"
     )
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    tasks, answered = done.stdout.splitlines()[-2:]
+    tasks, answered = run_elsewhere(code).splitlines()[-2:]
     assert json.loads(tasks) == {
         "subject": ["Money", "Games"],
         "ner": ["O", "B-PLACE", "I-PLACE"],

@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -169,7 +167,7 @@ def test_folders_that_cannot_be_are_refused(checkpoint, exported, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_the_encoder_alone_needs_no_code_of_ours(checkpoint, tmp_path):
+def test_the_encoder_alone_needs_no_code_of_ours(checkpoint, tmp_path, run_elsewhere):
     """As SentenceTransformer and AutoModel read it, in an interpreter that knows nothing of the project."""
     main(["--model", str(checkpoint), "--output", str(tmp_path / "encoder"), "--encoder"])
     assert not list((tmp_path / "encoder").glob("*.py"))
@@ -183,11 +181,10 @@ def test_the_encoder_alone_needs_no_code_of_ours(checkpoint, tmp_path):
         "print(json.dumps(SentenceTransformer('encoder').encode(sys.argv[1:]).tolist()))"
     )
     texts = [text for text in TEXTS if len(text) < 100]
-    done = subprocess.run([sys.executable, "-I", "-c", code, *texts], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    printed = run_elsewhere(code, *texts)
     answers = MTSBertModel.from_pretrained(checkpoint).eval().as_pipeline()(texts)
     expected = torch.tensor([answer["embedding"] for answer in answers])
-    assert torch.allclose(torch.tensor(json.loads(done.stdout.splitlines()[-1])), expected, atol=1e-5)
+    assert torch.allclose(torch.tensor(json.loads(printed.splitlines()[-1])), expected, atol=1e-5)
 
 
 def test_an_encoder_that_cannot_be_exported_right_is_refused(model_on, tokenizer, tmp_path):

@@ -219,6 +219,7 @@ def test_a_checkpoint_without_its_vocabulary_is_refused(checkpoint, answer, tmp_
         answer(tmp_path / "texts.txt", "--model", str(tmp_path / "bare"))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_texts(checkpoint, tmp_path, root):
     peaks = []
     script = (

@@ -119,7 +119,7 @@ def first(large, recipe):
 
 @pytest.mark.slow
 def test_entities_are_confirmed_out_of_fold_and_an_interrupted_run_goes_on(
-    large, first, tmp_path, capsys, monkeypatch
+    large, first, tmp_path, capsys, monkeypatch, warm_runs
 ):
     output = tmp_path / "confirmed"
     command = ["relabel", "--config", str(first), "--folds", "2", "--data", str(large), "--output", str(output),

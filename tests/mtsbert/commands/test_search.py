@@ -29,7 +29,7 @@ def space(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_search_finds_the_best_of_its_trials_and_goes_on(recipe, space, tmp_path, capsys):
+def test_a_search_finds_the_best_of_its_trials_and_goes_on(recipe, space, warm_runs, tmp_path, capsys):
     command = ["--config", str(recipe()), "--search"]
     best = main([*command, str(space())])
     found = json.loads((tmp_path / "run" / RESULTS_FILE).read_text())

@@ -22,6 +22,7 @@ def outcome(composite: float, sd: float, seconds: float, **changes) -> Outcome:
     return Outcome(**values | changes)
 
 
+@pytest.mark.slow
 def test_a_study_runs_every_strategy_once_and_writes_table_and_plot(recipe, tmp_path, capsys):
     config = recipe(num_train_epochs=2, feature_cache_dir=str(tmp_path / "cache"))
     command = ["--config", str(config), "--seeds", "1", "--output_dir", str(tmp_path / "study")]
@@ -80,7 +81,7 @@ def test_what_a_study_decides_is_taken_out_of_the_recipe(recipe, tmp_path):
     assert kept["tasks"] == yaml.safe_load(config.read_text())["tasks"]
 
 
-def test_a_strategy_that_fails_is_left_out_and_the_others_go_on(recipe, tokenizer, tmp_path, caplog):
+def test_a_strategy_that_fails_is_left_out_and_the_others_go_on(recipe, tokenizer, warm_runs, tmp_path, caplog):
     sizes = {"hidden_size": 32, "embedding_size": 16, "num_attention_heads": 2, "intermediate_size": 64}
     albert = AlbertConfig(vocab_size=len(tokenizer), num_hidden_layers=4, **sizes)  # four times the same layer
     AlbertModel(albert).save_pretrained(tmp_path / "albert")
@@ -95,7 +96,7 @@ def test_a_strategy_that_fails_is_left_out_and_the_others_go_on(recipe, tokenize
         main([*command, "lower_half_frozen"])
 
 
-def test_a_run_that_was_cut_off_while_it_wrote_its_results_is_run_again(recipe, tmp_path):
+def test_a_run_that_was_cut_off_while_it_wrote_its_results_is_run_again(recipe, warm_runs, tmp_path):
     flags = ["--do_eval=True"]
     metrics = run_once(recipe(), flags, folder=tmp_path, name="run")
     (results,) = tmp_path.glob("run_*/all_results.json")
@@ -128,7 +129,7 @@ def test_the_verdict_names_the_best_its_lead_and_a_faster_one_that_the_seeds_do_
     assert verdict(outcomes) == "Best composite: full with 80.0, 2.0 points before lower_half_frozen."
 
 
-def test_a_run_that_fails_shows_the_end_of_its_log(recipe, tmp_path):
+def test_a_run_that_fails_shows_the_end_of_its_log(recipe, warm_runs, tmp_path):
     with pytest.raises(RuntimeError, match=r"(?s)bad failed; the end of .*log.txt.*`num_frozen_layers` is 9"):
         run_once(recipe(), ["--num_frozen_layers=9"], folder=tmp_path, name="bad")
     assert not list(tmp_path.glob("bad_*/all_results.json"))

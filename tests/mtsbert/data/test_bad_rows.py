@@ -2,10 +2,7 @@
 
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -237,17 +234,9 @@ def test_without_bad_rows_the_file_is_empty_and_an_old_one_does_not_stay(bad_rec
 
 
 @pytest.mark.slow
-def test_one_of_two_processes_writes_the_file(bad_recipe, root, tmp_path):
+def test_one_of_two_processes_writes_the_file(bad_recipe, root, tmp_path, warm_python):
     path = bad_recipe(do_predict=True, use_cpu=True)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    done = subprocess.run(
-        [*launcher, "run_mtl.py", "--config", str(path)],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = warm_python.run("run_mtl.py", "--config", path, cwd=root, num_ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("4 rows cannot be used and are left out") == 1
     assert skipped_in(tmp_path / "run") == BOTH

@@ -15,7 +15,6 @@ from modeling_mtsbert import MTSBertModel
 from mtsbert.results.model_card import escape, fenced
 from mtsbert.results.provenance import is_hub_id, public_name
 from run_mtl import main
-from tests.test_doors import in_fresh_interpreter
 
 
 NASTY = ["<script>alert(1)</script>", "a|b", "---", "```\n# title", "[x](http://x.y)", "key: *value"]
@@ -183,7 +182,7 @@ def test_a_fence_is_longer_than_any_in_the_code():
     assert fenced("````\nx", "yaml") == "`````yaml\n````\nx\n`````"
 
 
-def test_the_snippets_run(recipe, tmp_path):
+def test_the_snippets_run(recipe, tmp_path, run_elsewhere):
     run(recipe, num_train_epochs=1)
     card = card_of(tmp_path / "run")
     snippets = code_of(card, "python")
@@ -199,7 +198,7 @@ def test_the_snippets_run(recipe, tmp_path):
             "assert numpy.allclose(embeddings[0], answer['embedding'], atol=1e-5)",
         ]
     )
-    in_fresh_interpreter(script, tmp_path, tmp_path / "modules")
+    run_elsewhere(script)
     for line in code_of(card, "bash"):
         assert "--model run " in line
 

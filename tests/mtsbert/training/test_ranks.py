@@ -86,8 +86,18 @@ os._exit(0)  # now and then the interpreter's own end aborts ("terminate called"
 """
 
 
+def of_failed(words: list) -> str:
+    """Runs a script in two processes of torchrun, which says what becomes of one when the other has failed."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
+    command = [*launcher, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode != 0
+    return done.stderr
+
+
 @pytest.fixture
-def train(model, tokenizer, tasks, examples, tmp_path, root):
+def train(model, tokenizer, tasks, examples, tmp_path, root, warm_python):
     """Trains on the eight rows in one process or two, and returns the first step's gradients and the last weights."""
     examples[1]["topic"] = None  # unequal numbers of labels; the second half has no entities at all
     for row in range(4, 8):
@@ -103,18 +113,10 @@ def train(model, tokenizer, tasks, examples, tmp_path, root):
     def run(num_processes: int, batch_size: int, accumulation: int, *, fails: bool = False, **settings) -> Any:
         """With `fails`: what the processes said before they failed."""
         settings |= {"per_device_train_batch_size": batch_size, "gradient_accumulation_steps": accumulation}
-        launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-        command = [sys.executable, *(launcher if num_processes == 2 else []), script, tmp_path, json.dumps(settings)]
-        done = subprocess.run(
-            [*map(str, command), str(tmp_path / "answer.pt")],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
-        )
+        words = [script, tmp_path, json.dumps(settings), tmp_path / "answer.pt"]
         if fails:
-            assert done.returncode != 0
-            return done.stderr
+            return of_failed(words)
+        done = warm_python.run(*words, num_ranks=num_processes)
         assert done.returncode == 0, done.stderr[-3000:]
         return torch.load(tmp_path / "answer.pt")
 
@@ -251,15 +253,14 @@ os._exit(0)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_one_process_does_not_find_is_refused_by_both(trainer_of, tmp_path, root):
+def test_a_checkpoint_that_one_process_does_not_find_is_refused_by_both(trainer_of, tmp_path, root, warm_python):
     trainer_of(max_steps=1, save_strategy="steps", save_steps=1).train()
     for rank in (0, 1):
         (tmp_path / str(rank)).mkdir()
     shutil.move(tmp_path / "run", tmp_path / "0" / "run")
     script = tmp_path / "resuming.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(root)!r})\n" + RESUMING)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    done = subprocess.run([*launcher, str(script), str(tmp_path)], capture_output=True, text=True, timeout=120)
+    done = warm_python.run(script, tmp_path, num_ranks=2)
     assert done.returncode == 0, done.stderr[-3000:]
     for rank in (0, 1):
         assert (

@@ -330,6 +330,7 @@ def test_weights_of_unknown_tasks_are_refused(trainer_of):
 # Both are about torch's own code.
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.slow
 def test_a_compiled_model_learns_the_same(trainer_of, model):
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
