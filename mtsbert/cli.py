@@ -1,6 +1,7 @@
 """The `mtsbert` command, which runs all programs of the project. In a clone: `python -m mtsbert`."""
 
 import argparse
+import gc
 import importlib
 import sys
 from collections.abc import Callable
@@ -23,7 +24,7 @@ COMMANDS = {  # command → description in the help
     "annotate": "choose the texts that people should label, with the model's answers to correct",
     "audit": "list the rows whose label is most likely wrong",
     "tune-thresholds": "set how sure a checkpoint must be to answer",
-    "export": "write a checkpoint as ONNX, or its encoder alone",
+    "export": "write a checkpoint as ONNX or OpenVINO, or its encoder alone",
     "edit": "add, drop or rename the tasks and labels of a checkpoint",
     "study": "compare what freezing costs and brings on your data",
     "demo": "try a model in the browser",
@@ -59,6 +60,11 @@ def run(program: Callable, argv: list[str], *, prog: str) -> None:
 
 
 def _module_of(command: str) -> ModuleType:
-    if command in OF_DATA_PREP:
-        return data_prep(OF_DATA_PREP[command])
-    return importlib.import_module(f"mtsbert.commands.{IN_PACKAGES.get(command, command.replace('-', '_'))}")
+    gc.disable()  # the libraries that are imported make many objects and little garbage
+    try:
+        if command in OF_DATA_PREP:
+            return data_prep(OF_DATA_PREP[command])
+        return importlib.import_module(f"mtsbert.commands.{IN_PACKAGES.get(command, command.replace('-', '_'))}")
+    finally:
+        gc.freeze()  # what they hold is never searched for garbage
+        gc.enable()

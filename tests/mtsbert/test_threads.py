@@ -77,3 +77,18 @@ import torch
         [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "PASSIVE"
+
+
+@pytest.mark.parametrize("command", ["edit", "no-such-command"])
+def test_garbage_is_collected_once_a_command_is_imported(command):
+    code = (
+        "import gc\n"
+        "from mtsbert.cli import _module_of\n"
+        "try:\n"
+        f"    _module_of({command!r})\n"
+        "except ImportError:\n"
+        "    pass\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "True True\n", done.stderr[-3000:]
