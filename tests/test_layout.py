@@ -23,6 +23,7 @@ ORDER = [
     "page",
     "relabelling",
     "annotation",
+    "serving",
     "commands",
 ]
 BESIDE_ARGUMENTS = (
