@@ -120,19 +120,18 @@ def serve(args: argparse.Namespace) -> None:
     from mtsbert.serving.server import LOCAL, open_port, run_server
 
     api_key = key_from_environment()
-    listener = open_port(args.host, args.port)
-    pipeline = open_pipeline(args.model, revision=args.revision)
-    inference = Inference(pipeline, autocast(pipeline.device, args.precision))
-    bounds = {field.name: getattr(args, field.name) for field in fields(Limits) if hasattr(args, field.name)}
-    bounds["max_batch_tokens"] = args.max_batch_tokens or inference.default_batch_tokens
-    limits, metrics, name = Limits(**bounds), Metrics(), args.name or title_of(args.model)
-    if api_key is None and args.host not in LOCAL:
-        logger.warning(
-            f"Everybody who can reach {args.host} can send requests. Set {API_KEY}, or listen on 127.0.0.1 behind a "
-            "proxy that checks who is asking."
-        )
-    app = create_app(inference, name=name, limits=limits, metrics=metrics, api_key=api_key)
-    try:
-        run_server(app, listener, name=name, limits=limits, metrics=metrics)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits) if field.name in args})
+    with open_port(args.host, args.port) as listener:
+        pipeline = open_pipeline(args.model, revision=args.revision)
+        inference = Inference(pipeline, autocast(pipeline.device, args.precision))
+        metrics, name = Metrics(), args.name or title_of(args.model)
+        app = create_app(inference, name=name, limits=limits, metrics=metrics, api_key=api_key)
+        if api_key is None and args.host not in LOCAL:
+            logger.warning(
+                f"Everybody who can reach {args.host} can send requests. Set {API_KEY}, or listen on 127.0.0.1 behind "
+                "a proxy that checks who is asking."
+            )
+        try:
+            run_server(app, listener, name=name, limits=limits, metrics=metrics)
+        except KeyboardInterrupt:
+            sys.exit(130)

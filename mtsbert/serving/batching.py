@@ -69,15 +69,18 @@ class Batcher:
 
     def __init__(self, inference: Inference, limits: Limits, metrics: Metrics):
         self._inference, self._limits, self._metrics = inference, limits, metrics
+        self._max_tokens = limits.max_batch_tokens or inference.default_batch_tokens
         self._waiting: deque[Item] = deque()
         self._changed = Condition()
         self._is_closing = False
         self._last_size = 1
         self._texts_per_second = 0.0
         self._thread = Thread(target=self._run, name="inference", daemon=True)
-        metrics.watch_queue(lambda: len(self._waiting))
+        self._loop: asyncio.AbstractEventLoop | None = None
+        metrics.watch(queue=lambda: len(self._waiting))
 
     def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     @property
@@ -115,7 +118,7 @@ class Batcher:
         self._thread.join()
 
     def _put(self, rows: list[Row], options: Options) -> Job:
-        job = Job(rows, options, asyncio.get_running_loop().create_future())
+        job = Job(rows, options, self._loop.create_future())
         with self._changed:
             if self._is_closing:
                 raise Refusal(503, "The server is stopping. Send the request to another one.")
@@ -146,11 +149,9 @@ class Batcher:
         while batch := self._next_batch():
             began = time.monotonic()
             self._answer(batch)
-            seconds = time.monotonic() - began
-            self._count(batch, seconds)
-            jobs = {item.job: None for item in batch if item.job.is_done}
-            for loop in {job.future.get_loop() for job in jobs}:
-                loop.call_soon_threadsafe(self._deliver, [job for job in jobs if job.future.get_loop() is loop])
+            self._count(batch, time.monotonic() - began)
+            done = dict.fromkeys(item.job for item in batch if item.job.is_done)
+            self._loop.call_soon_threadsafe(self._deliver, list(done))
 
     def _next_batch(self) -> list[Item]:
         """The next inputs to answer together. Empty once the server is stopping and nothing is left."""
@@ -159,7 +160,7 @@ class Batcher:
         while (item := self._pop(deadline, has_enough=len(batch) >= self._last_size)) is not None:
             if item.num_tokens is None:
                 item.num_tokens = self._inference.count_tokens(item.row)
-            if batch and num_tokens + item.num_tokens > self._limits.max_batch_tokens:
+            if batch and num_tokens + item.num_tokens > self._max_tokens:
                 with self._changed:
                     self._waiting.appendleft(item)
                 break

@@ -40,7 +40,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def refuse_route(request: Request, error: HTTPException) -> Response:
-        reason = str(error.detail)
+        reason = "The body cannot be read: it must be JSON in UTF-8, without very deep nesting or very long numbers."
         if error.status_code in (404, 405):
             reason = f"There is no {request.method} {request.url.path}; GET /docs lists what there is."
         return error_response(Refusal(error.status_code, reason, error.headers))

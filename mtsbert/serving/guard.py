@@ -11,8 +11,8 @@ from mtsbert.serving.limits import Limits
 from mtsbert.serving.metrics import Metrics
 
 
-OPEN_PATHS = ("/health", "/ready", "/docs", "/openapi.json")  # nothing of the model is in these
-MAX_DISCARDED = 64_000_000  # bytes of a body that are read only so that the client can hear why it is refused
+OPEN_PATHS = ("/health", "/ready", "/docs", "/openapi.json")  # these tell nothing of a model but its name
+MAX_DISCARDED = 64_000_000  # bytes of a body that are read only to be able to refuse it
 
 
 class Guard:
@@ -30,6 +30,7 @@ class Guard:
         self._app, self._limits, self._metrics = app, limits, metrics
         self._expected = None if api_key is None else f"Bearer {api_key}".encode()
         self._num_held = 0  # bytes of the bodies of all open requests
+        metrics.watch(held=lambda: self._num_held)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,7 +44,6 @@ class Guard:
             await send(message)
 
         try:
-            self._check_key(scope)
             if not await self._read_body(scope, receive, held):
                 return  # the client has gone
             await self._app(scope, _replayed(bytes(held), receive), send_and_note)
@@ -55,47 +55,53 @@ class Guard:
             self._metrics.requests.labels(path, statuses[0] if statuses else "none").inc()
             self._metrics.seconds.labels(path).observe(time.perf_counter() - began)
 
-    def _check_key(self, scope: Scope) -> None:
-        if self._expected is None or scope["path"] in OPEN_PATHS:
-            return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if not hmac.compare_digest(given, self._expected):
-            raise Refusal(
-                401,
-                "This server wants a key: send the header `Authorization: Bearer KEY`, with the value of its "
-                "MTSBERT_API_KEY for KEY.",
-                {"WWW-Authenticate": "Bearer"},
-            )
-
     async def _read_body(self, scope: Scope, receive: Receive, held: bytearray) -> bool:
-        """Reads the body into `held`. Returns whether the client is still there. Raises [`Refusal`] if it may not."""
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        refused = self._refusal_of(int(declared) if declared.isdigit() else 0, extra=0)
-        num_discarded = 0
+        """
+        Reads the body into `held`, and returns whether the client is still there. A body that is refused is read as
+        well, but not kept: a client that is still sending would not hear the reason.
+
+        Raises:
+            [`Refusal`]: If the key is missing, or the body is too large or too slow.
+        """
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"0")
+        refusal = self._refusal_of_key(scope["path"], headers.get(b"authorization", b""))
+        refusal = refusal or self._refusal_of_size(int(declared) if declared.isdigit() else 0, extra=0)
         deadline = time.monotonic() + self._limits.body_timeout_s
-        more = True
-        while more and num_discarded <= MAX_DISCARDED:
+        num_discarded, more = 0, True
+        while more:
             try:
                 message = await asyncio.wait_for(receive(), max(0.0, deadline - time.monotonic()))
             except asyncio.TimeoutError:
-                raise refused or Refusal(
-                    408, f"The body did not arrive within {self._limits.body_timeout_s:g} s.", {"Connection": "close"}
-                ) from None
+                refusal = refusal or Refusal(408, f"The body did not arrive within {self._limits.body_timeout_s:g} s.")
+                break
             if message["type"] == "http.disconnect":
                 return False
             chunk, more = message.get("body", b""), message.get("more_body", False)
-            if refused is None:
-                refused = self._refusal_of(len(held) + len(chunk), extra=len(chunk))
-            if refused is None:
+            refusal = refusal or self._refusal_of_size(len(held) + len(chunk), extra=len(chunk))
+            if refusal is None:
                 held += chunk
                 self._num_held += len(chunk)
-            else:
-                num_discarded += len(chunk)
-        if refused is not None:
-            raise refused
+            elif (num_discarded := num_discarded + len(chunk)) > MAX_DISCARDED:
+                break
+        if refusal is not None:
+            if more:  # what else comes is no new request
+                refusal.headers = {**(refusal.headers or {}), "Connection": "close"}
+            raise refusal
         return True
 
-    def _refusal_of(self, size: int, *, extra: int) -> Refusal | None:
+    def _refusal_of_key(self, path: str, given: bytes) -> Refusal | None:
+        """Why the header `Authorization` does not open a path; None if it does."""
+        if self._expected is None or path in OPEN_PATHS or hmac.compare_digest(given, self._expected):
+            return None
+        return Refusal(
+            401,
+            "This server wants a key: send the header `Authorization: Bearer KEY`, with the value of its "
+            "MTSBERT_API_KEY for KEY.",
+            {"WWW-Authenticate": "Bearer"},
+        )
+
+    def _refusal_of_size(self, size: int, *, extra: int) -> Refusal | None:
         """Why a body of this size, in bytes, of which `extra` are new, is not taken; None if it is."""
         if size > self._limits.max_body_mb * 1e6:
             return Refusal(

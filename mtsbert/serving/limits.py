@@ -9,7 +9,9 @@ class Limits:
     What bounds memory and waiting.
 
     Args:
-        max_batch_tokens (`int`): Tokens of the texts that are answered together. A longer text is answered alone.
+        max_batch_tokens (`int`, *optional*):
+            Tokens of the texts that are answered together. A longer text is answered alone. Default: as many as keep
+            the machine busy.
         max_wait_ms (`float`, *optional*, defaults to 2):
             How long the first text of a batch waits for others, in milliseconds. Nothing waits while requests come one
             at a time.
@@ -25,7 +27,7 @@ class Limits:
         `ValueError`: If a limit is 0 or less, or if a request within the limits could never be accepted.
     """
 
-    max_batch_tokens: int
+    max_batch_tokens: int | None = None
     max_wait_ms: float = 2.0
     max_queue: int = 1_024
     max_texts: int = 256
@@ -37,9 +39,11 @@ class Limits:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            least = "0 or more" if name == "max_wait_ms" else "more than 0"
-            if not (value > 0 or (value == 0 and name == "max_wait_ms")):  # also for NaN
-                raise ValueError(f"--{name} is {value}; it must be {least}.")
+            if value is None or value > 0 or (name == "max_wait_ms" and value == 0):
+                continue
+            raise ValueError(
+                f"--{name} is {value}; it must be {'0 or more' if name == 'max_wait_ms' else 'more than 0'}."
+            )
         if self.max_texts > self.max_queue:
             raise ValueError(
                 f"--max_texts is {self.max_texts}, and --max_queue is {self.max_queue}: a request of so many texts "

@@ -16,7 +16,10 @@ class Metrics:
     def __init__(self):
         self._registry = registry = CollectorRegistry()
         self.requests = Counter(
-            "mtsbert_requests", "HTTP requests by path and status.", ["path", "status"], registry=registry
+            "mtsbert_requests",
+            "HTTP requests by path and status; none: the client had gone.",
+            ["path", "status"],
+            registry=registry,
         )
         self.seconds = Histogram(
             "mtsbert_request_seconds",
@@ -36,11 +39,14 @@ class Metrics:
         self.batch_seconds = Histogram(
             "mtsbert_batch_seconds", "Seconds to answer a batch.", registry=registry, buckets=SECONDS
         )
+        self._held = Gauge("mtsbert_held_bytes", "Bodies of open requests, in bytes.", registry=registry)
         self._queue = Gauge("mtsbert_queue_texts", "Texts or pairs that wait for a batch.", registry=registry)
 
-    def watch_queue(self, length: Callable[[], int]) -> None:
-        """Makes the length of a queue one of the metrics, read when somebody asks for them."""
-        self._queue.set_function(length)
+    def watch(self, *, queue: Callable[[], int] | None = None, held: Callable[[], int] | None = None) -> None:
+        """Sets from where the length of the queue and the size of the held bodies are read."""
+        for gauge, read in ((self._queue, queue), (self._held, held)):
+            if read is not None:
+                gauge.set_function(read)
 
     def summary(self) -> str:
         """What has become of the requests that were accepted, in words."""

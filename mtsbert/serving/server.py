@@ -26,13 +26,19 @@ def open_port(host: str, port: int) -> socket.socket:
         port (`int`): The port; 0 for any that is free.
 
     Raises:
-        `ValueError`: If the port is taken, or the address is not one of this machine.
+        `ValueError`: If the port is taken or no port, or the address is not one of this machine.
     """
+    if not 0 <= port <= 65_535:  # `getaddrinfo` would take the remainder
+        raise ValueError(f"--port is {port}; it must be from 0 to 65535.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except BaseException:
+            listener.close()
+            raise
     except (OSError, OverflowError) as error:
         raise ValueError(f"{host}, port {port}, cannot be listened on: {error}") from error
     return listener
@@ -68,6 +74,9 @@ def run_server(app: FastAPI, listener: socket.socket, *, name: str, limits: Limi
         name (`str`): What to call the model in the output.
         limits ([`Limits`]): What the server takes on.
         metrics ([`Metrics`]): The counters of the app.
+
+    Raises:
+        `SystemExit`: With status 3, and the reason in the log, if the model cannot answer its first text.
     """
     config = uvicorn.Config(
         app,
