@@ -15,6 +15,7 @@ from mtsbert.serving.metrics import Metrics
 
 
 SMOOTHING = 0.2  # weight of the last batch in the running mean of texts per second
+WAITING_SHARE = 0.5  # of a request's time that the texts before it may take; above that it is not accepted
 FAILED = "The model failed on this input; the server's log has the reason."
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,9 @@ class Batcher:
     A batch holds the inputs that have waited longest, up to `max_batch_tokens`. While it is answered, the next one
     gathers by itself. When the thread is free, it waits for more, at most `max_wait_ms`, as long as there are fewer
     inputs than in the last batch: under load that fills batches, and without load nobody waits.
+
+    A request is accepted only if its inputs have room in the queue and can be expected to be answered in time, by how
+    fast the last batches were.
 
     Args:
         inference ([`Inference`]): The model.
@@ -122,13 +126,8 @@ class Batcher:
         with self._changed:
             if self._is_closing:
                 raise Refusal(503, "The server is stopping. Send the request to another one.")
-            if (length := len(self._waiting)) + len(rows) > self._limits.max_queue:
-                raise Refusal(
-                    429,
-                    f"{length} texts are waiting, and with the {len(rows)} of this request there would be more than "
-                    f"{self._limits.max_queue}. Try again later.",
-                    self._retry_after(),
-                )
+            if (reason := self._reason_to_refuse(len(rows))) is not None:
+                raise Refusal(429, f"{reason} Try again later.", self._retry_after())
             now = time.monotonic()
             self._waiting.extend(Item(job, index, now) for index in range(len(rows)))
             self._changed.notify()
@@ -139,9 +138,22 @@ class Batcher:
         with self._changed:
             self._waiting = deque(item for item in self._waiting if item.job is not job)
 
+    def _reason_to_refuse(self, num_rows: int) -> str | None:
+        """Why so many more inputs are too many now; None if they are not."""
+        length, seconds, limits = len(self._waiting), self._seconds_to_wait(), self._limits
+        if length + num_rows > limits.max_queue:
+            most = limits.max_queue
+            return f"{length} texts are waiting; with the {num_rows} of this request there would be over {most}."
+        if seconds > WAITING_SHARE * limits.timeout_s:
+            return f"{length} texts are waiting, for about {seconds:.0f} s; a request has {limits.timeout_s:g}."
+        return None
+
+    def _seconds_to_wait(self) -> float:
+        """How long the texts in the queue take, as far as is known."""
+        return len(self._waiting) / self._texts_per_second if self._texts_per_second else 0.0
+
     def _retry_after(self) -> dict[str, str]:
-        seconds = len(self._waiting) / self._texts_per_second if self._texts_per_second else 1.0
-        return {"Retry-After": str(max(1, math.ceil(seconds)))}
+        return {"Retry-After": str(max(1, math.ceil(self._seconds_to_wait())))}
 
     # In the thread
 

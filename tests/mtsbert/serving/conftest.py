@@ -29,10 +29,12 @@ class GatedInference(Inference):
         self.gate = threading.Event()
         self.gate.set()
         self.batches: list[list] = []
+        self.seconds = 0.0  # that each batch takes in addition
 
     def __call__(self, rows, options):
         self.batches.append(rows)
         assert self.gate.wait(timeout=30)
+        time.sleep(self.seconds)
         if "this text breaks the model" in rows:
             raise RuntimeError("broken")
         return super().__call__(rows, options)

@@ -1,6 +1,7 @@
 """Tests how requests become batches, and what happens to those that must wait, or for which there is no room."""
 
 import asyncio
+import re
 import time
 from statistics import median
 
@@ -128,12 +129,32 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(serve):
     refused = client.post("/embed", {"inputs": ["c", "d"]})
     assert refused.status == 429
     assert int(refused.headers["retry-after"]) >= 1
-    assert "2 texts are waiting, and with the 2 of this request there would be more than 3." in refused.reason
+    assert "2 texts are waiting; with the 2 of this request there would be over 3." in refused.reason
     third = client.later("/embed", {"inputs": "c"})  # for which there is room
     waiting(client, 3)
     model.gate.set()
     assert [reply.result().status for reply in (first, second, third)] == [200] * 3
     assert "d" not in [text for batch in model.batches for text in batch]
+
+
+def test_what_could_not_be_answered_in_time_is_refused_at_once(serve):
+    client, model = serve(timeout_s=4)
+    model.seconds = 0.5
+    for _ in range(2):  # so it answers two texts per second
+        assert client.post("/embed", {"inputs": "a"}).status == 200
+    model.seconds = 0.0
+    model.gate.clear()
+    first = client.later("/embed", {"inputs": "first"})
+    model.wait_for_batches(3)
+    second = client.later("/embed", {"inputs": list("bcdef")})  # nobody waits before these
+    waiting(client, 5)
+    refused = client.post("/embed", {"inputs": "g"})
+    assert refused.status == 429
+    assert re.match(r"5 texts are waiting, for about \d+ s; a request has 4\. Try again later\.", refused.reason)
+    assert int(refused.headers["retry-after"]) >= 3
+    model.gate.set()
+    assert [reply.result().status for reply in (first, second)] == [200, 200]
+    assert client.post("/embed", {"inputs": "g"}).status == 200
 
 
 def test_a_request_out_of_time_leaves_the_queue(serve):
