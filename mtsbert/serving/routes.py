@@ -90,6 +90,11 @@ def model_routes(desk: Desk) -> APIRouter:
     @router.post("/classify", summary="The labels of texts, and of pairs of texts")
     async def classify(body: ClassifyRequest) -> Response:
         tasks = desk.tasks_of(SEQUENCE_CLASSIFICATION, PAIR_CLASSIFICATION)
+        is_of_pairs = not desk.config.tasks_of_type(SEQUENCE_CLASSIFICATION)
+        if is_of_pairs and any(isinstance(row, str) for row in body.inputs.rows):
+            raise Refusal(
+                422, f'The labels of this model ({", ".join(tasks)}) are of pairs: {{"text": …, "text_pair": …}}.'
+            )
         answers, _ = await desk.ask(body.inputs, tasks=tasks, top_k=body.top_k, threshold=body.threshold)
         return json_response(body.inputs.shaped(answers))
 

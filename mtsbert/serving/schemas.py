@@ -31,7 +31,7 @@ class Inputs:
     rows: list[Row]
     is_single: bool
 
-    def check(self, limits: Limits) -> "Inputs":
+    def check(self, limits: Limits) -> None:
         """Raises [`Refusal`] if there are too many inputs, or if one is too long."""
         if len(self.rows) > limits.max_texts:
             raise Refusal(
@@ -47,7 +47,6 @@ class Inputs:
                         f"Input {index} has {len(text):,} characters; a text may have {limits.max_characters:,}. "
                         "Split it, or start the server with a higher --max_characters.",
                     )
-        return self
 
     def shaped(self, answers: list) -> Any:
         """The answers in the shape of the inputs: one, or a list."""
@@ -76,6 +75,20 @@ def read_pairs(value: Any) -> Inputs:
     for index, row in enumerate(inputs.rows):
         if isinstance(row, str):
             raise ValueError(f'input {index} is one text, and this compares two: {{"text": …, "text_pair": …}}.')
+    return inputs
+
+
+def read_openai_input(value: Any) -> Inputs:
+    """Reads the `input` of OpenAI's API. Raises `ValueError` for token ids, and for what that API refuses as well."""
+    first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, int) or (isinstance(first, list) and first and isinstance(first[0], int)):
+        raise ValueError(
+            "these are token ids, which are those of another model's tokenizer. Send texts; for LangChain's "
+            "OpenAIEmbeddings, that is check_embedding_ctx_length=False."
+        )
+    inputs = read_texts(value)
+    if not inputs.rows or "" in inputs.rows:
+        raise ValueError("there must be at least one text, and none may be empty.")
     return inputs
 
 
@@ -153,7 +166,7 @@ class EmbeddingsRequest(Body):
 
     input: Annotated[
         Inputs,
-        PlainValidator(lambda value: read_openai_input(value), json_schema_input_type=str | list[str]),
+        PlainValidator(read_openai_input, json_schema_input_type=str | list[str]),
         Field(description="A text, or a list of texts."),
     ]
     model: Annotated[str, Field(description="What GET /v1/models lists.")]
@@ -164,17 +177,3 @@ class EmbeddingsRequest(Body):
         int | None, Field(ge=1, description="Only the first so many numbers of the embedding, of length 1 again.")
     ] = None
     user: Annotated[str | None, Field(description="Ignored, as there are no accounts.")] = None
-
-
-def read_openai_input(value: Any) -> Inputs:
-    """Reads `input`. Raises `ValueError` for token ids, and for texts that OpenAI's API refuses as well."""
-    first = value[0] if isinstance(value, list) and value else value
-    if isinstance(first, int) or (isinstance(first, list) and first and isinstance(first[0], int)):
-        raise ValueError(
-            "these are token ids, which are those of another model's tokenizer. Send texts; for LangChain's "
-            "OpenAIEmbeddings, that is check_embedding_ctx_length=False."
-        )
-    inputs = read_texts(value)
-    if not inputs.rows or "" in inputs.rows:
-        raise ValueError("there must be at least one text, and none may be empty.")
-    return inputs

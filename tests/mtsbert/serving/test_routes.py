@@ -134,6 +134,16 @@ def test_a_task_that_the_model_lacks_is_named(model, tokenizer, serve):
     assert client.post("/classify", {"inputs": "a"}).status == 200
 
 
+def test_labels_of_pairs_need_pairs(model, tokenizer, serve):
+    model.drop_task("topic")
+    model.add_task("follows", {"type": "pair_classification", "labels": ["no", "yes"]})
+    client, _ = serve(model.eval().as_pipeline(tokenizer))
+    assert list(client.post("/classify", {"inputs": PAIR}).json) == ["follows"]
+    reply = client.post("/classify", {"inputs": [PAIR, "a"]})
+    assert reply.status == 422
+    assert "The labels of this model (follows) are of pairs" in reply.reason
+
+
 def test_what_is_not_there_is_said_with_what_is(server):
     assert "There is no GET /nowhere; GET /docs lists what there is." == server.get("/nowhere").reason
     assert server.get("/analyze").status == 405
