@@ -12,7 +12,7 @@ from mtsbert.serving.errors import Refusal
 from mtsbert.serving.inference import Inference, Options
 from mtsbert.serving.limits import Limits
 from mtsbert.serving.metrics import Metrics
-from tests.mtsbert.serving.conftest import wait_until
+from tests.mtsbert.serving.conftest import GatedInference, wait_until
 
 
 BROKEN = "this text breaks the model"
@@ -207,11 +207,16 @@ def test_a_server_that_is_stopping_refuses_what_comes_then(ask):
 
 def test_what_is_in_the_queue_is_answered_before_the_thread_ends(ask):
     async def scenario() -> list:
-        batcher = Batcher(Inference(ask), Limits(max_batch_tokens=1), Metrics())
+        model = GatedInference(ask)
+        model.gate.clear()
+        batcher = Batcher(model, Limits(max_batch_tokens=1), Metrics())
         batcher.start()
         waiting = asyncio.gather(*(batcher.answer([text], Options()) for text in ("a", "b", "c")))
-        await asyncio.sleep(0)  # so that they are in the queue
-        await asyncio.to_thread(batcher.close)
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        while batcher.is_running:
+            await asyncio.sleep(0.01)
+        model.gate.set()
+        await closing
         return [job.answers for job in await waiting]
 
     assert [len(answers) for answers in asyncio.run(scenario())] == [1, 1, 1]
