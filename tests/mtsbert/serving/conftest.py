@@ -1,71 +1,10 @@
 """Fixtures that start the real server on a free port, with the small checkpoint."""
 
-import threading
-import time
-from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 
-
-pytest.importorskip("fastapi", reason="FastAPI is not installed (requirements-serve.txt)")
-pytest.importorskip("prometheus_client", reason="prometheus_client is not installed (requirements-serve.txt)")
-
-import uvicorn
-
 from mtsbert.network.starting_point import load_pipeline
-from mtsbert.serving.app import create_app
-from mtsbert.serving.inference import Inference
-from mtsbert.serving.limits import Limits
-from mtsbert.serving.server import open_port
-from tests.mtsbert.serving.client import Client
-
-
-class GatedInference(Inference):
-    """Answers as the model does, but only while its gate is open, and remembers the batches."""
-
-    def __init__(self, pipeline):
-        super().__init__(pipeline)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.batches: list[list] = []
-        self.seconds = 0.0  # that each batch takes in addition
-
-    def __call__(self, rows, options):
-        self.batches.append(rows)
-        assert self.gate.wait(timeout=30)
-        time.sleep(self.seconds)
-        if "this text breaks the model" in rows:
-            raise RuntimeError("broken")
-        return super().__call__(rows, options)
-
-    def wait_for_batches(self, number: int) -> None:
-        wait_until(lambda: len(self.batches) >= number)
-
-
-def wait_until(is_true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
-
-
-@contextmanager
-def running(inference: Inference, api_key: str | None = None, **limits):
-    """Runs the app in a thread of this process, and gives a client for it."""
-    app = create_app(inference, name="tiny", limits=Limits(**limits), api_key=api_key)
-    listener = open_port("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=10))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    try:
-        wait_until(lambda: server.started or not thread.is_alive())
-        inference.batches.clear()  # what warmed it up
-        yield Client(listener.getsockname()[1])
-    finally:
-        inference.gate.set()
-        server.should_exit = True
-        thread.join(timeout=30)
 
 
 @pytest.fixture(scope="session")
@@ -75,19 +14,29 @@ def ask(checkpoint):
 
 
 @pytest.fixture(scope="session")
-def server(ask):
+def servers():
+    """The module that starts servers; tests are skipped without the packages that it needs."""
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
+        pytest.importorskip(package, reason=f"{package} is not installed (requirements-serve.txt)")
+    from tests.mtsbert.serving import servers
+
+    return servers
+
+
+@pytest.fixture(scope="session")
+def server(servers, ask):
     """A client of a server with the limits that are the default."""
-    with running(GatedInference(ask)) as client:
+    with servers.running(servers.GatedInference(ask)) as client:
         yield client
 
 
 @pytest.fixture
-def serve(ask):
+def serve(servers, ask):
     """Starts a server of its own for a test; returns a client and the model behind it."""
     with ExitStack() as stack:
 
-        def start(pipeline=ask, **options) -> tuple[Client, GatedInference]:
-            inference = GatedInference(pipeline)
-            return stack.enter_context(running(inference, **options)), inference
+        def start(pipeline=ask, **options):
+            inference = servers.GatedInference(pipeline)
+            return stack.enter_context(servers.running(inference, **options)), inference
 
         yield start

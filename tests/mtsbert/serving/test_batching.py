@@ -7,12 +7,15 @@ from statistics import median
 
 import pytest
 
+
+pytest.importorskip("fastapi", reason="FastAPI is not installed (requirements-serve.txt)")
+
 from mtsbert.serving.batching import Batcher
 from mtsbert.serving.errors import Refusal
 from mtsbert.serving.inference import Inference, Options
 from mtsbert.serving.limits import Limits
 from mtsbert.serving.metrics import Metrics
-from tests.mtsbert.serving.conftest import GatedInference, wait_until
+from tests.mtsbert.serving.servers import GatedInference, wait_until
 
 
 BROKEN = "this text breaks the model"

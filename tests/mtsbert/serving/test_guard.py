@@ -6,7 +6,10 @@ from http.client import HTTPResponse
 
 import pytest
 
-from tests.mtsbert.serving.conftest import wait_until
+
+pytest.importorskip("fastapi", reason="FastAPI is not installed (requirements-serve.txt)")
+
+from tests.mtsbert.serving.servers import wait_until
 
 
 KEY = "a-key-of-this-test"

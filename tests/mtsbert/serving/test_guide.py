@@ -4,6 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
+
+pytest.importorskip("fastapi", reason="FastAPI is not installed (requirements-serve.txt)")
+
 from mtsbert.serving.guard import OPEN_PATHS
 from mtsbert.serving.limits import Limits
 from tests.manual import blocks

@@ -11,6 +11,9 @@ from contextlib import contextmanager
 
 import pytest
 
+
+pytest.importorskip("fastapi", reason="FastAPI is not installed (requirements-serve.txt)")
+
 from mtsbert.commands.serve import main, open_pipeline
 from mtsbert.network.onnx_pipeline import OnnxPipeline
 from mtsbert.serving.app import create_app
