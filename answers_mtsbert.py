@@ -70,9 +70,7 @@ def labels_of(
     if settings["type"] == SEQUENCE_REGRESSION:
         return {"score": probabilities.item()}
     scores = dict(zip(settings["labels"], probabilities.tolist(), strict=True))
-    best = scores
-    if top_k is not None:
-        best = dict(sorted(scores.items(), key=lambda item: item[1], reverse=True)[:top_k])
+    best = scores if top_k is None else dict(sorted(scores.items(), key=lambda item: item[1], reverse=True)[:top_k])
     cuts = settings.get("thresholds", {}) if threshold is None else dict.fromkeys(scores, threshold)
     if settings.get("multi_label"):
         chosen = [label for label, score in scores.items() if score > cuts.get(label, MULTI_LABEL_THRESHOLD)]

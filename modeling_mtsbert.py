@@ -33,7 +33,7 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
     from .entities_mtsbert import IGNORE_INDEX  # noqa: F401
     from .heads_mtsbert import TaskEditing, TaskLayers, TextStates, new_head, pool, scale_features
     from .losses_mtsbert import TaskLosses, item_losses, num_items
-    from .pipeline_mtsbert import MTSBertPipeline
+    from .pipeline_mtsbert import HANDLER, MTSBertPipeline
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from answers_mtsbert import calibrated
     from configuration_mtsbert import (
@@ -49,7 +49,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
     )
     from heads_mtsbert import TaskEditing, TaskLayers, TextStates, new_head, pool, scale_features
     from losses_mtsbert import TaskLosses, item_losses, num_items
-    from pipeline_mtsbert import MTSBertPipeline
+    from pipeline_mtsbert import HANDLER, MTSBertPipeline
 
 
 @dataclass
@@ -171,10 +171,11 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
         return model
 
     def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs):
-        """Like `PreTrainedModel.save_pretrained`, and also writes the files that `SentenceTransformer` needs."""
+        """Like `PreTrainedModel.save_pretrained`, and also writes files for `SentenceTransformer` and Endpoints."""
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             save_sentence_transformers_files(self.config, Path(save_directory))
+            (Path(save_directory) / "handler.py").write_text(HANDLER, encoding="utf-8")
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()

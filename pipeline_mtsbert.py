@@ -38,6 +38,20 @@ PIPELINE_TASK = "multi-task"
 FORWARD_PARAMETERS = ("tasks",)
 ANSWER_PARAMETERS = ("top_k", "threshold", "return_embeddings")
 
+# The `handler.py` of a checkpoint. A string, since transformers copies no file that the model's code does not import.
+HANDLER = '''"""What Inference Endpoints of Hugging Face call: `EndpointHandler(folder)({"inputs": …})`."""
+
+from transformers import pipeline
+
+
+class EndpointHandler:
+    def __init__(self, path: str = ""):
+        self.pipeline = pipeline("multi-task", model=str(path), trust_remote_code=True)
+
+    def __call__(self, data: dict) -> dict | list[dict]:
+        return self.pipeline(data["inputs"], **(data.get("parameters") or {}))
+'''
+
 
 class MTSBertPipeline(Pipeline):
     """
@@ -86,10 +100,7 @@ class MTSBertPipeline(Pipeline):
     """
 
     _load_tokenizer = True
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
+    _load_processor = _load_image_processor = _load_video_processor = _load_feature_extractor = False
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path | None = None, **kwargs
@@ -376,10 +387,7 @@ class PipelineOfModel:
     """
 
     _load_tokenizer = False  # `as_pipeline` loads it, without running code from the checkpoint
-    _load_processor = False
-    _load_image_processor = False
-    _load_video_processor = False
-    _load_feature_extractor = False
+    _load_processor = _load_image_processor = _load_video_processor = _load_feature_extractor = False
 
     def __new__(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path | None = None, **kwargs):
         if not hasattr(model, "as_pipeline"):
@@ -400,10 +408,9 @@ def saved_tokenizer(model: PreTrainedModel, name_or_path: str | Path | None = No
     Raises:
         `ValueError`: If there is no tokenizer.
     """
-    revision = None
+    revision = tokenizer = None
     if name_or_path is None:
         name_or_path, revision = model.name_or_path, getattr(model.config, "_commit_hash", None)
-    tokenizer = None
     if name_or_path:
         tokenizer = AutoTokenizer.from_pretrained(
             name_or_path, config=model.config.encoder_config, revision=revision, trust_remote_code=False

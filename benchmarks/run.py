@@ -48,6 +48,7 @@ BENCHMARKS = {
     "multitask": Benchmark("multitask", AG_NEWS, quick="--rows 32 --test_rows 32 --repeats 1"),
     "infer": Benchmark("infer", f"{CHECKPOINT} --data data/ag_news", quick="--rows 32 --repeats 1"),
     "load": Benchmark("load", CHECKPOINT, quick="--repeats 1"),
+    "serve": Benchmark("serve", CHECKPOINT, quick="--repeats 1 --seconds 1 --requests 64 --overload_seconds 10"),
     "scale": Benchmark("scale", AG_NEWS, quick="--rows 16"),
     "prepare": Benchmark("prepare", "", "--source data/ag_news_csv", "--source sample --quick"),
     "gold": Benchmark(

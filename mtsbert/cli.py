@@ -27,6 +27,7 @@ COMMANDS = {  # command → description in the help
     "export": "write a checkpoint as ONNX or OpenVINO, or its encoder alone",
     "edit": "add, drop or rename the tasks and labels of a checkpoint",
     "study": "compare what freezing costs and brings on your data",
+    "serve": "answer over HTTP, in batches across requests",
     "demo": "try a model in the browser",
 }
 IN_PACKAGES = {"evaluate-entities": "evaluate.entities", "evaluate-embedding": "evaluate.embedding"}

@@ -1,12 +1,14 @@
-"""Tests that Dockerfile and README agree, and that the image runs without root. The file is only read, not built."""
+"""Tests that Dockerfile and manual agree, and that images run without root. The file is only read, not built."""
 
 import json
 import re
 
 import pytest
 
+from mtsbert.commands.serve import main as serve
 
-INSTRUCTIONS = {"FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER", "ENTRYPOINT"}
+
+INSTRUCTIONS = {"FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "USER", "EXPOSE", "ENTRYPOINT"}
 
 
 @pytest.fixture
@@ -28,15 +30,16 @@ def ignored(root) -> list[str]:
 
 
 def test_every_line_is_an_instruction_with_arguments(steps):
-    assert steps[0] == ("FROM", "python:3.11-slim")
+    assert steps[0] == ("FROM", "python:3.11-slim AS base")
     assert {word for word, _ in steps} == INSTRUCTIONS
     assert all(arguments for _, arguments in steps)
 
 
-def test_every_command_that_builds_the_image_is_one_that_the_readme_shows(root, steps):
-    readme = (root / "README.md").read_text(encoding="utf-8")
-    in_blocks = "".join(re.findall(r"```(?:bash|console|sh)\n(.*?)```", readme, re.DOTALL)).splitlines()
-    shown = {line.strip() for line in in_blocks} | set(re.findall(r"`([^`\n]+)`", readme))
+def test_every_command_that_builds_an_image_is_one_that_the_manual_shows(root, steps):
+    pages = (root / "README.md", root / "docs" / "guides" / "serving.md")
+    manual = "".join(page.read_text(encoding="utf-8") for page in pages)
+    in_blocks = "".join(re.findall(r"```(?:bash|console|sh)\n(.*?)```", manual, re.DOTALL)).splitlines()
+    shown = {line.strip() for line in in_blocks} | set(re.findall(r"`([^`\n]+)`", manual))
     assert arguments_of(steps, "RUN") != []
     assert [command for command in arguments_of(steps, "RUN") if command not in shown] == []
 
@@ -47,24 +50,46 @@ def test_what_is_copied_is_there_and_not_ignored(root, steps, ignored):
     assert [source for source in sources if not (root / source).exists() or source in ignored] == []
 
 
-def test_the_image_does_not_run_as_root(steps):
-    user = arguments_of(steps, "USER")[-1]
-    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
-    last = max(place for place, (word, _) in enumerate(steps) if word == "USER")
-    assert [word for word, _ in steps[last:] if word in ("RUN", "COPY")] == []
+def images(steps: list[tuple[str, str]]) -> dict[str, list[tuple[str, str]]]:
+    """The steps of each image that is not only a base, by its name. The last one is what is built by default."""
+    parts: dict[str, list[tuple[str, str]]] = {}
+    for word, arguments in steps:
+        if word == "FROM":
+            name = arguments.partition(" AS ")[2] or "default"
+        parts.setdefault(name, []).append((word, arguments))
+    base = parts.pop("base")
+    assert [part[0][1].split()[0] for part in parts.values()] == ["base"] * len(parts)
+    return {name: [*base, *part] for name, part in parts.items()}
 
 
-def test_the_image_runs_a_command_that_the_package_installs(root, steps):
-    (entrypoint,) = arguments_of(steps, "ENTRYPOINT")
+def test_no_image_runs_as_root(steps):
+    for image in images(steps).values():
+        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", arguments_of(image, "USER")[-1])
+        last = max(place for place, (word, _) in enumerate(image) if word == "USER")
+        assert [word for word, _ in image[last:] if word in ("RUN", "COPY")] == []
+
+
+def test_images_run_a_command_that_the_package_installs(root, steps):
     scripts = re.search(r"\[project\.scripts\]\n(.*?)(?:\n\[|\Z)", (root / "pyproject.toml").read_text(), re.DOTALL)
-    assert json.loads(entrypoint) == ["mtsbert"]
     assert scripts[1].startswith("mtsbert = ")
+    found = {name: json.loads(arguments_of(image, "ENTRYPOINT")[-1]) for name, image in images(steps).items()}
+    assert found == {"serve": ["mtsbert", "serve", "--host", "0.0.0.0"], "default": ["mtsbert"]}
+    assert list(found)[-1] == "default"
+
+
+def test_the_server_listens_on_the_port_that_its_image_exposes(steps, capsys):
+    with pytest.raises(SystemExit):
+        serve(["--help"])
+    (port,) = arguments_of(images(steps)["serve"], "EXPOSE")
+    assert f"Port to listen on; 0: any. Default: {port}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_address_and_no_secret_is_named(steps):
     text = "\n".join(arguments for _, arguments in steps)
     assert "://" not in text
-    assert not re.search(r"token|password|secret|\b\d+\.\d+\.\d+\.\d+\b", text, re.IGNORECASE)
+    addresses = set(re.findall(r"\b\d+\.\d+\.\d+\.\d+\b", text))
+    assert addresses == {"0.0.0.0"}  # every address of the container
+    assert not re.search(r"token|password|secret", text, re.IGNORECASE)
 
 
 def test_what_git_ignores_never_reaches_the_image(root, ignored):

@@ -17,14 +17,14 @@ from modeling_mtsbert import MTSBertForTokenClassification, MTSBertModel
 from mtsbert.training.hub import push_command
 from tests.conftest import ROOT, ROWS
 from tests.hub_server import HubServer
-from tests.test_doors import CODE_FILES
+from tests.test_doors import PYTHON_FILES
 
 
 pytestmark = pytest.mark.slow
 
 TOKEN, READ_TOKEN = "hf_token_that_may_write", "hf_token_that_may_read"
 WHOLE = {
-    *CODE_FILES,
+    *PYTHON_FILES,
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "modules.json"),
     *("1_Pooling/config.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
 }
@@ -425,7 +425,7 @@ def test_what_was_loaded_from_the_hub_is_saved_with_code_heads_and_auto_map(save
     settings, expected = (json.loads((path / "config.json").read_text()) for path in (saved_again / copy, original))
     for key in ("auto_map", "custom_pipelines", "tasks"):
         assert settings[key] == expected[key]
-    for name in CODE_FILES:
+    for name in PYTHON_FILES:
         assert (saved_again / copy / name).read_bytes() == (original / name).read_bytes()
     weights, expected = (MTSBertModel.from_pretrained(path).state_dict() for path in (saved_again / copy, original))
     assert weights.keys() == expected.keys()

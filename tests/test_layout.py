@@ -24,6 +24,7 @@ ORDER = [
     "page",
     "relabelling",
     "annotation",
+    "serving",
     "commands",
 ]
 BESIDE_ARGUMENTS = (

@@ -7,7 +7,7 @@ import torch
 from transformers import set_seed
 
 from modeling_mtsbert import MTSBertModel
-from tests.test_doors import CODE_FILES, TEXT
+from tests.test_doors import PYTHON_FILES, TEXT
 
 
 TEXTS = [TEXT, "Oslo", "The final ends without a goal in Lima"]
@@ -51,7 +51,7 @@ def test_sentence_transformers_gives_the_same_embeddings_and_keeps_the_heads(
         assert longest == tokenizer.model_max_length
         assert torch.allclose(torch.tensor(embeddings), expected[folder], atol=1e-5), folder
         assert len(embeddings[0]) == int(folder.rpartition("_")[2])
-    assert sorted(path.name for path in again.glob("*.py")) == CODE_FILES
+    assert sorted(path.name for path in again.glob("*.py")) == PYTHON_FILES
     saved = MTSBertModel.from_pretrained(again)
     assert torch.allclose(saved.get_input_embeddings().weight, 1.5 * model.get_input_embeddings().weight)
     for name, weight in model.heads.state_dict().items():

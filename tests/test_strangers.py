@@ -18,7 +18,7 @@ from mtsbert.exports.pipeline import OnnxPipeline, load_pipeline
 from mtsbert.input_arguments import ModelArguments
 from mtsbert.network.starting_point import load_model, load_tokenizer
 from run_mtl import main as train
-from tests.test_doors import CODE_FILES
+from tests.test_doors import PYTHON_FILES
 
 
 EXPORTING = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -257,7 +257,7 @@ def test_a_run_goes_on_beside_other_pickles_without_reading_them(interrupted, cr
 @pytest.fixture
 def code_of_strangers(hostile, crater) -> Path:
     """The checkpoint with code that makes the crater when it is imported."""
-    for name in CODE_FILES:
+    for name in PYTHON_FILES:
         (hostile / name).write_text(f"open({str(crater)!r}, 'w').close()\n" + (hostile / name).read_text())
     return hostile
 

@@ -9,7 +9,7 @@ from mtsbert.training.hub import files_of_model, push_command
 def folder(tmp_path):
     names = [
         *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "README.md"),
-        *("modeling_mtsbert.py", "modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors"),
+        *("modeling_mtsbert.py", "handler.py", "modules.json", "1_Pooling/config.json", "2_Dense/model.safetensors"),
         *("plots/topic_confusion.png", "all_results.json"),
         *("skipped_rows.jsonl", "predictions.jsonl", "predictions.jsonl.partial/answers.jsonl", "training_args.bin"),
         *("trainer_state.json", "checkpoint-3/model.safetensors", "checkpoint-3/optimizer.pt", "notes.txt", ".env"),
@@ -22,6 +22,7 @@ def folder(tmp_path):
 
 PUSHED = [
     *("1_Pooling/config.json", "2_Dense/model.safetensors", "README.md", "all_results.json", "config.json"),
+    "handler.py",
     *("model.safetensors", "modeling_mtsbert.py", "modules.json", "plots/topic_confusion.png", "tokenizer.json"),
     "tokenizer_config.json",
 ]

@@ -1,0 +1,179 @@
+"""The bodies of requests, and what each of their fields means."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+
+from mtsbert.serving.errors import Refusal
+from mtsbert.serving.inference import Row
+from mtsbert.serving.limits import Limits
+
+
+FORMS = 'a text, a pair {"text": …, "text_pair": …}, or a list of these'
+
+
+class Body(BaseModel):
+    """A field that is misspelt is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Pair(Body):
+    text: str
+    text_pair: str
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of a request; `is_single` says that it had one input and no list, and so has its answer."""
+
+    rows: list[Row]
+    is_single: bool
+
+    def check(self, limits: Limits) -> None:
+        """Raises [`Refusal`] if there are too many inputs, or if one is too long."""
+        if len(self.rows) > limits.max_texts:
+            raise Refusal(
+                422,
+                f"There are {len(self.rows):,} inputs; a request may have {limits.max_texts:,}. Send them in several "
+                "requests, also at the same time: they are answered together.",
+            )
+        for index, row in enumerate(self.rows):
+            for text in [row] if isinstance(row, str) else row:
+                if len(text) > limits.max_characters:
+                    raise Refusal(
+                        422,
+                        f"Input {index} has {len(text):,} characters; a text may have {limits.max_characters:,}. "
+                        "Split it, or start the server with a higher --max_characters.",
+                    )
+
+    def shaped(self, answers: list) -> Any:
+        """The answers in the shape of the inputs: one, or a list."""
+        return answers[0] if self.is_single else answers
+
+
+def read_inputs(value: Any) -> Inputs:
+    """Reads `inputs`. Raises `ValueError` if it is something else than texts and pairs."""
+    is_single = not isinstance(value, list)
+    rows = [_read_row(row, index) for index, row in enumerate([value] if is_single else value)]
+    return Inputs(rows, is_single)
+
+
+def read_texts(value: Any) -> Inputs:
+    """Like [`read_inputs`], but pairs are refused."""
+    inputs = read_inputs(value)
+    for index, row in enumerate(inputs.rows):
+        if not isinstance(row, str):
+            raise ValueError(f"input {index} is a pair, and this takes texts; POST /analyze takes pairs too.")
+    return inputs
+
+
+def read_pairs(value: Any) -> Inputs:
+    """Like [`read_inputs`], but single texts are refused."""
+    inputs = read_inputs(value)
+    for index, row in enumerate(inputs.rows):
+        if isinstance(row, str):
+            raise ValueError(f'input {index} is one text, and this compares two: {{"text": …, "text_pair": …}}.')
+    return inputs
+
+
+def read_openai_input(value: Any) -> Inputs:
+    """Reads the `input` of OpenAI's API. Raises `ValueError` for token ids, and for what that API refuses as well."""
+    first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, int) or (isinstance(first, list) and first and isinstance(first[0], int)):
+        raise ValueError(
+            "these are token ids, which are those of another model's tokenizer. Send texts; for LangChain's "
+            "OpenAIEmbeddings, that is check_embedding_ctx_length=False."
+        )
+    inputs = read_texts(value)
+    if not inputs.rows or "" in inputs.rows:
+        raise ValueError("there must be at least one text, and none may be empty.")
+    return inputs
+
+
+def _read_row(row: Any, index: int) -> Row:
+    if isinstance(row, dict) and set(row) <= {"text", "text_pair"} and "text" in row:
+        texts = [row["text"]] if row.get("text_pair") is None else [row["text"], row["text_pair"]]
+    else:
+        texts = [row]
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"input {index} is of the type {_json_type(text)}; `inputs` is {FORMS}.")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"input {index} holds half a character (\\u{ord(text[error.start]):x}).") from None
+    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
+
+
+def _json_type(value: Any) -> str:
+    names = {dict: "object", list: "array", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    return names.get(type(value), type(value).__name__)
+
+
+TextsOrPairs = Annotated[
+    Inputs,
+    PlainValidator(read_inputs, json_schema_input_type=str | Pair | list[str | Pair]),
+    Field(description=f"What to answer about: {FORMS}."),
+]
+Texts = Annotated[
+    Inputs,
+    PlainValidator(read_texts, json_schema_input_type=str | list[str]),
+    Field(description="A text, or a list of texts."),
+]
+Pairs = Annotated[
+    Inputs,
+    PlainValidator(read_pairs, json_schema_input_type=Pair | list[Pair]),
+    Field(description="Two texts, or a list of such pairs."),
+]
+TopK = Annotated[int | None, Field(ge=1, description="Only so many labels in `scores`, the best first.")]
+Threshold = Annotated[
+    float | dict[str, float] | None,
+    Field(description="A probability for all tasks, or one for each task, instead of those of the checkpoint."),
+]
+
+
+class AnalyzeRequest(Body):
+    inputs: TextsOrPairs
+    tasks: Annotated[str | list[str] | None, Field(description="The tasks to answer. Default: all.")] = None
+    top_k: TopK = None
+    threshold: Threshold = None
+    return_embeddings: Annotated[bool, Field(description="Also return the sentence embeddings.")] = False
+
+
+class ClassifyRequest(Body):
+    inputs: TextsOrPairs
+    top_k: TopK = None
+    threshold: Threshold = None
+
+
+class EntitiesRequest(Body):
+    inputs: Texts
+    threshold: Threshold = None
+
+
+class EmbedRequest(Body):
+    inputs: Texts
+
+
+class SimilarityRequest(Body):
+    inputs: Pairs
+
+
+class EmbeddingsRequest(Body):
+    """The request of OpenAI's API."""
+
+    input: Annotated[
+        Inputs,
+        PlainValidator(read_openai_input, json_schema_input_type=str | list[str]),
+        Field(description="A text, or a list of texts."),
+    ]
+    model: Annotated[str, Field(description="What GET /v1/models lists.")]
+    encoding_format: Annotated[
+        Literal["float", "base64"], Field(description="base64: float32 numbers, little-endian.")
+    ] = "float"
+    dimensions: Annotated[
+        int | None, Field(ge=1, description="Only the first so many numbers of the embedding, of length 1 again.")
+    ] = None
+    user: Annotated[str | None, Field(description="Ignored, as there are no accounts.")] = None

@@ -1,0 +1,250 @@
+"""Tests how requests become batches, and what happens to those that must wait, or for which there is no room."""
+
+import asyncio
+import re
+import time
+from statistics import median
+
+import pytest
+
+
+pytest.importorskip("fastapi", reason="FastAPI is not installed (requirements-serve.txt)")
+
+from mtsbert.serving.batching import Batcher
+from mtsbert.serving.errors import Refusal
+from mtsbert.serving.inference import Inference, Options
+from mtsbert.serving.limits import Limits
+from mtsbert.serving.metrics import Metrics
+from tests.mtsbert.serving.servers import GatedInference, wait_until
+
+
+BROKEN = "this text breaks the model"
+
+
+def waiting(client, number: int) -> None:
+    """Waits until so many texts are in the queue."""
+    wait_until(lambda: client.metric("mtsbert_queue_texts") == number)
+
+
+def test_what_arrives_during_a_batch_is_answered_together(serve):
+    client, model = serve()
+    model.gate.clear()
+    first = client.later("/analyze", {"inputs": "first"})
+    model.wait_for_batches(1)
+    others = [client.later("/embed", {"inputs": ["a", "b"]}), client.later("/analyze", {"inputs": "c", "top_k": 1})]
+    waiting(client, 3)
+    model.gate.set()
+    assert [reply.result().status for reply in (first, *others)] == [200] * 3
+    assert [sorted(batch) for batch in model.batches] == [["first"], ["a", "b", "c"]]
+    assert client.metric("mtsbert_batch_texts_sum") == 4
+
+
+def test_a_batch_has_no_more_tokens_than_its_budget(serve, ask):
+    client, model = serve(max_batch_tokens=16)
+    texts = ["oslo " * number for number in (1, 2, 3, 30, 4, 5)]
+    assert client.post("/embed", {"inputs": texts}).status == 200
+    num_tokens = [[len(ask.tokenizer(text)["input_ids"]) for text in batch] for batch in model.batches]
+    assert [text for batch in model.batches for text in batch] == texts  # in order, each once
+    assert all(sum(batch) <= 16 or len(batch) == 1 for batch in num_tokens)
+    assert num_tokens == [[3, 4, 5], [32], [6, 7]]
+
+
+def test_a_budget_of_one_token_answers_every_text_alone(serve):
+    client, model = serve(max_batch_tokens=1)
+    client.post("/embed", {"inputs": ["a", "b", "c"]})
+    assert model.batches == [["a"], ["b"], ["c"]]
+
+
+def test_options_of_several_requests_take_as_few_calls_as_possible(ask, close):
+    calls = []
+
+    def counting(rows, **parameters):
+        calls.append((rows, parameters))
+        return ask(rows, **parameters)
+
+    model = Inference(ask)
+    wanted = [
+        Options(tasks=("topic",)),
+        Options(embeddings=True, tasks=()),
+        Options(),
+        Options(top_k=1),
+        Options(threshold=(("ner", 0.2), ("topic", 0.9)), tasks=("topic",)),
+        Options(threshold=(("ner", 0.2), ("topic", 0.9))),
+    ]
+    rows = ["Oslo beat Lima", "Lima", ("Oslo", "Lima"), "a", "b", "c"]
+    model.pipeline = counting
+    counting.model = ask.model
+    answers = model(rows, wanted)
+    assert [rows for rows, _ in calls] == [rows[:3], rows[3:4], rows[4:]]
+    for row, options, answer in zip(rows, wanted, answers, strict=True):
+        expected = ask(
+            row,
+            tasks=options.tasks,
+            top_k=options.top_k,
+            threshold=dict(options.threshold) if options.threshold else None,
+            return_embeddings=options.embeddings,
+        )
+        found = {name: part.tolist() if name.endswith("embedding") else part for name, part in answer.items()}
+        assert close(found, expected, 1e-5)
+
+
+def test_tokens_are_those_of_the_whole_text_and_counting_changes_no_answer(ask, close):
+    text = "Oslo beat Lima in the final. " * 30
+    before = ask(text)
+    model = Inference(ask)
+    assert model.count_tokens(text) == len(ask.tokenizer(text)["input_ids"]) > ask.max_length
+    assert model.count_tokens(("Oslo", "Lima")) == 6
+    assert ask(text) == before
+
+
+def test_one_text_at_a_time_waits_for_nothing(serve):
+    """With every text waiting for others, each of these would take a second."""
+    client, _ = serve(max_wait_ms=1_000)
+    seconds = []
+    for _ in range(5):
+        began = time.monotonic()
+        client.post("/embed", {"inputs": "a"})
+        seconds.append(time.monotonic() - began)
+    assert median(seconds) < 0.5
+
+
+def test_after_a_large_batch_the_next_one_waits_for_more(serve):
+    client, model = serve(max_wait_ms=2_000)
+    client.post("/embed", {"inputs": ["a", "b", "c"]})
+    replies = []
+    for text in ("d", "e", "f"):
+        replies.append(client.later("/embed", {"inputs": text}))
+        time.sleep(0.05)
+    assert [reply.result().status for reply in replies] == [200] * 3
+    assert [sorted(batch) for batch in model.batches] == [["a", "b", "c"], ["d", "e", "f"]]
+
+
+# What there is no room or no time for
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(serve):
+    client, model = serve(max_queue=3, max_texts=3)
+    model.gate.clear()
+    first = client.later("/embed", {"inputs": "first"})
+    model.wait_for_batches(1)
+    second = client.later("/embed", {"inputs": ["a", "b"]})
+    waiting(client, 2)
+    refused = client.post("/embed", {"inputs": ["c", "d"]})
+    assert refused.status == 429
+    assert int(refused.headers["retry-after"]) >= 1
+    assert "2 texts are waiting; with the 2 of this request there would be over 3." in refused.reason
+    third = client.later("/embed", {"inputs": "c"})  # for which there is room
+    waiting(client, 3)
+    model.gate.set()
+    assert [reply.result().status for reply in (first, second, third)] == [200] * 3
+    assert "d" not in [text for batch in model.batches for text in batch]
+
+
+def test_what_could_not_be_answered_in_time_is_refused_at_once(serve):
+    client, model = serve(timeout_s=4)
+    model.seconds = 0.5
+    for _ in range(2):  # so it answers two texts per second
+        assert client.post("/embed", {"inputs": "a"}).status == 200
+    model.seconds = 0.0
+    model.gate.clear()
+    first = client.later("/embed", {"inputs": "first"})
+    model.wait_for_batches(3)
+    second = client.later("/embed", {"inputs": list("bcdef")})  # nobody waits before these
+    waiting(client, 5)
+    refused = client.post("/embed", {"inputs": "g"})
+    assert refused.status == 429
+    assert re.match(r"5 texts are waiting, for about \d+ s; a request has 4\. Try again later\.", refused.reason)
+    assert int(refused.headers["retry-after"]) >= 3
+    model.gate.set()
+    assert [reply.result().status for reply in (first, second)] == [200, 200]
+    assert client.post("/embed", {"inputs": "g"}).status == 200
+
+
+def test_a_request_out_of_time_leaves_the_queue(serve):
+    client, model = serve(timeout_s=0.5)
+    model.gate.clear()
+    begun = client.later("/embed", {"inputs": "begun"})
+    model.wait_for_batches(1)
+    queued = client.later("/embed", {"inputs": ["never", "begun"]})
+    replies = [begun.result(), queued.result()]
+    assert [reply.status for reply in replies] == [504, 504]
+    assert "No answer within 0.5 s" in replies[1].reason
+    assert "retry-after" in replies[1].headers
+    assert client.metric("mtsbert_queue_texts") == 0
+    assert client.metric("mtsbert_dropped_total") == 2
+    model.gate.set()
+    assert client.post("/embed", {"inputs": "later"}).status == 200
+    assert model.batches == [["begun"], ["later"]]
+
+
+def test_an_input_that_breaks_the_model_harms_no_other(serve, caplog):
+    client, model = serve()
+    model.gate.clear()
+    first = client.later("/embed", {"inputs": "first"})
+    model.wait_for_batches(1)
+    good = client.later("/embed", {"inputs": ["a", "b"]})
+    bad = client.later("/embed", {"inputs": ["c", BROKEN]})
+    waiting(client, 4)
+    model.gate.set()
+    assert [reply.result().status for reply in (first, good, bad)] == [200, 200, 500]
+    assert bad.result().reason == "The model failed on this input; the server's log has the reason."
+    assert "The model failed on an input of 26 characters." in caplog.text
+    assert BROKEN not in caplog.text  # texts are nobody's business
+    assert client.metric("mtsbert_failed_total") == 1
+    assert client.post("/embed", {"inputs": "a"}).status == 200
+
+
+def test_a_server_that_is_stopping_refuses_what_comes_then(ask):
+    async def scenario() -> None:
+        batcher = Batcher(Inference(ask), Limits(), Metrics())
+        batcher.start()
+        assert batcher.is_running
+        await asyncio.to_thread(batcher.close)
+        assert not batcher.is_running
+        await batcher.answer(["a"], Options())
+
+    with pytest.raises(Refusal, match="The server is stopping") as refusal:
+        asyncio.run(scenario())
+    assert refusal.value.status == 503
+
+
+def test_what_is_in_the_queue_is_answered_before_the_thread_ends(ask):
+    async def scenario() -> list:
+        model = GatedInference(ask)
+        model.gate.clear()
+        batcher = Batcher(model, Limits(max_batch_tokens=1), Metrics())
+        batcher.start()
+        waiting = asyncio.gather(*(batcher.answer([text], Options()) for text in ("a", "b", "c")))
+        closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+        while batcher.is_running:
+            await asyncio.sleep(0.01)
+        model.gate.set()
+        await closing
+        return [job.answers for job in await waiting]
+
+    assert [len(answers) for answers in asyncio.run(scenario())] == [1, 1, 1]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_whose_thread_has_died_is_not_ready(serve):
+    client, model = serve(timeout_s=0.5)
+    model.count_tokens = lambda row: 1 / 0  # what nothing should be able to do
+    assert client.post("/embed", {"inputs": "a"}).status == 504
+    assert client.get("/ready").status == 503
+    assert client.get("/health").status == 200
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"max_queue": 0}, "--max_queue is 0; it must be more than 0"),
+        ({"max_wait_ms": -1.0}, "--max_wait_ms is -1.0; it must be 0 or more"),
+        ({"timeout_s": float("nan")}, "--timeout_s is nan; it must be more than 0"),
+        ({"max_texts": 9, "max_queue": 8}, "--max_texts is 9, and --max_queue is 8: a request of so many texts"),
+        ({"max_body_mb": 65}, "--max_body_mb is 65, and all bodies together may have 64"),
+    ],
+)
+def test_impossible_limits_are_refused(limits, reason):
+    with pytest.raises(ValueError, match=reason):
+        Limits(**limits)
+    assert Limits(max_wait_ms=0).max_wait_ms == 0

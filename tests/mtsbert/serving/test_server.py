@@ -1,0 +1,163 @@
+"""Tests the command: a real process, its output, and its end."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+
+pytest.importorskip("fastapi", reason="FastAPI is not installed (requirements-serve.txt)")
+
+from mtsbert.commands.export import main as export
+from mtsbert.commands.serve import main
+from mtsbert.exports.pipeline import ExportedPipeline, load_pipeline
+from mtsbert.serving.app import create_app
+from mtsbert.serving.inference import Inference
+from mtsbert.serving.limits import Limits
+from mtsbert.serving.metrics import Metrics
+from mtsbert.serving.server import open_port, run_server
+from tests.mtsbert.serving.client import Client
+
+
+@contextmanager
+def serving(*arguments: str, cwd, **environment: str):
+    """Runs `mtsbert serve` on a free port. Yields its process, a client, and the lines until it is ready."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mtsbert", "serve", "--port", "0", *arguments],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if (address := re.search(r": http://[\d.]+:(\d+)$", line)) is not None:
+                break
+        else:
+            raise AssertionError("".join(lines))
+        yield process, Client(int(address[1])), lines
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.slow
+def test_everything_accepted_is_answered_after_sigterm(checkpoint, root):
+    with serving("--model", str(checkpoint), "--max_batch_tokens", "64", cwd=root) as (process, client, lines):
+        assert lines[-1].startswith(f"{checkpoint.name}: http://127.0.0.1:")
+
+        def work(number: int) -> list[int]:
+            statuses = []
+            try:
+                while True:
+                    reply = client.post("/embed", {"inputs": ["Oslo beat Lima " * 5] * 8})
+                    assert len(reply.json) == 8
+                    statuses.append(reply.status)
+                    if number == 0 and len(statuses) == 5:
+                        process.send_signal(signal.SIGTERM)
+            except OSError:  # it accepts nothing more
+                return statuses
+
+        with ThreadPoolExecutor(8) as executor:
+            statuses = [status for found in executor.map(work, range(8)) for status in found]
+        last = process.stdout.read()
+        assert process.wait(timeout=30) == -signal.SIGTERM
+    assert set(statuses) == {200}
+    assert f"Stopped: {len(statuses)} requests accepted, {len(statuses)} answered, 0 out of time, 0 failed." in last
+    assert "Traceback" not in last
+
+
+@pytest.mark.slow
+def test_a_key_and_a_name_and_an_open_address(checkpoint, root):
+    arguments = ["--model", str(checkpoint), "--name", "news", "--host", "0.0.0.0"]
+    with serving(*arguments, cwd=root, MTSBERT_API_KEY="secret-of-a-test") as (process, client, lines):
+        assert client.get("/v1/models").status == 401
+        listed = client.get("/v1/models", Authorization="Bearer secret-of-a-test").json["data"]
+        assert [model["id"] for model in listed] == ["news"]
+        process.send_signal(signal.SIGINT)
+        last = process.stdout.read()
+        assert process.wait(timeout=30) == 130
+    said = "".join([*lines, last])
+    assert "Everybody who can reach" not in said  # since there is a key
+    assert "secret-of-a-test" not in said
+    assert "Traceback" not in said
+
+
+def test_an_open_address_without_a_key_is_warned_of(checkpoint, monkeypatch, caplog):
+    monkeypatch.delenv("MTSBERT_API_KEY", raising=False)
+    monkeypatch.setattr("mtsbert.serving.server.run_server", lambda *_, **__: None)
+    for host, is_warned in {"127.0.0.1": False, "0.0.0.0": True}.items():
+        caplog.clear()
+        main(["--model", str(checkpoint), "--host", host, "--port", "0"])
+        assert ("Everybody who can reach 0.0.0.0 can send requests. Set MTSBERT_API_KEY" in caplog.text) == is_warned
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--max_queue", "8"], "--max_texts is 256, and --max_queue is 8"),
+        (["--max_batch_tokens", "-1"], "--max_batch_tokens is -1; it must be more than 0"),
+        (["--max_batch_tokens", "0"], "--max_batch_tokens is 0; it must be more than 0"),
+        (["--port", "99999"], "--port is 99999; it must be from 0 to 65535"),
+        (["--host", "192.0.2.7"], "192.0.2.7, port 0, cannot be listened on"),
+    ],
+)
+def test_impossible_flags_are_refused_before_anything_is_served(checkpoint, flags, reason):
+    with pytest.raises(ValueError, match=reason):
+        main(["--model", str(checkpoint), "--port", "0", *flags])
+
+
+def test_a_model_that_cannot_answer_is_not_served(ask, monkeypatch, capsys):
+    broken = Inference(ask)
+    monkeypatch.setattr(Inference, "__call__", lambda *_: 1 / 0)
+    metrics = Metrics()
+    app = create_app(broken, name="broken", limits=Limits(max_batch_tokens=64), metrics=metrics)
+    with open_port("127.0.0.1", 0) as listener, pytest.raises(SystemExit, match="3"):
+        run_server(app, listener, name="broken", limits=Limits(), metrics=metrics)
+    assert "http://" not in capsys.readouterr().out
+
+
+def test_a_port_in_use_is_named(checkpoint):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(ValueError, match=f"127.0.0.1, port {port}, cannot be listened on"):
+            main(["--model", str(checkpoint), "--port", str(port)])
+
+
+def test_an_empty_key_is_refused(checkpoint, monkeypatch):
+    monkeypatch.setenv("MTSBERT_API_KEY", " ")
+    with pytest.raises(ValueError, match="MTSBERT_API_KEY is set, but empty"):
+        main(["--model", str(checkpoint), "--port", "0"])
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not an mtsbert checkpoint"):
+        main(["--model", str(tmp_path), "--port", "0"])
+
+
+def test_the_extra_that_is_missing_is_named(checkpoint, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(ValueError, match=r"prometheus_client is not installed: `pip install 'mtsbert\[serve\]'`"):
+        main(["--model", str(checkpoint)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_an_export_answers_as_the_checkpoint_does(checkpoint, ask, serve, close, tmp_path, runtime):
+    export(["--model", str(checkpoint), "--output", str(tmp_path / runtime), "--format", runtime])
+    pipeline = load_pipeline(tmp_path / runtime)
+    assert isinstance(pipeline, ExportedPipeline)
+    client, _ = serve(pipeline)
+    pair = {"text": "Oslo beat Lima", "text_pair": "Lima"}
+    found = client.post("/analyze", {"inputs": [pair, "Lima hosts the race"], "return_embeddings": True}).json
+    assert close(found, ask([pair, "Lima hosts the race"]), 1e-4)
