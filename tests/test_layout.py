@@ -16,6 +16,7 @@ ORDER = [
     "formats",
     "data",
     "network",
+    "distillation",
     "adapters",
     "results",
     "calibration",
