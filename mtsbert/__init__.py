@@ -22,6 +22,7 @@ _HOMES = {  # module → the public names in it
     "mtsbert.arguments": ("MTLTrainingArguments",),
     "mtsbert.data.collator": ("MultiTaskCollator",),
     "mtsbert.data.loading": ("TaskData", "infer_tasks", "load_data"),
+    "mtsbert.distillation.layers": ("keep_layers",),
     "mtsbert.network.onnx_pipeline": ("OnnxPipeline",),
     "mtsbert.network.starting_point": ("load_pipeline", "resolve_name"),
     "mtsbert.preparation": ("prepare",),

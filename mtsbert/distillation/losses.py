@@ -84,13 +84,12 @@ class DistillationLoss:
     """
 
     def __init__(self, tasks: dict[str, dict], taught: list[str], args: MTLTrainingArguments):
+        turned_off = {task for task in tasks if args.distillation_weights.get(task) == 0}
         for name in ("distillation_weights", "distillation_temperatures"):
-            if unknown := sorted(set(getattr(args, name)) - set(taught)):
+            if unknown := sorted(set(getattr(args, name)) - {*taught, *turned_off}):
                 raise ValueError(f"`{name}` names {unknown}; the tasks that the teacher answers are {taught}.")
-        if not any(args.distillation_weights.get(task, 1.0) for task in taught):
-            raise ValueError("`distillation_weights` are all 0: leave out the `teacher`, of which nothing is learned.")
+        self.tasks = {task: tasks[task] for task in taught}
         self.weights = {task: float(args.distillation_weights.get(task, 1.0)) for task in taught}
-        self.tasks = {task: tasks[task] for task in taught if self.weights[task]}
         asked = args.distillation_temperatures
         self.temperatures = {task: asked.get(task, DISTILLATION_TEMPERATURE) for task in taught}
 

@@ -36,7 +36,7 @@ class Teacher:
 
     Args:
         model ([`MTSBertModel`]): The checkpoint.
-        tasks (`dict[str, dict]`): The tasks of the student.
+        tasks (`dict[str, dict]`): The tasks of the student that are to be taught.
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer of both.
         name (`str`): What error messages call the teacher.
 
@@ -63,18 +63,22 @@ class Teacher:
         }
 
     @classmethod
-    def load(cls, name_or_path: str, model: MTSBertModel, tokenizer: PreTrainedTokenizerBase) -> "Teacher":
+    def load(cls, args: MTLTrainingArguments, model: MTSBertModel, tokenizer: PreTrainedTokenizerBase) -> "Teacher":
         """
         Loads a teacher for a model.
 
         Args:
-            name_or_path (`str`): A checkpoint: a folder or a Hub id.
+            args ([`MTLTrainingArguments`]): `teacher`, a folder or a Hub id, and `distillation_weights`.
             model ([`MTSBertModel`]): The model that is trained.
             tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
 
         Raises:
             `ValueError`: If it is no checkpoint, reads other tokens, or its tasks do not fit, see [`Teacher`].
         """
+        name_or_path, weights = args.teacher, args.distillation_weights
+        tasks = {task: settings for task, settings in model.config.tasks.items() if weights.get(task, 1.0)}
+        if not tasks:
+            raise ValueError("`distillation_weights` are all 0: leave out the `teacher`, of which nothing is learned.")
         where = resolve_name(name_or_path)
         try:
             config = load_checkpoint_config(where)
@@ -82,7 +86,7 @@ class Teacher:
             check_vocabulary(where, config, tokenizer, called=f"`teacher` {name_or_path!r}")
         except OSError as error:
             raise ValueError(f"`teacher` {name_or_path!r} cannot be loaded: {error}") from error
-        return cls(teacher.to(model.device), model.config.tasks, tokenizer, name=name_or_path)
+        return cls(teacher.to(model.device), tasks, tokenizer, name=name_or_path)
 
     def embeds(self, model: MTSBertModel, args: MTLTrainingArguments) -> bool:
         """

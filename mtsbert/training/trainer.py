@@ -160,7 +160,7 @@ class MTSBertTrainer(JointLossTrainer):
         self.reference_name, self.reference = self.provenance.started_from, None
         self.teacher, self.distillation = None, None
         if args.teacher is not None:
-            self.teacher = Teacher.load(args.teacher, first, processing_class)
+            self.teacher = Teacher.load(args, first, processing_class)
             self.distillation = DistillationLoss(first.config.tasks, list(self.teacher.tasks), args)
             if args.embedding_reference is None and self.teacher.embeds(first, args):
                 self.reference_name, self.reference = public_name(args.teacher), self.teacher.model
@@ -275,12 +275,13 @@ class MTSBertTrainer(JointLossTrainer):
 
     def _warn_of_unfed_heads(self) -> None:
         with_head = [task for task, settings in self.tasks.items() if settings["type"] != PAIR_RANKING]
-        unfed = [task for task in with_head if not num_labelled_rows(self.train_dataset, task)]
+        taught = () if self.distillation is None else self.distillation.tasks
+        unfed = [task for task in with_head if task not in taught and not num_labelled_rows(self.train_dataset, task)]
         if unfed and any(map(is_of_encoder, set(self.freezing.parts) - self.freezing.forever)):
             logger.warning(
                 f"No training row has a label for {unfed}: these heads stay as they are while the encoder changes "
                 "under them, and their answers get worse. Freeze the encoder (`freeze_encoder`); or train on rows "
-                "of their data as well; or, where those are gone, on the old checkpoint's answers to the new texts."
+                "of their data as well; or, where those are gone, learn the old checkpoint's answers (`teacher`)."
             )
 
     # Checkpoints

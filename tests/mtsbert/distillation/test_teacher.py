@@ -151,7 +151,7 @@ def test_a_model_comes_nearer_to_its_teacher_whatever_makes_batches(trainer_of, 
     assert trainer.model.config.distilled_from == "teacher"
 
 
-def test_texts_without_any_label_learn_from_the_teacher(recipe, taught, tmp_path):
+def test_texts_without_any_label_learn_from_the_teacher(recipe, taught, tmp_path, caplog):
     texts = tmp_path / "texts.jsonl"
     texts.write_text("\n".join(json.dumps({"body": f"Lima hosts race {number}"}) for number in range(6)))
     datasets = {"texts": {"files": {"train": str(texts)}, "columns": {"body": "text"}}}
@@ -160,6 +160,7 @@ def test_texts_without_any_label_learn_from_the_teacher(recipe, taught, tmp_path
         main(["--config", str(recipe(datasets=datasets, **start))])
     metrics = main(["--config", str(recipe(datasets=datasets, num_layers=1, num_train_epochs=3, **start, **taught))])
     assert metrics["train_loss"] > 0
+    assert "these heads stay as they are" not in caplog.text  # as they do without labels and without a teacher
 
 
 def test_a_resumed_run_equals_one_that_was_not_interrupted(recipe, taught, tmp_path):
@@ -226,7 +227,7 @@ def test_a_filler_row_has_no_answers(trainer_of, taught):
         ({"teacher": "nowhere"}, "No checkpoint found under 'nowhere'"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(trainer_of, taught, settings, message):
+def test_a_teacher_that_cannot_teach_is_refused(trainer_of, taught, settings, message):
     with pytest.raises(ValueError, match=message):
         trainer_of(**taught | settings)
 
@@ -267,6 +268,16 @@ def test_a_teacher_with_a_smaller_embedding_teaches_labels_alone(trainer_of, tea
     assert trainer_of(**taught).reference is None
     with pytest.raises(ValueError, match="its embeddings have 8 numbers, and the model that is trained has 32"):
         trainer_of(**taught, embedding_distillation=1.0)
+
+
+def test_a_task_with_a_weight_of_0_is_not_taught_and_may_have_other_labels(trainer_of, teacher, taught):
+    teacher.rename_labels("ner", {"GPE": "PLACE"})
+    teacher.save_pretrained(taught["teacher"])
+    trainer = trainer_of(**taught, distillation_weights={"ner": 0})
+    trainer.train()
+    assert list(trainer.answers.of_texts) == ["topic"]
+    assert not trainer.answers.of_tokens
+    assert "ner_distillation_loss" not in trainer.state.log_history[0]
 
 
 def test_the_embedding_may_be_held_to_another_model_than_the_teacher(trainer_of, taught, encoder_folder):
