@@ -23,6 +23,8 @@ from tests.mtsbert.training.test_trainer import gradients, without_dropout
 def teacher(layered_model):
     """Another model than `model`, sure of its answers, whose tasks have layers of their own."""
     set_seed(5)
+    for weight in layered_model.encoder.parameters():
+        weight.data += 0.05 * torch.randn(weight.shape)
     for head in layered_model.heads.values():
         torch.nn.init.normal_(head.classifier.weight, std=0.5)
     return layered_model.eval()
@@ -67,6 +69,17 @@ def test_the_order_of_labels_is_that_of_the_student(trainer_of, teacher, taught,
     reversed_answers = trainer_of(**taught).answers_of(trainer_of(**taught).train_dataset).batch([0])
     assert torch.equal(reversed_answers["topic"], answers["topic"].flip(-1))
     assert torch.equal(reversed_answers["ner"].nan_to_num(), answers["ner"].nan_to_num())
+
+
+def test_another_teacher_does_not_get_the_answers_of_the_first(trainer_of, teacher, taught):
+    trainer = trainer_of(**taught)
+    before = trainer.answers_of(trainer.train_dataset).batch([0])
+    teacher.heads["topic"].classifier.bias.data += torch.tensor([1.0, -1.0])
+    teacher.save_pretrained(taught["teacher"])
+    trainer = trainer_of(**taught)
+    after = trainer.answers_of(trainer.train_dataset).batch([0])
+    assert not torch.equal(after["topic"], before["topic"])
+    assert torch.equal(after["ner"].nan_to_num(), before["ner"].nan_to_num())
 
 
 def expected_loss(trainer, teacher, tokenizer, model, examples, rows) -> torch.Tensor:
