@@ -120,7 +120,7 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
         metadata={
             "help": "Temperature of each task: the logits of teacher and student are divided by it before they are "
             "compared, and the loss is multiplied by its square (Hinton 2015, arXiv 1503.02531). The higher it is, "
-            "the more the less likely answers count. Default for a task: 2. Has no effect on a regression."
+            "the more unlikely answers count. Default for a task: 2. Has no effect on a regression."
         },
     )
     embedding_distillation: float = field(

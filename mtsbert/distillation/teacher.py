@@ -48,17 +48,17 @@ class Teacher:
         self.model = model.eval()
         self.tokenizer = tokenizer
         own = model.config.tasks
-        self.tasks = {task: own[task] for task, of in tasks.items() if task in own and of["type"] in TAUGHT_TYPES}
+        self.tasks = {task: of for task, of in tasks.items() if task in own and of["type"] in TAUGHT_TYPES}
         if not self.tasks:
             raise ValueError(
                 f"`teacher` {name!r} has the tasks {list(own)}, and the model that is trained {list(tasks)}: they "
                 "share no task on single texts that could be taught."
             )
         for task, settings in self.tasks.items():
-            check_same_answers(task, settings, tasks[task], name)
+            check_same_answers(task, own[task], settings, name)
         # Task → where its labels are among those of the teacher.
         self.order = {
-            task: [settings["labels"].index(label) for label in tasks[task]["labels"]] if "labels" in settings else [0]
+            task: [own[task]["labels"].index(label) for label in settings["labels"]] if "labels" in settings else [0]
             for task, settings in self.tasks.items()
         }
 
@@ -258,7 +258,7 @@ def _key(teacher: Teacher, texts: Texts, embedding_size: int) -> str:
     settings = {
         "what": ANSWERS,
         "config": model.config.to_dict(),
-        "order": teacher.order,
+        "tasks": teacher.tasks,
         "width": embedding_size,
         "computed": computed_in(model),
     }
