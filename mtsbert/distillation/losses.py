@@ -70,32 +70,33 @@ def distillation_losses(
     return losses * has_answer
 
 
+def taught(task: str) -> str:
+    """The key of what is learned from a teacher for a task, beside what is learned from labels, in counts and logs."""
+    return f"{task}_distillation"
+
+
 class DistillationLoss:
     """
     The weighted sum of the losses of all taught tasks, each of them a mean over the answers of an optimizer step.
 
     Args:
         tasks (`dict[str, dict]`): The tasks of the model, with their settings.
-        taught (`list[str]`): Those that the teacher answers.
+        answered_tasks (`list[str]`): Those that the teacher answers.
         args ([`MTLTrainingArguments`]): `distillation_weights` and `distillation_temperatures`.
 
     Raises:
         `ValueError`: If the arguments name other tasks.
     """
 
-    def __init__(self, tasks: dict[str, dict], taught: list[str], args: MTLTrainingArguments):
+    def __init__(self, tasks: dict[str, dict], answered_tasks: list[str], args: MTLTrainingArguments):
         turned_off = {task for task in tasks if args.distillation_weights.get(task) == 0}
         for name in ("distillation_weights", "distillation_temperatures"):
-            if unknown := sorted(set(getattr(args, name)) - {*taught, *turned_off}):
-                raise ValueError(f"`{name}` names {unknown}; the tasks that the teacher answers are {taught}.")
-        self.tasks = {task: tasks[task] for task in taught}
-        self.weights = {task: float(args.distillation_weights.get(task, 1.0)) for task in taught}
+            if unknown := sorted(set(getattr(args, name)) - {*answered_tasks, *turned_off}):
+                raise ValueError(f"`{name}` names {unknown}; the tasks that the teacher answers are {answered_tasks}.")
+        self.tasks = {task: tasks[task] for task in answered_tasks}
+        self.weights = {task: float(args.distillation_weights.get(task, 1.0)) for task in answered_tasks}
         asked = args.distillation_temperatures
-        self.temperatures = {task: asked.get(task, DISTILLATION_TEMPERATURE) for task in taught}
-
-    def key(self, task: str) -> str:
-        """What counts and losses of a task are called beside those of its labels. No task can have this name."""
-        return f"{task}_distillation"
+        self.temperatures = {task: asked.get(task, DISTILLATION_TEMPERATURE) for task in answered_tasks}
 
     def num_items(self, task: str, answers: dict[str, torch.Tensor]) -> torch.Tensor:
         """The number of answers of a batch for a task, as a tensor without dimensions."""
@@ -110,7 +111,7 @@ class DistillationLoss:
         """By task, this micro-batch's part of the mean over the answers of the optimizer step, without its weight."""
         return {
             task: distillation_losses(settings, outputs.logits[task], answers[task], self.temperatures[task]).sum()
-            / num_items_in_batch[self.key(task)].clamp(min=1)
+            / num_items_in_batch[taught(task)].clamp(min=1)
             for task, settings in self.tasks.items()
         }
 

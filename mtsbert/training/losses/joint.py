@@ -8,7 +8,7 @@ import torch
 from configuration_mtsbert import PAIR_RANKING
 from losses_mtsbert import is_labelled, num_items
 from modeling_mtsbert import MTSBertModel, MTSBertOutput
-from mtsbert.distillation.losses import DistillationLoss
+from mtsbert.distillation.losses import DistillationLoss, taught
 from mtsbert.network.embedding_targets import ANSWERS, EMBEDDING, TARGETS, distances, num_targets, pop_targets
 from mtsbert.network.feature_cache import PLACE
 from mtsbert.results.ranking import RANKED, ranked_embeddings
@@ -33,8 +33,9 @@ class JointLossTrainer(OptimizingTrainer):
     def __init__(self, *args, **kwargs):
         self._log_since_line, self._log_of_step = TaskLog(list(self.tasks)), TaskLog(list(self.tasks))
         self._embedding_log = TaskLog([EMBEDDING])
-        taught = () if self.distillation is None else self.distillation.tasks
-        self._distillation_log = TaskLog([self.distillation.key(task) for task in taught])
+        self._distillation_log = TaskLog(
+            [taught(task) for task in self.distillation.tasks] if self.distillation else []
+        )
         self.finite_check = FiniteCheck(self.tasks)
         super().__init__(*args, **kwargs)
 
@@ -63,7 +64,7 @@ class JointLossTrainer(OptimizingTrainer):
         counts.append(torch.as_tensor(sum(map(num_targets, batches))))
         names = [*self.tasks, EMBEDDING]
         for task in self.distillation.tasks if self.distillation is not None else ():
-            names.append(self.distillation.key(task))
+            names.append(taught(task))
             counts.append(sum(self.distillation.num_items(task, batch[ANSWERS]) for batch in batches))
         counts = torch.stack([count.to(device) for count in counts])
         if self.args.world_size > 1:
@@ -132,7 +133,7 @@ class JointLossTrainer(OptimizingTrainer):
         """This micro-batch's part of the weighted sum of what the student's answers differ from the teacher's."""
         losses = self.distillation.losses(outputs, answers, num_items_in_batch)
         numbers = {task: self.distillation.num_items(task, answers) for task in losses}
-        keys = {task: self.distillation.key(task) for task in losses}
+        keys = {task: taught(task) for task in losses}
         self._distillation_log.add(
             {keys[task]: loss for task, loss in losses.items()},
             {key: numbers[task] / num_items_in_batch[key].clamp(min=1) for task, key in keys.items()},

@@ -176,6 +176,24 @@ def test_texts_without_any_label_learn_from_the_teacher(recipe, taught, tmp_path
     assert "these heads stay as they are" not in caplog.text  # as they do without labels and without a teacher
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_step_without_any_label_trains_heads_and_layers_of_tasks(
+    trainer_of, examples, tasks, tokenizer, teacher, taught, accumulation
+):
+    rows = examples_of([{"text": row["text"]} for row in examples], tasks)
+    features = build_features(rows, tasks, tokenizer, max_length=32, split="train")[0]
+    student = copy.deepcopy(teacher)
+    for weight in student.parameters():
+        weight.data *= 1.1
+    before = {name: weight.clone() for name, weight in student.named_parameters()}
+    trainer_of(
+        of=student, train_dataset=features, per_device_train_batch_size=8 // accumulation, max_steps=1,
+        gradient_accumulation_steps=accumulation, **taught,
+    ).train()  # fmt: skip
+    same = {name for name, weight in student.named_parameters() if torch.equal(weight, before[name])}
+    assert not [name for name in same if name.startswith(("heads.", "task_layers."))]
+
+
 def test_a_resumed_run_equals_one_that_was_not_interrupted(recipe, taught, tmp_path):
     flags = {**taught, "num_train_epochs": 3, "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 1}
     flags["embedding_distillation"] = 2.0
