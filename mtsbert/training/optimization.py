@@ -109,10 +109,10 @@ def step_decay_schedule(
 def let_unlabelled_rest(model: MTSBertModel, num_items: dict[str, int]) -> None:
     """
     Takes away the gradients, all of them zeros, of what an optimizer step has nothing to learn for: the heads of the
-    tasks without any, and the layers of their own that tasks on single texts have. The optimizer leaves weights without a
-    gradient alone, as it does in a loop that runs one task at a time. With zeros, Adam would go on moving them and let
-    its second moments shrink, so that steps with labels would be longer, by the square root of 2 if every other one
-    has none.
+    tasks without any labels, and the layers of their own that tasks on single texts have. The optimizer leaves weights
+    without a gradient alone, as it does in a loop that runs one task at a time. With zeros, Adam would go on moving
+    them and let its second moments shrink, so that steps with labels would be longer, by the square root of 2 if every
+    other one has none.
 
     Args:
         model ([`MTSBertModel`]): The model, after the backward pass.
