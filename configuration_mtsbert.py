@@ -297,6 +297,7 @@ class MTSBertConfig(PretrainedConfig):
         embedding_reference (`str`, *optional*):
             The model near whose sentence embeddings those of this one were held while it was trained. Says nothing
             about the network, and changes nothing.
+        distilled_from (`str`, *optional*): The teacher whose answers this model has learned; changes nothing either.
 
     Raises:
         `ValueError`: If the pooling is unknown, or a model cannot be built from one of the tasks.
@@ -305,12 +306,7 @@ class MTSBertConfig(PretrainedConfig):
     model_type = "mtsbert"
     sub_configs = {"encoder_config": AutoConfig}  # noqa: RUF012
     keys_to_ignore_at_inference = [  # noqa: RUF012
-        "last_hidden_state",
-        "pooler_output",
-        "losses",
-        "pair_pooler_output",
-        "hidden_states",
-        "attentions",
+        *("last_hidden_state", "pooler_output", "losses", "pair_pooler_output", "hidden_states", "attentions"),
     ]
 
     def __init__(
@@ -325,6 +321,7 @@ class MTSBertConfig(PretrainedConfig):
         initializer_range: float = 0.02,
         num_task_layers: int = 0,
         embedding_reference: str | None = None,
+        distilled_from: str | None = None,
         **kwargs,
     ):
         if pooling not in POOLINGS:
@@ -355,6 +352,7 @@ class MTSBertConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         self.num_task_layers = num_task_layers
         self.embedding_reference = embedding_reference
+        self.distilled_from = distilled_from
         # A fork's own classes win: its checkpoints carry `auto_map` entries that name them.
         self.auto_map = {**AUTO_MAP, **(kwargs.pop("auto_map", None) or {})}
         self.custom_pipelines = {**CUSTOM_PIPELINES, **(kwargs.pop("custom_pipelines", None) or {})}

@@ -111,8 +111,8 @@ def remembering(embedder: Embedder) -> Embedder:
     return Embedder(embedder.name, embedder.kind, encode)
 
 
-def stsb_pairs(data: Path) -> Iterator[dict]:
-    for row in stream_rows(data / "stsb" / "test.csv"):
+def stsb_pairs(data: Path, split: str = "test") -> Iterator[dict]:
+    for row in stream_rows(data / "stsb" / f"{split}.csv"):
         yield {name: row[name] for name in ("sentence1", "sentence2", "score")}
 
 

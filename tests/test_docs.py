@@ -22,7 +22,7 @@ from tests.manual import blocks, broken_links, make_clone, run_commands, run_sni
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 # In this order: the first one makes the checkpoint that the others use.
 GUIDES = ["data", "labelling", "pipeline", "tasks", "inference", "freezing", "balancing", "optimization", "search"]
-GUIDES += ["embedding", "from_sentence_transformers", "scores"]
+GUIDES += ["embedding", "distillation", "from_sentence_transformers", "scores"]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ ORDER = [
     "data",
     "network",
     "exports",
+    "distillation",
     "adapters",
     "results",
     "calibration",

@@ -12,6 +12,7 @@ from mtsbert.commands.search import search
 from mtsbert.data.loading import load_recipe_data, needed_splits
 from mtsbert.data.report import describe_data
 from mtsbert.data.skipped_rows import report_skipped_rows
+from mtsbert.distillation.layers import keep_layers
 from mtsbert.input_arguments import DataArguments
 from mtsbert.machine import use_all_cores
 from mtsbert.network.starting_point import (
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
             tokenizer,
             splits,
             tasks_of_checkpoint(model_args),
-            texts_alone=bool(training_args.embedding_distillation),
+            texts_alone=training_args.learns_from_texts,
         )
     if data.skipped is not None and training_args.process_index == 0:
         report_skipped_rows(data.skipped, training_args.output_dir)
@@ -66,8 +67,11 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
         if training_args.process_index == 0:
             sys.stdout.write(describe_data(data))
         return {}
+    model = load_model(model_args, data.tasks)
+    if model_args.num_layers is not None:
+        model = keep_layers(model, model_args.num_layers)
     trainer = MTSBertTrainer(
-        load_model(model_args, data.tasks),
+        model,
         training_args,
         processing_class=tokenizer,
         train_dataset=data.features.get("train"),

@@ -149,7 +149,7 @@ def load_data(
             `"error"` raises for the first row that cannot be used; `"skip"` leaves such rows out and lists them in
             `TaskData.skipped`.
         texts_alone (`bool`, *optional*, defaults to `False`):
-            Whether a dataset may have texts and no labels at all, which `embedding_distillation` learns from.
+            Whether a dataset may have texts and no labels at all, for `teacher` and `embedding_distillation`.
 
     Returns:
         [`TaskData`]

@@ -75,7 +75,7 @@ def open_datasets(
         skip_bad_rows (`bool`, *optional*, defaults to `False`): Whether rows that cannot be read are recorded in
             `SourceDataset.broken` instead of raising an error.
         texts_alone (`bool`, *optional*, defaults to `False`): Whether a dataset may have no labels for any task:
-            `embedding_distillation` learns from texts alone.
+            `teacher` and `embedding_distillation` learn from texts alone.
 
     Raises:
         `ValueError`: if a dataset cannot be found or read, or does not fit the tasks.
@@ -297,7 +297,7 @@ def _check_fed(
     if not fed and not texts_alone and set(splits) != {"test"}:  # texts to predict need no label
         raise ValueError(
             f"Dataset {name!r} feeds no task; its columns are {existing}. Say so in `columns`, or learn from its "
-            "texts alone with `embedding_distillation`."
+            "texts alone with `teacher` or `embedding_distillation`."
         )
     pair_tasks = [task for task in fed if tasks[task]["type"] in PAIR_TYPES]
     if pair_tasks and TEXT_PAIR not in roles:

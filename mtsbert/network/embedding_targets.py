@@ -3,14 +3,11 @@
 Shapes: `N` texts, `B` texts of a batch, `H` width of the embedding.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-import transformers
 from datasets import Dataset
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
@@ -20,12 +17,14 @@ from modeling_mtsbert import MTSBertModel
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import NO_ROW, ROW
 from mtsbert.network.disk_cache import DiskCache
-from mtsbert.network.feature_cache import PLACE, Texts
+from mtsbert.network.feature_cache import PLACE, Texts, cache_key, computed_in
 from mtsbert.network.starting_point import load_checkpoint_config, open_tokenizer, resolve_name
 
 
 EMBEDDING = "embedding"  # key beside the tasks; no task can have this name
 TARGETS = "embedding_targets"  # key in a batch; "pair_embedding_targets" for second texts
+ANSWERS = "teacher_answers"  # key in a batch: by task, what a teacher answers
+NOT_FOR_THE_MODEL = (TARGETS, f"pair_{TARGETS}", ANSWERS)
 DTYPE = torch.float16  # on disk: 2 H bytes per text, with an error of 1e-6 in cosines
 
 
@@ -122,21 +121,14 @@ def open_embedding_targets(
 
 
 def _key(reference: MTSBertModel, texts: Texts, width: int) -> str:
-    device = reference.device.type
     settings = {
         "what": TARGETS,
-        "versions": [torch.__version__, transformers.__version__],
         "encoder": reference.config.encoder_config.to_dict(),
         "pooling": reference.config.pooling,
         "width": width,
-        "computed": [reference.dtype, torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)],
+        "computed": computed_in(reference),
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for weight in reference.encoder.state_dict().values():
-        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    digest.update(texts.starts.tobytes())
-    digest.update(texts.pieces.tobytes())
-    return digest.hexdigest()[:32]
+    return cache_key(settings, reference.encoder.state_dict().values(), texts)
 
 
 def load_reference(name_or_path: str, model: MTSBertModel, tokenizer: PreTrainedTokenizerBase) -> MTSBertModel:
@@ -159,20 +151,32 @@ def load_reference(name_or_path: str, model: MTSBertModel, tokenizer: PreTrained
             reference = MTSBertModel.from_pretrained(where, config=load_checkpoint_config(where))
         else:
             reference = MTSBertModel.from_encoder(where, tasks=model.config.tasks, pooling=model.config.pooling)
-        vocabulary = open_tokenizer(where, reference.config.encoder_config).get_vocab()
+        check_vocabulary(where, reference.config, tokenizer, called=f"`embedding_reference` {name_or_path!r}")
     except OSError as error:
         raise ValueError(f"`embedding_reference` {name_or_path!r} cannot be loaded: {error}") from error
-    if vocabulary != tokenizer.get_vocab():
-        raise ValueError(
-            f"`embedding_reference` {name_or_path!r} has another vocabulary than the model that is trained, so it "
-            "cannot read its tokens; choose a model with the same tokenizer."
-        )
     if reference.config.embedding_size < model.config.embedding_size:
         raise ValueError(
             f"`embedding_reference` {name_or_path!r} has embeddings of {reference.config.embedding_size} numbers, "
             f"and the model that is trained has {model.config.embedding_size}; choose one with as many."
         )
     return reference.to(model.device).eval()
+
+
+def check_vocabulary(where: str, config: MTSBertConfig, tokenizer: PreTrainedTokenizerBase, *, called: str) -> None:
+    """
+    Raises `ValueError` if a model cannot read the tokens of another one.
+
+    Args:
+        where (`str`): The folder or Hub id with its tokenizer.
+        config ([`MTSBertConfig`]): Its config.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer of the other one.
+        called (`str`): What the message calls it.
+    """
+    if open_tokenizer(where, config.encoder_config).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"{called} has another vocabulary than the model that is trained, so it cannot read its tokens; choose a "
+            "model with the same tokenizer."
+        )
 
 
 def distances(embeddings: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -184,7 +188,7 @@ def distances(embeddings: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def pop_targets(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Removes the targets from a batch and returns them, since the model does not take them as inputs."""
-    return {name: batch.pop(name) for name in (TARGETS, f"pair_{TARGETS}") if name in batch}
+    return {name: batch.pop(name) for name in NOT_FOR_THE_MODEL if name in batch}
 
 
 def num_targets(batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +15,7 @@ import transformers
 from datasets import Dataset
 from tqdm import tqdm
 
+from modeling_mtsbert import MTSBertModel
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import NEGATIVE_IDS
 from mtsbert.network.disk_cache import DiskCache
@@ -191,17 +192,34 @@ def open_feature_cache(
 
 
 def _key(prefix: FrozenPrefix, texts: Texts, stored: torch.dtype) -> str:
-    device = prefix.model.device.type
     settings = {
         "format": FORMAT,
-        "versions": [torch.__version__, transformers.__version__],
         "encoder": prefix.model.config.encoder_config.to_dict(),
         "num_layers": prefix.num_layers,
         "stored": stored,
-        "computed": [prefix.model.dtype, torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)],
+        "computed": computed_in(prefix.model),
     }
+    return cache_key(settings, prefix.weights(), texts)
+
+
+def computed_in(model: MTSBertModel) -> list:
+    """Returns the dtypes that a model computes in, here and now."""
+    device = model.device.type
+    return [model.dtype, torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)]
+
+
+def cache_key(settings: dict, weights: Iterable[torch.Tensor], texts: Texts) -> str:
+    """
+    Returns the name of a cache: a hash of everything that determines its content.
+
+    Args:
+        settings (`dict`): Everything that is not a tensor: config and dtypes. Library versions are added.
+        weights (`Iterable[torch.Tensor]`): The weights of the model that computes the content.
+        texts (`Texts`): The texts that it reads.
+    """
+    settings = settings | {"versions": [torch.__version__, transformers.__version__]}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for weight in prefix.weights():
+    for weight in weights:
         digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     digest.update(texts.starts.tobytes())
     digest.update(texts.pieces.tobytes())

@@ -244,6 +244,8 @@ class ModelCard:
         shape = f"{num_layers} layers of width {self.config.hidden_size}, " if num_layers else ""
         parameters = sum(part.num_parameters for part in self.trainer.freezing.parts.values())
         lines += ["", f"Encoder: {escape(encoder.model_type)}, {shape}{parameters:,} parameters in all{started}."]
+        if self.config.distilled_from:
+            lines[-1] += f" It has learned the answers of {escape(self.config.distilled_from)} (distillation)."
         return "\n".join(lines)
 
     @staticmethod

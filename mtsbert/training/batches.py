@@ -16,12 +16,14 @@ from mtsbert.arguments import FEATURE_CACHE_DTYPES, TEMPERATURE, WEIGHTS, MTLTra
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import DATASET, unlabelled_row
 from mtsbert.data.samplers import DatasetSampler, FilledSampler, dataset_weights, padding_share
+from mtsbert.distillation.teacher import AnswerCollator, Teacher, TeacherAnswers, open_teacher_answers
 from mtsbert.network.disk_cache import DiskCache
 from mtsbert.network.embedding_targets import EmbeddingTargets, TargetCollator, open_embedding_targets
 from mtsbert.network.feature_cache import CachedCollator, FeatureCache, Texts, open_feature_cache, rows_for_cache
 from mtsbert.network.freezing import Freezing
 from mtsbert.network.frozen_prefix import FrozenPrefix
 from mtsbert.network.padding_free import PaddingFree
+from mtsbert.results.provenance import public_name
 from mtsbert.training.losses.nonfinite import CheckedTrainer, NumberedCollator, numbered
 
 
@@ -40,13 +42,14 @@ class BatchingTrainer(CheckedTrainer):
       of each row for error messages;
     - with several ranks, filler rows without labels, so that they learn the same as a single process.
 
-    Subclasses must set `freezing`, `reference_name` and `reference`.
+    Subclasses must set `freezing`, `reference_name`, `reference` and `teacher`.
     """
 
     args: MTLTrainingArguments
     freezing: Freezing
     reference_name: str  # whose embeddings the targets are, in words that can be published
     reference: MTSBertModel | None  # that model; None for the one that is trained, as it is before training
+    teacher: Teacher | None
 
     def __init__(self, *args, **kwargs):
         self.feature_cache: FeatureCache | None = None
@@ -55,6 +58,7 @@ class BatchingTrainer(CheckedTrainer):
         self._sampler: DatasetSampler | None = None
         self._filler: int | None = None  # index of the row that fills up the last batches of several ranks
         self.targets: EmbeddingTargets | None = None  # the initial embeddings of the training texts
+        self.answers: TeacherAnswers | None = None  # those of the teacher for the training texts
         super().__init__(*args, **kwargs)
 
     @property
@@ -63,8 +67,14 @@ class BatchingTrainer(CheckedTrainer):
 
     def train(self, *args, **kwargs):
         self.feature_cache, self._cache_seconds = None, 0.0
+        if self.teacher is not None:
+            self.answers = self.answers_of(self.train_dataset) if self.answers is None else self.answers
+            self.model.config.distilled_from = public_name(self.args.teacher)
         if self.args.embedding_distillation and self.targets is None:  # before a checkpoint changes the weights
-            self.targets = self.targets_of(self.train_dataset)
+            if self.teacher is not None and self.reference is self.teacher.model:
+                self.targets = EmbeddingTargets(len(self.train_dataset), self.answers.embeddings)
+            else:
+                self.targets = self.targets_of(self.train_dataset)
             self.model.config.embedding_reference = self.reference_name
         try:
             with ExitStack() as self._while_training:
@@ -81,6 +91,8 @@ class BatchingTrainer(CheckedTrainer):
         rows, collator = self._rows_and_collator()
         if self.targets is not None:
             collator = TargetCollator(collator, self.targets)
+        if self.answers is not None:
+            collator = AnswerCollator(collator, self.answers)
         if self.args.world_size > 1 and not self.args.dataloader_drop_last:
             self._filler = len(rows)
             rows = concatenate_datasets([rows, unlabelled_row(rows, self.model.config.tasks)])
@@ -139,6 +151,19 @@ class BatchingTrainer(CheckedTrainer):
                 width=self.model.config.embedding_size,
                 batch_size=self.args.per_device_eval_batch_size,
                 padding_side=self.processing_class.padding_side,
+                autocast=self.accelerator.autocast,
+            )
+
+    def answers_of(self, rows: Dataset) -> TeacherAnswers:
+        """Computes the answers of the teacher for the texts in these rows, and its embeddings if they are held to."""
+        is_reference = self.args.embedding_distillation and self.reference is self.teacher.model
+        with self.args.main_process_first(desc="answers of the teacher"):
+            return open_teacher_answers(
+                self.teacher,
+                rows,
+                disk=self.disk_cache,
+                embedding_size=self.model.config.embedding_size if is_reference else 0,
+                batch_size=self.args.per_device_eval_batch_size,
                 autocast=self.accelerator.autocast,
             )
 

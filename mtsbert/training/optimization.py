@@ -10,6 +10,7 @@ from transformers.training_args import OptimizerNames
 from configuration_mtsbert import COSENT, FOCAL, NUMBER_TYPES, PAIR_RANKING, PAIR_TYPES
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.distillation.losses import taught
 from mtsbert.network.parts import (
     EMBEDDINGS,
     OTHER,
@@ -107,15 +108,15 @@ def step_decay_schedule(
 
 def let_unlabelled_rest(model: MTSBertModel, num_items: dict[str, int]) -> None:
     """
-    Takes away the gradients, all of them zeros, of what an optimizer step has no labels for: the heads of the tasks
-    without any, and the layers of their own that tasks on single texts have. The optimizer leaves weights without a
-    gradient alone, as it does in a loop that runs one task at a time. With zeros, Adam would go on moving them and let
-    its second moments shrink, so that steps with labels would be longer, by the square root of 2 if every other one
-    has none.
+    Takes away the gradients, all of them zeros, of what an optimizer step has nothing to learn for: the heads of the
+    tasks without any labels, and the layers of their own that tasks on single texts have. The optimizer leaves weights
+    without a gradient alone, as it does in a loop that runs one task at a time. With zeros, Adam would go on moving
+    them and let its second moments shrink, so that steps with labels would be longer, by the square root of 2 if every
+    other one has none.
 
     Args:
         model ([`MTSBertModel`]): The model, after the backward pass.
-        num_items (`dict[str, int]`): By task, the labelled items of the step on all ranks.
+        num_items (`dict[str, int]`): By task, the labels and the answers of a teacher in the step, on all ranks.
     """
     labelled = {task: settings for task, settings in model.config.tasks.items() if num_items[task]}
     resting = [head for task, head in model.heads.items() if task not in labelled]
@@ -135,7 +136,7 @@ class OptimizingTrainer(EvaluatingTrainer):
     learning_rates: dict[str, float]
     balancing: StaticBalancing
     num_items: dict[str, torch.Tensor]
-    """By task, the labelled items of the current optimizer step on all ranks."""
+    """By task, the labelled items of the current optimizer step on all ranks; by [`taught`], the taught ones."""
 
     def begin_training(self) -> None:
         super().begin_training()
@@ -154,7 +155,8 @@ class OptimizingTrainer(EvaluatingTrainer):
 
     def end_backward(self) -> bool:
         is_left_out = super().end_backward()
-        counts = torch.stack([self.num_items[task] for task in self.model.config.tasks]).tolist()
+        counts = [self.num_items[task] + self.num_items.get(taught(task), 0) for task in self.model.config.tasks]
+        counts = torch.stack(counts).tolist()
         let_unlabelled_rest(self.model, dict(zip(self.model.config.tasks, counts, strict=True)))
         return is_left_out
 

@@ -29,6 +29,8 @@ from mtsbert.data.features import num_labelled_rows
 from mtsbert.data.labels import check_metric_names
 from mtsbert.data.loading import load_split
 from mtsbert.data.parts import with_parts
+from mtsbert.distillation.losses import DistillationLoss
+from mtsbert.distillation.teacher import Teacher
 from mtsbert.input_arguments import MAX_LENGTH
 from mtsbert.machine import peak_memory_gb, reset_peak_memory
 from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
@@ -142,7 +144,7 @@ class MTSBertTrainer(JointLossTrainer):
             max_length = min(MAX_LENGTH, longest_input(processing_class, encoder_config))
         check_longest(max_length, processing_class, encoder_config)
         self._reading = {"columns": columns, "max_length": max_length}
-        self._reading["texts_alone"] = bool(args.embedding_distillation)
+        self._reading["texts_alone"] = args.learns_from_texts
         given = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         features = {
             name: None if rows is None else self.features_of(rows, SPLIT_OF[name], name, processing_class)
@@ -156,6 +158,12 @@ class MTSBertTrainer(JointLossTrainer):
             how = {"share": args.embedding_distillation_parts, "seed": args.seed}
             features["train_dataset"] = with_parts(features["train_dataset"], self.tasks, processing_class, **how)
         self.reference_name, self.reference = self.provenance.started_from, None
+        self.teacher, self.distillation = None, None
+        if args.teacher is not None:
+            self.teacher = Teacher.load(args, first, processing_class)
+            self.distillation = DistillationLoss(first.config.tasks, list(self.teacher.tasks), args)
+            if args.embedding_reference is None and self.teacher.embeds(first, args):
+                self.reference_name, self.reference = public_name(args.teacher), self.teacher.model
         if args.embedding_reference is not None:
             self.reference_name = public_name(args.embedding_reference)
             self.reference = load_reference(args.embedding_reference, first, processing_class)
@@ -267,12 +275,13 @@ class MTSBertTrainer(JointLossTrainer):
 
     def _warn_of_unfed_heads(self) -> None:
         with_head = [task for task, settings in self.tasks.items() if settings["type"] != PAIR_RANKING]
-        unfed = [task for task in with_head if not num_labelled_rows(self.train_dataset, task)]
+        taught = () if self.distillation is None else self.distillation.tasks
+        unfed = [task for task in with_head if task not in taught and not num_labelled_rows(self.train_dataset, task)]
         if unfed and any(map(is_of_encoder, set(self.freezing.parts) - self.freezing.forever)):
             logger.warning(
                 f"No training row has a label for {unfed}: these heads stay as they are while the encoder changes "
                 "under them, and their answers get worse. Freeze the encoder (`freeze_encoder`); or train on rows "
-                "of their data as well; or, where those are gone, on the old checkpoint's answers to the new texts."
+                "of their data as well; or, where those are gone, learn the old checkpoint's answers (`teacher`)."
             )
 
     # Checkpoints

@@ -75,6 +75,7 @@ def test_the_public_names_are_these(root):
         "OnnxPipeline",
         "TaskData",
         "infer_tasks",
+        "keep_layers",
         "load_data",
         "load_pipeline",
         "prepare",

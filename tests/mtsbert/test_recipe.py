@@ -199,6 +199,7 @@ RECIPES = {
     "ag_news_minilm": ["topic", "ner"],
     "ag_news_agreed": ["topic", "ner"],
     "ag_news": ["topic", "ner"],
+    "ag_news_distilled": ["topic", "ner"],
     "sbert": ["similarity"],
     "sbert_ranking": ["ranking"],
     "sbert_cosent": ["similarity"],

@@ -8,7 +8,8 @@ import torch
 from configuration_mtsbert import PAIR_RANKING
 from losses_mtsbert import is_labelled, num_items
 from modeling_mtsbert import MTSBertModel, MTSBertOutput
-from mtsbert.network.embedding_targets import EMBEDDING, TARGETS, distances, num_targets, pop_targets
+from mtsbert.distillation.losses import DistillationLoss, taught
+from mtsbert.network.embedding_targets import ANSWERS, EMBEDDING, TARGETS, distances, num_targets, pop_targets
 from mtsbert.network.feature_cache import PLACE
 from mtsbert.results.ranking import RANKED, ranked_embeddings
 from mtsbert.results.sizes import check_sizes, cosines_at_sizes
@@ -22,15 +23,19 @@ from mtsbert.training.optimization import OptimizingTrainer
 class JointLossTrainer(OptimizingTrainer):
     """
     A Trainer whose loss is the weighted sum of the tasks' losses, each of them its mean over the labelled items of the
-    whole optimizer step. Subclasses must set `tasks` and `freezing`.
+    whole optimizer step. Subclasses must set `tasks`, `freezing` and `distillation`.
     """
 
     tasks: dict[str, dict]
+    distillation: DistillationLoss | None  # None without a teacher
     loss_is_scaled_for_ga = True  # `num_items_in_batch` counts the whole optimizer step
 
     def __init__(self, *args, **kwargs):
         self._log_since_line, self._log_of_step = TaskLog(list(self.tasks)), TaskLog(list(self.tasks))
         self._embedding_log = TaskLog([EMBEDDING])
+        self._distillation_log = TaskLog(
+            [taught(task) for task in self.distillation.tasks] if self.distillation else []
+        )
         self.finite_check = FiniteCheck(self.tasks)
         super().__init__(*args, **kwargs)
 
@@ -57,10 +62,14 @@ class JointLossTrainer(OptimizingTrainer):
         """Task → labelled items of the micro-batches of all processes; and texts whose embedding is held."""
         counts = [torch.stack([num_items(batch["labels"][task]) for batch in batches]).sum() for task in self.tasks]
         counts.append(torch.as_tensor(sum(map(num_targets, batches))))
+        names = [*self.tasks, EMBEDDING]
+        for task in self.distillation.tasks if self.distillation is not None else ():
+            names.append(taught(task))
+            counts.append(sum(self.distillation.num_items(task, batch[ANSWERS]) for batch in batches))
         counts = torch.stack([count.to(device) for count in counts])
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
-        return dict(zip([*self.tasks, EMBEDDING], counts, strict=True))
+        return dict(zip(names, counts, strict=True))
 
     def compute_loss(
         self,
@@ -72,7 +81,7 @@ class JointLossTrainer(OptimizingTrainer):
         if not model.training:
             targets = pop_targets(inputs)
             outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
-            if targets:  # for the metrics, beside the logits
+            if TARGETS in targets:  # for the metrics, beside the logits
                 outputs.logits[EMBEDDING] = torch.cat([outputs.pooler_output, targets[TARGETS]], dim=-1)
             if any(task["type"] == PAIR_RANKING for task in self.tasks.values()):
                 outputs.logits[RANKED] = ranked_embeddings(outputs)
@@ -92,7 +101,9 @@ class JointLossTrainer(OptimizingTrainer):
         if self.balancing.learns_from_losses:
             self._log_of_step.add(outputs.losses, shares, examples)
         loss = self.balancing.combine(outputs.losses, shares)
-        if targets:
+        if ANSWERS in targets:
+            loss = loss + self._distillation_loss(outputs, targets[ANSWERS], num_items_in_batch)
+        if TARGETS in targets:
             loss = loss + self.args.embedding_distillation * self._embedding_loss(outputs, targets, num_items_in_batch)
         self.finite_check.add(rows, outputs.logits, labels, outputs.losses, loss)
         if self.gradient_statistics.awaited:
@@ -116,6 +127,20 @@ class JointLossTrainer(OptimizingTrainer):
         self._embedding_log.add({EMBEDDING: loss}, {EMBEDDING: share}, {EMBEDDING: number})
         return loss
 
+    def _distillation_loss(
+        self, outputs: MTSBertOutput, answers: dict[str, torch.Tensor], num_items_in_batch: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """This micro-batch's part of the weighted sum of what the student's answers differ from the teacher's."""
+        losses = self.distillation.losses(outputs, answers, num_items_in_batch)
+        numbers = {task: self.distillation.num_items(task, answers) for task in losses}
+        keys = {task: taught(task) for task in losses}
+        self._distillation_log.add(
+            {keys[task]: loss for task, loss in losses.items()},
+            {key: numbers[task] / num_items_in_batch[key].clamp(min=1) for task, key in keys.items()},
+            {keys[task]: number for task, number in numbers.items()},
+        )
+        return self.distillation.combine(losses)
+
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
         if self.gradient_aggregation is None:
             return super().training_step(model, inputs, num_items_in_batch)
@@ -131,6 +156,8 @@ class JointLossTrainer(OptimizingTrainer):
             weights = self.balancing.weights()
             if self.targets is not None:
                 losses |= self._embedding_log.take(self._sum_over_processes)[0]
+            if self.answers is not None:
+                losses |= self._distillation_log.take(self._sum_over_processes)[0]
             logs |= {f"{task}_loss": loss for task, loss in losses.items()}
             logs |= {f"{task}_weight": weight for task, weight in weights.items()}
             logs |= {f"{task}_examples": number for task, number in examples.items()}

@@ -15,12 +15,12 @@ from accelerate import Accelerator
 from losses_mtsbert import compares_pairs, is_labelled, num_items
 from modeling_mtsbert import MTSBertModel, MTSBertOutput
 from mtsbert.arguments import MTLTrainingArguments
-from mtsbert.network.embedding_targets import TARGETS
+from mtsbert.network.embedding_targets import NOT_FOR_THE_MODEL as TARGETS
 from mtsbert.network.feature_cache import PLACE
 from mtsbert.results.ranking import ranked_embeddings
 
 
-NOT_FOR_THE_MODEL = ("labels", PLACE, TARGETS, f"pair_{TARGETS}")
+NOT_FOR_THE_MODEL = ("labels", PLACE, *TARGETS)
 
 
 @dataclass

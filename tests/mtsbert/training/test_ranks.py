@@ -144,6 +144,19 @@ def test_task_layers_learn_the_same_in_two_processes(train, layered_model, tmp_p
         assert torch.allclose(gradient, whole[name], atol=1e-6), name
 
 
+def test_two_processes_learn_the_same_from_a_teacher(train, layered_model, tokenizer, tmp_path):
+    """Of six rows of a step, or two in the last one, which filler rows complete."""
+    for head in layered_model.heads.values():
+        torch.nn.init.normal_(head.classifier.weight, std=0.5)  # another one's answers
+    layered_model.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    settings = {"teacher": str(tmp_path / "teacher"), "feature_cache_dir": str(tmp_path / "cache")}
+    settings |= {"num_train_epochs": 2, "learning_rate": 0.1, "optim": "sgd", "embedding_distillation": 5.0}
+    one, two = train(1, 6, 1, **settings)["weights"], train(2, 3, 1, **settings)["weights"]
+    for name, weight in one.items():
+        assert torch.allclose(weight, two[name], atol=1e-6), name
+
+
 @pytest.mark.parametrize("order", ["sequential", "random"])
 def test_rows_that_do_not_come_out_even_are_learned_as_in_one_process(train, order):
     settings = {"num_train_epochs": 2, "learning_rate": 0.1, "optim": "sgd", "train_sampling_strategy": order}
