@@ -133,6 +133,16 @@ class CachedCollator(MultiTaskCollator):
         return {f"{prefix}inputs_embeds": states, f"{prefix}attention_mask": mask}
 
 
+def with_cached_states(batch: dict, cache: FeatureCache, padding_side: str) -> dict:
+    """Replaces the token ids of a batch by the cached states of its rows, whose indices it has under `PLACE`."""
+    replaced = dict(batch)
+    for prefix in ("", "pair_"):
+        if replaced.pop(f"{prefix}input_ids", None) is not None:
+            states, mask = cache.batch(batch[PLACE], second=bool(prefix), padding_side=padding_side)
+            replaced |= {f"{prefix}inputs_embeds": states, f"{prefix}attention_mask": mask}
+    return replaced
+
+
 def rows_for_cache(features: Dataset) -> Dataset:
     """Replaces the token ids of training rows with the index of the row."""
     return features.remove_columns(_columns_of_texts(features)).add_column(PLACE, list(range(len(features))))

@@ -39,9 +39,9 @@ from mtsbert.network.starting_point import check_longest, longest_input, tokeniz
 from mtsbert.results.model_card import write_model_card
 from mtsbert.results.provenance import Provenance, provenance_in_memory, public_name
 from mtsbert.results.tables import parameter_table
+from mtsbert.training.adaptive_freezing import AdaptiveFreezingTrainer
 from mtsbert.training.batches import check_sampling, training_datasets
 from mtsbert.training.checkpoints import check_same_tasks
-from mtsbert.training.losses.joint import JointLossTrainer
 from mtsbert.training.optimization import peak_learning_rates
 from mtsbert.training.resuming import StepCallback
 
@@ -52,7 +52,7 @@ SPLIT_OF = {"train_dataset": "train", "eval_dataset": "validation"}  # names of 
 logger = logging.getLogger(__name__)
 
 
-class MTSBertTrainer(JointLossTrainer):
+class MTSBertTrainer(AdaptiveFreezingTrainer):
     """
     transformers' `Trainer` for an [`MTSBertModel`] and its tasks. Datasets are raw: texts, and a column of labels for
     each task. They are checked and tokenized before the first step.

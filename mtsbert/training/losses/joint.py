@@ -92,16 +92,22 @@ class JointLossTrainer(OptimizingTrainer):
         if self.balancing.learns_from_losses:
             self._log_of_step.add(outputs.losses, shares, examples)
         loss = self.balancing.combine(outputs.losses, shares)
+        present = _of_present_tasks(outputs.losses, shares)
         if targets:
-            loss = loss + self.args.embedding_distillation * self._embedding_loss(outputs, targets, num_items_in_batch)
+            present[EMBEDDING] = self._embedding_loss(outputs, targets, num_items_in_batch)
+            loss = loss + self.args.embedding_distillation * present[EMBEDDING]
         self.finite_check.add(rows, outputs.logits, labels, outputs.losses, loss)
-        if self.gradient_statistics.awaited:
-            self.gradient_statistics.measure(_of_present_tasks(outputs.losses, shares))
+        self.measure_gradients(present)
         if self.gradient_aggregation is not None:
             self._task_losses = list(_of_present_tasks(self.balancing.weighted(outputs.losses), shares).values())
         # DDP averages gradients over processes, but the counts are sums over them already.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def measure_gradients(self, losses: dict[str, torch.Tensor]) -> None:
+        """Called with the losses that a micro-batch has labels (or targets) for, before its backward pass."""
+        if self.gradient_statistics.awaited:
+            self.gradient_statistics.measure(losses)
 
     def _embedding_loss(
         self, outputs: MTSBertOutput, targets: dict[str, torch.Tensor], num_items_in_batch: dict[str, torch.Tensor]
