@@ -91,12 +91,14 @@ class FeatureCache:
         texts (`Texts`): The training texts.
         states (`torch.Tensor` of shape `(N, H)`): One row for each token of `texts`.
         dtype (`torch.dtype`): The dtype of the batches that are returned.
+        key (`str`): The name on disk.
     """
 
-    def __init__(self, texts: Texts, states: torch.Tensor, dtype: torch.dtype):
+    def __init__(self, texts: Texts, states: torch.Tensor, dtype: torch.dtype, key: str):
         self.texts = texts
         self.states = states
         self.dtype = dtype
+        self.key = key
 
     def batch(
         self, rows: list[int], *, second: bool = False, padding_side: str = "right"
@@ -197,7 +199,7 @@ def open_feature_cache(
         key = _key(prefix, texts, dtype)
     states = disk.rows(key, compute, num_rows=len(texts.pieces), width=width, dtype=dtype, what="feature cache")
     # Also under autocast, the states have the dtype of the model, because a layer ends with a normalization.
-    return None if states is None else FeatureCache(texts, states, model.dtype)
+    return None if states is None else FeatureCache(texts, states, model.dtype, key)
 
 
 def _key(prefix: FrozenPrefix, texts: Texts, stored: torch.dtype) -> str:

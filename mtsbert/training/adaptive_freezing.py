@@ -216,6 +216,12 @@ class AdaptiveFreezingTrainer(JointLossTrainer):
             )
             self.cache_grown_prefix()
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds to the training loss how many of the lowest layers are frozen."""
+        if "loss" in logs and self.adaptive_freezing is not None:
+            logs["num_frozen_layers"] = self.adaptive_freezing.gradients.num_frozen
+        super().log(logs, start_time)
+
     def kept_state(self) -> dict[str, dict]:
         """What is frozen, and what the next decision needs, for a run that is resumed."""
         kept = super().kept_state()

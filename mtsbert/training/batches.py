@@ -80,6 +80,7 @@ class BatchingTrainer(CheckedTrainer):
                 return super().train(*args, **kwargs)
         finally:
             self._while_training = None
+            self._drop_cache_of_grown_prefix()
 
     def get_train_dataloader(self) -> DataLoader:
         # In training, this is called after a checkpoint to resume from was loaded, so the cache has its weights.
@@ -161,6 +162,7 @@ class BatchingTrainer(CheckedTrainer):
         """Computes the output of frozen layers for all training texts, and skips them in further steps."""
         self._while_training.close()
         if (cache := self._open_feature_cache(prefix)) is not None:
+            self._drop_cache_of_grown_prefix()
             self.feature_cache, self.cached_prefix = cache, prefix
         self._leave_out_padding(first_layer=self.num_cached_layers)
         if self.cached_prefix is not None:
@@ -169,6 +171,11 @@ class BatchingTrainer(CheckedTrainer):
     @property
     def num_cached_layers(self) -> int:
         return 0 if self.cached_prefix is None else self.cached_prefix.num_layers
+
+    def _drop_cache_of_grown_prefix(self) -> None:
+        # Other runs do not reach the same weights, and a run that is resumed computes it again.
+        if self.cached_prefix is not None and self.args.local_process_index == 0:
+            self.disk_cache.remove(self.feature_cache.key)
 
     def get_batch_samples(self, *args, **kwargs) -> tuple[list[dict], Any]:
         batches, num_items_in_batch = super().get_batch_samples(*args, **kwargs)

@@ -242,6 +242,7 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
             output = super().train(*args, **kwargs)
         output.metrics["feature_cache_runtime"] = self._cache_seconds
         output.metrics["train_peak_memory_gb"] = peak_memory_gb()
+        output.metrics.update({f"frozen_from_step_{name}": step for name, step in self.freezing.settled.items()})
         self.training_metrics = output.metrics
         return output
 

@@ -1,11 +1,13 @@
 """Tests which layers adaptive freezing freezes, and when, and that a run goes on the same from any checkpoint."""
 
 import copy
+import logging
 
 import pytest
 import torch
 from transformers import BertConfig, TrainerCallback
 
+from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.network.freezing import Freezing
 from mtsbert.training.adaptive_freezing import AdaptiveFreezing, num_settled
@@ -234,3 +236,103 @@ def test_another_training_begins_with_nothing_frozen(start):
 def test_flags_that_leave_nothing_to_decide_are_refused(trainer_of, arguments, message):
     with pytest.raises(ValueError, match=message):
         trainer_of(**{"adaptive_freezing": True, **arguments})
+
+
+def test_what_was_frozen_and_when_is_told(start, tmp_path, caplog):
+    trainer = start(**ALL_AT_ONCE)
+    with caplog.at_level(logging.INFO, "mtsbert"):
+        metrics = trainer.train().metrics
+    assert "Step 8: the embeddings and the lowest 3 of 4 layers are frozen from here on" in caplog.text
+    frozen = {key: value for key, value in metrics.items() if key.startswith("frozen_from_step_")}
+    assert frozen == {f"frozen_from_step_{name}": 8 for name in [*LOWEST_TWO, "encoder.layer.2"]}
+    numbers = [line["num_frozen_layers"] for line in trainer.state.log_history if "loss" in line]
+    assert numbers == [0] * 7 + [3] * 17
+    trainer.create_model_card()
+    lines = (tmp_path / "run" / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if "encoder.layer" in line and "frozen from step 8 on" in line]) == 3
+
+
+@pytest.mark.parametrize(
+    ("num_epochs", "flags", "is_cached"),
+    [
+        (6, {}, True),  # four epochs are left
+        (3, {}, False),  # one epoch
+        (3, {"feature_cache": True}, True),
+        (6, {"feature_cache": False}, False),
+    ],
+)
+def test_frozen_layers_are_computed_once_where_enough_epochs_are_left(start, tmp_path, num_epochs, flags, is_cached):
+    trainer = start(**ALL_AT_ONCE | {"num_train_epochs": num_epochs}, **flags)
+    was_training = []
+    attention = trainer.model.encoder.encoder.layer[2].attention
+    attention.register_forward_hook(lambda *_: was_training.append(trainer.model.training))
+    trainer.train()
+    assert trainer.num_cached_layers == (3 if is_cached else 0)
+    assert sum(was_training) == (8 if is_cached else 4 * num_epochs)
+    assert not list((tmp_path / "cache").glob("*/states.bin"))  # of no use to any other run
+
+
+class CachedLayers(TrainerCallback):
+    """How many layers each optimizer step of a Trainer skips."""
+
+    def __init__(self):
+        self.trainer, self.numbers = None, []
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.numbers.append(self.trainer.num_cached_layers)
+
+
+def test_what_is_frozen_from_the_start_is_computed_once_and_again_when_it_grows(start):
+    flags = ALL_AT_ONCE | {"freeze_embeddings": True, "num_frozen_layers": 1}
+    watch = CachedLayers()
+    watch.trainer = trainer = start(watch, **flags)
+    trainer.train()
+    assert watch.numbers == [1] * 8 + [3] * 16
+    assert set(trainer.freezing.settled) == {"encoder.layer.1", "encoder.layer.2"}
+
+
+def test_the_distillation_of_the_embedding_is_one_more_task(start, model_on, tmp_path, tasks):
+    model_on(BertConfig(**SMALL | {"num_hidden_layers": 4}))
+    layered = MTSBertModel.from_encoder(str(tmp_path / "encoder"), tasks=tasks, num_task_layers=1)
+    trainer = start(of=layered, **ALL_AT_ONCE, embedding_distillation=1.0)
+    before = copy.deepcopy(trainer.model.state_dict())
+    trainer.train()
+    assert trainer.adaptive_freezing.gradients.tasks == ["topic", "ner", "embedding"]
+    assert trainer.freezing.settled == dict.fromkeys(LOWEST_TWO, 8)  # the last layer that the tasks share is trained
+    assert not any(torch.equal(weight, before[name]) for name, weight in trainer.model.state_dict().items())
+
+
+def test_a_task_without_any_label_does_not_keep_layers_from_freezing(start, features):
+    unlabelled = features.map(lambda row: {"ner": [-100] * len(row["ner"])})
+    trainer = start(**ALL_AT_ONCE, train_dataset=unlabelled)
+    trainer.train()
+    assert set(trainer.freezing.settled.values()) == {8}
+
+
+def test_a_step_that_is_left_out_is_not_measured(start):
+    trainer = start(**SETTINGS | {"max_steps": 3}, skip_nonfinite=True)
+    calls = []
+
+    def poison(head, args, logits):
+        calls.append(1)
+        return logits * torch.nan if len(calls) == 1 else logits
+
+    trainer.model.heads["topic"].register_forward_hook(poison)
+    trainer.train()
+    norms = trainer.adaptive_freezing.state()["norms"]
+    assert {task: len(of_task) for task, of_task in norms.items()} == {"topic": 2, "ner": 2}
+    assert torch.tensor([norms["topic"], norms["ner"]]).isfinite().all()
+
+
+@pytest.mark.parametrize("is_adaptive", [False, True])
+def test_a_checkpoint_is_not_resumed_with_and_without_it(start, tmp_path, is_adaptive):
+    start(**SETTINGS | {"max_steps": 1, "adaptive_freezing": is_adaptive}, save_strategy="steps", save_steps=1).train()
+    other = start(**SETTINGS | {"max_steps": 2, "adaptive_freezing": not is_adaptive})
+    with pytest.raises(ValueError, match="`adaptive_freezing`, and this run is with"):
+        other.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+
+
+def test_an_encoder_that_hides_its_layers_is_refused(trainer_of, model):
+    model.encoder.encoder.layer = torch.nn.Sequential(*model.encoder.encoder.layer)
+    with pytest.raises(ValueError, match="`adaptive_freezing` and `layer_decay` cannot be used with it"):
+        trainer_of(adaptive_freezing=True)
