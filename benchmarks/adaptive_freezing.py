@@ -38,19 +38,16 @@ def main() -> None:
         always += [f"--max_train_samples={args.rows}", f"--feature_cache_dir={folder}"]
         arguments = ["--config", str(ROOT / args.config), *always, *args.flags]
         model_args, data_args, _ = parse_arguments(arguments)
-        data = load_recipe_data(data_args, load_tokenizer(model_args), ["train", "validation", "test"])
+        data = load_recipe_data(data_args, load_tokenizer(model_args), ["train", "test"])
         for seed in args.seeds:
             for way, flags in WAYS.items():
                 runs[way][seed] = measure([*arguments, *flags, f"--seed={seed}"], data)
                 sys.stdout.write(f"{way}, seed {seed}: {runs[way][seed]}\n")
                 sys.stdout.flush()
-    figures = {way: _summary(list(of_way.values())) for way, of_way in runs.items()}
-    full, adaptive = figures.values()
-    times = {f"times faster, {key}": full[key]["mean"] / adaptive[key]["mean"] for key in ("seconds", "cpu_seconds")}
-    figures["adaptive - full"] = _differences(runs)
-    report = {"rows": args.rows, **times, "table": figures, "runs": runs}
-    path = write_report("adaptive_freezing", args.config.stem, report)
-    sys.stdout.write(f"{times}\nWritten to {path}\n")
+            path = write_report(
+                "adaptive_freezing", args.config.stem, {"rows": args.rows, **summary(runs), "runs": runs}
+            )
+            sys.stdout.write(f"Written to {path}\n")
 
 
 def measure(arguments: list[str], data: TaskData) -> dict:
@@ -60,23 +57,27 @@ def measure(arguments: list[str], data: TaskData) -> dict:
     began = time.process_time()
     seconds = trainer.train().metrics["train_runtime"]
     figures = {"seconds": seconds, "cpu_seconds": time.process_time() - began}
-    for split in ("validation", "test"):
-        metrics = trainer.evaluate(data.features[split], metric_key_prefix=split)
-        for task, settings in data.tasks.items():
-            key = f"{split}_{task}_{PRIMARY_METRIC[settings['type']]}"
-            figures[key] = metrics[key]
+    metrics = trainer.evaluate(data.features["test"], metric_key_prefix="test")
+    for task, settings in data.tasks.items():
+        key = f"test_{task}_{PRIMARY_METRIC[settings['type']]}"
+        figures[key] = metrics[key]
     return figures | {"frozen_from_step": trainer.freezing.settled, "num_steps": trainer.state.global_step}
 
 
-def _summary(runs: list[dict]) -> dict[str, dict[str, float]]:
-    return {key: mean_and_sd([run[key] for run in runs]) for key, value in runs[0].items() if isinstance(value, float)}
-
-
-def _differences(runs: dict[str, dict[int, dict]]) -> dict[str, dict[str, float]]:
+def summary(runs: dict[str, dict[int, dict]]) -> dict:
+    """Returns mean and standard deviation over the seeds, for each way and for their difference, and the speed-up."""
     pairs = [(run, runs["full"][seed]) for seed, run in runs["adaptive"].items()]
-    return _summary(
-        [{key: one[key] - value for key, value in full.items() if isinstance(value, float)} for one, full in pairs]
-    )
+    numbers = [key for key, value in pairs[0][0].items() if isinstance(value, float)]
+    columns = {
+        way: {key: mean_and_sd([run[key] for run in of_way.values()]) for key in numbers}
+        for way, of_way in runs.items()
+    }
+    columns["adaptive - full"] = {key: mean_and_sd([one[key] - full[key] for one, full in pairs]) for key in numbers}
+    times = {
+        f"times faster, {key}": columns["full"][key]["mean"] / columns["adaptive"][key]["mean"]
+        for key in ("seconds", "cpu_seconds")
+    }
+    return times | {"table": columns}
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ class FreezingArguments:
         default=False,
         metadata={
             "help": "Freeze layers from the bottom during training, as soon as the gradient of no task changes much "
-            "on them from one sixteenth of the run to the next (AutoFreeze, arXiv 2102.01386; each task is judged by "
+            "on them from one twelfth of the run to the next (AutoFreeze, arXiv 2102.01386; each task is judged by "
             "itself). This saves time: their backward pass is skipped from then on, and their forward pass as well "
             "where enough epochs are left for a feature cache to pay."
         },

@@ -17,7 +17,7 @@ from mtsbert.training.losses.joint import JointLossTrainer
 from mtsbert.training.losses.task_statistics import TaskGradients
 
 
-NUM_INTERVALS = 16  # of a run; after each of them but the first, layers may be frozen
+NUM_INTERVALS = 12  # of a run; after each of them but the first, layers may be frozen
 NUM_MEASUREMENTS = 4  # of the gradients of every task in an interval
 
 ADAPTIVE_STATE = "adaptive_freezing"  # key in the state of the Trainer, for checkpoints
@@ -40,8 +40,10 @@ class LayerGradients(TaskGradients):
         super().__init__([])
         self.freezing = freezing
         num_layers = len(encoder_layers(freezing.model)) - len(copied_layers(freezing.model))
-        # The embeddings are a part of the lowest layer.
+        # The embeddings are a part of the lowest layer. What flags freeze at the top is left out.
         self.layers = [[EMBEDDINGS, layer_name(0)], *([layer_name(index)] for index in range(1, num_layers))]
+        while self.layers and set(self.layers[-1]) <= freezing.forever:
+            self.layers.pop()
 
     @property
     def num_frozen(self) -> int:
@@ -107,9 +109,8 @@ class AdaptiveFreezing:
         self.gradients = LayerGradients(freezing)
         if self.gradients.num_frozen >= len(self.gradients.layers) - 1:
             raise ValueError(
-                f"`adaptive_freezing` has nothing to freeze: the tasks share {len(self.gradients.layers)} layers that "
-                "could be trained, and the last of them is always trained. Drop it, or other flags that freeze layers "
-                "or share fewer of them."
+                "`adaptive_freezing` has nothing to freeze: it always trains the last layer that all tasks share, and "
+                "other flags (or `num_task_layers`) leave no other one. Drop it, or one of them."
             )
         self.load_state({})
 
@@ -189,10 +190,9 @@ class AdaptiveFreezingTrainer(JointLossTrainer):
         elif kept["num_cached_layers"]:
             self.cache_prefix(FrozenPrefix(self.model, kept["num_cached_layers"]))
 
-    def measure_gradients(self, losses: dict[str, torch.Tensor]) -> None:
-        super().measure_gradients(losses)
-        if self.adaptive_freezing is not None:
-            self.adaptive_freezing.gradients.measure(losses)
+    def measured_gradients(self) -> list[TaskGradients]:
+        measured = super().measured_gradients()
+        return measured if self.adaptive_freezing is None else [*measured, self.adaptive_freezing.gradients]
 
     def begin_step(self) -> None:
         super().begin_step()

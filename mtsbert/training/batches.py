@@ -214,7 +214,7 @@ class BatchingTrainer(CheckedTrainer):
                 autocast=self.accelerator.autocast,
             )
         except ValueError as error:
-            if self.args.feature_cache:
+            if self.args.feature_cache and not self.args.adaptive_freezing:  # which would lose a run half done
                 raise
             logger.warning(f"No feature cache: {error}")
             return None

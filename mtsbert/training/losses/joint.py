@@ -15,7 +15,7 @@ from mtsbert.results.sizes import check_sizes, cosines_at_sizes
 from mtsbert.training.losses.balancing import BALANCING
 from mtsbert.training.losses.nonfinite import FiniteCheck
 from mtsbert.training.losses.step_losses import StepLosses
-from mtsbert.training.losses.task_statistics import GradientAggregation, GradientStatistics, TaskLog
+from mtsbert.training.losses.task_statistics import GradientAggregation, GradientStatistics, TaskGradients, TaskLog
 from mtsbert.training.optimization import OptimizingTrainer
 
 
@@ -92,22 +92,24 @@ class JointLossTrainer(OptimizingTrainer):
         if self.balancing.learns_from_losses:
             self._log_of_step.add(outputs.losses, shares, examples)
         loss = self.balancing.combine(outputs.losses, shares)
-        present = _of_present_tasks(outputs.losses, shares)
+        of_embedding = {}
         if targets:
-            present[EMBEDDING] = self._embedding_loss(outputs, targets, num_items_in_batch)
-            loss = loss + self.args.embedding_distillation * present[EMBEDDING]
+            of_embedding[EMBEDDING] = self._embedding_loss(outputs, targets, num_items_in_batch)
+            loss = loss + self.args.embedding_distillation * of_embedding[EMBEDDING]
         self.finite_check.add(rows, outputs.logits, labels, outputs.losses, loss)
-        self.measure_gradients(present)
+        if awaiting := [gradients for gradients in self.measured_gradients() if gradients.awaited]:
+            present = _of_present_tasks(outputs.losses, shares) | of_embedding
+            for gradients in awaiting:
+                gradients.measure(present)
         if self.gradient_aggregation is not None:
             self._task_losses = list(_of_present_tasks(self.balancing.weighted(outputs.losses), shares).values())
         # DDP averages gradients over processes, but the counts are sums over them already.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def measure_gradients(self, losses: dict[str, torch.Tensor]) -> None:
-        """Called with the losses that a micro-batch has labels (or targets) for, before its backward pass."""
-        if self.gradient_statistics.awaited:
-            self.gradient_statistics.measure(losses)
+    def measured_gradients(self) -> list[TaskGradients]:
+        """Returns what measures gradients of single tasks in some of the steps."""
+        return [self.gradient_statistics]
 
     def _embedding_loss(
         self, outputs: MTSBertOutput, targets: dict[str, torch.Tensor], num_items_in_batch: dict[str, torch.Tensor]
