@@ -74,6 +74,15 @@ def test_nothing_is_frozen_before_all_tasks_can_be_compared(deep_model, step, me
     assert decided(deep_model, step=step, means=means, norms=norms) == {}
 
 
+def test_the_next_decision_compares_with_the_layers_that_are_left(deep_model):
+    adaptive = AdaptiveFreezing(Freezing(deep_model, MTLTrainingArguments("unused", adaptive_freezing=True)), 50)
+    adaptive.begin(["topic", "ner"], num_steps=120)
+    adaptive.load_state({"means": BEFORE, "norms": NOW})
+    assert adaptive.end_step(20, lambda tensor: tensor, torch.device("cpu"))
+    assert adaptive.state()["norms"] == {}
+    assert adaptive.state()["means"] == {"topic": [1.4, 0.5], "ner": [0.7, 2.0]}
+
+
 def test_a_gradient_that_was_zero_has_changed_if_it_no_longer_is(deep_model):
     before = {"topic": [0.0, 1.0, 1.0, 1.0], "ner": [0.0, 1.0, 1.0, 1.0]}
     still = {"topic": [[0.0, 1.0, 1.2, 1.2]], "ner": [[0.0, 1.0, 1.2, 1.2]]}
@@ -88,13 +97,6 @@ def test_what_flags_freeze_is_passed_over(deep_model):
     flags = {"freeze_embeddings": True, "freeze_layers": [0, 2]}
     # Changes of 0.1, 0.4, 0.5 and 0, 0.3, 0.5: the second layer has settled, and the third is frozen anyway.
     assert decided(deep_model, 20, step=20, means=means, norms=norms, **flags) == {"encoder.layer.1": 20}
-
-
-def test_the_last_layer_that_flags_leave_is_always_trained(deep_model):
-    means = {task: values[:3] for task, values in BEFORE.items()}
-    norms = {task: [row[:3] for row in rows] for task, rows in NOW.items()}
-    found = decided(deep_model, 100, step=20, means=means, norms=norms, freeze_layers=[3])
-    assert found == dict.fromkeys(LOWEST_TWO, 20)
 
 
 SETTINGS = {  # intervals of four steps, and epochs as well
@@ -163,6 +165,12 @@ def test_layers_are_frozen_one_after_the_other_from_the_bottom(start):
         name = f"encoder.encoder.layer.{index}.output.dense.weight"
         assert not torch.equal(watch.weights[step - 2][name], watch.weights[step - 1][name])
         assert torch.equal(watch.weights[step - 1][name], watch.weights[-1][name])
+
+
+def test_the_last_layer_that_flags_leave_is_always_trained(start):
+    trainer = start(**ALL_AT_ONCE, freeze_layers=[3])
+    trainer.train()
+    assert trainer.freezing.settled == dict.fromkeys(LOWEST_TWO, 8)
 
 
 def test_the_gradient_of_each_task_is_measured_on_the_biases_and_norms_of_a_layer(start, deep_model):
