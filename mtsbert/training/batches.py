@@ -33,7 +33,7 @@ from mtsbert.training.losses.nonfinite import CheckedTrainer, NumberedCollator, 
 
 
 TEXTS_TO_CHECK = 64  # a few texts of different lengths are chosen from these
-COST_OF_CACHE = 1.25  # what it costs to compute and write it, in forward passes of an epoch
+COST_OF_CACHE = 1.5  # CPU seconds to compute and write it, in those that it saves in an epoch
 
 logger = logging.getLogger(__name__)
 
@@ -154,8 +154,9 @@ class BatchingTrainer(CheckedTrainer):
         if type(self.data_collator) is not MultiTaskCollator:
             return
         epochs_left = self._num_epochs * (1 - self.state.global_step / self.state.max_steps)
-        gain = (prefix.num_layers - self.num_cached_layers) * epochs_left
-        if self.args.feature_cache or gain > COST_OF_CACHE * prefix.num_layers:
+        gain = (prefix.num_layers - self.num_cached_layers) * epochs_left - COST_OF_CACHE * prefix.num_layers
+        # More than one layer in one epoch, because the next decision may make another cache worthwhile.
+        if self.args.feature_cache or gain > 1:
             self.cache_prefix(prefix)
 
     def cache_prefix(self, prefix: FrozenPrefix) -> None:

@@ -214,9 +214,10 @@ def test_skipping_frozen_layers_changes_nothing_but_the_time(start, model_on, en
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    plain, cached = (start(of=model, **flags, feature_cache=is_cached) for is_cached in (False, None))
+    plain, cached = (start(of=model, **flags, feature_cache=is_cached) for is_cached in (False, True))
     plain.train()
     cached.train()
+    assert cached.num_cached_layers == 1
     assert plain.freezing.settled == cached.freezing.settled == dict.fromkeys(plain.freezing.settled, 8)
     for name, weight in plain.model.state_dict().items():
         assert torch.allclose(weight, cached.model.state_dict()[name], atol=1e-5), name
@@ -288,6 +289,13 @@ def test_frozen_layers_are_computed_once_where_enough_epochs_are_left(start, tmp
     assert trainer.num_cached_layers == (3 if is_cached else 0)
     assert sum(was_training) == (8 if is_cached else 4 * num_epochs)
     assert not list((tmp_path / "cache").glob("*/states.bin"))  # of no use to any other run
+
+
+def test_a_cache_that_gains_little_waits_for_the_next_decision(start, model):
+    trainer = start(of=model, **ALL_AT_ONCE | {"num_train_epochs": 4})  # of two layers, the lower one, for two epochs
+    trainer.train()
+    assert set(trainer.freezing.settled) == {"encoder.embeddings", "encoder.layer.0"}
+    assert trainer.num_cached_layers == 0
 
 
 class CachedLayers(TrainerCallback):
