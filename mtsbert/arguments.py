@@ -254,8 +254,8 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
         if self.greater_is_better is None and str(self.metric_for_best_model).endswith("_mae"):
             self.greater_is_better = False  # transformers knows this of losses alone
         super().__post_init__()
-        if self.gradual_unfreezing or self.thaw_at is not None:
-            # Frozen parameters are unused, and DDP must know those that are unfrozen later from the start.
+        if self.gradual_unfreezing or self.thaw_at is not None or self.adaptive_freezing:
+            # Frozen parameters are unused, and DDP must know from the start those that are trained in some steps only.
             self.ddp_find_unused_parameters = True
         self.task_weights = parse_weights(self.task_weights, "task_weights")
         self.sampling_weights = parse_weights(self.sampling_weights, "sampling_weights")

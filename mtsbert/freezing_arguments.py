@@ -66,6 +66,22 @@ class FreezingArguments:
             "them below 1 (0.25), or whole epochs ('2 epochs')."
         },
     )
+    adaptive_freezing: bool = field(
+        default=False,
+        metadata={
+            "help": "Freeze layers from the bottom during training, as soon as the gradient of no task changes much "
+            "on them from one twelfth of the run to the next (AutoFreeze, arXiv 2102.01386; each task is judged by "
+            "itself). This saves time: their backward pass is skipped from then on, and their forward pass as well "
+            "where enough epochs are left for a feature cache to pay."
+        },
+    )
+    adaptive_freezing_percentile: float = field(
+        default=50.0,
+        metadata={
+            "help": "For adaptive_freezing: the change on a layer counts as small if it is at most this percentile of "
+            "the changes on all layers that are still trained. More freezes earlier."
+        },
+    )
     lora_r: int | None = field(
         default=None,
         metadata={
@@ -109,6 +125,7 @@ class FreezingArguments:
                 raise ValueError("`feature_cache` keeps what is frozen to the end, and `thaw_at` thaws it; drop one.")
             if self.gradual_unfreezing:
                 raise ValueError("`thaw_at` thaws everything at once, and `gradual_unfreezing` in turn; drop one.")
+        self._check_adaptive_freezing()
         if self.freeze_modules is not None:
             try:
                 re.compile(self.freeze_modules)
@@ -126,10 +143,44 @@ class FreezingArguments:
             raise ValueError(
                 "`layer_decay` sets the rates of the encoder that `freeze_encoder` keeps frozen; drop one."
             )
+        if self.gradient_aggregator and self.adaptive_freezing:
+            raise ValueError(
+                "`gradient_aggregator` joins gradients on the same weights in every step, and `adaptive_freezing` "
+                "freezes some of them; drop one."
+            )
         if self.gradient_aggregator and (self.freeze_encoder or self.gradual_unfreezing or self.thaw_at is not None):
             raise ValueError(
                 "`gradient_aggregator` joins gradients on the encoder; with `freeze_encoder`, `gradual_unfreezing` or "
                 "`thaw_at` there are steps without any."
+            )
+
+    def _check_adaptive_freezing(self) -> None:
+        percentile = self.adaptive_freezing_percentile
+        if not 0.0 <= percentile <= 100.0:
+            raise ValueError(f"`adaptive_freezing_percentile` is {percentile}; it must lie in [0, 100].")
+        if not self.adaptive_freezing:
+            if percentile != FreezingArguments.adaptive_freezing_percentile:
+                raise ValueError(
+                    "`adaptive_freezing_percentile` says what `adaptive_freezing` freezes; set that as well."
+                )
+            return
+        if self.freeze_encoder:
+            raise ValueError("`adaptive_freezing` has nothing left to freeze with `freeze_encoder`; drop one.")
+        if self.gradual_unfreezing or self.thaw_at is not None:
+            raise ValueError(
+                "`adaptive_freezing` freezes what has been trained, and `gradual_unfreezing` and `thaw_at` train what "
+                "has been frozen; drop one."
+            )
+        if self.lora_r is not None:
+            raise ValueError("`adaptive_freezing` freezes weights that `lora_r` does not train anyway; drop one.")
+        if self.fsdp or self.deepspeed:
+            raise ValueError(
+                "`adaptive_freezing` measures gradients of whole layers, which FSDP and DeepSpeed share out."
+            )
+        if self.feature_cache and self.torch_compile:
+            raise ValueError(
+                "`feature_cache` skips layers in the middle of a run with `adaptive_freezing`, and `torch_compile` "
+                "has compiled them; drop one."
             )
 
     def _check_lora(self) -> None:

@@ -42,7 +42,7 @@ def build_parser(prog: str = "run_mtl.py") -> HfArgumentParser:
         "--search",
         metavar="SPACE",
         help="Instead of a single run, search for the best values of flags with optuna. A YAML file with the search "
-        "space, see `commands/search.py`.",
+        "space, see `training/search.py`.",
     )
     return parser
 

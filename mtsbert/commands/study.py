@@ -42,6 +42,7 @@ NEVER = (
     *("early_stopping_patience", "metric_for_best_model", "resume_from_checkpoint", "seed", "output_dir"),
     *("freeze_encoder", "freeze_embeddings", "num_frozen_layers", "freeze_layers", "freeze_heads"),
     *("gradual_unfreezing", "unfreeze_every", "thaw_at", "layer_decay", "feature_cache", "gradient_aggregator"),
+    *("adaptive_freezing", "adaptive_freezing_percentile"),
     *("freeze_modules", "bitfit", "lora_r", "lora_alpha", "lora_dropout", "lora_target"),
     *("num_task_layers", "embedding_distillation", "embedding_distillation_parts"),  # other answers to the question
     "embedding_reference",
@@ -55,6 +56,7 @@ def strategies(num_layers: int, tasks: list[str]) -> dict[str, list[str]]:
     lowest = {"lower_half_frozen": num_layers // 2, "top_layer": num_layers - 1}
     if lowest["top_layer"] == lowest["lower_half_frozen"]:
         del lowest["top_layer"]
+    adaptive = {"adaptive": ["--adaptive_freezing"]} if num_layers > 1 else {}
     return {
         "full": [],
         "encoder_frozen": ["--freeze_encoder"],
@@ -70,6 +72,7 @@ def strategies(num_layers: int, tasks: list[str]) -> dict[str, list[str]]:
         "lora_32": ["--lora_r=32", "--lora_alpha=64"],
         "thawed_after_a_third": ["--freeze_encoder", "--thaw_at=0.33"],
         "gradual": ["--gradual_unfreezing", f"--unfreeze_every={1 / (num_layers + 2):.4f}"],
+        **adaptive,
         "nothing_trained": ["--freeze_encoder", "--freeze_heads", *tasks],
     }
 

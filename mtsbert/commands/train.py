@@ -8,7 +8,6 @@ from pathlib import Path
 from transformers import set_seed
 
 from mtsbert.arguments import MTLTrainingArguments
-from mtsbert.commands.search import search
 from mtsbert.data.loading import load_recipe_data, needed_splits
 from mtsbert.data.report import describe_data
 from mtsbert.data.skipped_rows import report_skipped_rows
@@ -29,6 +28,7 @@ from mtsbert.results.tables import parameter_table, results_table
 from mtsbert.training.checkpoints import checkpoint_to_resume
 from mtsbert.training.hub import check_push
 from mtsbert.training.output import check_writable, save_predictions, save_run, set_up_logging
+from mtsbert.training.search import search
 from mtsbert.training.trainer import MTSBertTrainer
 
 

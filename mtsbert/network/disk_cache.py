@@ -83,6 +83,10 @@ class DiskCache:
             logger.warning(f"No {what}: {path} cannot be written ({error}).")
             return None
 
+    def remove(self, key: str) -> None:
+        """Deletes a cache. Processes that have opened it may go on reading it."""
+        shutil.rmtree(self.folder / key, ignore_errors=True)
+
     def _make_room(self, num_bytes: int) -> None:
         """Removes the leftovers of killed runs, then the least recently used caches until the new one fits."""
         for partial in self.folder.glob(f"*{PARTIAL}"):

@@ -92,12 +92,14 @@ class FeatureCache:
         texts (`Texts`): The training texts.
         states (`torch.Tensor` of shape `(N, H)`): One row for each token of `texts`.
         dtype (`torch.dtype`): The dtype of the batches that are returned.
+        key (`str`): The name on disk.
     """
 
-    def __init__(self, texts: Texts, states: torch.Tensor, dtype: torch.dtype):
+    def __init__(self, texts: Texts, states: torch.Tensor, dtype: torch.dtype, key: str):
         self.texts = texts
         self.states = states
         self.dtype = dtype
+        self.key = key
 
     def batch(
         self, rows: list[int], *, second: bool = False, padding_side: str = "right"
@@ -132,6 +134,16 @@ class CachedCollator(MultiTaskCollator):
             padding_side=self.tokenizer.padding_side,
         )
         return {f"{prefix}inputs_embeds": states, f"{prefix}attention_mask": mask}
+
+
+def with_cached_states(batch: dict, cache: FeatureCache, padding_side: str) -> dict:
+    """Replaces the token ids of a batch by the cached states of its rows, whose indices it has under `PLACE`."""
+    replaced = dict(batch)
+    for prefix in ("", "pair_"):
+        if replaced.pop(f"{prefix}input_ids", None) is not None:
+            states, mask = cache.batch(batch[PLACE], second=bool(prefix), padding_side=padding_side)
+            replaced |= {f"{prefix}inputs_embeds": states, f"{prefix}attention_mask": mask}
+    return replaced
 
 
 def rows_for_cache(features: Dataset) -> Dataset:
@@ -188,7 +200,7 @@ def open_feature_cache(
         key = _key(prefix, texts, dtype)
     states = disk.rows(key, compute, num_rows=len(texts.pieces), width=width, dtype=dtype, what="feature cache")
     # Also under autocast, the states have the dtype of the model, because a layer ends with a normalization.
-    return None if states is None else FeatureCache(texts, states, model.dtype)
+    return None if states is None else FeatureCache(texts, states, model.dtype, key)
 
 
 def _key(prefix: FrozenPrefix, texts: Texts, stored: torch.dtype) -> str:

@@ -72,6 +72,7 @@ class Freezing:
                 begins = "`gradual_unfreezing` begins with the heads alone"
             raise ValueError(f"{begins}, and there is none that is trained.")
         self.steps_per_period: int | None = None
+        self.settled: dict[str, int] = {}  # part that was frozen during training → the steps it was trained for
         # Parts that are unfrozen later are frozen only in the first `move_to`, after DDP has seen them as trainable.
         self.frozen = self.forever
         self._apply()
@@ -99,13 +100,24 @@ class Freezing:
         """Whether nothing is ever trained."""
         return not self._trained_parameters(self.forever)
 
+    @property
+    def to_the_end(self) -> set[str]:
+        """Parts that are frozen now and stay frozen."""
+        return self.forever | set(self.settled)
+
     def move_to(self, *, step: int, epoch: float) -> None:
         """Unfreezes parts before an optimizer step. `step` and `epoch` are the finished steps and epochs."""
         period = int(epoch) if self.steps_per_period is None else step // self.steps_per_period
-        frozen = self.forever | {name for name, thaws in self.periods.items() if period < thaws}
+        frozen = self.to_the_end | {name for name, thaws in self.periods.items() if period < thaws}
         if frozen != self.frozen:
             self.frozen = frozen
             self._apply()
+
+    def settle(self, settled: dict[str, int]) -> None:
+        """Freezes parts to the end of the run: part → after how many steps. Replaces what was settled before."""
+        self.frozen = (self.frozen - set(self.settled)) | set(settled)
+        self.settled = settled
+        self._apply()
 
     def set_modes(self) -> None:
         """Puts the frozen parts in evaluation mode. Must be called after `model.train()`."""
@@ -126,9 +138,11 @@ class Freezing:
             self._apply()
 
     def state_of(self, name: str) -> str:
-        """Describes the state of a part: `"trained"`, `"frozen"`, or until which step or epoch it is frozen."""
+        """Describes the state of a part: `"trained"`, `"frozen"`, or from or until when it is frozen."""
         if name in self.forever:
             return "frozen"
+        if name in self.settled:
+            return f"frozen from step {self.settled[name]} on"
         if name in self.periods and self.steps_per_period is None:
             return f"frozen until epoch {self.periods[name]}"
         if name in self.periods:

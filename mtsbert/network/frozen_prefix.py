@@ -43,17 +43,17 @@ class FrozenPrefix:
     @classmethod
     def of(cls, freezing: Freezing) -> "FrozenPrefix | None":
         """
-        Returns the longest prefix that is frozen for the whole training; None if the embeddings or the lowest layer
+        Returns the longest prefix that stays frozen to the end of training; None if the embeddings or the lowest layer
         are not frozen. Layers that the tasks have copies of are not part of it, because the copies need their input.
         """
-        copied = copied_layers(freezing.model)
+        copied, frozen = copied_layers(freezing.model), freezing.to_the_end
         parts = {name for name, part in freezing.parts.items() if is_of_encoder(name) and part.parameters}
-        if parts <= freezing.forever and not copied:
+        if parts <= frozen and not copied:
             return cls(freezing.model)
         num_layers = 0
-        while layer_name(num_layers) in freezing.forever and num_layers not in copied:
+        while layer_name(num_layers) in frozen and num_layers not in copied:
             num_layers += 1
-        return cls(freezing.model, num_layers) if num_layers and EMBEDDINGS in freezing.forever else None
+        return cls(freezing.model, num_layers) if num_layers and EMBEDDINGS in frozen else None
 
     @property
     def is_whole_encoder(self) -> bool:

@@ -58,7 +58,7 @@ def encoder_layers(model: MTSBertModel) -> nn.ModuleList:
         return layers
     raise ValueError(
         f"The encoder {type(model.encoder).__name__} does not expose a list of its {num_layers} layers: "
-        "`num_frozen_layers`, `gradual_unfreezing` and `layer_decay` cannot be used with it."
+        "`num_frozen_layers`, `gradual_unfreezing`, `adaptive_freezing` and `layer_decay` cannot be used with it."
     )
 
 

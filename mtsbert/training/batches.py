@@ -19,7 +19,14 @@ from mtsbert.data.samplers import DatasetSampler, FilledSampler, dataset_weights
 from mtsbert.distillation.teacher import AnswerCollator, Teacher, TeacherAnswers, open_teacher_answers
 from mtsbert.network.disk_cache import DiskCache
 from mtsbert.network.embedding_targets import EmbeddingTargets, TargetCollator, open_embedding_targets
-from mtsbert.network.feature_cache import CachedCollator, FeatureCache, Texts, open_feature_cache, rows_for_cache
+from mtsbert.network.feature_cache import (
+    CachedCollator,
+    FeatureCache,
+    Texts,
+    open_feature_cache,
+    rows_for_cache,
+    with_cached_states,
+)
 from mtsbert.network.freezing import Freezing
 from mtsbert.network.frozen_prefix import FrozenPrefix
 from mtsbert.network.padding_free import PaddingFree
@@ -28,6 +35,7 @@ from mtsbert.training.losses.nonfinite import CheckedTrainer, NumberedCollator, 
 
 
 TEXTS_TO_CHECK = 64  # a few texts of different lengths are chosen from these
+COST_OF_CACHE = 1.5  # CPU seconds to compute and write it, in those that it saves in an epoch
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +61,7 @@ class BatchingTrainer(CheckedTrainer):
 
     def __init__(self, *args, **kwargs):
         self.feature_cache: FeatureCache | None = None
+        self.cached_prefix: FrozenPrefix | None = None  # what `adaptive_freezing` has frozen and the cache has
         self._while_training: ExitStack | None = None  # undoes changes to the model when training ends
         self._cache_seconds = 0.0
         self._sampler: DatasetSampler | None = None
@@ -81,6 +90,7 @@ class BatchingTrainer(CheckedTrainer):
                 return super().train(*args, **kwargs)
         finally:
             self._while_training = None
+            self._drop_cache_of_grown_prefix()
 
     def get_train_dataloader(self) -> DataLoader:
         # In training, this is called after a checkpoint to resume from was loaded, so the cache has its weights.
@@ -105,7 +115,7 @@ class BatchingTrainer(CheckedTrainer):
 
     def _rows_and_collator(self) -> tuple[Dataset, Any]:
         """Returns the training rows with their indices and a collator, and prepares the model for such batches."""
-        self.feature_cache = None
+        self.feature_cache = self.cached_prefix = None
         if (prefix := self._prefix_to_cache()) is not None:
             began = time.perf_counter()
             self.feature_cache = self._open_feature_cache(prefix)
@@ -124,22 +134,68 @@ class BatchingTrainer(CheckedTrainer):
     def _prefix_to_cache(self) -> FrozenPrefix | None:
         prefix, asked = FrozenPrefix.of(self.freezing), self.args.feature_cache
         is_ours = type(self.data_collator) is MultiTaskCollator
-        if asked and prefix is None:
-            raise ValueError(
-                "`feature_cache` needs a frozen lower end of the encoder: `freeze_encoder`, or `freeze_embeddings` "
-                "with `num_frozen_layers`."
-            )
         if asked and not is_ours:
             raise ValueError(
                 "`feature_cache` reads batches from disk, which a `data_collator` of yours cannot; drop one."
             )
+        if self.args.adaptive_freezing:
+            return None  # the frozen layers become more; see `cache_grown_prefix`
+        if asked and prefix is None:
+            raise ValueError(
+                "`feature_cache` needs a frozen lower end of the encoder: `freeze_encoder`, `adaptive_freezing`, or "
+                "`freeze_embeddings` with `num_frozen_layers`."
+            )
         if asked is None and prefix is not None:
-            rows_of_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-            num_epochs = self.args.num_train_epochs
-            if self.args.max_steps > 0:
-                num_epochs = self.args.max_steps * rows_of_a_step / len(self.train_dataset)
-            asked = is_ours and prefix.is_whole_encoder and num_epochs > 1
+            asked = is_ours and prefix.is_whole_encoder and self._num_epochs > 1
         return prefix if asked else None
+
+    @property
+    def _num_epochs(self) -> float:
+        if self.args.max_steps <= 0:
+            return self.args.num_train_epochs
+        rows_of_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return self.args.max_steps * rows_of_a_step / len(self.train_dataset)
+
+    # The frozen bottom layers where they grow during training (`adaptive_freezing`)
+
+    def cache_grown_prefix(self) -> None:
+        """Skips all layers that are frozen by now in further steps, if enough epochs are left for a cache to pay."""
+        prefix = FrozenPrefix.of(self.freezing)
+        if prefix is None or self.args.feature_cache is False or self.args.torch_compile:
+            return
+        if type(self.data_collator) is not MultiTaskCollator:
+            return
+        epochs_left = self._num_epochs * (1 - self.state.global_step / self.state.max_steps)
+        gain = (prefix.num_layers - self.num_cached_layers) * epochs_left - COST_OF_CACHE * prefix.num_layers
+        # More than one layer in one epoch, because the next decision may make another cache worthwhile.
+        if self.args.feature_cache or gain > 1:
+            self.cache_prefix(prefix)
+
+    def cache_prefix(self, prefix: FrozenPrefix) -> None:
+        """Computes the output of frozen layers for all training texts, and skips them in further steps."""
+        self._while_training.close()
+        if (cache := self._open_feature_cache(prefix)) is not None:
+            self._drop_cache_of_grown_prefix()
+            self.feature_cache, self.cached_prefix = cache, prefix
+        self._leave_out_padding(first_layer=self.num_cached_layers)
+        if self.cached_prefix is not None:
+            self._while_training.enter_context(self.cached_prefix.skipped())
+
+    @property
+    def num_cached_layers(self) -> int:
+        return 0 if self.cached_prefix is None else self.cached_prefix.num_layers
+
+    def _drop_cache_of_grown_prefix(self) -> None:
+        # Other runs do not reach the same weights, and a run that is resumed computes it again.
+        if self.cached_prefix is not None and self.args.local_process_index == 0:
+            self.disk_cache.remove(self.feature_cache.key)
+
+    def get_batch_samples(self, *args, **kwargs) -> tuple[list[dict], Any]:
+        batches, num_items_in_batch = super().get_batch_samples(*args, **kwargs)
+        if self.args.adaptive_freezing and self.feature_cache is not None:
+            side = self.processing_class.padding_side
+            batches = [with_cached_states(batch, self.feature_cache, side) for batch in batches]
+        return batches, num_items_in_batch
 
     def targets_of(self, rows: Dataset) -> EmbeddingTargets:
         """Computes the target embeddings of the texts in these rows with the reference, or with the current model."""
@@ -184,7 +240,7 @@ class BatchingTrainer(CheckedTrainer):
                 autocast=self.accelerator.autocast,
             )
         except ValueError as error:
-            if self.args.feature_cache:
+            if self.args.feature_cache and not self.args.adaptive_freezing:  # which would lose a run half done
                 raise
             logger.warning(f"No feature cache: {error}")
             return None

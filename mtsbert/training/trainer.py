@@ -41,9 +41,9 @@ from mtsbert.network.starting_point import check_longest, longest_input, tokeniz
 from mtsbert.results.model_card import write_model_card
 from mtsbert.results.provenance import Provenance, provenance_in_memory, public_name
 from mtsbert.results.tables import parameter_table
+from mtsbert.training.adaptive_freezing import AdaptiveFreezingTrainer
 from mtsbert.training.batches import check_sampling, training_datasets
 from mtsbert.training.checkpoints import check_same_tasks
-from mtsbert.training.losses.joint import JointLossTrainer
 from mtsbert.training.optimization import peak_learning_rates
 from mtsbert.training.resuming import StepCallback
 
@@ -54,7 +54,7 @@ SPLIT_OF = {"train_dataset": "train", "eval_dataset": "validation"}  # names of 
 logger = logging.getLogger(__name__)
 
 
-class MTSBertTrainer(JointLossTrainer):
+class MTSBertTrainer(AdaptiveFreezingTrainer):
     """
     transformers' `Trainer` for an [`MTSBertModel`] and its tasks. Datasets are raw: texts, and a column of labels for
     each task. They are checked and tokenized before the first step.
@@ -250,6 +250,7 @@ class MTSBertTrainer(JointLossTrainer):
             output = super().train(*args, **kwargs)
         output.metrics["feature_cache_runtime"] = self._cache_seconds
         output.metrics["train_peak_memory_gb"] = peak_memory_gb()
+        output.metrics.update({f"frozen_from_step_{name}": step for name, step in self.freezing.settled.items()})
         self.training_metrics = output.metrics
         return output
 

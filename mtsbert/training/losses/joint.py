@@ -16,8 +16,11 @@ from mtsbert.results.sizes import check_sizes, cosines_at_sizes
 from mtsbert.training.losses.balancing import BALANCING
 from mtsbert.training.losses.nonfinite import FiniteCheck
 from mtsbert.training.losses.step_losses import StepLosses
-from mtsbert.training.losses.task_statistics import GradientAggregation, GradientStatistics, TaskLog
+from mtsbert.training.losses.task_statistics import GradientAggregation, GradientStatistics, TaskGradients, TaskLog
 from mtsbert.training.optimization import OptimizingTrainer
+
+
+TEACHER = "teacher's answers"  # learned beside the tasks, whose names have no spaces
 
 
 class JointLossTrainer(OptimizingTrainer):
@@ -101,18 +104,27 @@ class JointLossTrainer(OptimizingTrainer):
         if self.balancing.learns_from_losses:
             self._log_of_step.add(outputs.losses, shares, examples)
         loss = self.balancing.combine(outputs.losses, shares)
+        beside = {}  # what else is learned, by name
         if ANSWERS in targets:
-            loss = loss + self._distillation_loss(outputs, targets[ANSWERS], num_items_in_batch)
+            beside[TEACHER] = self._distillation_loss(outputs, targets[ANSWERS], num_items_in_batch)
+            loss = loss + beside[TEACHER]
         if TARGETS in targets:
-            loss = loss + self.args.embedding_distillation * self._embedding_loss(outputs, targets, num_items_in_batch)
+            beside[EMBEDDING] = self._embedding_loss(outputs, targets, num_items_in_batch)
+            loss = loss + self.args.embedding_distillation * beside[EMBEDDING]
         self.finite_check.add(rows, outputs.logits, labels, outputs.losses, loss)
-        if self.gradient_statistics.awaited:
-            self.gradient_statistics.measure(_of_present_tasks(outputs.losses, shares))
+        if awaiting := [gradients for gradients in self.measured_gradients() if gradients.awaited]:
+            present = _of_present_tasks(outputs.losses, shares) | beside
+            for gradients in awaiting:
+                gradients.measure(present)
         if self.gradient_aggregation is not None:
             self._task_losses = list(_of_present_tasks(self.balancing.weighted(outputs.losses), shares).values())
         # DDP averages gradients over processes, but the counts are sums over them already.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def measured_gradients(self) -> list[TaskGradients]:
+        """Returns what measures gradients of single tasks in some of the steps."""
+        return [self.gradient_statistics]
 
     def _embedding_loss(
         self, outputs: MTSBertOutput, targets: dict[str, torch.Tensor], num_items_in_batch: dict[str, torch.Tensor]

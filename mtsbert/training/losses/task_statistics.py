@@ -58,35 +58,27 @@ class TaskLog:
         return means, {task: round(number) for task, number in zip(self.tasks, examples, strict=True)}
 
 
-class GradientStatistics:
+class TaskGradients:
     """
-    Measures norms and pairwise cosines of the tasks' gradients on the last layer of the encoder that all tasks share,
-    as in GradNorm (arXiv 1711.02257). This only backpropagates through the heads and the layers from that one on.
+    Measures the gradients of single tasks on some parameters, which subclasses choose.
 
     A gradient is that of a whole optimizer step: summed over its micro-batches and ranks, whose losses are shares of
-    the mean. A step often has labels for a single task, so the cosine of two tasks is computed from their latest
-    gradients.
+    the mean. A step often has labels for a single task, so each task is measured in the next step that has its labels.
 
     Args:
-        model ([`MTSBertModel`]): The model.
-        tasks (`list[str]`): Its tasks.
+        tasks (`list[str]`): The tasks to measure.
     """
 
-    def __init__(self, model: MTSBertModel, tasks: list[str]):
+    def __init__(self, tasks: list[str]):
         self.tasks = tasks
         self.awaited: set[str] = set()  # the tasks to measure in the next step that has labels of them
+        self.gradients: dict[str, torch.Tensor] = {}  # task → its latest gradient, flattened
         self._of_step: dict[str, torch.Tensor] = {}
-        try:
-            self.layer = encoder_layers(model)[-1 - model.config.num_task_layers]
-        except ValueError as error:
-            logger.info(f"No gradient statistics: {error}")
-            self.layer = torch.nn.Identity()
-        self.gradients: dict[str, torch.Tensor] = {}
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """The parameters of the layer that are currently trained."""
-        return [weight for weight in self.layer.parameters() if weight.requires_grad]
+        """The parameters to measure on, all of them trained at present."""
+        raise NotImplementedError
 
     def measure(self, losses: dict[str, torch.Tensor]) -> None:
         """Computes the gradients of awaited tasks in a micro-batch, before its backward pass. Keeps the graph."""
@@ -121,6 +113,31 @@ class GradientStatistics:
     def leave_step_out(self) -> None:
         """Forgets what was measured in the current step."""
         self._of_step = {}
+
+
+class GradientStatistics(TaskGradients):
+    """
+    Measures norms and pairwise cosines of the tasks' gradients on the last layer of the encoder that all tasks share,
+    as in GradNorm (arXiv 1711.02257). This only backpropagates through the heads and the layers from that one on. The
+    cosine of two tasks is computed from their latest gradients.
+
+    Args:
+        model ([`MTSBertModel`]): The model.
+        tasks (`list[str]`): Its tasks.
+    """
+
+    def __init__(self, model: MTSBertModel, tasks: list[str]):
+        super().__init__(tasks)
+        try:
+            self.layer = encoder_layers(model)[-1 - model.config.num_task_layers]
+        except ValueError as error:
+            logger.info(f"No gradient statistics: {error}")
+            self.layer = torch.nn.Identity()
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters of the layer that are currently trained."""
+        return [weight for weight in self.layer.parameters() if weight.requires_grad]
 
     def report(self) -> dict[str, float]:
         """Returns `<task>_grad_norm`, and `grad_cosine_<task>_<task>` for each pair, from the latest gradients."""

@@ -60,13 +60,14 @@ def test_the_strategies_of_an_encoder_with_six_layers():
         "lora_32": ["--lora_r=32", "--lora_alpha=64"],
         "thawed_after_a_third": ["--freeze_encoder", "--thaw_at=0.33"],
         "gradual": ["--gradual_unfreezing", "--unfreeze_every=0.1250"],
+        "adaptive": ["--adaptive_freezing"],
         "nothing_trained": ["--freeze_encoder", "--freeze_heads", "topic", "ner"],
     }
 
 
 def test_shallow_encoders_have_no_strategy_that_is_another_one():
     assert "top_layer" not in strategies(2, ["topic"])
-    assert not {"top_layer", "lower_half_frozen"} & set(strategies(1, ["topic"]))
+    assert not {"top_layer", "lower_half_frozen", "adaptive"} & set(strategies(1, ["topic"]))
 
 
 def test_what_a_study_decides_is_taken_out_of_the_recipe(recipe, tmp_path):

@@ -181,6 +181,21 @@ def test_freezing_and_thawing_are_the_same_in_two_processes(train, model: MTSBer
         assert torch.allclose(one[name], two[name], atol=1e-6), name
 
 
+def test_adaptive_freezing_decides_the_same_in_two_processes(train, tmp_path):
+    settings = {"learning_rate": 0.05, "optim": "sgd", "lr_scheduler_type": "constant", "adaptive_freezing": True}
+    settings |= {"adaptive_freezing_percentile": 100, "feature_cache_dtype": "fp32"}
+    settings |= {"feature_cache_dir": str(tmp_path / "cache")}
+    one, two = train(1, 8, 1, max_steps=12, **settings), train(2, 4, 1, max_steps=12, **settings)
+    at_decision = train(2, 4, 1, max_steps=8, **settings)["weights"]
+    assert (
+        two["metrics"]["frozen_from_step_encoder.layer.0"] == one["metrics"]["frozen_from_step_encoder.layer.0"] == 8
+    )
+    for name, weight in two["weights"].items():
+        assert torch.allclose(weight, one["weights"][name], atol=1e-5), name
+        is_frozen = name.startswith(("encoder.embeddings.", "encoder.encoder.layer.0."))
+        assert torch.equal(weight, at_decision[name]) == is_frozen, name
+
+
 def test_a_feature_cache_serves_two_processes(train, tmp_path):
     settings = {"max_steps": 3, "learning_rate": 0.1, "optim": "sgd", "freeze_encoder": True}
     cache = {"feature_cache_dir": str(tmp_path / "cache"), "feature_cache_dtype": "fp32"}

@@ -7,8 +7,8 @@ import pytest
 import yaml
 from optuna.storages.journal import JournalFileBackend
 
-from mtsbert.commands.search import RESULTS_FILE, STORAGE_FILE
 from mtsbert.commands.train import main
+from mtsbert.training.search import RESULTS_FILE, STORAGE_FILE
 
 
 @pytest.fixture
