@@ -15,7 +15,7 @@ from mtsbert.serving.metrics import Metrics
 
 
 SMOOTHING = 0.2  # weight of the last batch in the running mean of texts per second
-WAITING_SHARE = 0.5  # of a request's time that the texts before it may take; above that it is not accepted
+WAITING_SHARE = 0.25  # of a request's time that the texts before it may take; above that it is not accepted
 FAILED = "The model failed on this input; the server's log has the reason."
 
 logger = logging.getLogger(__name__)

@@ -17,10 +17,10 @@ MAX_DISCARDED = 64_000_000  # bytes of a body that are read only to be able to r
 
 class Guard:
     """
-    The outermost part of the app. Reads the whole body of a request before the app sees it, and counts requests.
+    ASGI middleware around the whole app: checks the key, reads the body of a request, and counts requests.
 
     Args:
-        app (`ASGIApp`): The rest.
+        app (`ASGIApp`): The app, which sees only requests whose body has arrived.
         limits ([`Limits`]): Bounds of a body.
         metrics ([`Metrics`]): Where requests are counted.
         api_key (`str`, *optional*): What requests must bring as a Bearer token. Default: nothing.

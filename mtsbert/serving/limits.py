@@ -1,4 +1,4 @@
-"""How much the server takes on: per batch, per request, in the queue, and of anybody's time."""
+"""The limits of the server: sizes of batches, requests and the queue, and timeouts."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Limits:
     """
-    What bounds memory and waiting.
+    Bounds the memory that requests take, and the time that they wait.
 
     Args:
         max_batch_tokens (`int`, *optional*):

@@ -23,7 +23,7 @@ from mtsbert.serving.schemas import (
 
 
 class Desk:
-    """Where routes hand in inputs and get answers."""
+    """What all routes share: checks the inputs and options of a request, and has them answered."""
 
     def __init__(self, inference: Inference, batcher: Batcher, limits: Limits):
         self.config = inference.pipeline.model.config

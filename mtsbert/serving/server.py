@@ -81,7 +81,7 @@ def run_server(app: FastAPI, listener: socket.socket, *, name: str, limits: Limi
     config = uvicorn.Config(
         app,
         log_level="warning",
-        access_log=False,  # texts are nobody's business, and /metrics counts requests
+        access_log=False,  # /metrics counts requests
         server_header=False,
         timeout_graceful_shutdown=math.ceil(limits.timeout_s + limits.body_timeout_s) + 1,
     )

@@ -1,5 +1,7 @@
 """Tests that what the guide shows works, and that its figures are the measured ones."""
 
+import json
+from statistics import median
 from types import SimpleNamespace
 
 import pytest
@@ -61,3 +63,19 @@ def test_every_path_and_limit_is_named(guide, server):
         f"did not arrive within {limits.body_timeout_s:g} seconds",
     ):
         assert shown in guide
+
+
+def test_the_figures_are_the_measured_ones(root):
+    measured = json.loads((root / "benchmarks" / "results" / "serve.json").read_text(encoding="utf-8"))
+    page = (root / "docs" / "results.md").read_text(encoding="utf-8")
+    pairs = [[*measured[name].values()] for name in ("requests_per_second", "p95_ms")]
+    ratios = [measured[name] for name in ("throughput_ratio", "p95_ratio")]
+    for (one, other), ratio in zip(pairs, ratios, strict=True):
+        shown = f"ratio {median(ratio):.1f} ({min(ratio):.1f} to {max(ratio):.1f})"
+        assert f"| {median(one):.0f}; {median(other):.0f}; {shown} |" in page
+    overload = measured["overload"]
+    answers = [measured[name] for name in ("lost_requests", "wrong_answers", "largest_difference")]
+    assert f"| {answers[0]}; {answers[1]}; {answers[2]:.1e} |" in page
+    counts = [f"{overload[name]:,}" for name in ("accepted", "answered", "refused with 429")]
+    assert f"| {'; '.join(counts)} |" in page
+    assert f"| {overload['memory before, MB']:.0f}; {overload['memory at most, MB']:.0f} |" in page
