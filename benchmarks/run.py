@@ -64,6 +64,12 @@ BENCHMARKS = {
     "feature_cache": Benchmark(
         "feature_cache", AG_NEWS, "-- --max_train_samples=1000", "--repeats 1 -- --max_train_samples=64"
     ),
+    "adaptive_freezing": Benchmark(
+        "adaptive_freezing",
+        AG_NEWS,
+        "--rows 4000 --seeds 42 -- --max_predict_samples=3000",
+        "--rows 64 --seeds 42 -- --max_predict_samples=32",
+    ),
     "freezing": Benchmark(
         "freezing",
         AG_NEWS,
