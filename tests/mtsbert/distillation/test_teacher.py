@@ -313,6 +313,13 @@ def test_a_teacher_with_a_smaller_embedding_teaches_labels_alone(trainer_of, tea
         trainer_of(**taught, embedding_distillation=1.0)
 
 
+def test_a_teacher_with_broken_weights_is_refused(trainer_of, teacher, taught):
+    teacher.heads["ner"].classifier.bias.data[0] = torch.nan
+    teacher.save_pretrained(taught["teacher"])
+    with pytest.raises(ValueError, match="an answer of its task 'ner' is not finite"):
+        trainer_of(**taught).train()
+
+
 def test_a_task_with_a_weight_of_0_is_not_taught_and_may_have_other_labels(trainer_of, teacher, taught):
     teacher.rename_labels("ner", {"GPE": "PLACE"})
     teacher.save_pretrained(taught["teacher"])
