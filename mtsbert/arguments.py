@@ -144,8 +144,9 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
         default=None,
         metadata={
             "help": "The model whose sentence embeddings are kept and compared with: a folder, a Hub id or "
-            "'package:NAME/FOLDER' of a checkpoint or an encoder with the same tokenizer. Default: the model that "
-            "training starts from. A checkpoint that is trained further can be held to its first encoder this way."
+            "'package:NAME/FOLDER' of a checkpoint or an encoder with the same tokenizer. Default: the teacher if "
+            "there is one, or else the model that training starts from. A checkpoint that is trained further can be "
+            "held to its first encoder this way."
         },
     )
     matryoshka_dims: list[int] | None = field(

@@ -208,6 +208,9 @@ def open_teacher_answers(
         embedding_size (`int`): How many numbers of the teacher's embeddings to keep; 0 for none.
         batch_size (`int`): Texts per forward pass.
         autocast (`Callable`): Returns the autocast context that the encoder runs in.
+
+    Raises:
+        `ValueError`: If an answer is not a finite number in 16 bits.
     """
     texts = Texts.of(features)
     widths = {task: len(order) for task, order in teacher.order.items()}
@@ -229,6 +232,11 @@ def open_teacher_answers(
             answers = teacher.answers(TextStates(*(of.float() for of in states)))
             answers = {task: of_task.to(DTYPE).cpu() for task, of_task in answers.items()}
             is_text = mask.bool().cpu()
+            for task, of_task in answers.items():
+                if not of_task.isfinite().all():
+                    raise ValueError(
+                        f"`teacher`: an answer of its task {task!r} is not finite. Are its weights broken?"
+                    )
             for row, text in enumerate(map(int, batch)):
                 yield begins[EMBEDDING] + text * embedding_size, embeddings[row]
                 if text >= texts.num_rows:  # the second text of a pair, which no task on single texts reads
@@ -258,7 +266,7 @@ def _key(teacher: Teacher, texts: Texts, embedding_size: int) -> str:
     settings = {
         "what": ANSWERS,
         "config": model.config.to_dict(),
-        "tasks": teacher.tasks,
+        "answers": {task: (teacher.order[task], of.get("score_range")) for task, of in teacher.tasks.items()},
         "width": embedding_size,
         "computed": computed_in(model),
     }

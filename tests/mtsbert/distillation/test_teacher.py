@@ -211,9 +211,13 @@ def test_config_and_card_name_the_teacher(recipe, taught, tmp_path):
     assert "learned the answers of teacher" in (tmp_path / "run" / "README.md").read_text()
 
 
-def test_answers_of_every_type_of_task_are_learned(trainer_of, checkpoint, tokenizer, tmp_path):
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_answers_of_every_type_of_task_are_learned(trainer_of, checkpoint, tokenizer, tmp_path, accumulation):
+    """Beside a ranking, for which micro-batches run twice."""
     model = MTSBertModel.from_pretrained(checkpoint)
-    rows = [{"text": "Oslo beat Lima", "text_pair": "Lima lost"}, {"text": "Shares rise"}, {"text": "The final ends"}]
+    rows = [
+        {"text": text, "text_pair": "Lima lost", "fits": 1} for text in ("Oslo beat Lima", "Shares rise", "The end")
+    ]
     tasks = model.config.tasks
     features, _ = build_features(examples_of(rows, tasks), tasks, tokenizer, max_length=32, split="train")
     student = without_dropout(model)
@@ -222,6 +226,7 @@ def test_answers_of_every_type_of_task_are_learned(trainer_of, checkpoint, token
             torch.nn.init.normal_(weight, std=0.3)
     trainer = trainer_of(
         of=student, train_dataset=features, teacher=str(checkpoint), num_train_epochs=30,
+        per_device_train_batch_size=3 // accumulation, gradient_accumulation_steps=accumulation,
         feature_cache_dir=str(tmp_path / "cache"),
     )  # fmt: skip
     trainer.train()
@@ -311,6 +316,13 @@ def test_a_teacher_with_a_smaller_embedding_teaches_labels_alone(trainer_of, tea
     assert trainer_of(**taught).reference is None
     with pytest.raises(ValueError, match="its embeddings have 8 numbers, and the model that is trained has 32"):
         trainer_of(**taught, embedding_distillation=1.0)
+
+
+def test_a_teacher_with_broken_weights_is_refused(trainer_of, teacher, taught):
+    teacher.heads["ner"].classifier.bias.data[0] = torch.nan
+    teacher.save_pretrained(taught["teacher"])
+    with pytest.raises(ValueError, match="an answer of its task 'ner' is not finite"):
+        trainer_of(**taught).train()
 
 
 def test_a_task_with_a_weight_of_0_is_not_taught_and_may_have_other_labels(trainer_of, teacher, taught):
