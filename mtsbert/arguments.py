@@ -145,7 +145,8 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
         metadata={
             "help": "The model whose sentence embeddings are kept and compared with: a folder, a Hub id or "
             "'package:NAME/FOLDER' of a checkpoint or an encoder with the same tokenizer. Default: the teacher if "
-            "there is one, or else the model that training starts from. A checkpoint that is trained further can be held to its first encoder this way."
+            "there is one, or else the model that training starts from. A checkpoint that is trained further can be "
+            "held to its first encoder this way."
         },
     )
     matryoshka_dims: list[int] | None = field(
