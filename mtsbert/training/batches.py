@@ -57,7 +57,7 @@ class BatchingTrainer(CheckedTrainer):
     freezing: Freezing
     reference_name: str  # whose embeddings the targets are, in words that can be published
     reference: MTSBertModel | None  # that model; None for the one that is trained, as it is before training
-    teacher: Teacher | None
+    teacher: Teacher | None  # whose answers are learned
 
     def __init__(self, *args, **kwargs):
         self.feature_cache: FeatureCache | None = None

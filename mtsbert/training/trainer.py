@@ -29,7 +29,6 @@ from mtsbert.data.features import num_labelled_rows
 from mtsbert.data.labels import check_metric_names
 from mtsbert.data.loading import load_split
 from mtsbert.data.parts import with_parts
-from mtsbert.distillation.losses import DistillationLoss
 from mtsbert.distillation.teacher import Teacher
 from mtsbert.input_arguments import MAX_LENGTH
 from mtsbert.machine import peak_memory_gb, reset_peak_memory
@@ -158,10 +157,9 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
             how = {"share": args.embedding_distillation_parts, "seed": args.seed}
             features["train_dataset"] = with_parts(features["train_dataset"], self.tasks, processing_class, **how)
         self.reference_name, self.reference = self.provenance.started_from, None
-        self.teacher, self.distillation = None, None
+        self.teacher = None
         if args.teacher is not None:
             self.teacher = Teacher.load(args, first, processing_class)
-            self.distillation = DistillationLoss(first.config.tasks, list(self.teacher.tasks), args)
             if args.embedding_reference is None and self.teacher.embeds(first, args):
                 self.reference_name, self.reference = public_name(args.teacher), self.teacher.model
         if args.embedding_reference is not None:

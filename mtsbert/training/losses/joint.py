@@ -26,7 +26,7 @@ TEACHER = "teacher's answers"  # learned beside the tasks, whose names have no s
 class JointLossTrainer(OptimizingTrainer):
     """
     A Trainer whose loss is the weighted sum of the tasks' losses, each of them its mean over the labelled items of the
-    whole optimizer step. Subclasses must set `tasks`, `freezing` and `distillation`.
+    whole optimizer step. Subclasses must set `tasks` and `freezing`.
     """
 
     tasks: dict[str, dict]
@@ -48,6 +48,9 @@ class JointLossTrainer(OptimizingTrainer):
         self.balancing = BALANCING[self.args.loss_balancing](self.tasks, self.task_weights)
         self.gradient_statistics = GradientStatistics(model, list(self.tasks))
         self.step_losses = StepLosses(model, self.args)
+        self.distillation = None
+        if self.teacher is not None:
+            self.distillation = DistillationLoss(self.tasks, list(self.teacher.tasks), self.args)
         model.matryoshka_dims = check_sizes(model.config, self.args.matryoshka_dims or ())
         aggregator = self.args.gradient_aggregator
         self.gradient_aggregation = GradientAggregation(aggregator, model) if aggregator else None

@@ -325,6 +325,14 @@ def test_a_teacher_with_broken_weights_is_refused(trainer_of, teacher, taught):
         trainer_of(**taught).train()
 
 
+def test_weights_that_change_before_training_count(trainer_of, taught):
+    """As in a trial of `hyperparameter_search`."""
+    trainer = trainer_of(**taught)
+    trainer.args.distillation_weights = {"ner": 5.0}
+    trainer.train()
+    assert trainer.distillation.weights == {"topic": 1.0, "ner": 5.0}
+
+
 def test_a_task_with_a_weight_of_0_is_not_taught_and_may_have_other_labels(trainer_of, teacher, taught):
     teacher.rename_labels("ner", {"GPE": "PLACE"})
     teacher.save_pretrained(taught["teacher"])
