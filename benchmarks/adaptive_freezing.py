@@ -24,15 +24,23 @@ from mtsbert.results.metrics import PRIMARY_METRIC
 from mtsbert.runs import mean_and_sd
 
 
+Ways = dict[str, list[str]]  # name → its flags
+
 PLAIN = ["--num_task_layers=0", "--embedding_distillation=0", "--embedding_distillation_parts=0"]
-WAYS = {"full": [], "adaptive": ["--adaptive_freezing"]}
+FULL = "full"
+ADAPTIVE = {"adaptive": ["--adaptive_freezing"]}
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
+    compare("adaptive_freezing", ADAPTIVE, __doc__)
+
+
+def compare(name: str, ways: Ways, description: str) -> None:
+    """Trains in full and in other ways, for every seed in turn, and writes the report `name`."""
+    parser = argument_parser(description)
     parser.add_argument("--rows", type=int, default=8000)
     args = parser.parse_args()
-    runs: dict[str, dict[int, dict]] = {way: {} for way in WAYS}
+    runs: dict[str, dict[int, dict]] = {way: {} for way in (FULL, *ways)}
     with tempfile.TemporaryDirectory() as folder:
         always = [*TRAINING_ALONE, *PLAIN, "--calibration=False", "--disable_tqdm=True", f"--output_dir={folder}"]
         always += [f"--max_train_samples={args.rows}", f"--feature_cache_dir={folder}"]
@@ -40,13 +48,11 @@ def main() -> None:
         model_args, data_args, _ = parse_arguments(arguments)
         data = load_recipe_data(data_args, load_tokenizer(model_args), ["train", "test"])
         for seed in args.seeds:
-            for way, flags in WAYS.items():
+            for way, flags in {FULL: [], **ways}.items():
                 runs[way][seed] = measure([*arguments, *flags, f"--seed={seed}"], data)
                 sys.stdout.write(f"{way}, seed {seed}: {runs[way][seed]}\n")
                 sys.stdout.flush()
-            path = write_report(
-                "adaptive_freezing", args.config.stem, {"rows": args.rows, **summary(runs), "runs": runs}
-            )
+            path = write_report(name, args.config.stem, {"rows": args.rows, **summary(runs), "runs": runs})
             sys.stdout.write(f"Written to {path}\n")
 
 
@@ -55,8 +61,9 @@ def measure(arguments: list[str], data: TaskData) -> dict:
     set_seed(parse_arguments(arguments)[2].seed)
     trainer, _, _ = our_trainer(arguments, data)
     began = time.process_time()
-    seconds = trainer.train().metrics["train_runtime"]
-    figures = {"seconds": seconds, "cpu_seconds": time.process_time() - began}
+    metrics = trainer.train().metrics
+    figures = {"seconds": metrics["train_runtime"], "cpu_seconds": time.process_time() - began}
+    figures["memory_gb"] = metrics["train_peak_memory_gb"]
     metrics = trainer.evaluate(data.features["test"], metric_key_prefix="test")
     for task, settings in data.tasks.items():
         key = f"test_{task}_{PRIMARY_METRIC[settings['type']]}"
@@ -65,18 +72,21 @@ def measure(arguments: list[str], data: TaskData) -> dict:
 
 
 def summary(runs: dict[str, dict[int, dict]]) -> dict:
-    """Returns mean and standard deviation over the seeds, for each way and for their difference, and the speed-up."""
-    pairs = [(run, runs["full"][seed]) for seed, run in runs["adaptive"].items()]
-    numbers = [key for key, value in pairs[0][0].items() if isinstance(value, float)]
+    """Returns mean and standard deviation over the seeds of each way and its difference to full, and its speed-up."""
+    full = runs[FULL]
+    numbers = [key for key, value in next(iter(full.values())).items() if isinstance(value, float)]
     columns = {
         way: {key: mean_and_sd([run[key] for run in of_way.values()]) for key in numbers}
         for way, of_way in runs.items()
     }
-    columns["adaptive - full"] = {key: mean_and_sd([one[key] - full[key] for one, full in pairs]) for key in numbers}
-    times = {
-        f"times faster, {key}": columns["full"][key]["mean"] / columns["adaptive"][key]["mean"]
-        for key in ("seconds", "cpu_seconds")
-    }
+    times = {}
+    for way in [way for way in runs if way != FULL]:
+        pairs = [(run, full[seed]) for seed, run in runs[way].items()]
+        columns[f"{way} - {FULL}"] = {
+            key: mean_and_sd([one[key] - other[key] for one, other in pairs]) for key in numbers
+        }
+        for key in ("seconds", "cpu_seconds"):
+            times[f"{way}: times faster, {key}"] = columns[FULL][key]["mean"] / columns[way][key]["mean"]
     return times | {"table": columns}
 
 

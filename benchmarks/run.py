@@ -70,6 +70,12 @@ BENCHMARKS = {
         "--rows 4000 --seeds 42 -- --max_predict_samples=3000",
         "--rows 64 --seeds 42 -- --max_predict_samples=32",
     ),
+    "adapters": Benchmark(
+        "adapters",
+        AG_NEWS,
+        "--rows 8000 --seeds 42 -- --max_predict_samples=3000",
+        "--rows 64 --seeds 42 -- --max_predict_samples=32",
+    ),
     "freezing": Benchmark(
         "freezing",
         AG_NEWS,
