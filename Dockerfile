@@ -1,4 +1,4 @@
-# The command `mtsbert` on processors alone, and not as root.
+# The command `mtsbert` on CPUs alone, and not as root.
 #   docker build -t mtsbert .
 #   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD:/data" mtsbert --help
 # The HTTP server. Without a key, everybody who can reach the port can send requests.

@@ -20,7 +20,7 @@ import torch
 from configuration_mtsbert import save_sentence_transformers_files
 from mtsbert.data.sources import TEXT
 from mtsbert.exports import onnx, openvino
-from mtsbert.exports.graphs import PairGraph, TextGraph, check_pairs, check_texts
+from mtsbert.exports.graphs import PairGraph, TextGraph, check_pairs, check_texts, make_exportable
 from mtsbert.formats.files import stream_rows
 from mtsbert.network.starting_point import pipeline_of_checkpoint
 from mtsbert.results.unfinished import new_folder
@@ -52,12 +52,12 @@ def export_onnx(model_name_or_path: str, output: Path, *, int8: bool = False) ->
     with _new_export(model_name_or_path, output) as (folder, pipeline):
         texts, pairs = TextGraph(pipeline.model), PairGraph(pipeline.model)
         graphs = onnx.OnnxGraphs(folder)
-        onnx.write_graph(texts, texts.example(pipeline.tokenizer.pad_token_id or 0), folder / onnx.TEXTS_FILE)
+        onnx.write_graph(texts, texts.example_inputs(pipeline.tokenizer.pad_token_id or 0), folder / onnx.TEXTS_FILE)
         check_texts(texts, partial(graphs.texts, texts.output_names), pipeline)
         if int8:
             onnx.quantize(folder / onnx.TEXTS_FILE)
         if pairs.tasks:
-            onnx.write_graph(pairs, pairs.example(), folder / onnx.PAIRS_FILE)
+            onnx.write_graph(pairs, pairs.example_inputs(), folder / onnx.PAIRS_FILE)
             check_pairs(pairs, partial(graphs.pairs, pairs.output_names))
 
 
@@ -94,10 +94,8 @@ def _new_export(model_name_or_path: str, output: Path) -> Iterator[tuple[Path, M
     """A new folder with config and tokenizer in it, and the checkpoint's pipeline in fp32 on the CPU."""
     with new_folder(output) as folder:
         pipeline = pipeline_of_checkpoint(model_name_or_path)
-        pipeline.model.to("cpu", torch.float32)
-        pipeline.device = torch.device("cpu")
+        make_exportable(pipeline)
         pipeline.model.config.save_pretrained(folder)
-        pipeline.tokenizer.model_max_length = pipeline.max_length  # which the graph does not say
         pipeline.tokenizer.save_pretrained(folder)
         yield folder, pipeline
 
@@ -165,13 +163,15 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert export") -> None
         help="For int8 with OpenVINO: a file with typical texts (.txt, .csv, .tsv, .jsonl or .parquet), from which "
         "the ranges of activations are taken. Some hundred texts are enough.",
     )
-    parser.add_argument("--text_column", default=TEXT, help="Column of --calibration. Default: %(default)s")
+    parser.add_argument("--text_column", help=f"Column of --calibration. Default: {TEXT}")
     args = parser.parse_args(argv)
     kind_of_graph = args.format or ONNX
     if args.encoder and args.int8:
         raise ValueError("--int8 quantizes a graph, and --encoder saves the plain encoder; drop one.")
     if (args.calibration is not None) != (args.int8 and kind_of_graph == OPENVINO):
         raise ValueError("--calibration goes with `--format openvino --int8`, which needs it; onnx takes none.")
+    if args.text_column is not None and args.calibration is None:
+        raise ValueError("--text_column names a column of --calibration; give that as well.")
     if args.encoder:
         export_encoder(args.model, args.output)
         sys.stdout.write(f"{args.output}: the encoder, its pooling and its tokenizer\n")
@@ -179,7 +179,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert export") -> None
     if kind_of_graph == ONNX:
         export_onnx(args.model, args.output, int8=args.int8)
     else:
-        texts = None if args.calibration is None else calibration_texts(args.calibration, args.text_column)
+        column = args.text_column or TEXT
+        texts = None if args.calibration is None else calibration_texts(args.calibration, column)
         export_openvino(args.model, args.output, calibration=texts)
     size = sum(file.stat().st_size for file in args.output.glob(f"{Path(FILES[kind_of_graph]).stem}.*")) / 1e6
     sys.stdout.write(f"{args.output}: {FILES[kind_of_graph]} ({size:.1f} MB), config and tokenizer\n")

@@ -144,7 +144,7 @@ def predict(
     use_bf16: bool = False,
     engine: str = workers.LOCAL,
     num_workers: int = 1,
-    backend: str = TORCH,
+    backend: str = AUTO,
 ) -> int:
     """
     Writes the predictions for all texts to a file, and returns the number of texts.
@@ -164,7 +164,7 @@ def predict(
             this process.
         num_workers (`int`, *optional*, defaults to 1): The number of Ray workers. Each uses one thread and, if the
             cluster has any, one GPU.
-        backend (`str`, *optional*, defaults to `"torch"`): What runs a checkpoint: `"torch"`, `"openvino"` (on the
+        backend (`str`, *optional*, defaults to `"auto"`): What runs a checkpoint: `"torch"`, `"openvino"` (on the
             CPU; the checkpoint is converted first, in seconds), or `"auto"`, which takes OpenVINO if it is installed,
             there is no GPU, and there are many texts. An export runs on its own runtime.
 
@@ -183,10 +183,18 @@ def predict(
     if clashes := sorted({*texts.keep} & {TEXT, TEXT_PAIR, "embedding", "pair_embedding", *tasks}):
         raise ValueError(f"--keep {clashes}: the answers have columns of these names.")
     num_rows = texts.check()
-    backend = _choose_backend(backend, pipeline, num_rows, engine)
-    unfinished = Unfinished(output, _description(pipeline, texts, embeddings, use_bf16, backend))
-    if backend == OPENVINO:
-        pipeline = on_openvino(pipeline, precision="bf16" if use_bf16 else "fp32")
+    chosen = _choose_backend(backend, pipeline, num_rows, engine)
+    converted = None
+    if chosen == OPENVINO:
+        try:
+            converted = on_openvino(pipeline, precision="bf16" if use_bf16 else "fp32")
+        except ValueError as error:
+            if backend == OPENVINO:
+                raise
+            logger.warning(f"{error} Going on with torch.")
+            chosen = TORCH
+    unfinished = Unfinished(output, _description(pipeline, texts, embeddings, use_bf16, chosen))
+    pipeline = converted or pipeline
     options = {"embeddings": embeddings, "batch_size": batch_size, "use_bf16": use_bf16}
     with _answering(pipeline, options, engine, num_workers) as answer, unfinished.opened() as done:
         with (
@@ -311,8 +319,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert predict") -> Non
         "--backend",
         choices=(AUTO, TORCH, OPENVINO),
         default=AUTO,
-        help="What runs a checkpoint on a CPU: openvino converts it first, which takes some seconds, and is faster "
-        "then (extra 'openvino'). auto takes it if it is installed and there are at least "
+        help="What runs a checkpoint on a CPU: openvino converts it first, which takes some seconds, and is then "
+        "faster (extra 'openvino'). auto takes it if it is installed and there are at least "
         f"{WORTH_CONVERTING:,} texts. Default: %(default)s",
     )
     parser.add_argument(
@@ -334,8 +342,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert predict") -> Non
     options = FileOptions(quoting=True) if args.quoting else AS_USUAL
     columns = (args.text_column, args.pair_column, args.keep)
     texts = InputTexts.of(args.input, *columns, output=args.output, options=options)
-    of_export = "bf16" if uses_bf16(torch.device("cpu"), args.precision) else "fp32"
-    pipeline = load_pipeline(args.model, revision=args.revision, precision=of_export)
+    pipeline = load_pipeline(args.model, revision=args.revision, precision=args.precision)
+    device = torch.device("cpu") if args.backend == OPENVINO else pipeline.device
     try:
         number = predict(
             pipeline,
@@ -343,7 +351,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert predict") -> Non
             args.output,
             embeddings=args.embeddings,
             batch_size=args.batch_size,
-            use_bf16=uses_bf16(pipeline.device, args.precision),
+            use_bf16=uses_bf16(device, args.precision),
             engine=args.engine,
             num_workers=args.num_workers,
             backend=args.backend,

@@ -14,11 +14,9 @@ import os
 import sys
 from dataclasses import fields
 
-import torch
-
 from mtsbert.commands.demo import title_of
 from mtsbert.exports.pipeline import load_pipeline
-from mtsbert.machine import add_precision_option, autocast, uses_bf16
+from mtsbert.machine import add_precision_option, autocast
 from mtsbert.serving.limits import Limits
 from mtsbert.settings import import_extra
 
@@ -114,8 +112,7 @@ def serve(args: argparse.Namespace) -> None:
     api_key = key_from_environment()
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits) if field.name in args})
     with open_port(args.host, args.port) as listener:
-        of_export = "bf16" if uses_bf16(torch.device("cpu"), args.precision) else "fp32"
-        pipeline = load_pipeline(args.model, revision=args.revision, precision=of_export)
+        pipeline = load_pipeline(args.model, revision=args.revision, precision=args.precision)
         inference = Inference(pipeline, autocast(pipeline.device, args.precision))
         metrics, name = Metrics(), args.name or title_of(args.model)
         app = create_app(inference, name=name, limits=limits, metrics=metrics, api_key=api_key)

@@ -16,7 +16,7 @@ from pipeline_mtsbert import MTSBertPipeline
 
 
 # Names of the graphs' outputs, which must differ from those of all operations.
-EMBEDDING = "sentence_embedding"
+SENTENCE_EMBEDDING = "sentence_embedding"
 LOGITS = "logits."  # followed by the name of the task
 LONGEST_COMPARED = 160  # tokens: beyond what local attention sees at once
 MOST_DIFFERENCE = 1e-3  # in fp32, relative to the largest number
@@ -35,14 +35,14 @@ class TextGraph(nn.Module):
         super().__init__()
         self.model = model
         self.tasks = [task for task, settings in model.config.tasks.items() if settings["type"] not in PAIR_TYPES]
-        self.output_names = [EMBEDDING, *(LOGITS + task for task in self.tasks)]
+        self.output_names = [SENTENCE_EMBEDDING, *(LOGITS + task for task in self.tasks)]
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, ...]:
         output = self.model(input_ids=input_ids, attention_mask=attention_mask)
         return (output.pooler_output, *(output.logits[task] for task in self.tasks))
 
-    def example(self, padding: int) -> dict[str, torch.Tensor]:
-        ids = torch.full((2, 7), padding)
+    def example_inputs(self, padding_id: int) -> dict[str, torch.Tensor]:
+        ids = torch.full((2, 7), padding_id)
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
@@ -60,8 +60,8 @@ class PairGraph(nn.Module):
     def forward(self, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tuple(self.model.pair_logits(task, u, v) for task in self.tasks)
 
-    def example(self, batch: int = 2) -> dict[str, torch.Tensor]:
-        u, v = torch.rand(2, batch, self.model.config.embedding_size)
+    def example_inputs(self, num_pairs: int = 2) -> dict[str, torch.Tensor]:
+        u, v = torch.rand(2, num_pairs, self.model.config.embedding_size)
         return {"u": u, "v": v}
 
 
@@ -72,6 +72,13 @@ def without_warnings() -> Iterator[None]:
         for category in (DeprecationWarning, FutureWarning, UserWarning):
             warnings.simplefilter("ignore", category)
         yield
+
+
+def make_exportable(pipeline: MTSBertPipeline) -> None:
+    """Moves the model of a pipeline to the CPU, in fp32, and notes in its tokenizer how much the model reads."""
+    pipeline.model.to("cpu", torch.float32)
+    pipeline.device = torch.device("cpu")
+    pipeline.tokenizer.model_max_length = pipeline.max_length  # which a graph does not say
 
 
 def check_texts(graph: TextGraph, run: Run, pipeline: MTSBertPipeline) -> None:
@@ -88,7 +95,7 @@ def check_texts(graph: TextGraph, run: Run, pipeline: MTSBertPipeline) -> None:
 
 def check_pairs(graph: PairGraph, run: Run) -> None:
     """Compares a graph with its model for one and for several pairs."""
-    _check(graph, run, [graph.example(batch) for batch in (1, 3)])
+    _check(graph, run, [graph.example_inputs(number) for number in (1, 3)])
 
 
 def _check(graph: nn.Module, run: Run, batches: list[dict[str, torch.Tensor]]) -> None:

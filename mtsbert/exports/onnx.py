@@ -76,7 +76,7 @@ def write_graph(graph: TextGraph | PairGraph, inputs: dict[str, torch.Tensor], p
 
 
 def quantize(path: Path) -> None:
-    """Quantizes the weights of matrix products and embeddings to int8 (onnxruntime's dynamic quantization)."""
+    """Quantizes a graph in place: matrix products and embeddings to int8 (onnxruntime's dynamic quantization)."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

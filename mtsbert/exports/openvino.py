@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TEXTS_FILE, PAIRS_FILE = "openvino_model.xml", "openvino_pairs.xml"  # the weights lie beside them, as .bin
 EXTRA = "openvino"
-PRECISIONS = {"fp32": "f32", "bf16": "bf16"}  # what OpenVINO calls them
+HINTS = {"fp32": "f32", "bf16": "bf16"}  # what OpenVINO calls them
 
 
 class OpenVinoGraphs:
@@ -36,11 +36,14 @@ class OpenVinoGraphs:
         texts (`Model` or `Path`): The graph for texts, or its file.
         pairs (`Model` or `Path`, *optional*): The graph for pairs of embeddings, if the model has tasks on pairs.
         precision (`str`, *optional*, defaults to `"fp32"`): `"bf16"` computes in bf16. The answers differ a little.
+
+    As many threads are used as torch uses where this is built (`OMP_NUM_THREADS`).
     """
 
     def __init__(self, texts: "Model | Path", pairs: "Model | Path | None", *, precision: str = "fp32"):
         self._graphs = {"texts": texts, "pairs": pairs}
         self._precision = precision
+        self._num_threads = torch.get_num_threads()  # of this thread; those that share the work have one each
         self.files = [path for graph in (texts, pairs) if isinstance(graph, Path) for path in _files_of(graph)]
         self._opening = Lock()
 
@@ -56,7 +59,7 @@ class OpenVinoGraphs:
     @cached_property
     def _beside_others(self) -> "_Requests":
         """For several concurrent callers: each request uses one core."""
-        return _Requests(self._compiled("texts", streams=num_cores()))
+        return _Requests(self._compiled("texts", streams=self._num_threads))
 
     @cached_property
     def _pairs(self) -> "_Requests":
@@ -64,9 +67,10 @@ class OpenVinoGraphs:
 
     def _compiled(self, graph: str, *, streams: int) -> "CompiledModel":
         settings = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[self._precision],
-            "INFERENCE_NUM_THREADS": num_cores(),
+            "INFERENCE_PRECISION_HINT": HINTS[self._precision],
+            "INFERENCE_NUM_THREADS": self._num_threads,
             "NUM_STREAMS": streams,
+            "ENABLE_CPU_PINNING": False,  # other programs may run on the same cores
         }
         return import_openvino().Core().compile_model(self._graphs[graph], "CPU", settings)
 
@@ -98,11 +102,6 @@ class _Requests:
         return answers
 
 
-def num_cores() -> int:
-    """Number of threads that inference may use: `OMP_NUM_THREADS`, which the commands set to a container's share."""
-    return torch.get_num_threads()
-
-
 def import_openvino() -> ModuleType:
     """Imports OpenVINO, whose telemetry would otherwise report every import to its makers."""
     if "openvino" not in sys.modules:
@@ -130,8 +129,8 @@ def converted(pipeline: MTSBertPipeline) -> tuple["Model", "Model | None"]:
         `ValueError`: if a graph does not answer as the model does.
     """
     texts, pairs = TextGraph(pipeline.model), PairGraph(pipeline.model)
-    of_texts = convert(texts, texts.example(pipeline.tokenizer.pad_token_id or 0))
-    of_pairs = convert(pairs, pairs.example()) if pairs.tasks else None
+    of_texts = convert(texts, texts.example_inputs(pipeline.tokenizer.pad_token_id or 0))
+    of_pairs = convert(pairs, pairs.example_inputs()) if pairs.tasks else None
     graphs = OpenVinoGraphs(of_texts, of_pairs)
     check_texts(texts, partial(graphs.texts, texts.output_names), pipeline)
     if of_pairs is not None:
@@ -146,11 +145,20 @@ def convert(graph: TextGraph | PairGraph, inputs: dict[str, torch.Tensor]) -> "M
     Args:
         graph (`TextGraph` or `PairGraph`): The graph, in fp32 and evaluation mode.
         inputs (`dict[str, torch.Tensor]`): An example of its inputs, with at least two rows.
+
+    Raises:
+        `ValueError`: if torch cannot trace the model, or OpenVINO lacks one of its operations.
     """
     openvino = import_openvino()
     dynamic = {name: dict.fromkeys(graph.axes, torch.export.Dim.DYNAMIC) for name in inputs}
     with without_warnings():
-        model = openvino.convert_model(torch.export.export(graph, (), kwargs=inputs, dynamic_shapes=dynamic))
+        try:
+            model = openvino.convert_model(torch.export.export(graph, (), kwargs=inputs, dynamic_shapes=dynamic))
+        except Exception as error:  # the errors of tracing share no public base class
+            reason = str(error).strip().partition("\n")[0]
+            raise ValueError(
+                f"This model cannot be converted to OpenVINO ({type(error).__name__}: {reason})."
+            ) from error
     for output, name in zip(model.outputs, graph.output_names, strict=True):
         output.get_tensor().set_names({name})
     return model

@@ -8,7 +8,8 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from configuration_mtsbert import PAIR_TYPES, MTSBertConfig
 from mtsbert.exports import onnx, openvino
-from mtsbert.exports.graphs import EMBEDDING, LOGITS
+from mtsbert.exports.graphs import LOGITS, SENTENCE_EMBEDDING, make_exportable
+from mtsbert.machine import ANSWER_PRECISIONS, uses_bf16
 from mtsbert.network.starting_point import open_tokenizer, pipeline_of_checkpoint
 from pipeline_mtsbert import MTSBertPipeline
 
@@ -41,9 +42,9 @@ class ExportedModel:
         **unused,
     ) -> ExportedOutput:
         chosen = self.config.select_tasks(tasks)
-        names = [EMBEDDING, *(LOGITS + task for task in chosen if chosen[task]["type"] not in PAIR_TYPES)]
+        names = [SENTENCE_EMBEDDING, *(LOGITS + task for task in chosen if chosen[task]["type"] not in PAIR_TYPES)]
         answers = self.graphs.texts(names, is_alone=is_alone, input_ids=input_ids, attention_mask=attention_mask)
-        embedding = answers.pop(EMBEDDING)
+        embedding = answers.pop(SENTENCE_EMBEDDING)
         return ExportedOutput(embedding, {name.removeprefix(LOGITS): logits for name, logits in answers.items()})
 
     def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -109,11 +110,13 @@ def load_pipeline(
         name_or_path (`str` or `Path`): The folder or Hub id of a checkpoint, or the folder of an export to ONNX or
             OpenVINO.
         revision (`str`, *optional*): Branch, tag or commit of a Hub id.
-        precision (`str`, *optional*, defaults to `"fp32"`): What an OpenVINO graph computes in, `"fp32"` or
-            `"bf16"`. Has no effect on other models: use `torch.autocast`.
+        precision (`str`, *optional*, defaults to `"fp32"`): What an OpenVINO graph computes in: `"fp32"`, `"bf16"`,
+            or `"auto"`, which is bf16 if the CPU supports it natively. Has no effect on other models: use
+            `torch.autocast` for checkpoints.
 
     Raises:
-        `ValueError`: where there is no checkpoint of ours, or the runtime of an export is not installed.
+        `ValueError`: where there is no checkpoint of ours, or the runtime of an export is not installed, or the
+            precision is unknown, or an export is given a revision.
 
     Example:
 
@@ -121,13 +124,19 @@ def load_pipeline(
         >>> ask("Oslo beat Lima in the final", tasks=["topic"])["topic"]["label"]
         'Sports'
     """
+    if precision not in ANSWER_PRECISIONS:
+        raise ValueError(f"`precision` is {precision!r}; allowed are {list(ANSWER_PRECISIONS)}.")
     folder = Path(name_or_path)
+    is_export = any((folder / file).is_file() for file in (onnx.TEXTS_FILE, openvino.TEXTS_FILE))
+    if is_export and revision is not None:
+        raise ValueError(f"{folder} is an export, which has no revision {revision!r}; only Hub ids have.")
     if (folder / onnx.TEXTS_FILE).is_file():
         return OnnxPipeline(folder)
     if (folder / openvino.TEXTS_FILE).is_file():
         openvino.import_openvino()
         config = MTSBertConfig.from_pretrained(folder)
-        graphs = openvino.OpenVinoGraphs.of(folder, precision=precision)
+        uses_half = uses_bf16(torch.device("cpu"), precision)
+        graphs = openvino.OpenVinoGraphs.of(folder, precision="bf16" if uses_half else "fp32")
         return ExportedPipeline(ExportedModel(config, graphs), open_tokenizer(folder, config.encoder_config))
     return pipeline_of_checkpoint(str(name_or_path), revision=revision)
 
@@ -139,8 +148,6 @@ def on_openvino(pipeline: MTSBertPipeline, *, precision: str = "fp32") -> Export
     Raises:
         `ValueError`: if the converted model does not answer as the model does.
     """
-    pipeline.model.to("cpu", torch.float32)
-    pipeline.device = torch.device("cpu")
+    make_exportable(pipeline)
     graphs = openvino.OpenVinoGraphs(*openvino.converted(pipeline), precision=precision)
-    pipeline.tokenizer.model_max_length = pipeline.max_length  # which the graph does not say
     return ExportedPipeline(ExportedModel(pipeline.model.config, graphs), pipeline.tokenizer)

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, set_seed
 
 from modeling_mtsbert import MTSBertModel
-from mtsbert.commands.export import MOST_CALIBRATED, calibration_texts, export_onnx, main
+from mtsbert.commands.export import MOST_CALIBRATED, calibration_texts, export_onnx, export_openvino, main
 from mtsbert.exports import onnx, openvino
 from mtsbert.exports.pipeline import OnnxPipeline, load_pipeline
 from tests.mtsbert.conftest import ENCODERS
@@ -103,6 +103,33 @@ def test_int8_is_smaller_and_nearly_the_same(checkpoint, exported, tmp_path):
     assert 0.98 < cosine < 0.999999
 
 
+def test_openvino_uses_the_threads_of_the_program_also_beside_other_callers(openvino_export):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        graphs = load_pipeline(openvino_export).model.graphs
+        torch.set_num_threads(1)  # as each of several callers has one
+        for sessions, num_streams in ((graphs._alone, 1), (graphs._beside_others, 2)):
+            settings = sessions._graph
+            assert settings.get_property("INFERENCE_NUM_THREADS") == 2
+            assert settings.get_property("NUM_STREAMS") == num_streams
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_encoder_that_torch_cannot_trace_is_refused(untraceable, tmp_path):
+    with pytest.raises(ValueError, match=r"This model cannot be converted to OpenVINO \(GuardOnDataDependentSymNode"):
+        export_openvino(str(untraceable), tmp_path / "openvino")
+    assert not (tmp_path / "openvino").exists()
+
+
+def test_what_load_pipeline_cannot_do_is_refused(checkpoint, onnx_export):
+    with pytest.raises(ValueError, match=r"`precision` is 'fp7'; allowed are \['auto', 'fp32', 'bf16'\]"):
+        load_pipeline(checkpoint, precision="fp7")
+    with pytest.raises(ValueError, match="is an export, which has no revision 'main'"):
+        load_pipeline(onnx_export, revision="main")
+
+
 def test_an_export_to_openvino_computes_in_bf16_if_asked(openvino_export):
     whole, half = (load_pipeline(openvino_export, precision=precision)(TEXTS[0]) for precision in ("fp32", "bf16"))
     cosine = torch.tensor(whole["embedding"]) @ torch.tensor(half["embedding"])
@@ -128,6 +155,7 @@ def test_calibration_takes_texts_spread_over_the_whole_file(tmp_path):
         (["--int8", "--format", "openvino"], "--calibration goes with `--format openvino --int8`, which needs it"),
         (["--int8", "--calibration", "texts.csv"], "--calibration goes with `--format openvino --int8`"),
         (["--format", "openvino", "--calibration", "texts.csv"], "--calibration goes with `--format openvino --int8`"),
+        (["--text_column", "title"], "--text_column names a column of --calibration; give that as well"),
         (["--encoder", "--int8"], "--int8 quantizes a graph, and --encoder saves the plain encoder"),
     ],
 )

@@ -260,6 +260,22 @@ def test_a_checkpoint_that_is_converted_to_openvino_answers_as_before(answer, ex
     assert len(converted) == 2
 
 
+def test_a_model_that_cannot_be_converted_runs_on_torch_unless_openvino_is_asked_for(
+    untraceable, tmp_path, close, monkeypatch, caplog
+):
+    write(tmp_path / "texts.csv", TEXTS)
+    monkeypatch.setattr(predicting, "WORTH_CONVERTING", len(TEXTS))
+    paths = ["--model", str(untraceable), "--input", str(tmp_path / "texts.csv"), "--precision", "fp32", "--output"]
+    main([*paths, str(tmp_path / "answers.jsonl")])
+    assert "cannot be converted to OpenVINO" in caplog.text
+    expected = load_pipeline(untraceable)(TEXTS, return_embeddings=False)
+    assert close(
+        read(tmp_path / "answers.jsonl"), [{"text": t} | a for t, a in zip(TEXTS, expected, strict=True)], 1e-5
+    )
+    with pytest.raises(ValueError, match="cannot be converted to OpenVINO"):
+        main([*paths, str(tmp_path / "others.jsonl"), "--backend", "openvino"])
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
