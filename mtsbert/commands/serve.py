@@ -16,9 +16,9 @@ from dataclasses import fields
 
 import torch
 
-from mtsbert.commands.demo import title_of
 from mtsbert.exports.pipeline import load_pipeline
 from mtsbert.machine import add_precision_option, autocast, uses_bf16
+from mtsbert.network.starting_point import title_of
 from mtsbert.serving.limits import Limits
 from mtsbert.settings import import_extra
 
