@@ -15,7 +15,7 @@ from mtsbert.serving.limits import Limits
 from mtsbert.serving.metrics import Metrics
 from mtsbert.serving.openai import openai_routes
 from mtsbert.serving.page import page_of
-from mtsbert.serving.routes import Desk, json_response, model_routes
+from mtsbert.serving.routes import RequestHandler, json_response, model_routes
 
 
 WARM_UP = "The first text takes longer than others."
@@ -53,9 +53,9 @@ def create_app(
     )
     app.add_middleware(Guard, limits=limits, metrics=metrics, api_key=api_key)
     add_error_handlers(app)
-    desk = Desk(inference, batcher, limits)
-    app.include_router(model_routes(desk))
-    app.include_router(openai_routes(desk, name))
+    handler = RequestHandler(inference, batcher, limits)
+    app.include_router(model_routes(handler))
+    app.include_router(openai_routes(handler, name))
 
     @app.get("/health", summary="Whether the process works")
     async def health() -> Response:
