@@ -14,7 +14,8 @@ from mtsbert.serving.limits import Limits
 from mtsbert.serving.metrics import Metrics
 
 
-SMOOTHING = 0.2  # weight of the last batch in the running mean of texts per second
+DECAY = 0.8  # of the characters and seconds of earlier batches, with every batch
+TEXT_OVERHEAD = 50  # of a text, in characters. For a MiniLM on a CPU: about 100 alone, 3 in a full batch
 WAITING_SHARE = 0.25  # of a request's time that the texts before it may take; above that it is not accepted
 FAILED = "The model failed on this input; the server's log has the reason."
 
@@ -53,6 +54,12 @@ class Item:
     def row(self) -> Row:
         return self.job.rows[self.index]
 
+    @property
+    def cost(self) -> int:
+        """What it takes to answer the input, in characters: unlike tokens, these are known without counting."""
+        texts = [self.row] if isinstance(self.row, str) else self.row
+        return sum(len(text) + TEXT_OVERHEAD for text in texts)
+
 
 class Batcher:
     """
@@ -78,7 +85,7 @@ class Batcher:
         self._changed = Condition()
         self._is_closing = False
         self._last_size = 1
-        self._texts_per_second = 0.0
+        self._recent_cost, self._recent_seconds = 0.0, 0.0  # of the last batches
         self._thread = Thread(target=self._run, name="inference", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         metrics.watch(queue=lambda: len(self._waiting))
@@ -150,7 +157,10 @@ class Batcher:
 
     def _seconds_to_wait(self) -> float:
         """How long the texts in the queue take, as far as is known."""
-        return len(self._waiting) / self._texts_per_second if self._texts_per_second else 0.0
+        with self._changed:
+            if not self._recent_cost:
+                return 0.0
+            return sum(item.cost for item in self._waiting) * self._recent_seconds / self._recent_cost
 
     def _retry_after(self) -> dict[str, str]:
         return {"Retry-After": str(max(1, math.ceil(self._seconds_to_wait())))}
@@ -209,8 +219,9 @@ class Batcher:
 
     def _count(self, batch: list[Item], seconds: float) -> None:
         self._last_size = len(batch)
-        rate = len(batch) / max(seconds, 1e-9)
-        self._texts_per_second += (rate - self._texts_per_second) * (SMOOTHING if self._texts_per_second else 1.0)
+        with self._changed:
+            self._recent_cost = DECAY * self._recent_cost + sum(item.cost for item in batch)
+            self._recent_seconds = DECAY * self._recent_seconds + seconds
         self._metrics.batch_texts.observe(len(batch))
         self._metrics.batch_tokens.observe(sum(item.num_tokens for item in batch))
         self._metrics.batch_seconds.observe(seconds)

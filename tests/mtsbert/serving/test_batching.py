@@ -160,6 +160,38 @@ def test_what_could_not_be_answered_in_time_is_refused_at_once(serve):
     assert client.post("/embed", {"inputs": "g"}).status == 200
 
 
+def test_short_texts_are_not_expected_to_take_as_long_as_long_ones(serve):
+    client, model = serve(timeout_s=4)
+    model.seconds = 0.3
+    for _ in range(2):
+        assert client.post("/embed", {"inputs": "oslo " * 2_000}).status == 200
+    model.seconds = 0.0
+    model.gate.clear()
+    first = client.later("/embed", {"inputs": "first"})
+    model.wait_for_batches(3)
+    second = client.later("/embed", {"inputs": list("bcdef")})
+    waiting(client, 5)
+    third = client.later("/embed", {"inputs": "g"})
+    wait_until(lambda: third.done() or client.metric("mtsbert_queue_texts") == 6)
+    model.gate.set()
+    assert [reply.result().status for reply in (first, second, third)] == [200] * 3
+
+
+def test_empty_texts_are_expected_to_take_time_too(serve):
+    client, model = serve(timeout_s=4)
+    model.seconds = 0.5
+    assert client.post("/embed", {"inputs": ""}).status == 200
+    model.gate.clear()
+    first = client.later("/embed", {"inputs": ""})
+    model.wait_for_batches(2)
+    second = client.later("/embed", {"inputs": [""] * 5})
+    waiting(client, 5)
+    assert client.post("/embed", {"inputs": ""}).status == 429
+    model.seconds = 0.0
+    model.gate.set()
+    assert [reply.result().status for reply in (first, second)] == [200, 200]
+
+
 def test_a_request_out_of_time_leaves_the_queue(serve):
     client, model = serve(timeout_s=0.5)
     model.gate.clear()
