@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse, Response
 
-from mtsbert.serving.batching import Batcher
+from mtsbert.serving.batching import DIED, Batcher
 from mtsbert.serving.errors import Refusal, add_error_handlers
 from mtsbert.serving.guard import Guard
 from mtsbert.serving.inference import Inference, Options
@@ -57,14 +57,16 @@ def create_app(
     app.include_router(model_routes(handler))
     app.include_router(openai_routes(handler, name))
 
-    @app.get("/health", summary="Whether the process works")
+    @app.get("/health", summary="Whether the process works, or must be started again")
     async def health() -> Response:
+        if batcher.has_died:
+            raise Refusal(503, DIED)
         return json_response({"status": "ok"})
 
     @app.get("/ready", summary="Whether requests are answered")
     async def ready() -> Response:
         if not batcher.is_running:
-            raise Refusal(503, "The model does not answer: the server is stopping, or its thread has died.")
+            raise Refusal(503, "The server is stopping, or the thread that runs the model has died.")
         return json_response({"status": "ready"})
 
     @app.get("/metrics", summary="Counters for Prometheus")

@@ -17,6 +17,7 @@ from mtsbert.serving.metrics import Metrics
 DECAY = 0.8  # of the characters and seconds of earlier batches, with every batch
 TEXT_OVERHEAD = 50  # of a text, in characters. For a MiniLM on a CPU: about 100 alone, 3 in a full batch
 WAITING_SHARE = 0.25  # of a request's time that the texts before it may take; above that it is not accepted
+DIED = "The thread that runs the model has died; the server must be started again."
 FAILED = "The model failed on this input; the server's log has the reason."
 
 logger = logging.getLogger(__name__)
@@ -98,13 +99,18 @@ class Batcher:
     def is_running(self) -> bool:
         return self._thread.is_alive() and not self._is_closing
 
+    @property
+    def has_died(self) -> bool:
+        """Whether the thread has ended although the server is not stopping."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._is_closing
+
     async def answer(self, rows: list[Row], options: Options) -> Job:
         """
         Answers the inputs of a request, of which there must be at least one.
 
         Raises:
             [`Refusal`]: With status 429 if the queue is full, 504 if the time is up, 500 if the model fails, and 503
-                if the server is stopping.
+                if the server is stopping or its thread has died.
         """
         job = self._put(rows, options)
         try:
@@ -133,6 +139,8 @@ class Batcher:
         with self._changed:
             if self._is_closing:
                 raise Refusal(503, "The server is stopping. Send the request to another one.")
+            if not self._thread.is_alive():
+                raise Refusal(503, DIED)
             if (reason := self._reason_to_refuse(len(rows))) is not None:
                 raise Refusal(429, f"{reason} Try again later.", self._retry_after())
             now = time.monotonic()
@@ -180,8 +188,8 @@ class Batcher:
         batch: list[Item] = []
         num_tokens, deadline = 0, math.inf
         while (item := self._pop(deadline, has_enough=len(batch) >= self._last_size)) is not None:
-            if item.num_tokens is None:
-                item.num_tokens = self._inference.count_tokens(item.row)
+            if item.num_tokens is None and not self._count_tokens(item):
+                continue
             if batch and num_tokens + item.num_tokens > self._max_tokens:
                 with self._changed:
                     self._waiting.appendleft(item)
@@ -201,6 +209,16 @@ class Batcher:
                 self._changed.wait(None if seconds == math.inf else seconds)
             return self._waiting.popleft()
 
+    def _count_tokens(self, item: Item) -> bool:
+        """Counts the tokens of an input. Returns `False` if the tokenizer fails, and so does the request."""
+        try:
+            item.num_tokens = self._inference.count_tokens(item.row)
+        except Exception as error:  # as in `_answer`
+            self._fail(item, error)
+            self._loop.call_soon_threadsafe(self._deliver, [item.job])
+            return False
+        return True
+
     def _answer(self, batch: list[Item]) -> None:
         """Answers a batch. If the model fails on it, each input is tried alone, so that only the bad ones fail."""
         try:
@@ -210,12 +228,15 @@ class Batcher:
                 for item in batch:
                     self._answer([item])
                 return
-            logger.exception("The model failed on an input of %s characters.", len("".join(batch[0].row)))
-            batch[0].job.error = error
+            self._fail(batch[0], error)
             return
         for item, answer in zip(batch, answers, strict=True):
             item.job.answers[item.index] = answer
             item.job.num_tokens += item.num_tokens
+
+    def _fail(self, item: Item, error: Exception) -> None:
+        logger.error("The model failed on an input of %s characters.", len("".join(item.row)), exc_info=error)
+        item.job.error = error
 
     def _count(self, batch: list[Item], seconds: float) -> None:
         self._last_size = len(batch)

@@ -257,13 +257,41 @@ def test_what_is_in_the_queue_is_answered_before_the_thread_ends(ask):
     assert [len(answers) for answers in asyncio.run(scenario())] == [1, 1, 1]
 
 
+def test_an_input_that_breaks_the_tokenizer_harms_no_other(serve, caplog):
+    client, model = serve()
+    count = model.count_tokens
+    model.count_tokens = lambda row: 1 // (row != BROKEN) * count(row)
+    model.gate.clear()
+    first = client.later("/embed", {"inputs": "first"})
+    model.wait_for_batches(1)
+    good = client.later("/embed", {"inputs": ["a", "b"]})
+    bad = client.later("/embed", {"inputs": ["c", BROKEN]})
+    waiting(client, 4)
+    model.gate.set()
+    assert [reply.result().status for reply in (first, good, bad)] == [200, 200, 500]
+    assert bad.result().reason == "The model failed on this input; the server's log has the reason."
+    assert "The model failed on an input of 26 characters." in caplog.text
+    assert client.post("/embed", {"inputs": BROKEN}).status == 500  # also as the first of a batch
+    assert client.metric("mtsbert_failed_total") == 2
+    assert client.post("/embed", {"inputs": "a"}).status == 200
+    assert client.get("/ready").status == 200
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_server_whose_thread_has_died_is_not_ready(serve):
+def test_a_server_whose_thread_has_died_refuses_and_says_so(serve):
+    def end_thread(row):
+        raise SystemExit  # which nothing catches
+
     client, model = serve(timeout_s=0.5)
-    model.count_tokens = lambda row: 1 / 0  # what nothing should be able to do
-    assert client.post("/embed", {"inputs": "a"}).status == 504
-    assert client.get("/ready").status == 503
     assert client.get("/health").status == 200
+    model.count_tokens = end_thread
+    assert client.post("/embed", {"inputs": "a"}).status == 504
+    reply = client.post("/embed", {"inputs": "a"})
+    assert reply.status == 503
+    assert reply.reason == "The thread that runs the model has died; the server must be started again."
+    assert client.metric("mtsbert_accepted_total") == 1
+    assert client.get("/ready").status == 503
+    assert client.get("/health").status == 503
 
 
 @pytest.mark.parametrize(
