@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert serve") -> None:
         "--max_wait_ms",
         type=float,
         default=Limits.max_wait_ms,
-        help="Milliseconds that a text waits for others to fill its batch, if the last batch was larger. Default: "
-        "%(default)s",
+        help="Milliseconds that a text waits for others to fill its batch, if the last batch had texts of more "
+        "requests. Default: %(default)s",
     )
     parser.add_argument(
         "--max_queue",

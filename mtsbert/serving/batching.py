@@ -67,8 +67,8 @@ class Batcher:
     A bounded queue of inputs and the thread that answers them. Methods are called from the event loop.
 
     A batch holds the inputs that have waited longest, up to `max_batch_tokens`. While it is answered, the next one
-    gathers by itself. When the thread is free, it waits for more, at most `max_wait_ms`, as long as there are fewer
-    inputs than in the last batch: under load that fills batches, and without load nobody waits.
+    gathers by itself. When the thread is free, it waits for more, at most `max_wait_ms`, as long as the batch has
+    inputs of fewer requests than the last one: under load that fills batches, and without load nobody waits.
 
     A request is accepted only if its inputs have room in the queue and can be expected to be answered in time, by how
     fast the last batches were.
@@ -85,7 +85,7 @@ class Batcher:
         self._waiting: deque[Item] = deque()
         self._changed = Condition()
         self._is_closing = False
-        self._last_size = 1
+        self._last_num_jobs = 1
         self._recent_cost, self._recent_seconds = 0.0, 0.0  # of the last batches
         self._thread = Thread(target=self._run, name="inference", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -115,11 +115,13 @@ class Batcher:
         job = self._put(rows, options)
         try:
             return await asyncio.wait_for(job.future, self._limits.timeout_s)
-        except (asyncio.TimeoutError, asyncio.CancelledError) as error:
+        except asyncio.CancelledError:
+            self._drop(job)
+            self._metrics.cancelled.inc()
+            raise
+        except asyncio.TimeoutError:
             self._drop(job)
             self._metrics.dropped.inc()
-            if isinstance(error, asyncio.CancelledError):
-                raise
             raise Refusal(
                 504,
                 f"No answer within {self._limits.timeout_s:g} s, since others were first. Send the request again, or "
@@ -186,8 +188,9 @@ class Batcher:
     def _next_batch(self) -> list[Item]:
         """The next inputs to answer together. Empty once the server is stopping and nothing is left."""
         batch: list[Item] = []
+        jobs: set[Job] = set()
         num_tokens, deadline = 0, math.inf
-        while (item := self._pop(deadline, has_enough=len(batch) >= self._last_size)) is not None:
+        while (item := self._pop(deadline, has_enough=len(jobs) >= self._last_num_jobs)) is not None:
             if item.num_tokens is None and not self._count_tokens(item):
                 continue
             if batch and num_tokens + item.num_tokens > self._max_tokens:
@@ -195,8 +198,10 @@ class Batcher:
                     self._waiting.appendleft(item)
                 break
             batch.append(item)
+            jobs.add(item.job)
             num_tokens += item.num_tokens
             deadline = batch[0].arrived + self._limits.max_wait_ms / 1_000
+        self._last_num_jobs = len(jobs)
         return batch
 
     def _pop(self, deadline: float, *, has_enough: bool) -> Item | None:
@@ -239,7 +244,6 @@ class Batcher:
         item.job.error = error
 
     def _count(self, batch: list[Item], seconds: float) -> None:
-        self._last_size = len(batch)
         with self._changed:
             self._recent_cost = DECAY * self._recent_cost + sum(item.cost for item in batch)
             self._recent_seconds = DECAY * self._recent_seconds + seconds

@@ -108,15 +108,28 @@ def test_one_text_at_a_time_waits_for_nothing(serve):
     assert median(seconds) < 0.5
 
 
-def test_after_a_large_batch_the_next_one_waits_for_more(serve):
+def test_a_request_alone_waits_for_nothing_after_one_of_several_texts(serve):
+    client, _ = serve(max_wait_ms=5_000)
+    assert client.post("/embed", {"inputs": ["a", "b", "c"]}).status == 200
+    began = time.monotonic()
+    assert client.post("/embed", {"inputs": "d"}).status == 200
+    assert time.monotonic() - began < 2.5
+
+
+def test_after_a_batch_of_several_requests_the_next_one_waits_for_more(serve):
     client, model = serve(max_wait_ms=2_000)
-    client.post("/embed", {"inputs": ["a", "b", "c"]})
-    replies = []
+    model.gate.clear()
+    replies = [client.later("/embed", {"inputs": "first"})]
+    model.wait_for_batches(1)
+    replies += [client.later("/embed", {"inputs": text}) for text in ("a", "b", "c")]
+    waiting(client, 3)
+    model.gate.set()
+    model.wait_for_batches(2)
     for text in ("d", "e", "f"):
         replies.append(client.later("/embed", {"inputs": text}))
         time.sleep(0.05)
-    assert [reply.result().status for reply in replies] == [200] * 3
-    assert [sorted(batch) for batch in model.batches] == [["a", "b", "c"], ["d", "e", "f"]]
+    assert [reply.result().status for reply in replies] == [200] * 7
+    assert [sorted(batch) for batch in model.batches] == [["first"], ["a", "b", "c"], ["d", "e", "f"]]
 
 
 # What there is no room or no time for
@@ -238,6 +251,29 @@ def test_a_server_that_is_stopping_refuses_what_comes_then(ask):
     with pytest.raises(Refusal, match="The server is stopping") as refusal:
         asyncio.run(scenario())
     assert refusal.value.status == 503
+
+
+def test_a_request_that_is_cut_off_is_not_counted_as_out_of_time(ask):
+    metrics = Metrics()
+
+    async def scenario() -> None:
+        model = GatedInference(ask)
+        model.gate.clear()
+        batcher = Batcher(model, Limits(), metrics)
+        batcher.start()
+        begun = asyncio.create_task(batcher.answer(["begun"], Options()))
+        await asyncio.to_thread(model.wait_for_batches, 1)
+        queued = asyncio.create_task(batcher.answer(["queued"], Options()))
+        await asyncio.sleep(0)
+        for request in (begun, queued):
+            request.cancel()
+        await asyncio.gather(begun, queued, return_exceptions=True)
+        model.gate.set()
+        await asyncio.to_thread(batcher.close)
+        assert model.batches == [["begun"]]
+
+    asyncio.run(scenario())
+    assert metrics.summary() == "2 requests accepted, 0 answered, 0 out of time, 0 failed, 2 cut off."
 
 
 def test_what_is_in_the_queue_is_answered_before_the_thread_ends(ask):

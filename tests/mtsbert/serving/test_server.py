@@ -73,7 +73,10 @@ def test_everything_accepted_is_answered_after_sigterm(checkpoint, root):
         last = process.stdout.read()
         assert process.wait(timeout=30) == -signal.SIGTERM
     assert set(statuses) == {200}
-    assert f"Stopped: {len(statuses)} requests accepted, {len(statuses)} answered, 0 out of time, 0 failed." in last
+    assert (
+        f"Stopped: {len(statuses)} requests accepted, {len(statuses)} answered, 0 out of time, 0 failed, 0 cut off."
+        in last
+    )
     assert "Traceback" not in last
 
 
