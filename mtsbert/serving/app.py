@@ -10,15 +10,12 @@ from starlette.responses import HTMLResponse, Response
 from mtsbert.serving.batching import DIED, Batcher
 from mtsbert.serving.errors import Refusal, add_error_handlers
 from mtsbert.serving.guard import Guard
-from mtsbert.serving.inference import Inference, Options
+from mtsbert.serving.inference import Inference
 from mtsbert.serving.limits import Limits
 from mtsbert.serving.metrics import Metrics
 from mtsbert.serving.openai import openai_routes
 from mtsbert.serving.page import page_of
 from mtsbert.serving.routes import RequestHandler, json_response, model_routes
-
-
-WARM_UP = "The first text takes longer than others."
 
 
 def create_app(
@@ -39,7 +36,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(inference, [WARM_UP], [Options(embeddings=True)])
+        await asyncio.to_thread(inference.warm_up)
         batcher.start()
         yield
         await asyncio.to_thread(batcher.close)
