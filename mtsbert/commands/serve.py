@@ -29,10 +29,20 @@ logger = logging.getLogger(__name__)
 
 
 def key_from_environment() -> str | None:
-    """Returns the key that requests must bring; None if there is none. Raises `ValueError` for an empty one."""
+    """
+    Returns the key that requests must bring; None if there is none.
+
+    Raises:
+        `ValueError`: If the key is empty, or begins or ends with whitespace, which no header does.
+    """
     key = os.environ.get(API_KEY)
     if key is not None and not key.strip():
         raise ValueError(f"{API_KEY} is set, but empty. Give it a value, or unset it to let everybody in.")
+    if key is not None and key != key.strip():
+        raise ValueError(
+            f"{API_KEY} begins or ends with whitespace, which no request can send; it may be the newline at the end "
+            "of a file. Remove it."
+        )
     return key
 
 

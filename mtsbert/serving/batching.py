@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from threading import Condition, Thread
+from threading import TIMEOUT_MAX, Condition, Thread
 
 from mtsbert.serving.errors import Refusal
 from mtsbert.serving.inference import Inference, Options, Row
@@ -211,7 +211,7 @@ class Batcher:
                 seconds = deadline - time.monotonic()
                 if has_enough or self._is_closing or seconds <= 0:
                     return None
-                self._changed.wait(None if seconds == math.inf else seconds)
+                self._changed.wait(min(seconds, TIMEOUT_MAX))
             return self._waiting.popleft()
 
     def _count_tokens(self, item: Item) -> bool:

@@ -335,7 +335,10 @@ def test_a_server_whose_thread_has_died_refuses_and_says_so(serve):
     [
         ({"max_queue": 0}, "--max_queue is 0; it must be more than 0"),
         ({"max_wait_ms": -1.0}, "--max_wait_ms is -1.0; it must be 0 or more"),
-        ({"timeout_s": float("nan")}, "--timeout_s is nan; it must be more than 0"),
+        ({"timeout_s": float("nan")}, "--timeout_s is nan; it must be finite"),
+        ({"timeout_s": float("inf")}, "--timeout_s is inf; it must be finite"),
+        ({"max_wait_ms": float("inf")}, "--max_wait_ms is inf; it must be finite"),
+        ({"max_body_mb": float("-inf")}, "--max_body_mb is -inf; it must be finite"),
         ({"max_texts": 9, "max_queue": 8}, "--max_texts is 9, and --max_queue is 8: a request of so many texts"),
         ({"max_body_mb": 65}, "--max_body_mb is 65, and all bodies together may have 64"),
     ],
