@@ -66,6 +66,15 @@ class RequestHandler:
         return found
 
 
+def check_threshold(threshold: float | dict[str, float] | None, tasks: list[str]) -> None:
+    """Raises [`Refusal`] if a threshold is for a task that is not among those to answer."""
+    others = sorted(set(threshold) - set(tasks)) if isinstance(threshold, dict) else []
+    if others:
+        raise Refusal(
+            422, f"`threshold` names {', '.join(others)}, which this does not answer; it answers {', '.join(tasks)}."
+        )
+
+
 def json_response(content: Any) -> Response:
     return Response(to_json(content), media_type="application/json")
 
@@ -90,6 +99,7 @@ def model_routes(handler: RequestHandler) -> APIRouter:
     @router.post("/classify", summary="The labels of texts, and of pairs of texts")
     async def classify(body: ClassifyRequest) -> Response:
         tasks = handler.tasks_of(SEQUENCE_CLASSIFICATION, PAIR_CLASSIFICATION)
+        check_threshold(body.threshold, tasks)
         is_of_pairs = not handler.config.tasks_of_type(SEQUENCE_CLASSIFICATION)
         if is_of_pairs and any(isinstance(row, str) for row in body.inputs.rows):
             raise Refusal(
@@ -100,9 +110,9 @@ def model_routes(handler: RequestHandler) -> APIRouter:
 
     @router.post("/entities", summary="The entities of texts, with their characters")
     async def entities(body: EntitiesRequest) -> Response:
-        answers, _ = await handler.ask(
-            body.inputs, tasks=handler.tasks_of(TOKEN_CLASSIFICATION), threshold=body.threshold
-        )
+        tasks = handler.tasks_of(TOKEN_CLASSIFICATION)
+        check_threshold(body.threshold, tasks)
+        answers, _ = await handler.ask(body.inputs, tasks=tasks, threshold=body.threshold)
         return json_response(body.inputs.shaped(answers))
 
     @router.post("/embed", summary="The sentence embeddings of texts")
