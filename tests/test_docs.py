@@ -68,7 +68,14 @@ def test_every_flag_of_the_guides_exists():
         of_commands |= set(re.findall(r'"(--\w+)"', command.read_text(encoding="utf-8")))
     of_commands |= set(re.findall(r'"(--\w+)"', (ROOT / "data_prep" / "__main__.py").read_text(encoding="utf-8")))
     known = {option for action in build_parser()._actions for option in action.option_strings} | of_commands
-    known |= {"--data", "--train_file", "--text_column_name", "--label_column_name", "--rm"}  # of other programs
+    known |= {
+        "--data",
+        "--train_file",
+        "--text_column_name",
+        "--label_column_name",
+        "--rm",
+        "--stop",
+    }  # of other programs
     known |= {"--student", "--timed_rows"}  # of a benchmark
     for page in (ROOT / "docs" / "guides").glob("*.md"):
         mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_]+", page.read_text(encoding="utf-8")))

@@ -17,7 +17,7 @@ import yaml
 from huggingface_hub import HfApi
 
 from mtsbert.exports.pipeline import load_pipeline
-from mtsbert.network.starting_point import load_checkpoint_config
+from mtsbert.network.starting_point import load_checkpoint_config, title_of
 from mtsbert.results.tables import escape
 from mtsbert.results.unfinished import new_folder
 from mtsbert.settings import import_extra
@@ -26,12 +26,6 @@ from mtsbert.settings import import_extra
 SDK_VERSION = "6.31.0"  # the version of gradio that a Space installs
 PAGE_FILE = Path(__file__).parents[1] / "page" / "app.py"
 MODEL_LINE, REVISION_LINE = 'MODEL = "you/model"', "REVISION = None"  # in PAGE_FILE
-
-
-def title_of(model_name_or_path: str) -> str:
-    """Returns the name to show for a model: the Hub id, or the name of the folder."""
-    path = Path(model_name_or_path)
-    return path.resolve().name if path.is_dir() else model_name_or_path
 
 
 def serve(model_name_or_path: str, *, host: str, port: int | None, revision: str | None = None) -> None:

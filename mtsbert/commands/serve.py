@@ -14,9 +14,9 @@ import os
 import sys
 from dataclasses import fields
 
-from mtsbert.commands.demo import title_of
 from mtsbert.exports.pipeline import load_pipeline
 from mtsbert.machine import add_precision_option, autocast
+from mtsbert.network.starting_point import title_of
 from mtsbert.serving.limits import Limits
 from mtsbert.settings import import_extra
 
@@ -27,10 +27,20 @@ logger = logging.getLogger(__name__)
 
 
 def key_from_environment() -> str | None:
-    """Returns the key that requests must bring; None if there is none. Raises `ValueError` for an empty one."""
+    """
+    Returns the key that requests must bring; None if there is none.
+
+    Raises:
+        `ValueError`: If the key is empty, or begins or ends with whitespace, which no header does.
+    """
     key = os.environ.get(API_KEY)
     if key is not None and not key.strip():
         raise ValueError(f"{API_KEY} is set, but empty. Give it a value, or unset it to let everybody in.")
+    if key is not None and key != key.strip():
+        raise ValueError(
+            f"{API_KEY} begins or ends with whitespace, which no request can send; it may be the newline at the end "
+            "of a file. Remove it."
+        )
     return key
 
 
@@ -60,8 +70,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert serve") -> None:
         "--max_wait_ms",
         type=float,
         default=Limits.max_wait_ms,
-        help="Milliseconds that a text waits for others to fill its batch, if the last batch was larger. Default: "
-        "%(default)s",
+        help="Milliseconds that a text waits for others to fill its batch, if the last batch had texts of more "
+        "requests. Default: %(default)s",
     )
     parser.add_argument(
         "--max_queue",

@@ -230,6 +230,12 @@ def longest_input(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrained
     return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
 
 
+def title_of(model_name_or_path: str) -> str:
+    """Returns the name to show for a model: the Hub id, or the name of the folder."""
+    path = Path(model_name_or_path)
+    return path.resolve().name if path.is_dir() else model_name_or_path
+
+
 def name_of(model: MTSBertModel) -> str:
     """Returns the checkpoint or encoder that a model was loaded from; empty if it was built from a config."""
     return model.config.name_or_path or getattr(model, "encoder_name_or_path", "")

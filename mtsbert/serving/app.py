@@ -7,18 +7,15 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse, Response
 
-from mtsbert.serving.batching import Batcher
+from mtsbert.serving.batching import DIED, Batcher
 from mtsbert.serving.errors import Refusal, add_error_handlers
 from mtsbert.serving.guard import Guard
-from mtsbert.serving.inference import Inference, Options
+from mtsbert.serving.inference import Inference
 from mtsbert.serving.limits import Limits
 from mtsbert.serving.metrics import Metrics
 from mtsbert.serving.openai import openai_routes
 from mtsbert.serving.page import page_of
-from mtsbert.serving.routes import Desk, json_response, model_routes
-
-
-WARM_UP = "The first text takes longer than others."
+from mtsbert.serving.routes import RequestHandler, json_response, model_routes
 
 
 def create_app(
@@ -39,7 +36,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await asyncio.to_thread(inference, [WARM_UP], [Options(embeddings=True)])
+        await asyncio.to_thread(inference.warm_up)
         batcher.start()
         yield
         await asyncio.to_thread(batcher.close)
@@ -53,18 +50,20 @@ def create_app(
     )
     app.add_middleware(Guard, limits=limits, metrics=metrics, api_key=api_key)
     add_error_handlers(app)
-    desk = Desk(inference, batcher, limits)
-    app.include_router(model_routes(desk))
-    app.include_router(openai_routes(desk, name))
+    handler = RequestHandler(inference, batcher, limits)
+    app.include_router(model_routes(handler))
+    app.include_router(openai_routes(handler, name))
 
-    @app.get("/health", summary="Whether the process works")
+    @app.get("/health", summary="Whether the process works, or must be started again")
     async def health() -> Response:
+        if batcher.has_died:
+            raise Refusal(503, DIED)
         return json_response({"status": "ok"})
 
     @app.get("/ready", summary="Whether requests are answered")
     async def ready() -> Response:
         if not batcher.is_running:
-            raise Refusal(503, "The model does not answer: the server is stopping, or its thread has died.")
+            raise Refusal(503, "The server is stopping, or the thread that runs the model has died.")
         return json_response({"status": "ready"})
 
     @app.get("/metrics", summary="Counters for Prometheus")

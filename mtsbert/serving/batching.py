@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from threading import Condition, Thread
+from threading import TIMEOUT_MAX, Condition, Thread
 
 from mtsbert.serving.errors import Refusal
 from mtsbert.serving.inference import Inference, Options, Row
@@ -14,8 +14,10 @@ from mtsbert.serving.limits import Limits
 from mtsbert.serving.metrics import Metrics
 
 
-SMOOTHING = 0.2  # weight of the last batch in the running mean of texts per second
+DECAY = 0.8  # of the characters and seconds of earlier batches, with every batch
+TEXT_OVERHEAD = 50  # of a text, in characters. For a MiniLM on a CPU: about 100 alone, 3 in a full batch
 WAITING_SHARE = 0.25  # of a request's time that the texts before it may take; above that it is not accepted
+DIED = "The thread that runs the model has died; the server must be started again."
 FAILED = "The model failed on this input; the server's log has the reason."
 
 logger = logging.getLogger(__name__)
@@ -53,14 +55,20 @@ class Item:
     def row(self) -> Row:
         return self.job.rows[self.index]
 
+    @property
+    def cost(self) -> int:
+        """What it takes to answer the input, in characters: unlike tokens, these are known without counting."""
+        texts = [self.row] if isinstance(self.row, str) else self.row
+        return sum(len(text) + TEXT_OVERHEAD for text in texts)
+
 
 class Batcher:
     """
     A bounded queue of inputs and the thread that answers them. Methods are called from the event loop.
 
     A batch holds the inputs that have waited longest, up to `max_batch_tokens`. While it is answered, the next one
-    gathers by itself. When the thread is free, it waits for more, at most `max_wait_ms`, as long as there are fewer
-    inputs than in the last batch: under load that fills batches, and without load nobody waits.
+    gathers by itself. When the thread is free, it waits for more, at most `max_wait_ms`, as long as the batch has
+    inputs of fewer requests than the last one: under load that fills batches, and without load nobody waits.
 
     A request is accepted only if its inputs have room in the queue and can be expected to be answered in time, by how
     fast the last batches were.
@@ -77,8 +85,8 @@ class Batcher:
         self._waiting: deque[Item] = deque()
         self._changed = Condition()
         self._is_closing = False
-        self._last_size = 1
-        self._texts_per_second = 0.0
+        self._last_num_jobs = 1
+        self._recent_cost, self._recent_seconds = 0.0, 0.0  # of the last batches
         self._thread = Thread(target=self._run, name="inference", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         metrics.watch(queue=lambda: len(self._waiting))
@@ -91,22 +99,29 @@ class Batcher:
     def is_running(self) -> bool:
         return self._thread.is_alive() and not self._is_closing
 
+    @property
+    def has_died(self) -> bool:
+        """Whether the thread has ended although the server is not stopping."""
+        return self._thread.ident is not None and not self._thread.is_alive() and not self._is_closing
+
     async def answer(self, rows: list[Row], options: Options) -> Job:
         """
         Answers the inputs of a request, of which there must be at least one.
 
         Raises:
             [`Refusal`]: With status 429 if the queue is full, 504 if the time is up, 500 if the model fails, and 503
-                if the server is stopping.
+                if the server is stopping or its thread has died.
         """
         job = self._put(rows, options)
         try:
             return await asyncio.wait_for(job.future, self._limits.timeout_s)
-        except (asyncio.TimeoutError, asyncio.CancelledError) as error:
+        except asyncio.CancelledError:
+            self._drop(job)
+            self._metrics.cancelled.inc()
+            raise
+        except asyncio.TimeoutError:
             self._drop(job)
             self._metrics.dropped.inc()
-            if isinstance(error, asyncio.CancelledError):
-                raise
             raise Refusal(
                 504,
                 f"No answer within {self._limits.timeout_s:g} s, since others were first. Send the request again, or "
@@ -126,6 +141,8 @@ class Batcher:
         with self._changed:
             if self._is_closing:
                 raise Refusal(503, "The server is stopping. Send the request to another one.")
+            if not self._thread.is_alive():
+                raise Refusal(503, DIED)
             if (reason := self._reason_to_refuse(len(rows))) is not None:
                 raise Refusal(429, f"{reason} Try again later.", self._retry_after())
             now = time.monotonic()
@@ -150,7 +167,10 @@ class Batcher:
 
     def _seconds_to_wait(self) -> float:
         """How long the texts in the queue take, as far as is known."""
-        return len(self._waiting) / self._texts_per_second if self._texts_per_second else 0.0
+        with self._changed:
+            if not self._recent_cost:
+                return 0.0
+            return sum(item.cost for item in self._waiting) * self._recent_seconds / self._recent_cost
 
     def _retry_after(self) -> dict[str, str]:
         return {"Retry-After": str(max(1, math.ceil(self._seconds_to_wait())))}
@@ -168,17 +188,20 @@ class Batcher:
     def _next_batch(self) -> list[Item]:
         """The next inputs to answer together. Empty once the server is stopping and nothing is left."""
         batch: list[Item] = []
+        jobs: set[Job] = set()
         num_tokens, deadline = 0, math.inf
-        while (item := self._pop(deadline, has_enough=len(batch) >= self._last_size)) is not None:
-            if item.num_tokens is None:
-                item.num_tokens = self._inference.count_tokens(item.row)
+        while (item := self._pop(deadline, has_enough=len(jobs) >= self._last_num_jobs)) is not None:
+            if item.num_tokens is None and not self._count_tokens(item):
+                continue
             if batch and num_tokens + item.num_tokens > self._max_tokens:
                 with self._changed:
                     self._waiting.appendleft(item)
                 break
             batch.append(item)
+            jobs.add(item.job)
             num_tokens += item.num_tokens
             deadline = batch[0].arrived + self._limits.max_wait_ms / 1_000
+        self._last_num_jobs = len(jobs)
         return batch
 
     def _pop(self, deadline: float, *, has_enough: bool) -> Item | None:
@@ -188,8 +211,18 @@ class Batcher:
                 seconds = deadline - time.monotonic()
                 if has_enough or self._is_closing or seconds <= 0:
                     return None
-                self._changed.wait(None if seconds == math.inf else seconds)
+                self._changed.wait(min(seconds, TIMEOUT_MAX))
             return self._waiting.popleft()
+
+    def _count_tokens(self, item: Item) -> bool:
+        """Counts the tokens of an input. Returns `False` if the tokenizer fails, and so does the request."""
+        try:
+            item.num_tokens = self._inference.count_tokens(item.row)
+        except Exception as error:  # as in `_answer`
+            self._fail(item, error)
+            self._loop.call_soon_threadsafe(self._deliver, [item.job])
+            return False
+        return True
 
     def _answer(self, batch: list[Item]) -> None:
         """Answers a batch. If the model fails on it, each input is tried alone, so that only the bad ones fail."""
@@ -200,17 +233,20 @@ class Batcher:
                 for item in batch:
                     self._answer([item])
                 return
-            logger.exception("The model failed on an input of %s characters.", len("".join(batch[0].row)))
-            batch[0].job.error = error
+            self._fail(batch[0], error)
             return
         for item, answer in zip(batch, answers, strict=True):
             item.job.answers[item.index] = answer
             item.job.num_tokens += item.num_tokens
 
+    def _fail(self, item: Item, error: Exception) -> None:
+        logger.error("The model failed on an input of %s characters.", len("".join(item.row)), exc_info=error)
+        item.job.error = error
+
     def _count(self, batch: list[Item], seconds: float) -> None:
-        self._last_size = len(batch)
-        rate = len(batch) / max(seconds, 1e-9)
-        self._texts_per_second += (rate - self._texts_per_second) * (SMOOTHING if self._texts_per_second else 1.0)
+        with self._changed:
+            self._recent_cost = DECAY * self._recent_cost + sum(item.cost for item in batch)
+            self._recent_seconds = DECAY * self._recent_seconds + seconds
         self._metrics.batch_texts.observe(len(batch))
         self._metrics.batch_tokens.observe(sum(item.num_tokens for item in batch))
         self._metrics.batch_seconds.observe(seconds)

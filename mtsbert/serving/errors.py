@@ -36,7 +36,7 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def refuse_body(request: Request, error: RequestValidationError) -> Response:
-        return error_response(_of_body(error.errors()[0]))
+        return error_response(_of_body(error.errors()))
 
     @app.exception_handler(HTTPException)
     async def refuse_route(request: Request, error: HTTPException) -> Response:
@@ -50,9 +50,11 @@ def add_error_handlers(app: FastAPI) -> None:
         return error_response(Refusal(500, "The server failed; its log has the reason."))
 
 
-def _of_body(error: dict) -> Refusal:
-    """Puts the first error of a body into words."""
-    where = ".".join(map(str, error["loc"][1:]))
+def _of_body(errors: list[dict]) -> Refusal:
+    """Puts the first error of a body into words. Of a field with several types, the error that lies deepest counts."""
+    field = errors[0]["loc"][1:2]
+    error = max((error for error in errors if error["loc"][1:2] == field), key=lambda error: len(error["loc"]))
+    where = "".join(map(str, field))
     if error["type"] == "json_invalid":
         return Refusal(400, f"The body is not JSON: {error['ctx']['error']} at character {where}.")
     if error["type"] in ("model_attributes_type", "missing") and not where:

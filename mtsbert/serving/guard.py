@@ -49,6 +49,9 @@ class Guard:
             await self._app(scope, _replayed(bytes(held), receive), send_and_note)
         except Refusal as refusal:
             await error_response(refusal)(scope, receive, send_and_note)
+        except Exception:
+            statuses.append(500)  # which Starlette sends, outside of all middleware
+            raise
         finally:
             self._num_held -= len(held)
             path = getattr(scope.get("route"), "path", "other")

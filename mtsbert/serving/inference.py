@@ -11,6 +11,7 @@ import torch
 from pipeline_mtsbert import TOKENS_PER_GPU, TOKENS_PER_THREAD, MTSBertPipeline
 
 
+WARM_UP = "The first text takes longer than others."
 EMBEDDINGS = EMBEDDING, PAIR_EMBEDDING = "embedding", "pair_embedding"  # in an answer of the pipeline
 
 Row = str | tuple[str, str]  # a text, or a pair of texts
@@ -66,6 +67,12 @@ class Inference:
         """The number of tokens of a text or a pair, special tokens included."""
         texts = [row] if isinstance(row, str) else row
         return sum(len(self._counter.encode(text)) for text in texts)
+
+    def warm_up(self) -> None:
+        """Answers a pair, and then enough for two passes in parallel, for which an export has a session of its own."""
+        pair = (WARM_UP, WARM_UP)
+        for num_pairs in (1, TOKENS_PER_THREAD // self.count_tokens(pair) + 1):
+            self([pair] * num_pairs, [Options(embeddings=True)] * num_pairs)
 
     def __call__(self, rows: list[Row], options: list[Options]) -> list[dict]:
         """Answers inputs, each by its own options, in their order."""

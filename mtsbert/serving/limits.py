@@ -1,5 +1,6 @@
 """The limits of the server: sizes of batches, requests and the queue, and timeouts."""
 
+import math
 from dataclasses import dataclass
 
 
@@ -24,7 +25,7 @@ class Limits:
         body_timeout_s (`float`, *optional*, defaults to 10): Seconds for the body of a request to arrive.
 
     Raises:
-        `ValueError`: If a limit is 0 or less, or if a request within the limits could never be accepted.
+        `ValueError`: If a limit is 0 or less or not finite, or if a request within the limits could never be accepted.
     """
 
     max_batch_tokens: int | None = None
@@ -39,8 +40,10 @@ class Limits:
 
     def __post_init__(self):
         for name, value in vars(self).items():
-            if value is None or value > 0 or (name == "max_wait_ms" and value == 0):
+            if value is None or 0 < value < math.inf or (name == "max_wait_ms" and value == 0):
                 continue
+            if not -math.inf < value < math.inf:
+                raise ValueError(f"--{name} is {value}; it must be finite.")
             raise ValueError(
                 f"--{name} is {value}; it must be {'0 or more' if name == 'max_wait_ms' else 'more than 0'}."
             )

@@ -31,6 +31,9 @@ class Metrics:
         self.accepted = Counter("mtsbert_accepted", "Requests that got a place in the queue.", registry=registry)
         self.answered = Counter("mtsbert_answered", "Requests whose texts were all answered.", registry=registry)
         self.dropped = Counter("mtsbert_dropped", "Accepted requests that ran out of time.", registry=registry)
+        self.cancelled = Counter(
+            "mtsbert_cancelled", "Accepted requests that the end of the server cut off.", registry=registry
+        )
         self.failed = Counter("mtsbert_failed", "Accepted requests that the model failed on.", registry=registry)
         self.batch_texts = Histogram(
             "mtsbert_batch_texts", "Texts or pairs of a batch.", registry=registry, buckets=TEXTS
@@ -50,11 +53,14 @@ class Metrics:
 
     def summary(self) -> str:
         """What has become of the requests that were accepted, in words."""
-        accepted, answered, dropped, failed = (
+        accepted, answered, dropped, failed, cancelled = (
             round(self._registry.get_sample_value(f"mtsbert_{name}_total"))
-            for name in ("accepted", "answered", "dropped", "failed")
+            for name in ("accepted", "answered", "dropped", "failed", "cancelled")
         )
-        return f"{accepted:,} requests accepted, {answered:,} answered, {dropped:,} out of time, {failed:,} failed."
+        return (
+            f"{accepted:,} requests accepted, {answered:,} answered, {dropped:,} out of time, {failed:,} failed, "
+            f"{cancelled:,} cut off."
+        )
 
     def as_text(self) -> bytes:
         return generate_latest(self._registry)

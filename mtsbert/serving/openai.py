@@ -9,17 +9,17 @@ from starlette.responses import Response
 
 from mtsbert.serving.errors import Refusal
 from mtsbert.serving.inference import EMBEDDING
-from mtsbert.serving.routes import Desk, json_response
+from mtsbert.serving.routes import RequestHandler, json_response
 from mtsbert.serving.schemas import EmbeddingsRequest
 
 
-def openai_routes(desk: Desk, name: str) -> APIRouter:
+def openai_routes(handler: RequestHandler, name: str) -> APIRouter:
     """
     `/v1/embeddings` and `/v1/models`.
 
     Args:
-        desk ([`Desk`]): The model.
-        name (`str`): Its name, which clients give as `model`.
+        handler ([`RequestHandler`]): Answers the requests.
+        name (`str`): Name of the model, which clients give as `model`.
     """
     router = APIRouter(prefix="/v1")
     started = int(time.time())
@@ -33,11 +33,11 @@ def openai_routes(desk: Desk, name: str) -> APIRouter:
     async def embeddings(body: EmbeddingsRequest) -> Response:
         if body.model != name:
             raise Refusal(404, f"There is no model {body.model!r} here; `model` is {name!r}.")
-        if (body.dimensions or 0) > desk.config.embedding_size:
+        if (body.dimensions or 0) > handler.config.embedding_size:
             raise Refusal(
-                422, f"`dimensions` is {body.dimensions}; this model's embedding has {desk.config.embedding_size}."
+                422, f"`dimensions` is {body.dimensions}; this model's embedding has {handler.config.embedding_size}."
             )
-        answers, num_tokens = await desk.ask(body.input, tasks=(), embeddings=True)
+        answers, num_tokens = await handler.ask(body.input, tasks=(), embeddings=True)
         data = [
             {
                 "object": "embedding",
@@ -53,7 +53,7 @@ def openai_routes(desk: Desk, name: str) -> APIRouter:
 
 
 def _cut(embedding: np.ndarray, dimensions: int | None) -> np.ndarray:
-    """The first numbers of an embedding `(H,)`, scaled to length 1."""
+    """The leading dimensions of an embedding `(H,)`, scaled to unit length."""
     if dimensions is None or dimensions == len(embedding):
         return embedding
     first = embedding[:dimensions]

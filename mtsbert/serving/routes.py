@@ -22,8 +22,8 @@ from mtsbert.serving.schemas import (
 )
 
 
-class Desk:
-    """What all routes share: checks the inputs and options of a request, and has them answered."""
+class RequestHandler:
+    """Checks the inputs and options of requests, and has them answered. All routes share one."""
 
     def __init__(self, inference: Inference, batcher: Batcher, limits: Limits):
         self.config = inference.pipeline.model.config
@@ -66,17 +66,26 @@ class Desk:
         return found
 
 
+def check_threshold(threshold: float | dict[str, float] | None, tasks: list[str]) -> None:
+    """Raises [`Refusal`] if a threshold is for a task that is not among those to answer."""
+    others = sorted(set(threshold) - set(tasks)) if isinstance(threshold, dict) else []
+    if others:
+        raise Refusal(
+            422, f"`threshold` names {', '.join(others)}, which this does not answer; it answers {', '.join(tasks)}."
+        )
+
+
 def json_response(content: Any) -> Response:
     return Response(to_json(content), media_type="application/json")
 
 
-def model_routes(desk: Desk) -> APIRouter:
+def model_routes(handler: RequestHandler) -> APIRouter:
     """The routes of our own API, whose answers are those of the pipeline."""
     router = APIRouter()
 
     @router.post("/analyze", summary="All tasks of the model, for texts and pairs of texts")
     async def analyze(body: AnalyzeRequest) -> Response:
-        answers, _ = await desk.ask(
+        answers, _ = await handler.ask(
             body.inputs,
             tasks=body.tasks,
             top_k=body.top_k,
@@ -89,28 +98,31 @@ def model_routes(desk: Desk) -> APIRouter:
 
     @router.post("/classify", summary="The labels of texts, and of pairs of texts")
     async def classify(body: ClassifyRequest) -> Response:
-        tasks = desk.tasks_of(SEQUENCE_CLASSIFICATION, PAIR_CLASSIFICATION)
-        is_of_pairs = not desk.config.tasks_of_type(SEQUENCE_CLASSIFICATION)
+        tasks = handler.tasks_of(SEQUENCE_CLASSIFICATION, PAIR_CLASSIFICATION)
+        check_threshold(body.threshold, tasks)
+        is_of_pairs = not handler.config.tasks_of_type(SEQUENCE_CLASSIFICATION)
         if is_of_pairs and any(isinstance(row, str) for row in body.inputs.rows):
             raise Refusal(
                 422, f'The labels of this model ({", ".join(tasks)}) are of pairs: {{"text": …, "text_pair": …}}.'
             )
-        answers, _ = await desk.ask(body.inputs, tasks=tasks, top_k=body.top_k, threshold=body.threshold)
+        answers, _ = await handler.ask(body.inputs, tasks=tasks, top_k=body.top_k, threshold=body.threshold)
         return json_response(body.inputs.shaped(answers))
 
     @router.post("/entities", summary="The entities of texts, with their characters")
     async def entities(body: EntitiesRequest) -> Response:
-        answers, _ = await desk.ask(body.inputs, tasks=desk.tasks_of(TOKEN_CLASSIFICATION), threshold=body.threshold)
+        tasks = handler.tasks_of(TOKEN_CLASSIFICATION)
+        check_threshold(body.threshold, tasks)
+        answers, _ = await handler.ask(body.inputs, tasks=tasks, threshold=body.threshold)
         return json_response(body.inputs.shaped(answers))
 
     @router.post("/embed", summary="The sentence embeddings of texts")
     async def embed(body: EmbedRequest) -> Response:
-        answers, _ = await desk.ask(body.inputs, tasks=(), embeddings=True)
+        answers, _ = await handler.ask(body.inputs, tasks=(), embeddings=True)
         return json_response(body.inputs.shaped([answer[EMBEDDING].tolist() for answer in answers]))
 
     @router.post("/similarity", summary="The cosine of the sentence embeddings of two texts")
     async def similarity(body: SimilarityRequest) -> Response:
-        answers, _ = await desk.ask(body.inputs, tasks=(), embeddings=True)
+        answers, _ = await handler.ask(body.inputs, tasks=(), embeddings=True)
         scores = [{"score": _cosine(answer[EMBEDDING], answer[PAIR_EMBEDDING])} for answer in answers]
         return json_response(body.inputs.shaped(scores))
 

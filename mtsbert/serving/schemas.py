@@ -14,7 +14,7 @@ FORMS = 'a text, a pair {"text": …, "text_pair": …}, or a list of these'
 
 
 class Body(BaseModel):
-    """A field that is misspelt is an error."""
+    """Base of all requests; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -127,7 +127,7 @@ Pairs = Annotated[
     PlainValidator(read_pairs, json_schema_input_type=Pair | list[Pair]),
     Field(description="Two texts, or a list of such pairs."),
 ]
-TopK = Annotated[int | None, Field(ge=1, description="Only so many labels in `scores`, the best first.")]
+TopK = Annotated[int | None, Field(ge=1, description="Return only the k best labels.")]
 Threshold = Annotated[
     float | dict[str, float] | None,
     Field(description="A probability for all tasks, or one for each task, instead of those of the checkpoint."),
@@ -174,6 +174,7 @@ class EmbeddingsRequest(Body):
         Literal["float", "base64"], Field(description="base64: float32 numbers, little-endian.")
     ] = "float"
     dimensions: Annotated[
-        int | None, Field(ge=1, description="Only the first so many numbers of the embedding, of length 1 again.")
+        int | None,
+        Field(ge=1, description="Number of leading dimensions to keep; the result is scaled to unit length."),
     ] = None
     user: Annotated[str | None, Field(description="Ignored, as there are no accounts.")] = None

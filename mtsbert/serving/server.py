@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import socket
 import sys
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def open_port(host: str, port: int) -> socket.socket:
     """
-    Takes a port, on which nothing is accepted yet.
+    Takes a port. Connections wait there until a server accepts them.
 
     Args:
         host (`str`): The address, or a name of it.
@@ -34,8 +35,10 @@ def open_port(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if os.name == "posix":  # elsewhere, the option would share the port with another server
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
+            listener.listen()  # which fails if another server has the port
         except BaseException:
             listener.close()
             raise

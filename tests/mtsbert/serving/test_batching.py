@@ -108,15 +108,28 @@ def test_one_text_at_a_time_waits_for_nothing(serve):
     assert median(seconds) < 0.5
 
 
-def test_after_a_large_batch_the_next_one_waits_for_more(serve):
+def test_a_request_alone_waits_for_nothing_after_one_of_several_texts(serve):
+    client, _ = serve(max_wait_ms=5_000)
+    assert client.post("/embed", {"inputs": ["a", "b", "c"]}).status == 200
+    began = time.monotonic()
+    assert client.post("/embed", {"inputs": "d"}).status == 200
+    assert time.monotonic() - began < 2.5
+
+
+def test_after_a_batch_of_several_requests_the_next_one_waits_for_more(serve):
     client, model = serve(max_wait_ms=2_000)
-    client.post("/embed", {"inputs": ["a", "b", "c"]})
-    replies = []
+    model.gate.clear()
+    replies = [client.later("/embed", {"inputs": "first"})]
+    model.wait_for_batches(1)
+    replies += [client.later("/embed", {"inputs": text}) for text in ("a", "b", "c")]
+    waiting(client, 3)
+    model.gate.set()
+    model.wait_for_batches(2)
     for text in ("d", "e", "f"):
         replies.append(client.later("/embed", {"inputs": text}))
         time.sleep(0.05)
-    assert [reply.result().status for reply in replies] == [200] * 3
-    assert [sorted(batch) for batch in model.batches] == [["a", "b", "c"], ["d", "e", "f"]]
+    assert [reply.result().status for reply in replies] == [200] * 7
+    assert [sorted(batch) for batch in model.batches] == [["first"], ["a", "b", "c"], ["d", "e", "f"]]
 
 
 # What there is no room or no time for
@@ -158,6 +171,38 @@ def test_what_could_not_be_answered_in_time_is_refused_at_once(serve):
     model.gate.set()
     assert [reply.result().status for reply in (first, second)] == [200, 200]
     assert client.post("/embed", {"inputs": "g"}).status == 200
+
+
+def test_short_texts_are_not_expected_to_take_as_long_as_long_ones(serve):
+    client, model = serve(timeout_s=4)
+    model.seconds = 0.3
+    for _ in range(2):
+        assert client.post("/embed", {"inputs": "oslo " * 2_000}).status == 200
+    model.seconds = 0.0
+    model.gate.clear()
+    first = client.later("/embed", {"inputs": "first"})
+    model.wait_for_batches(3)
+    second = client.later("/embed", {"inputs": list("bcdef")})
+    waiting(client, 5)
+    third = client.later("/embed", {"inputs": "g"})
+    wait_until(lambda: third.done() or client.metric("mtsbert_queue_texts") == 6)
+    model.gate.set()
+    assert [reply.result().status for reply in (first, second, third)] == [200] * 3
+
+
+def test_empty_texts_are_expected_to_take_time_too(serve):
+    client, model = serve(timeout_s=4)
+    model.seconds = 0.5
+    assert client.post("/embed", {"inputs": ""}).status == 200
+    model.gate.clear()
+    first = client.later("/embed", {"inputs": ""})
+    model.wait_for_batches(2)
+    second = client.later("/embed", {"inputs": [""] * 5})
+    waiting(client, 5)
+    assert client.post("/embed", {"inputs": ""}).status == 429
+    model.seconds = 0.0
+    model.gate.set()
+    assert [reply.result().status for reply in (first, second)] == [200, 200]
 
 
 def test_a_request_out_of_time_leaves_the_queue(serve):
@@ -208,6 +253,29 @@ def test_a_server_that_is_stopping_refuses_what_comes_then(ask):
     assert refusal.value.status == 503
 
 
+def test_a_request_that_is_cut_off_is_not_counted_as_out_of_time(ask):
+    metrics = Metrics()
+
+    async def scenario() -> None:
+        model = GatedInference(ask)
+        model.gate.clear()
+        batcher = Batcher(model, Limits(), metrics)
+        batcher.start()
+        begun = asyncio.create_task(batcher.answer(["begun"], Options()))
+        await asyncio.to_thread(model.wait_for_batches, 1)
+        queued = asyncio.create_task(batcher.answer(["queued"], Options()))
+        await asyncio.sleep(0)
+        for request in (begun, queued):
+            request.cancel()
+        await asyncio.gather(begun, queued, return_exceptions=True)
+        model.gate.set()
+        await asyncio.to_thread(batcher.close)
+        assert model.batches == [["begun"]]
+
+    asyncio.run(scenario())
+    assert metrics.summary() == "2 requests accepted, 0 answered, 0 out of time, 0 failed, 2 cut off."
+
+
 def test_what_is_in_the_queue_is_answered_before_the_thread_ends(ask):
     async def scenario() -> list:
         model = GatedInference(ask)
@@ -225,13 +293,41 @@ def test_what_is_in_the_queue_is_answered_before_the_thread_ends(ask):
     assert [len(answers) for answers in asyncio.run(scenario())] == [1, 1, 1]
 
 
+def test_an_input_that_breaks_the_tokenizer_harms_no_other(serve, caplog):
+    client, model = serve()
+    count = model.count_tokens
+    model.count_tokens = lambda row: 1 // (row != BROKEN) * count(row)
+    model.gate.clear()
+    first = client.later("/embed", {"inputs": "first"})
+    model.wait_for_batches(1)
+    good = client.later("/embed", {"inputs": ["a", "b"]})
+    bad = client.later("/embed", {"inputs": ["c", BROKEN]})
+    waiting(client, 4)
+    model.gate.set()
+    assert [reply.result().status for reply in (first, good, bad)] == [200, 200, 500]
+    assert bad.result().reason == "The model failed on this input; the server's log has the reason."
+    assert "The model failed on an input of 26 characters." in caplog.text
+    assert client.post("/embed", {"inputs": BROKEN}).status == 500  # also as the first of a batch
+    assert client.metric("mtsbert_failed_total") == 2
+    assert client.post("/embed", {"inputs": "a"}).status == 200
+    assert client.get("/ready").status == 200
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_server_whose_thread_has_died_is_not_ready(serve):
+def test_a_server_whose_thread_has_died_refuses_and_says_so(serve):
+    def end_thread(row):
+        raise SystemExit  # which nothing catches
+
     client, model = serve(timeout_s=0.5)
-    model.count_tokens = lambda row: 1 / 0  # what nothing should be able to do
-    assert client.post("/embed", {"inputs": "a"}).status == 504
-    assert client.get("/ready").status == 503
     assert client.get("/health").status == 200
+    model.count_tokens = end_thread
+    assert client.post("/embed", {"inputs": "a"}).status == 504
+    reply = client.post("/embed", {"inputs": "a"})
+    assert reply.status == 503
+    assert reply.reason == "The thread that runs the model has died; the server must be started again."
+    assert client.metric("mtsbert_accepted_total") == 1
+    assert client.get("/ready").status == 503
+    assert client.get("/health").status == 503
 
 
 @pytest.mark.parametrize(
@@ -239,7 +335,10 @@ def test_a_server_whose_thread_has_died_is_not_ready(serve):
     [
         ({"max_queue": 0}, "--max_queue is 0; it must be more than 0"),
         ({"max_wait_ms": -1.0}, "--max_wait_ms is -1.0; it must be 0 or more"),
-        ({"timeout_s": float("nan")}, "--timeout_s is nan; it must be more than 0"),
+        ({"timeout_s": float("nan")}, "--timeout_s is nan; it must be finite"),
+        ({"timeout_s": float("inf")}, "--timeout_s is inf; it must be finite"),
+        ({"max_wait_ms": float("inf")}, "--max_wait_ms is inf; it must be finite"),
+        ({"max_body_mb": float("-inf")}, "--max_body_mb is -inf; it must be finite"),
         ({"max_texts": 9, "max_queue": 8}, "--max_texts is 9, and --max_queue is 8: a request of so many texts"),
         ({"max_body_mb": 65}, "--max_body_mb is 65, and all bodies together may have 64"),
     ],

@@ -104,6 +104,9 @@ def test_none_of_many_requests_at_once_is_lost_or_mixed_up(server, ask, close):
         ({"inputs": "a", "top_k": 0}, 422, "`top_k`: Input should be greater than or equal to 1."),
         ({"inputs": "a", "threshold": 2}, 422, "`threshold` is 2.0; it must be a probability in [0, 1]."),
         ({"inputs": "a", "threshold": {"near": 0.5}}, 422, "`threshold` names the task 'near', a number"),
+        ({"inputs": "a", "threshold": "x"}, 422, "`threshold`: Input should be a valid number"),
+        ({"inputs": "a", "threshold": {"ner": "x"}}, 422, "`threshold`: Input should be a valid number, unable to"),
+        ({"inputs": "a", "tasks": ["ner", 7]}, 422, "`tasks`: Input should be a valid string."),
         (b'{"inputs": "a", "threshold": NaN}', 422, "`threshold` is nan; it must be a probability"),
         ({"inputs": ["a"] * 257}, 422, "There are 257 inputs; a request may have 256."),
         ({"inputs": ["a", "b" * 20_001]}, 422, "Input 1 has 20,001 characters; a text may have 20,000."),
@@ -132,6 +135,16 @@ def test_a_task_that_the_model_lacks_is_named(model, tokenizer, serve):
         "This needs a task of the type token_classification; the model has topic (sequence_classification)."
     )
     assert client.post("/classify", {"inputs": "a"}).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "task", "answered"), [("/classify", "ner", "topic, tags, follows"), ("/entities", "topic", "ner")]
+)
+def test_a_threshold_of_a_task_that_is_not_answered_is_refused(server, path, task, answered):
+    reply = server.post(path, {"inputs": "a", "threshold": {task: 0.9}})
+    assert reply.status == 422
+    assert reply.reason == f"`threshold` names {task}, which this does not answer; it answers {answered}."
+    assert server.post(path, {"inputs": "a", "threshold": {answered.split(", ")[0]: 0.9}}).status == 200
 
 
 def test_labels_of_pairs_need_pairs(model, tokenizer, serve):
@@ -169,6 +182,16 @@ def test_health_readiness_and_metrics(server):
     assert 'mtsbert_requests_total{path="/analyze",status="200"}' in text
     assert "# TYPE mtsbert_batch_texts histogram" in text
     assert server.metric("mtsbert_queue_texts") == 0
+
+
+def test_an_error_that_nobody_expected_has_status_500_and_is_counted_as_that(serve):
+    client, model = serve()
+    model.check = lambda options: 1 / 0
+    reply = client.post("/embed", {"inputs": "a"})
+    assert reply.status == 500
+    assert reply.reason == "The server failed; its log has the reason."
+    assert client.metric('mtsbert_requests_total{path="/embed",status="500"}') == 1
+    assert 'status="none"' not in client.get("/metrics").text
 
 
 def test_unknown_paths_do_not_grow_the_metrics(server):

@@ -35,6 +35,8 @@ def serving(*arguments: str, cwd, **environment: str):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # Where tests run in the background of a shell, it has told all its children to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         lines = []
@@ -73,7 +75,10 @@ def test_everything_accepted_is_answered_after_sigterm(checkpoint, root):
         last = process.stdout.read()
         assert process.wait(timeout=30) == -signal.SIGTERM
     assert set(statuses) == {200}
-    assert f"Stopped: {len(statuses)} requests accepted, {len(statuses)} answered, 0 out of time, 0 failed." in last
+    assert (
+        f"Stopped: {len(statuses)} requests accepted, {len(statuses)} answered, 0 out of time, 0 failed, 0 cut off."
+        in last
+    )
     assert "Traceback" not in last
 
 
@@ -109,6 +114,7 @@ def test_an_open_address_without_a_key_is_warned_of(checkpoint, monkeypatch, cap
         (["--max_batch_tokens", "-1"], "--max_batch_tokens is -1; it must be more than 0"),
         (["--max_batch_tokens", "0"], "--max_batch_tokens is 0; it must be more than 0"),
         (["--port", "99999"], "--port is 99999; it must be from 0 to 65535"),
+        (["--timeout_s", "inf"], "--timeout_s is inf; it must be finite"),
         (["--host", "192.0.2.7"], "192.0.2.7, port 0, cannot be listened on"),
     ],
 )
@@ -134,10 +140,39 @@ def test_a_port_in_use_is_named(checkpoint):
             main(["--model", str(checkpoint), "--port", str(port)])
 
 
-def test_an_empty_key_is_refused(checkpoint, monkeypatch):
-    monkeypatch.setenv("MTSBERT_API_KEY", " ")
-    with pytest.raises(ValueError, match="MTSBERT_API_KEY is set, but empty"):
+def test_a_port_that_another_server_has_taken_but_not_begun_to_serve_is_named():
+    with open_port("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(ValueError, match=f"127.0.0.1, port {port}, cannot be listened on"):
+            open_port("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        (" ", "is set, but empty"),
+        ("secret\n", "begins or ends with whitespace"),
+        (" secret", "begins or ends with whitespace"),
+    ],
+)
+def test_a_key_that_no_request_can_bring_is_refused(checkpoint, monkeypatch, key, reason):
+    monkeypatch.setenv("MTSBERT_API_KEY", key)
+    with pytest.raises(ValueError, match=f"MTSBERT_API_KEY {reason}") as error:
         main(["--model", str(checkpoint), "--port", "0"])
+    assert "secret" not in str(error.value)
+
+
+def test_the_warm_up_takes_passes_alone_and_in_parallel(ask, monkeypatch):
+    are_alone = []
+    run = ask._outputs
+
+    def noting(inputs, *, is_alone, tasks):
+        are_alone.append(is_alone)
+        return run(inputs, is_alone=is_alone, tasks=tasks)
+
+    monkeypatch.setattr(ask, "_outputs", noting)
+    Inference(ask).warm_up()
+    assert are_alone == [True, False, False]
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
@@ -158,6 +193,7 @@ def test_an_export_answers_as_the_checkpoint_does(checkpoint, ask, serve, close,
     pipeline = load_pipeline(tmp_path / runtime)
     assert isinstance(pipeline, ExportedPipeline)
     client, _ = serve(pipeline)
+    assert {"_alone", "_beside_others", "_pairs"} <= set(vars(pipeline.model.graphs))  # the sessions are open
     pair = {"text": "Oslo beat Lima", "text_pair": "Lima"}
     found = client.post("/analyze", {"inputs": [pair, "Lima hosts the race"], "return_embeddings": True}).json
     assert close(found, ask([pair, "Lima hosts the race"]), 1e-4)
