@@ -241,6 +241,9 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
                 f"`dataloader_drop_last` leaves nothing of {len(self.train_dataset)} training rows: a batch has "
                 f"{self.args.train_batch_size}. Set a smaller `per_device_train_batch_size`."
             )
+        # `accelerate launch` turns them on without setting `fsdp` or `deepspeed`.
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            self.args.check_sharded()
         reset_peak_memory()
         # Several backward passes through one compiled forward pass, as gradient statistics need them.
         keep_buffers = torch._functorch.config.patch(donated_buffer=False)
