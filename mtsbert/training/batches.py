@@ -3,10 +3,12 @@
 import logging
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, concatenate_datasets
 from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader, Sampler
@@ -199,9 +201,13 @@ class BatchingTrainer(CheckedTrainer):
 
     def targets_of(self, rows: Dataset) -> EmbeddingTargets:
         """Computes the target embeddings of the texts in these rows with the reference, or with the current model."""
-        with self.args.main_process_first(desc="embeddings to start from"):
+        if self.reference is None:
+            reference, placed = self.accelerator.unwrap_model(self.model), nullcontext()  # the Trainer has placed it
+        else:
+            reference, placed = self.reference, placed_on(self.args.device, self.reference)
+        with placed, self.args.main_process_first(desc="embeddings to start from"):
             return open_embedding_targets(
-                self.accelerator.unwrap_model(self.model) if self.reference is None else self.reference,
+                reference,
                 rows,
                 disk=self.disk_cache,
                 width=self.model.config.embedding_size,
@@ -213,7 +219,8 @@ class BatchingTrainer(CheckedTrainer):
     def answers_of(self, rows: Dataset) -> TeacherAnswers:
         """Computes the answers of the teacher for the texts in these rows, and its embeddings if they are held to."""
         is_reference = self.args.embedding_distillation and self.reference is self.teacher.model
-        with self.args.main_process_first(desc="answers of the teacher"):
+        of_teacher = placed_on(self.args.device, self.teacher.model)
+        with of_teacher, self.args.main_process_first(desc="answers of the teacher"):
             return open_teacher_answers(
                 self.teacher,
                 rows,
@@ -305,6 +312,17 @@ class BatchingTrainer(CheckedTrainer):
         # accelerate's wrappers do not pass the epoch to the sampler when several ranks are resumed within an epoch.
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
+
+
+@contextmanager
+def placed_on(device: torch.device, model: MTSBertModel) -> Iterator[None]:
+    """Moves a model to a device for the time of a `with` block, and back afterwards."""
+    before = model.device
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(before)
 
 
 def training_datasets(features: Dataset) -> list[str]:

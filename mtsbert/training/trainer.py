@@ -159,12 +159,14 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         self.reference_name, self.reference = self.provenance.started_from, None
         self.teacher = None
         if args.teacher is not None:
-            self.teacher = Teacher.load(args, first, processing_class)
+            self.teacher = Teacher.load(args, first, processing_class, max_length=max_length)
             if args.embedding_reference is None and self.teacher.embeds(first, args):
                 self.reference_name, self.reference = public_name(args.teacher), self.teacher.model
         if args.embedding_reference is not None:
             self.reference_name = public_name(args.embedding_reference)
-            self.reference = load_reference(args.embedding_reference, first, processing_class)
+            self.reference = load_reference(args.embedding_reference, first, processing_class, max_length=max_length)
+        self._read_once = {name: getattr(args, name) for name in READ_ONCE}
+        self._untaught = [task for task in self.tasks if args.distillation_weights.get(task) == 0]
         self.training_metrics: dict[str, float] = {}
         self.args = args
         self._attach(first)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
-from transformers import AutoTokenizer, set_seed
+from transformers import AutoTokenizer, BertConfig, set_seed
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import NO_ROW, ROW, build_features
@@ -17,6 +17,7 @@ from mtsbert.network.feature_cache import PLACE
 from run_mtl import main
 from tests.mtsbert.rows import examples_of
 from tests.mtsbert.training.test_trainer import gradients, without_dropout
+from tests.mtsbert.conftest import SMALL
 
 
 @pytest.fixture
@@ -261,12 +262,55 @@ def test_a_filler_row_has_no_answers(trainer_of, taught):
 
 # What is refused
 
+@pytest.mark.parametrize("is_held", [False, True])
+def test_second_texts_are_read_for_their_embedding_alone(trainer_of, checkpoint, tokenizer, tmp_path, is_held):
+    model = MTSBertModel.from_pretrained(checkpoint)
+    rows = [{"text": "Oslo beat Lima", "text_pair": "Lima lost", "near": 1.0}, {"text": "Shares rise"}]
+    tasks = model.config.tasks
+    features, _ = build_features(examples_of(rows, tasks), tasks, tokenizer, max_length=32, split="train")
+    trainer = trainer_of(
+        of=model, train_dataset=features, teacher=str(checkpoint), embedding_distillation=float(is_held),
+        feature_cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    sizes = {"encoder": [], "topic": []}
+    for name, module in (("encoder", trainer.teacher.model.encoder), ("topic", trainer.teacher.model.heads["topic"])):
+        module.register_forward_hook(lambda *given, of=sizes[name]: of.append(len(given[-1][0])))
+    answers = trainer.answers_of(features)
+    assert sizes == {"encoder": [2, 1] if is_held else [2], "topic": [2]}
+    if is_held:
+        assert answers.embeddings.norm(dim=-1).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], abs=1e-3)
+
+
+def watch_device(trainer, model, monkeypatch) -> list[str]:
+    """Lists where a model is moved, and its passes, when the device of the run is `"meta"`."""
+    events = []
+    monkeypatch.setattr(model, "to", lambda device: events.append(torch.device(device).type))
+    model.encoder.register_forward_pre_hook(lambda *_: events.append("pass"))
+    monkeypatch.setattr(type(trainer.args), "device", torch.device("meta"))
+    return events
+
+
+def test_the_teacher_is_on_the_device_of_the_run_only_while_it_answers(trainer_of, taught, monkeypatch):
+    trainer = trainer_of(**taught)
+    events = watch_device(trainer, trainer.teacher.model, monkeypatch)
+    trainer.answers_of(trainer.train_dataset)
+    assert events == ["meta", "pass", "cpu"]
+
+
+def test_another_reference_is_on_the_device_of_the_run_only_while_it_embeds(trainer_of, taught, monkeypatch):
+    cache = {"feature_cache_dir": taught["feature_cache_dir"]}
+    trainer = trainer_of(embedding_reference=taught["teacher"], embedding_distillation=1.0, **cache)
+    events = watch_device(trainer, trainer.reference, monkeypatch)
+    trainer.targets_of(trainer.train_dataset)
+    assert events == ["meta", "pass", "cpu"]
+
+
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"distillation_weights": {"ner": 2.0}, "teacher": None}, "`distillation_temperatures` need a `teacher`"),
-        ({"distillation_temperatures": {"ner": 0.0}}, r"none above 0 for \['ner'\]"),
+        ({"distillation_temperatures": {"ner": 0.0}}, r"is \{'ner': 0.0\}; each must be above 0"),
         ({"distillation_weights": {"near": 2.0}}, r"names \['near'\]; the tasks that the teacher answers are"),
         ({"distillation_temperatures": {"near": 2.0}}, r"`distillation_temperatures` names \['near'\]"),
         ({"distillation_weights": {"ner": -1.0}}, "it must be a number, 0 or more"),
@@ -312,6 +356,17 @@ def test_a_teacher_with_another_tokenizer_is_refused(trainer_of, taught):
 
 def test_a_teacher_with_a_smaller_embedding_teaches_labels_alone(trainer_of, teacher, taught):
     teacher.set_embedding_size(8)
+@pytest.mark.parametrize("argument", ["teacher", "embedding_reference"])
+def test_a_model_that_reads_shorter_texts_is_refused(trainer_of, model, model_on, tokenizer, tmp_path, argument):
+    short = model_on(BertConfig(**SMALL, max_position_embeddings=16))
+    for part in (short, tokenizer):
+        part.save_pretrained(tmp_path / "short")
+    with pytest.raises(
+        ValueError, match=rf"`{argument}` .*short': `max_length` is 64; this encoder .* 3 to 16 tokens"
+    ):
+        trainer_of(**{argument: str(tmp_path / "short")})
+
+
     teacher.save_pretrained(taught["teacher"])
     assert trainer_of(**taught).reference is None
     with pytest.raises(ValueError, match="its embeddings have 8 numbers, and the model that is trained has 32"):
