@@ -358,6 +358,15 @@ def test_a_task_without_any_weight_decides_nothing(start):
     assert set(trainer.freezing.settled.values()) == {8}
 
 
+def test_answers_without_any_weight_decide_nothing(start, model, tokenizer, tmp_path):
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
+    trainer = start(**SETTINGS | {"max_steps": 1}, teacher=str(tmp_path / "teacher"))
+    trainer.args.distillation_weights = {"topic": 0.0, "ner": 0.0}  # as in a trial of a search
+    trainer.train()
+    assert trainer.adaptive_freezing.gradients.tasks == ["topic", "ner"]
+
+
 @pytest.mark.parametrize("arguments", [{"adaptive_freezing": True}, {"lora_r": 2}])
 @pytest.mark.parametrize("how", ["is_fsdp_enabled", "is_deepspeed_enabled"])
 def test_weights_that_the_launcher_shards_are_refused_before_the_first_step(trainer_of, how, arguments):
