@@ -317,8 +317,8 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
             )
         if self.teacher is None and (self.distillation_weights or self.distillation_temperatures):
             raise ValueError("`distillation_weights` and `distillation_temperatures` need a `teacher`.")
-        if cold := [task for task, temperature in self.distillation_temperatures.items() if not temperature > 0]:
-            raise ValueError(f"`distillation_temperatures` has none above 0 for {cold}.")
+        if not all(temperature > 0 for temperature in self.distillation_temperatures.values()):
+            raise ValueError(f"`distillation_temperatures` is {self.distillation_temperatures}; each must be above 0.")
         if self.teacher is not None and self.gradient_aggregator:
             raise ValueError("`gradient_aggregator` joins the gradients of tasks; it knows no `teacher`.")
         sizes = self.matryoshka_dims or []

@@ -125,6 +125,8 @@ class FreezingArguments:
                 raise ValueError("`feature_cache` keeps what is frozen to the end, and `thaw_at` thaws it; drop one.")
             if self.gradual_unfreezing:
                 raise ValueError("`thaw_at` thaws everything at once, and `gradual_unfreezing` in turn; drop one.")
+        if self.fsdp or self.deepspeed:
+            self.check_sharded()
         self._check_adaptive_freezing()
         if self.freeze_modules is not None:
             try:
@@ -173,9 +175,10 @@ class FreezingArguments:
             )
         if self.lora_r is not None:
             raise ValueError("`adaptive_freezing` freezes weights that `lora_r` does not train anyway; drop one.")
-        if self.fsdp or self.deepspeed:
+        if self.activation_checkpointing and (self.activation_checkpointing_kwargs or {}).get("use_reentrant"):
             raise ValueError(
-                "`adaptive_freezing` measures gradients of whole layers, which FSDP and DeepSpeed share out."
+                "`adaptive_freezing` measures the gradients of single tasks, which reentrant activation checkpointing "
+                "does not support. Set `use_reentrant: false` in `activation_checkpointing_kwargs`, or leave it out."
             )
         if self.feature_cache and self.torch_compile:
             raise ValueError(
@@ -191,8 +194,17 @@ class FreezingArguments:
             )
         if self.freeze_encoder:
             raise ValueError("`lora_r` trains adapters in the encoder that `freeze_encoder` keeps frozen; drop one.")
-        if self.fsdp or self.deepspeed or self.gradient_aggregator:
-            raise ValueError("`lora_r` cannot be used with FSDP, DeepSpeed or `gradient_aggregator`.")
+        if self.gradient_aggregator:
+            raise ValueError("`lora_r` cannot be used with `gradient_aggregator`.")
+
+    def check_sharded(self) -> None:
+        """Raises `ValueError` for options that cannot be used where FSDP or DeepSpeed shards the weights."""
+        if self.adaptive_freezing:
+            raise ValueError(
+                "`adaptive_freezing` measures gradients of whole layers, which FSDP and DeepSpeed share out; drop it."
+            )
+        if self.lora_r is not None:
+            raise ValueError("`lora_r` cannot be used with FSDP or DeepSpeed; drop it.")
 
     def thawing_point(self) -> tuple[float, bool]:
         """The number in `thaw_at`, and whether it counts epochs, not steps. Raises `ValueError` if it is none."""

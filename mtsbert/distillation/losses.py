@@ -85,10 +85,15 @@ class DistillationLoss:
         args ([`MTLTrainingArguments`]): `distillation_weights` and `distillation_temperatures`.
 
     Raises:
-        `ValueError`: If the arguments name other tasks.
+        `ValueError`: If the arguments name other tasks, or a task has the name of what another one learns.
     """
 
     def __init__(self, tasks: dict[str, dict], answered_tasks: list[str], args: MTLTrainingArguments):
+        if taken := [task for task in answered_tasks if taught(task) in tasks]:
+            raise ValueError(
+                f"What {taken} learns from the `teacher` is logged under {[taught(task) for task in taken]}, which is "
+                "the name of another task; rename that task."
+            )
         turned_off = {task for task in tasks if args.distillation_weights.get(task) == 0}
         for name in ("distillation_weights", "distillation_temperatures"):
             if unknown := sorted(set(getattr(args, name)) - {*answered_tasks, *turned_off}):

@@ -1,7 +1,8 @@
 """
 The answers of a teacher for the training texts, computed once before training and read from disk.
 
-Letters used below: `N` rows, `B` texts of a batch, `T` word pieces, `C` classes, `K` tags.
+Letters used below: `N` rows, `B` texts of a batch, `T` word pieces of a text, `P` word pieces of all first texts,
+`C` classes, `K` tags, `E` numbers of an embedding.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch.nn import functional as F
@@ -22,7 +24,7 @@ from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import NO_ROW, ROW
 from mtsbert.distillation.losses import TAUGHT_TYPES, answers_of
 from mtsbert.network.disk_cache import DiskCache
-from mtsbert.network.embedding_targets import ANSWERS, EMBEDDING, check_vocabulary
+from mtsbert.network.embedding_targets import ANSWERS, EMBEDDING, check_input
 from mtsbert.network.feature_cache import PLACE, Texts, cache_key, computed_in
 from mtsbert.network.starting_point import load_checkpoint_config, resolve_name
 
@@ -63,30 +65,36 @@ class Teacher:
         }
 
     @classmethod
-    def load(cls, args: MTLTrainingArguments, model: MTSBertModel, tokenizer: PreTrainedTokenizerBase) -> "Teacher":
+    def load(
+        cls, args: MTLTrainingArguments, model: MTSBertModel, tokenizer: PreTrainedTokenizerBase, *, max_length: int
+    ) -> "Teacher":
         """
-        Loads a teacher for a model.
+        Loads a teacher for a model. It stays on the CPU.
 
         Args:
             args ([`MTLTrainingArguments`]): `teacher`, a folder or a Hub id, and `distillation_weights`.
             model ([`MTSBertModel`]): The model that is trained.
             tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+            max_length (`int`): Tokens of the longest text, special ones included.
 
         Raises:
-            `ValueError`: If it is no checkpoint, reads other tokens, or its tasks do not fit, see [`Teacher`].
+            `ValueError`: If it is no checkpoint, reads other tokens or shorter texts, or its tasks do not fit, see
+                [`Teacher`].
         """
         name_or_path, weights = args.teacher, args.distillation_weights
         tasks = {task: settings for task, settings in model.config.tasks.items() if weights.get(task, 1.0)}
         if not tasks:
-            raise ValueError("`distillation_weights` are all 0: leave out the `teacher`, of which nothing is learned.")
+            raise ValueError(
+                "`distillation_weights` are all 0: leave out the `teacher`, from which nothing is learned."
+            )
         where = resolve_name(name_or_path)
         try:
             config = load_checkpoint_config(where)
             teacher = MTSBertModel.from_pretrained(where, config=config, dtype=torch.float32)
-            check_vocabulary(where, config, tokenizer, called=f"`teacher` {name_or_path!r}")
+            check_input(where, config, tokenizer, max_length=max_length, called=f"`teacher` {name_or_path!r}")
         except OSError as error:
             raise ValueError(f"`teacher` {name_or_path!r} cannot be loaded: {error}") from error
-        return cls(teacher.to(model.device), tasks, tokenizer, name=name_or_path)
+        return cls(teacher, tasks, tokenizer, name=name_or_path)
 
     def embeds(self, model: MTSBertModel, args: MTLTrainingArguments) -> bool:
         """
@@ -111,13 +119,13 @@ class Teacher:
         }
 
 
-def check_same_answers(task: str, taught: dict, settings: dict, name: str) -> None:
+def check_same_answers(task: str, of_teacher: dict, settings: dict, name: str) -> None:
     """Raises `ValueError` if a task of the teacher has another type or other labels than that of the student."""
-    kinds = [(of["type"], bool(of.get("multi_label"))) for of in (taught, settings)]
+    kinds = [(of["type"], bool(of.get("multi_label"))) for of in (of_teacher, settings)]
     if kinds[0] != kinds[1]:
         words = [f"{kind}, with multi_label" if multi else kind for kind, multi in kinds]
         raise ValueError(f"`teacher` {name!r}: its task {task!r} is a {words[0]}, and the one to train a {words[1]}.")
-    labels = [of.get("labels", []) for of in (taught, settings)]
+    labels = [of.get("labels", []) for of in (of_teacher, settings)]
     if set(labels[0]) != set(labels[1]):
         alone = [[label for label in one if label not in other] for one, other in (labels, labels[::-1])]
         raise ValueError(
@@ -135,9 +143,9 @@ class TeacherAnswers:
     Args:
         texts (`Texts`): The texts of the rows.
         of_texts (`dict[str, torch.Tensor]`): Task → `(N, C)`, for the first text of each row.
-        of_tokens (`dict[str, torch.Tensor]`): Token task → `(P, K)`, for the P tokens of all first texts.
+        of_tokens (`dict[str, torch.Tensor]`): Token task → `(P, K)`, for the tokens of all first texts.
         embeddings (`torch.Tensor` of shape `(2 N, E)` or `(3 N, E)`): Those of all texts, as in [`EmbeddingTargets`].
-        tokenizer (`PreTrainedTokenizerBase`): Knows special tokens, for which there is nothing to learn.
+        tokenizer (`PreTrainedTokenizerBase`): Used to skip special tokens.
     """
 
     texts: Texts
@@ -224,12 +232,19 @@ def open_teacher_answers(
 
     @torch.no_grad()
     def compute() -> Iterator[tuple[int, torch.Tensor]]:
-        for batch in texts.batches(batch_size):
+        is_first = texts.by_length < texts.num_rows
+        yield from computed(texts.by_length[is_first], has_answers=True)
+        if embedding_size:  # no task on single texts reads the second texts of rows
+            yield from computed(texts.by_length[~is_first], has_answers=False)
+
+    def computed(chosen: np.ndarray, *, has_answers: bool) -> Iterator[tuple[int, torch.Tensor]]:
+        for begin in range(0, len(chosen), batch_size):
+            batch = chosen[begin : begin + batch_size]
             ids, mask = texts.padded(batch, teacher.model.device, teacher.tokenizer.padding_side)
             with autocast():
-                _, of_embedding, states = teacher.model.encode(ids, mask)
+                _, of_embedding, states = teacher.model.encode(ids, mask, for_heads=has_answers)
             embeddings = F.normalize(of_embedding[:, :embedding_size].float(), dim=-1).to(DTYPE).cpu()
-            answers = teacher.answers(TextStates(*(of.float() for of in states)))
+            answers = teacher.answers(TextStates(*(of.float() for of in states))) if has_answers else {}
             answers = {task: of_task.to(DTYPE).cpu() for task, of_task in answers.items()}
             is_text = mask.bool().cpu()
             for task, of_task in answers.items():
@@ -239,8 +254,6 @@ def open_teacher_answers(
                     )
             for row, text in enumerate(map(int, batch)):
                 yield begins[EMBEDDING] + text * embedding_size, embeddings[row]
-                if text >= texts.num_rows:  # the second text of a pair, which no task on single texts reads
-                    continue
                 for task, of_task in answers.items():
                     is_of_tokens = task in token_tasks
                     place = int(texts.starts[text]) if is_of_tokens else text

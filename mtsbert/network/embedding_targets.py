@@ -1,6 +1,6 @@
 """Targets for embedding distillation: the sentence embeddings of the training texts before training, computed once.
 
-Shapes: `N` texts, `B` texts of a batch, `H` width of the embedding.
+Letters used below: `B` texts of a batch, `H` numbers of an embedding.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,13 +18,13 @@ from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import NO_ROW, ROW
 from mtsbert.network.disk_cache import DiskCache
 from mtsbert.network.feature_cache import PLACE, Texts, cache_key, computed_in
-from mtsbert.network.starting_point import load_checkpoint_config, open_tokenizer, resolve_name
+from mtsbert.network.starting_point import check_longest, load_checkpoint_config, open_tokenizer, resolve_name
 
 
 EMBEDDING = "embedding"  # key beside the tasks; no task can have this name
 TARGETS = "embedding_targets"  # key in a batch; "pair_embedding_targets" for second texts
 ANSWERS = "teacher_answers"  # key in a batch: by task, what a teacher answers
-NOT_FOR_THE_MODEL = (TARGETS, f"pair_{TARGETS}", ANSWERS)
+TARGET_KEYS = (TARGETS, f"pair_{TARGETS}", ANSWERS)  # in a batch; not inputs of the model
 DTYPE = torch.float16  # on disk: 2 H bytes per text, with an error of 1e-6 in cosines
 
 
@@ -131,18 +131,21 @@ def _key(reference: MTSBertModel, texts: Texts, width: int) -> str:
     return cache_key(settings, reference.encoder.state_dict().values(), texts)
 
 
-def load_reference(name_or_path: str, model: MTSBertModel, tokenizer: PreTrainedTokenizerBase) -> MTSBertModel:
+def load_reference(
+    name_or_path: str, model: MTSBertModel, tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> MTSBertModel:
     """
-    Loads the model whose embeddings are the targets for those of another model.
+    Loads the model whose embeddings are the targets for those of another model. It stays on the CPU.
 
     Args:
         name_or_path (`str`): A checkpoint or an encoder: a folder, a Hub id, or `package:NAME/FOLDER`. A bare encoder
             gets the pooling of `model`.
         model ([`MTSBertModel`]): The model that is trained.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        max_length (`int`): Tokens of the longest text, special ones included.
 
     Raises:
-        `ValueError`: if the reference reads other tokens, or its embeddings have another size.
+        `ValueError`: if the reference reads other tokens or only shorter texts, or its embeddings are smaller.
     """
     where = resolve_name(name_or_path)
     try:
@@ -151,7 +154,8 @@ def load_reference(name_or_path: str, model: MTSBertModel, tokenizer: PreTrained
             reference = MTSBertModel.from_pretrained(where, config=load_checkpoint_config(where))
         else:
             reference = MTSBertModel.from_encoder(where, tasks=model.config.tasks, pooling=model.config.pooling)
-        check_vocabulary(where, reference.config, tokenizer, called=f"`embedding_reference` {name_or_path!r}")
+        called = f"`embedding_reference` {name_or_path!r}"
+        check_input(where, reference.config, tokenizer, max_length=max_length, called=called)
     except OSError as error:
         raise ValueError(f"`embedding_reference` {name_or_path!r} cannot be loaded: {error}") from error
     if reference.config.embedding_size < model.config.embedding_size:
@@ -159,17 +163,20 @@ def load_reference(name_or_path: str, model: MTSBertModel, tokenizer: PreTrained
             f"`embedding_reference` {name_or_path!r} has embeddings of {reference.config.embedding_size} numbers, "
             f"and the model that is trained has {model.config.embedding_size}; choose one with as many."
         )
-    return reference.to(model.device).eval()
+    return reference.eval()
 
 
-def check_vocabulary(where: str, config: MTSBertConfig, tokenizer: PreTrainedTokenizerBase, *, called: str) -> None:
+def check_input(
+    where: str, config: MTSBertConfig, tokenizer: PreTrainedTokenizerBase, *, max_length: int, called: str
+) -> None:
     """
-    Raises `ValueError` if a model cannot read the tokens of another one.
+    Raises `ValueError` if a model cannot read the tokens of another one, or not as many of them.
 
     Args:
         where (`str`): The folder or Hub id with its tokenizer.
         config ([`MTSBertConfig`]): Its config.
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer of the other one.
+        max_length (`int`): Tokens of the longest text that the other one reads, special ones included.
         called (`str`): What the message calls it.
     """
     if open_tokenizer(where, config.encoder_config).get_vocab() != tokenizer.get_vocab():
@@ -177,6 +184,10 @@ def check_vocabulary(where: str, config: MTSBertConfig, tokenizer: PreTrainedTok
             f"{called} has another vocabulary than the model that is trained, so it cannot read its tokens; choose a "
             "model with the same tokenizer."
         )
+    try:
+        check_longest(max_length, tokenizer, config.encoder_config)
+    except ValueError as error:
+        raise ValueError(f"{called}: {error}") from None
 
 
 def distances(embeddings: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -188,7 +199,7 @@ def distances(embeddings: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def pop_targets(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Removes the targets from a batch and returns them, since the model does not take them as inputs."""
-    return {name: batch.pop(name) for name in NOT_FOR_THE_MODEL if name in batch}
+    return {name: batch.pop(name) for name in TARGET_KEYS if name in batch}
 
 
 def num_targets(batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -179,10 +179,11 @@ class AdaptiveFreezingTrainer(JointLossTrainer):
         super().begin_training()
         if self.adaptive_freezing is None:
             return
-        tasks = [task for task in self.tasks if num_labelled_rows(self.train_dataset, task)]
-        if self.targets is not None:
+        labelled = [task for task in self.tasks if num_labelled_rows(self.train_dataset, task)]
+        tasks = [task for task in labelled if self.task_weights[task]]  # what has no weight decides nothing
+        if self.args.embedding_distillation:
             tasks.append(EMBEDDING)
-        if self.answers is not None:
+        if self.distillation is not None and any(self.distillation.weights.values()):
             tasks.append(TEACHER)
         self.adaptive_freezing.begin(tasks, self.state.max_steps)
         kept = self.state.stateful_callbacks.get(ADAPTIVE_STATE, {})

@@ -3,10 +3,12 @@
 import logging
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, concatenate_datasets
 from huggingface_hub.constants import HF_HOME
 from torch.utils.data import DataLoader, Sampler
@@ -76,15 +78,8 @@ class BatchingTrainer(CheckedTrainer):
 
     def train(self, *args, **kwargs):
         self.feature_cache, self._cache_seconds = None, 0.0
-        if self.teacher is not None:
-            self.answers = self.answers_of(self.train_dataset) if self.answers is None else self.answers
-            self.model.config.distilled_from = public_name(self.args.teacher)
-        if self.args.embedding_distillation and self.targets is None:  # before a checkpoint changes the weights
-            if self.teacher is not None and self.reference is self.teacher.model:
-                self.targets = EmbeddingTargets(len(self.train_dataset), self.answers.embeddings)
-            else:
-                self.targets = self.targets_of(self.train_dataset)
-            self.model.config.embedding_reference = self.reference_name
+        if self.model is not None:  # a trial of `hyperparameter_search` has no model yet
+            self._open_targets()  # before a checkpoint changes the weights
         try:
             with ExitStack() as self._while_training:
                 return super().train(*args, **kwargs)
@@ -92,14 +87,35 @@ class BatchingTrainer(CheckedTrainer):
             self._while_training = None
             self._drop_cache_of_grown_prefix()
 
+    def _open_targets(self) -> None:
+        """Opens what is learned beside labels, unless it is open: answers of the teacher, and target embeddings."""
+        if self.teacher is not None:
+            if self.answers is None or self.answers.embeddings.shape[1] < self._num_taught_dims:
+                self.answers = self.answers_of(self.train_dataset)
+            self.model.config.distilled_from = public_name(self.args.teacher)
+        if not self.args.embedding_distillation:
+            return
+        if self.targets is None and self._num_taught_dims:
+            self.targets = EmbeddingTargets(len(self.train_dataset), self.answers.embeddings)
+        elif self.targets is None:
+            self.targets = self.targets_of(self.train_dataset)
+        self.model.config.embedding_reference = self.reference_name
+
+    @property
+    def _num_taught_dims(self) -> int:
+        """How many numbers of the teacher's embedding the model is held to; 0 if it is not."""
+        is_reference = self.teacher is not None and self.reference is self.teacher.model
+        return self.model.config.embedding_size if is_reference and self.args.embedding_distillation else 0
+
     def get_train_dataloader(self) -> DataLoader:
         # In training, this is called after a checkpoint to resume from was loaded, so the cache has its weights.
         if not self.is_training:
             return super().get_train_dataloader()
         self._while_training.close()  # `auto_find_batch_size` calls this again
+        self._open_targets()  # as a trial asks for them, whose arguments are set after `train` has begun
         plain = self.train_dataset, self.data_collator
         rows, collator = self._rows_and_collator()
-        if self.targets is not None:
+        if self.args.embedding_distillation:
             collator = TargetCollator(collator, self.targets)
         if self.answers is not None:
             collator = AnswerCollator(collator, self.answers)
@@ -199,9 +215,13 @@ class BatchingTrainer(CheckedTrainer):
 
     def targets_of(self, rows: Dataset) -> EmbeddingTargets:
         """Computes the target embeddings of the texts in these rows with the reference, or with the current model."""
-        with self.args.main_process_first(desc="embeddings to start from"):
+        if self.reference is None:
+            reference, placed = self.accelerator.unwrap_model(self.model), nullcontext()  # the Trainer has placed it
+        else:
+            reference, placed = self.reference, placed_on(self.args.device, self.reference)
+        with placed, self.args.main_process_first(desc="embeddings to start from"):
             return open_embedding_targets(
-                self.accelerator.unwrap_model(self.model) if self.reference is None else self.reference,
+                reference,
                 rows,
                 disk=self.disk_cache,
                 width=self.model.config.embedding_size,
@@ -212,13 +232,13 @@ class BatchingTrainer(CheckedTrainer):
 
     def answers_of(self, rows: Dataset) -> TeacherAnswers:
         """Computes the answers of the teacher for the texts in these rows, and its embeddings if they are held to."""
-        is_reference = self.args.embedding_distillation and self.reference is self.teacher.model
-        with self.args.main_process_first(desc="answers of the teacher"):
+        of_teacher = placed_on(self.args.device, self.teacher.model)
+        with of_teacher, self.args.main_process_first(desc="answers of the teacher"):
             return open_teacher_answers(
                 self.teacher,
                 rows,
                 disk=self.disk_cache,
-                embedding_size=self.model.config.embedding_size if is_reference else 0,
+                embedding_size=self._num_taught_dims,
                 batch_size=self.args.per_device_eval_batch_size,
                 autocast=self.accelerator.autocast,
             )
@@ -305,6 +325,17 @@ class BatchingTrainer(CheckedTrainer):
         # accelerate's wrappers do not pass the epoch to the sampler when several ranks are resumed within an epoch.
         if self._sampler is not None:
             self._sampler.set_epoch(epoch)
+
+
+@contextmanager
+def placed_on(device: torch.device, model: MTSBertModel) -> Iterator[None]:
+    """Moves a model to a device for the time of a `with` block, and back afterwards."""
+    before = model.device
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(before)
 
 
 def training_datasets(features: Dataset) -> list[str]:

@@ -48,6 +48,8 @@ from mtsbert.training.resuming import StepCallback
 
 
 BALANCING_STATE, LORA_STATE = "loss_balancing", "lora"  # keys in the state of the Trainer, for checkpoints
+# Arguments that a Trainer reads only when it is built.
+READ_ONCE = ("teacher", "embedding_reference", "embedding_distillation_parts", "precision", "early_stopping_patience")
 SPLIT_OF = {"train_dataset": "train", "eval_dataset": "validation"}  # names of the splits in messages
 
 logger = logging.getLogger(__name__)
@@ -159,12 +161,14 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         self.reference_name, self.reference = self.provenance.started_from, None
         self.teacher = None
         if args.teacher is not None:
-            self.teacher = Teacher.load(args, first, processing_class)
+            self.teacher = Teacher.load(args, first, processing_class, max_length=max_length)
             if args.embedding_reference is None and self.teacher.embeds(first, args):
                 self.reference_name, self.reference = public_name(args.teacher), self.teacher.model
         if args.embedding_reference is not None:
             self.reference_name = public_name(args.embedding_reference)
-            self.reference = load_reference(args.embedding_reference, first, processing_class)
+            self.reference = load_reference(args.embedding_reference, first, processing_class, max_length=max_length)
+        self._read_once = {name: getattr(args, name) for name in READ_ONCE}
+        self._untaught = [task for task in self.tasks if args.distillation_weights.get(task) == 0]
         self.training_metrics: dict[str, float] = {}
         self.args = args
         self._attach(first)
@@ -225,8 +229,23 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
     def get_train_dataloader(self) -> DataLoader:
         if own_settings(self.args) != self._attached_with:  # a trial sets its arguments once it has its model
             self.args.check()
+            self._check_read_once()
             self._attach(self.model)
         return super().get_train_dataloader()
+
+    def _check_read_once(self) -> None:
+        """Raises `ValueError` if arguments have changed that are read only when the Trainer is built."""
+        changed = {name: (old, getattr(self.args, name)) for name, old in self._read_once.items()}
+        changed = [f"`{name}` from {old!r} to {new!r}" for name, (old, new) in changed.items() if new != old]
+        weights = self.args.distillation_weights
+        changed += [f"`distillation_weights` of {task!r} from 0" for task in self._untaught if weights.get(task, 1.0)]
+        if changed:
+            raise ValueError(
+                f"A Trainer that is built cannot change {' and '.join(changed)}. Build another one, or search a "
+                "recipe (`mtsbert train --search`), where every trial is a run of its own."
+            )
+        if self.teacher is not None and self.args.embedding_reference is None:
+            self.teacher.embeds(self.model, self.args)
 
     # Training
 
@@ -241,6 +260,9 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
                 f"`dataloader_drop_last` leaves nothing of {len(self.train_dataset)} training rows: a batch has "
                 f"{self.args.train_batch_size}. Set a smaller `per_device_train_batch_size`."
             )
+        # `accelerate launch` turns them on without setting `fsdp` or `deepspeed`.
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            self.args.check_sharded()
         reset_peak_memory()
         # Several backward passes through one compiled forward pass, as gradient statistics need them.
         keep_buffers = torch._functorch.config.patch(donated_buffer=False)
@@ -274,8 +296,9 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
 
     def _warn_of_unfed_heads(self) -> None:
         with_head = [task for task, settings in self.tasks.items() if settings["type"] != PAIR_RANKING]
-        taught = () if self.distillation is None else self.distillation.tasks
-        unfed = [task for task in with_head if task not in taught and not num_labelled_rows(self.train_dataset, task)]
+        fed = set() if self.distillation is None else set(self.distillation.tasks)
+        fed |= {task for task in with_head if num_labelled_rows(self.train_dataset, task)}
+        unfed = [task for task in with_head if task not in fed]
         if unfed and any(map(is_of_encoder, set(self.freezing.parts) - self.freezing.forever)):
             logger.warning(
                 f"No training row has a label for {unfed}: these heads stay as they are while the encoder changes "

@@ -167,7 +167,8 @@ def test_what_the_user_froze_stays_frozen(trainer_of, model):
         ({"lora_alpha": 64}, "`lora_dropout` need `lora_r`, the rank of the adapters"),
         ({"lora_r": 4, "lora_target": ["query", "vlaue"]}, r"`lora_target` names \['vlaue'\]"),
         ({"lora_r": 4, "lora_target": ["qeury"]}, r"`lora_target` names \['qeury'\]; .* are \['dense', 'key',"),
-        ({"lora_r": 4, "gradient_aggregator": "UPGrad"}, "`lora_r` cannot be used with FSDP"),
+        ({"lora_r": 4, "gradient_aggregator": "UPGrad"}, "`lora_r` cannot be used with `gradient_aggregator`"),
+        ({"lora_r": 4, "fsdp": "full_shard"}, "`lora_r` cannot be used with FSDP"),
     ],
 )  # fmt: skip
 def test_adapters_that_cannot_be_are_refused(trainer_of, arguments, message):

@@ -145,7 +145,7 @@ class JointLossTrainer(OptimizingTrainer):
     def _distillation_loss(
         self, outputs: MTSBertOutput, answers: dict[str, torch.Tensor], num_items_in_batch: dict[str, torch.Tensor]
     ) -> torch.Tensor:
-        """This micro-batch's part of the weighted sum of what the student's answers differ from the teacher's."""
+        """This micro-batch's part of the weighted sum of the divergences between student and teacher."""
         losses = self.distillation.losses(outputs, answers, num_items_in_batch)
         numbers = {task: self.distillation.num_items(task, answers) for task in losses}
         keys = {task: taught(task) for task in losses}

@@ -15,12 +15,12 @@ from accelerate import Accelerator
 from losses_mtsbert import compares_pairs, is_labelled, num_items
 from modeling_mtsbert import MTSBertModel, MTSBertOutput
 from mtsbert.arguments import MTLTrainingArguments
-from mtsbert.network.embedding_targets import NOT_FOR_THE_MODEL as TARGETS
+from mtsbert.network.embedding_targets import TARGET_KEYS
 from mtsbert.network.feature_cache import PLACE
 from mtsbert.results.ranking import ranked_embeddings
 
 
-NOT_FOR_THE_MODEL = ("labels", PLACE, *TARGETS)
+NOT_FOR_EMBEDDING = ("labels", PLACE, *TARGET_KEYS)  # keys of a batch that embedding its texts does not need
 
 
 @dataclass
@@ -108,7 +108,7 @@ class StepLosses:
                 embeddings.append(None)
                 continue
             torch.manual_seed(seed)
-            inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_THE_MODEL}
+            inputs = {name: value for name, value in batch.items() if name not in NOT_FOR_EMBEDDING}
             output = run({**inputs, "tasks": self.tasks})  # other heads come after the encoder, and need not run
             embeddings.append(ranked_embeddings(output))
         for task in self.tasks:

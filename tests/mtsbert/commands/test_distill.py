@@ -80,6 +80,14 @@ def test_the_embedding_is_held_unless_a_flag_says_otherwise(recipe, teacher, tmp
     assert (args.teacher, args.embedding_distillation) == (str(teacher), weight)
 
 
+@pytest.mark.parametrize(("settings", "weight"), [({}, 0.0), ({"thaw_at": "1"}, 2.0)])
+def test_the_embedding_of_a_frozen_encoder_is_not_held(recipe, teacher, tmp_path, settings, weight):
+    settings |= {"freeze_encoder": True, "feature_cache_dir": str(tmp_path / "cache"), "max_steps": 2}
+    distill.main(["--model", str(teacher), "--layers", "1", "--config", str(recipe(**settings))])
+    args = torch.load(tmp_path / "run" / "training_args.bin", weights_only=False)
+    assert args.embedding_distillation == weight
+
+
 def test_a_weight_in_the_recipe_is_kept(recipe):
     path = recipe(embedding_distillation=8)
     assert distill.is_set("embedding_distillation", path, [])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mtsbert.distillation.losses import answered, answers_of, distillation_losses
+from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.distillation.losses import DistillationLoss, answered, answers_of, distillation_losses
 
 
 TOPIC = {"type": "sequence_classification", "labels": ["a", "b", "c"]}
@@ -62,3 +63,10 @@ def test_items_of_several_labels_are_the_labels():
     answers = torch.tensor([[1.0, 2.0, 3.0], [torch.nan] * 3])
     assert answered(TAGS, answers).sum() == 3
     assert answered(TOPIC, answers).sum() == 1
+
+
+def test_a_task_with_the_name_of_what_another_one_learns_is_refused():
+    tasks = {"topic": TOPIC, "topic_distillation": TOPIC}
+    with pytest.raises(ValueError, match=r"What \['topic'\] learns .* logged under \['topic_distillation'\]"):
+        DistillationLoss(tasks, ["topic"], MTLTrainingArguments("unused"))
+    DistillationLoss(tasks, ["topic_distillation"], MTLTrainingArguments("unused"))  # the other one learns nothing

@@ -7,14 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
-from transformers import AutoTokenizer, set_seed
+from transformers import AutoTokenizer, BertConfig, set_seed
 
 from modeling_mtsbert import MTSBertModel
+from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.features import NO_ROW, ROW, build_features
 from mtsbert.distillation.teacher import AnswerCollator, Teacher
 from mtsbert.network.embedding_targets import ANSWERS
 from mtsbert.network.feature_cache import PLACE
+from mtsbert.training.trainer import MTSBertTrainer
 from run_mtl import main
+from tests.mtsbert.conftest import SMALL
 from tests.mtsbert.rows import examples_of
 from tests.mtsbert.training.test_trainer import gradients, without_dropout
 
@@ -259,6 +262,49 @@ def test_a_filler_row_has_no_answers(trainer_of, taught):
     assert answers["ner"][1].isnan().all()
 
 
+@pytest.mark.parametrize("is_held", [False, True])
+def test_second_texts_are_read_for_their_embedding_alone(trainer_of, checkpoint, tokenizer, tmp_path, is_held):
+    model = MTSBertModel.from_pretrained(checkpoint)
+    rows = [{"text": "Oslo beat Lima", "text_pair": "Lima lost", "near": 1.0}, {"text": "Shares rise"}]
+    tasks = model.config.tasks
+    features, _ = build_features(examples_of(rows, tasks), tasks, tokenizer, max_length=32, split="train")
+    trainer = trainer_of(
+        of=model, train_dataset=features, teacher=str(checkpoint), embedding_distillation=float(is_held),
+        feature_cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    sizes = {"encoder": [], "topic": []}
+    for name, module in (("encoder", trainer.teacher.model.encoder), ("topic", trainer.teacher.model.heads["topic"])):
+        module.register_forward_hook(lambda *given, of=sizes[name]: of.append(len(given[-1][0])))
+    answers = trainer.answers_of(features)
+    assert sizes == {"encoder": [2, 1] if is_held else [2], "topic": [2]}
+    if is_held:
+        assert answers.embeddings.norm(dim=-1).tolist() == pytest.approx([1.0, 1.0, 1.0, 0.0, 0.0, 0.0], abs=1e-3)
+
+
+def watch_device(trainer, model, monkeypatch) -> list[str]:
+    """Lists where a model is moved, and its passes, when the device of the run is `"meta"`."""
+    events = []
+    monkeypatch.setattr(model, "to", lambda device: events.append(torch.device(device).type))
+    model.encoder.register_forward_pre_hook(lambda *_: events.append("pass"))
+    monkeypatch.setattr(type(trainer.args), "device", torch.device("meta"))
+    return events
+
+
+def test_the_teacher_is_on_the_device_of_the_run_only_while_it_answers(trainer_of, taught, monkeypatch):
+    trainer = trainer_of(**taught)
+    events = watch_device(trainer, trainer.teacher.model, monkeypatch)
+    trainer.answers_of(trainer.train_dataset)
+    assert events == ["meta", "pass", "cpu"]
+
+
+def test_another_reference_is_on_the_device_of_the_run_only_while_it_embeds(trainer_of, taught, monkeypatch):
+    cache = {"feature_cache_dir": taught["feature_cache_dir"]}
+    trainer = trainer_of(embedding_reference=taught["teacher"], embedding_distillation=1.0, **cache)
+    events = watch_device(trainer, trainer.reference, monkeypatch)
+    trainer.targets_of(trainer.train_dataset)
+    assert events == ["meta", "pass", "cpu"]
+
+
 # What is refused
 
 
@@ -266,7 +312,7 @@ def test_a_filler_row_has_no_answers(trainer_of, taught):
     ("settings", "message"),
     [
         ({"distillation_weights": {"ner": 2.0}, "teacher": None}, "`distillation_temperatures` need a `teacher`"),
-        ({"distillation_temperatures": {"ner": 0.0}}, r"none above 0 for \['ner'\]"),
+        ({"distillation_temperatures": {"ner": 0.0}}, r"is \{'ner': 0.0\}; each must be above 0"),
         ({"distillation_weights": {"near": 2.0}}, r"names \['near'\]; the tasks that the teacher answers are"),
         ({"distillation_temperatures": {"near": 2.0}}, r"`distillation_temperatures` names \['near'\]"),
         ({"distillation_weights": {"ner": -1.0}}, "it must be a number, 0 or more"),
@@ -310,6 +356,17 @@ def test_a_teacher_with_another_tokenizer_is_refused(trainer_of, taught):
         trainer_of(**taught)
 
 
+@pytest.mark.parametrize("argument", ["teacher", "embedding_reference"])
+def test_a_model_that_reads_shorter_texts_is_refused(trainer_of, model, model_on, tokenizer, tmp_path, argument):
+    short = model_on(BertConfig(**SMALL, max_position_embeddings=16))
+    for part in (short, tokenizer):
+        part.save_pretrained(tmp_path / "short")
+    with pytest.raises(
+        ValueError, match=rf"`{argument}` .*short': `max_length` is 64; this encoder .* 3 to 16 tokens"
+    ):
+        trainer_of(**{argument: str(tmp_path / "short")})
+
+
 def test_a_teacher_with_a_smaller_embedding_teaches_labels_alone(trainer_of, teacher, taught):
     teacher.set_embedding_size(8)
     teacher.save_pretrained(taught["teacher"])
@@ -331,6 +388,73 @@ def test_weights_that_change_before_training_count(trainer_of, taught):
     trainer.args.distillation_weights = {"ner": 5.0}
     trainer.train()
     assert trainer.distillation.weights == {"topic": 1.0, "ner": 5.0}
+
+
+def test_a_second_training_may_be_held_to_the_teacher_as_well(trainer_of, taught):
+    trainer = trainer_of(**taught)
+    trainer.train()
+    assert trainer.answers.embeddings.shape == (16, 0)
+    trainer.args.embedding_distillation = 1.0
+    trainer.train()
+    assert torch.equal(trainer.targets.vectors, trainer.answers.embeddings)
+    assert trainer.targets.vectors[:8].norm(dim=-1).tolist() == pytest.approx([1.0] * 8, abs=1e-3)
+
+
+def test_every_trial_of_a_search_is_held_as_its_arguments_say(model, features, tokenizer, taught, tmp_path):
+    trainer = MTSBertTrainer(
+        args=MTLTrainingArguments(
+            str(tmp_path / "run"), max_steps=1, precision="fp32", save_strategy="no", logging_steps=1, **taught
+        ),
+        model_init=lambda: copy.deepcopy(model),
+        processing_class=tokenizer,
+        train_dataset=features,
+        eval_dataset=features,
+    )
+    found = []
+
+    def score(metrics: dict[str, float]) -> float:
+        is_held = any("embedding_loss" in line for line in trainer.state.log_history)
+        config = trainer.model.config
+        found.append((is_held, config.embedding_reference, config.distilled_from))
+        return metrics["eval_loss"]
+
+    def space(trial) -> dict[str, float]:
+        weight = trial.number % 2
+        return {"embedding_distillation": trial.suggest_float("embedding_distillation", weight, weight)}
+
+    trainer.hyperparameter_search(space, compute_objective=score, n_trials=3)
+    assert found == [(False, None, "teacher"), (True, "teacher", "teacher"), (False, None, "teacher")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"teacher": "other"}, "cannot change `teacher` from '.*teacher' to 'other'"),
+        ({"precision": "bf16", "distillation_weights": {"ner": 0}}, "cannot change `precision` from 'fp32' to 'bf16'"),
+        ({"embedding_reference": "other"}, "`embedding_reference` from None to 'other'"),
+        ({"early_stopping_patience": 1, "load_best_model_at_end": True}, "`early_stopping_patience` from None to 1"),
+        (
+            {"embedding_distillation": 1.0, "embedding_distillation_parts": 0.5},
+            r"`embedding_distillation_parts` from 0\.0 to 0\.5",
+        ),
+        ({"distillation_weights": {"topic": 2.0}}, "`distillation_weights` of 'ner' from 0"),
+    ],
+)
+def test_what_a_trainer_reads_once_cannot_change_later(trainer_of, taught, changed, message):
+    trainer = trainer_of(**taught, distillation_weights={"ner": 0})
+    for name, value in changed.items():
+        setattr(trainer.args, name, value)
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+
+
+def test_a_teacher_with_a_smaller_embedding_is_refused_when_a_trial_asks_for_it(trainer_of, teacher, taught):
+    teacher.set_embedding_size(8)
+    teacher.save_pretrained(taught["teacher"])
+    trainer = trainer_of(**taught)
+    trainer.args.embedding_distillation = 1.0
+    with pytest.raises(ValueError, match="its embeddings have 8 numbers, and the model that is trained has 32"):
+        trainer.train()
 
 
 def test_a_task_with_a_weight_of_0_is_not_taught_and_may_have_other_labels(trainer_of, teacher, taught):

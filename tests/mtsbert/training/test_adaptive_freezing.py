@@ -241,6 +241,10 @@ def test_another_training_begins_with_nothing_frozen(start):
         ({"lora_r": 2}, "freezes weights that `lora_r` does not train anyway"),
         ({"gradient_aggregator": "UPGrad"}, "`gradient_aggregator` joins gradients on the same weights in every step"),
         ({"fsdp": "full_shard"}, "measures gradients of whole layers, which FSDP and DeepSpeed share out"),
+        (
+            {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": True}},
+            "which reentrant activation checkpointing does not support",
+        ),
         ({"feature_cache": True, "torch_compile": True}, "`feature_cache` skips layers in the middle of a run"),
         ({"adaptive_freezing_percentile": 101}, r"`adaptive_freezing_percentile` is 101; it must lie in \[0, 100\]"),
         (
@@ -343,6 +347,39 @@ def test_the_answers_of_a_teacher_are_one_more_task(start, model, tokenizer, tmp
 def test_a_task_without_any_label_does_not_keep_layers_from_freezing(start, features):
     unlabelled = features.map(lambda row: {"ner": [-100] * len(row["ner"])})
     trainer = start(**ALL_AT_ONCE, train_dataset=unlabelled)
+    trainer.train()
+    assert set(trainer.freezing.settled.values()) == {8}
+
+
+def test_a_task_without_any_weight_decides_nothing(start):
+    trainer = start(**ALL_AT_ONCE, task_weights={"ner": 0.0})
+    trainer.train()
+    assert trainer.adaptive_freezing.gradients.tasks == ["topic"]
+    assert set(trainer.freezing.settled.values()) == {8}
+
+
+def test_answers_without_any_weight_decide_nothing(start, model, tokenizer, tmp_path):
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
+    trainer = start(**SETTINGS | {"max_steps": 1}, teacher=str(tmp_path / "teacher"))
+    trainer.args.distillation_weights = {"topic": 0.0, "ner": 0.0}  # as in a trial of a search
+    trainer.train()
+    assert trainer.adaptive_freezing.gradients.tasks == ["topic", "ner"]
+
+
+@pytest.mark.parametrize("arguments", [{"adaptive_freezing": True}, {"lora_r": 2}])
+@pytest.mark.parametrize("how", ["is_fsdp_enabled", "is_deepspeed_enabled"])
+def test_weights_that_the_launcher_shards_are_refused_before_the_first_step(trainer_of, how, arguments):
+    """`accelerate launch` sets neither `fsdp` nor `deepspeed`."""
+    trainer = trainer_of(**arguments)
+    setattr(trainer, how, True)
+    with pytest.raises(ValueError, match=f"`{next(iter(arguments))}` .* FSDP"):
+        trainer.train()
+
+
+def test_checkpoints_that_are_not_reentrant_can_be_measured(start):
+    checkpoints = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
+    trainer = start(**ALL_AT_ONCE, **checkpoints, padding_free=False)
     trainer.train()
     assert set(trainer.freezing.settled.values()) == {8}
 

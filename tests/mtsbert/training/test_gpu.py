@@ -28,3 +28,18 @@ def test_the_loss_falls_on_a_gpu(trainer_of, features, settings):
     after = trainer.evaluate()["eval_loss"]
     assert {weight.device.type for weight in trainer.model.parameters()} == {"cuda"}
     assert after < before
+
+
+def test_a_teacher_answers_on_the_gpu_and_returns_to_the_cpu(trainer_of, model, features, tokenizer, tmp_path):
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "teacher")
+    trainer = trainer_of(
+        eval_dataset=features, teacher=str(tmp_path / "teacher"), embedding_distillation=1.0,
+        feature_cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    teacher, devices = trainer.teacher.model, set()
+    teacher.encoder.register_forward_pre_hook(lambda *_: devices.add(teacher.device.type))
+    trainer.train()
+    assert trainer.evaluate()["eval_embedding_cosine"] < 1.0
+    assert devices == {"cuda"}
+    assert teacher.device.type == "cpu"
