@@ -15,7 +15,7 @@ set_up_threads()  # the programs, which import torch, are imported later
 
 COMMANDS = {  # command → description in the help
     "train": "train, evaluate and save a model as a recipe says",
-    "distill": "make a smaller model of a checkpoint, which learns its answers",
+    "distill": "make a smaller model from a checkpoint, which learns its answers",
     "prepare": "label texts with spaCy and make a dataset of them",
     "report": "say what is in a prepared dataset, and how far its labels can be trusted",
     "predict": "answer for every text of a file or folder",
