@@ -263,9 +263,9 @@ def test_figures_of_speed_and_quality_are_the_measured_ones(readme, result):
     assert ours == f"{seconds['ours, joint, fp32']:.1f}; {seconds['ours, joint, bf16']:.1f}"
     assert theirs.endswith(f": {seconds[f'{of_two}, fp32']:.1f}; {seconds[f'{of_two}, bf16']:.1f}")
 
-    speed = result("infer")["texts_per_second"]
+    speed = result("infer")["texts_per_cpu_second"]
     _, ours, theirs, _ = cells(readme, "answer with")
-    kinds = ("ours, torch fp32", "ours, torch bf16 autocast", "ours, ONNX int8")
+    kinds = ("ours, torch fp32", "ours, torch bf16 autocast", "ours, OpenVINO bf16", "ours, OpenVINO int8")
     assert ours == "; ".join(f"{speed[kind]:.0f}" for kind in kinds)
     others = ("three transformers pipelines, batches of 32", "spaCy + SentenceTransformer + linear classifier")
     assert re.findall(r": (\d+)", theirs) == [f"{speed[kind]:.0f}" for kind in others]
