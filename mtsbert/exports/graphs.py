@@ -4,9 +4,14 @@ Letters: `B` texts, `T` tokens, `H` embedding size.
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,6 +26,8 @@ LOGITS = "logits."  # followed by the name of the task
 LONGEST_COMPARED = 160  # tokens: beyond what local attention sees at once
 MOST_DIFFERENCE = 1e-3  # in fp32, relative to the largest number
 Run = Callable[..., dict[str, torch.Tensor]]  # runs a graph: inputs by name → all outputs by name
+TEXTS, PAIRS = "texts", "pairs"  # the two graphs
+Session = Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]]  # names of outputs, inputs by name → outputs
 
 
 class TextGraph(nn.Module):
@@ -63,6 +70,49 @@ class PairGraph(nn.Module):
     def example_inputs(self, num_pairs: int = 2) -> dict[str, torch.Tensor]:
         u, v = torch.rand(2, num_pairs, self.model.config.embedding_size)
         return {"u": u, "v": v}
+
+
+class RuntimeGraphs(ABC):
+    """
+    The two graphs of a model on a runtime, which are opened when they are first asked for.
+
+    Args:
+        files (`list[Path]`): The files of the graphs; none for graphs in memory.
+    """
+
+    def __init__(self, files: list[Path]):
+        self.files = files
+        self._opening = Lock()
+
+    @abstractmethod
+    def open_session(self, graph: str, *, is_alone: bool) -> Session:
+        """Opens the graph `TEXTS` or `PAIRS`. `is_alone` says that no other thread runs it: it may use all cores."""
+
+    @cached_property
+    def _alone(self) -> Session:
+        return self.open_session(TEXTS, is_alone=True)
+
+    @cached_property
+    def _beside_others(self) -> Session:
+        return self.open_session(TEXTS, is_alone=False)
+
+    @cached_property
+    def _pairs(self) -> Session:
+        return self.open_session(PAIRS, is_alone=True)
+
+    def texts(self, names: list[str], *, is_alone: bool = True, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Runs the graph for texts. `is_alone` says that no other thread runs it, so that it may use all cores."""
+        with self._opening:  # otherwise `cached_property` would open a session in each of several threads
+            session = self._alone if is_alone else self._beside_others
+        return _run(session, names, inputs)
+
+    def pairs(self, names: list[str], **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        return _run(self._pairs, names, inputs)
+
+
+def _run(session: Session, names: list[str], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    answers = session(names, {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()})
+    return dict(zip(names, map(torch.from_numpy, answers), strict=True))
 
 
 @contextmanager

@@ -1,19 +1,11 @@
 """Writes graphs as ONNX, and runs them with onnxruntime."""
 
-from functools import cached_property
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from mtsbert.exports.graphs import PairGraph, TextGraph, without_warnings
+from mtsbert.exports.graphs import PAIRS, TEXTS, PairGraph, RuntimeGraphs, Session, TextGraph, without_warnings
 from mtsbert.settings import import_extra
-
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
 
 TEXTS_FILE, PAIRS_FILE = "model.onnx", "pairs.onnx"
@@ -23,42 +15,24 @@ OPSET = 23  # the first with attention as a single operator, which is faster
 QUANTIZED = ["MatMul", "Gemm", "Gather"]
 
 
-class OnnxGraphs:
+class OnnxGraphs(RuntimeGraphs):
     """The two graphs of a folder, which onnxruntime runs on the CPU."""
 
     def __init__(self, folder: Path):
-        self._folder = folder
-        self.files = [path for path in (folder / TEXTS_FILE, folder / PAIRS_FILE) if path.is_file()]
-        self._opening = Lock()
+        self._paths = {TEXTS: folder / TEXTS_FILE, PAIRS: folder / PAIRS_FILE}
+        super().__init__([path for path in self._paths.values() if path.is_file()])
         import_extra("onnxruntime", extra=EXTRA)
 
-    @cached_property
-    def _alone(self) -> "InferenceSession":
-        """The session for a single caller, which uses all cores."""
-        return open_session(self._folder / TEXTS_FILE)
+    def open_session(self, graph: str, *, is_alone: bool) -> Session:
+        import onnxruntime
 
-    @cached_property
-    def _beside_others(self) -> "InferenceSession":
-        """The session for several concurrent callers, which uses only the thread that calls it."""
-        return open_session(self._folder / TEXTS_FILE, num_threads=1)
-
-    @cached_property
-    def _pairs(self) -> "InferenceSession":
-        return open_session(self._folder / PAIRS_FILE)
-
-    def texts(self, names: list[str], *, is_alone: bool = True, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Runs the graph for texts. `is_alone` says that no other thread runs it, so that it may use all cores."""
-        with self._opening:  # otherwise `cached_property` would open a session in each of several threads
-            session = self._alone if is_alone else self._beside_others
-        return _run(session, names, inputs)
-
-    def pairs(self, names: list[str], **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        return _run(self._pairs, names, inputs)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 0 if is_alone else 1  # one per core; or only the thread that calls it
+        providers = ["CPUExecutionProvider"]
+        return onnxruntime.InferenceSession(self._paths[graph], options, providers=providers).run
 
 
 def write_graph(graph: TextGraph | PairGraph, inputs: dict[str, torch.Tensor], path: Path) -> None:
-    for package in ("onnx", "onnxscript"):
-        import_extra(package, extra=EXTRA)
     # Without a warning, the older exporter (`dynamo=False`) writes a graph that is wrong for other lengths.
     with without_warnings():
         torch.onnx.export(
@@ -87,16 +61,3 @@ def quantize(path: Path) -> None:
     with without_warnings():
         quantize_dynamic(whole, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=QUANTIZED)
     whole.unlink()
-
-
-def open_session(path: Path, *, num_threads: int = 0) -> "InferenceSession":
-    """Opens a graph. With `num_threads=0`, onnxruntime uses one thread per core."""
-    onnxruntime = import_extra("onnxruntime", extra=EXTRA)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = num_threads
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def _run(session: "InferenceSession", names: list[str], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    answers = session.run(names, {name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()})
-    return dict(zip(names, map(torch.from_numpy, answers), strict=True))

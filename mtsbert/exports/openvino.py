@@ -4,17 +4,26 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterable
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from queue import Empty, LifoQueue
-from threading import Lock
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from mtsbert.exports.graphs import PairGraph, TextGraph, check_pairs, check_texts, without_warnings
+from mtsbert.exports.graphs import (
+    PAIRS,
+    TEXTS,
+    PairGraph,
+    RuntimeGraphs,
+    Session,
+    TextGraph,
+    check_pairs,
+    check_texts,
+    without_warnings,
+)
 from mtsbert.settings import import_extra
 from pipeline_mtsbert import MTSBertPipeline
 
@@ -28,7 +37,7 @@ EXTRA = "openvino"
 HINTS = {"fp32": "f32", "bf16": "bf16"}  # what OpenVINO calls them
 
 
-class OpenVinoGraphs:
+class OpenVinoGraphs(RuntimeGraphs):
     """
     The two graphs of a model, compiled for the CPU.
 
@@ -41,47 +50,23 @@ class OpenVinoGraphs:
     """
 
     def __init__(self, texts: "Model | Path", pairs: "Model | Path | None", *, precision: str = "fp32"):
-        self._graphs = {"texts": texts, "pairs": pairs}
+        self._graphs = {TEXTS: texts, PAIRS: pairs}
         self._precision = precision
         self._num_threads = torch.get_num_threads()  # of this thread; those that share the work have one each
-        self.files = [path for graph in (texts, pairs) if isinstance(graph, Path) for path in _files_of(graph)]
-        self._opening = Lock()
+        super().__init__([path for graph in (texts, pairs) if isinstance(graph, Path) for path in _files_of(graph)])
 
     @classmethod
     def of(cls, folder: Path, *, precision: str = "fp32") -> "OpenVinoGraphs":
         return cls(folder / TEXTS_FILE, folder / PAIRS_FILE, precision=precision)
 
-    @cached_property
-    def _alone(self) -> "_Requests":
-        """For a single caller: one request, which uses all cores."""
-        return _Requests(self._compiled("texts", streams=1))
-
-    @cached_property
-    def _beside_others(self) -> "_Requests":
-        """For several concurrent callers: each request uses one core."""
-        return _Requests(self._compiled("texts", streams=self._num_threads))
-
-    @cached_property
-    def _pairs(self) -> "_Requests":
-        return _Requests(self._compiled("pairs", streams=1))
-
-    def _compiled(self, graph: str, *, streams: int) -> "CompiledModel":
+    def open_session(self, graph: str, *, is_alone: bool) -> Session:
         settings = {
             "INFERENCE_PRECISION_HINT": HINTS[self._precision],
             "INFERENCE_NUM_THREADS": self._num_threads,
-            "NUM_STREAMS": streams,
+            "NUM_STREAMS": 1 if is_alone else self._num_threads,  # requests at a time, which share the threads
             "ENABLE_CPU_PINNING": False,  # other programs may run on the same cores
         }
-        return import_openvino().Core().compile_model(self._graphs[graph], "CPU", settings)
-
-    def texts(self, names: list[str], *, is_alone: bool = True, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Runs the graph for texts. `is_alone` says that no other thread runs it, so that it may use all cores."""
-        with self._opening:  # otherwise `cached_property` would compile in each of several threads
-            requests = self._alone if is_alone else self._beside_others
-        return requests.run(names, inputs)
-
-    def pairs(self, names: list[str], **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self._pairs.run(names, inputs)
+        return _Requests(import_openvino().Core().compile_model(self._graphs[graph], "CPU", settings))
 
 
 class _Requests:
@@ -91,13 +76,13 @@ class _Requests:
         self._graph = graph
         self._idle: LifoQueue = LifoQueue()
 
-    def run(self, names: list[str], inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def __call__(self, names: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         try:
             request = self._idle.get_nowait()
         except Empty:
             request = self._graph.create_infer_request()
-        request.infer({name: np.ascontiguousarray(value.numpy()) for name, value in inputs.items()})
-        answers = {name: torch.from_numpy(request.get_tensor(name).data.copy()) for name in names}
+        request.infer(inputs)
+        answers = [request.get_tensor(name).data.copy() for name in names]
         self._idle.put(request)
         return answers
 

@@ -8,7 +8,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from configuration_mtsbert import PAIR_TYPES, MTSBertConfig
 from mtsbert.exports import onnx, openvino
-from mtsbert.exports.graphs import LOGITS, SENTENCE_EMBEDDING, make_exportable
+from mtsbert.exports.graphs import LOGITS, SENTENCE_EMBEDDING, RuntimeGraphs, make_exportable
 from mtsbert.machine import ANSWER_PRECISIONS, uses_bf16
 from mtsbert.network.starting_point import open_tokenizer, pipeline_of_checkpoint
 from pipeline_mtsbert import MTSBertPipeline
@@ -28,7 +28,7 @@ class ExportedModel:
     dtype = torch.float32
     device = torch.device("cpu")
 
-    def __init__(self, config: MTSBertConfig, graphs: onnx.OnnxGraphs | openvino.OpenVinoGraphs):
+    def __init__(self, config: MTSBertConfig, graphs: RuntimeGraphs):
         self.config = config
         self.graphs = graphs
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cached_property
 from threading import TIMEOUT_MAX, Condition, Thread
 
 from mtsbert.serving.errors import Refusal
@@ -55,7 +56,7 @@ class Item:
     def row(self) -> Row:
         return self.job.rows[self.index]
 
-    @property
+    @cached_property
     def cost(self) -> int:
         """What it takes to answer the input, in characters: unlike tokens, these are known without counting."""
         texts = [self.row] if isinstance(self.row, str) else self.row

@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import AutoTokenizer, BertConfig, set_seed
 
@@ -19,6 +18,7 @@ from mtsbert.training.trainer import MTSBertTrainer
 from run_mtl import main
 from tests.mtsbert.conftest import SMALL
 from tests.mtsbert.rows import examples_of
+from tests.mtsbert.training.test_distillation import ends_of
 from tests.mtsbert.training.test_trainer import gradients, without_dropout
 
 
@@ -198,13 +198,7 @@ def test_a_step_without_any_label_trains_heads_and_layers_of_tasks(
 
 
 def test_a_resumed_run_equals_one_that_was_not_interrupted(recipe, taught, tmp_path):
-    flags = {**taught, "num_train_epochs": 3, "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 1}
-    flags["embedding_distillation"] = 2.0
-    main(["--config", str(recipe(**flags))])
-    path = recipe(**flags, output_dir=str(tmp_path / "again"))
-    again = ["--config", str(path), "--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-3")]
-    main([*again, "--feature_cache_dir", str(tmp_path / "new_cache")])
-    ends = [load_file(tmp_path / folder / "model.safetensors") for folder in ("run", "again")]
+    ends = ends_of(recipe, tmp_path, **taught, embedding_distillation=2.0)
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 

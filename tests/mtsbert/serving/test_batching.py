@@ -222,8 +222,7 @@ def test_a_request_out_of_time_leaves_the_queue(serve):
     assert model.batches == [["begun"], ["later"]]
 
 
-def test_an_input_that_breaks_the_model_harms_no_other(serve, caplog):
-    client, model = serve()
+def check_only_the_broken_input_fails(client, model, caplog) -> None:
     model.gate.clear()
     first = client.later("/embed", {"inputs": "first"})
     model.wait_for_batches(1)
@@ -234,6 +233,11 @@ def test_an_input_that_breaks_the_model_harms_no_other(serve, caplog):
     assert [reply.result().status for reply in (first, good, bad)] == [200, 200, 500]
     assert bad.result().reason == "The model failed on this input; the server's log has the reason."
     assert "The model failed on an input of 26 characters." in caplog.text
+
+
+def test_an_input_that_breaks_the_model_harms_no_other(serve, caplog):
+    client, model = serve()
+    check_only_the_broken_input_fails(client, model, caplog)
     assert BROKEN not in caplog.text  # texts are nobody's business
     assert client.metric("mtsbert_failed_total") == 1
     assert client.post("/embed", {"inputs": "a"}).status == 200
@@ -297,16 +301,7 @@ def test_an_input_that_breaks_the_tokenizer_harms_no_other(serve, caplog):
     client, model = serve()
     count = model.count_tokens
     model.count_tokens = lambda row: 1 // (row != BROKEN) * count(row)
-    model.gate.clear()
-    first = client.later("/embed", {"inputs": "first"})
-    model.wait_for_batches(1)
-    good = client.later("/embed", {"inputs": ["a", "b"]})
-    bad = client.later("/embed", {"inputs": ["c", BROKEN]})
-    waiting(client, 4)
-    model.gate.set()
-    assert [reply.result().status for reply in (first, good, bad)] == [200, 200, 500]
-    assert bad.result().reason == "The model failed on this input; the server's log has the reason."
-    assert "The model failed on an input of 26 characters." in caplog.text
+    check_only_the_broken_input_fails(client, model, caplog)
     assert client.post("/embed", {"inputs": BROKEN}).status == 500  # also as the first of a batch
     assert client.metric("mtsbert_failed_total") == 2
     assert client.post("/embed", {"inputs": "a"}).status == 200

@@ -152,16 +152,19 @@ def test_padding_free_training_learns_the_same(trainer_of, model, cached):
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
 
 
-def test_a_resumed_run_is_held_by_the_model_it_started_from(recipe, tmp_path):
-    flags = {
-        "embedding_distillation": 5.0, "feature_cache_dir": str(tmp_path / "cache"), "num_train_epochs": 3,
-        "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 1,
-    }  # fmt: skip
+def ends_of(recipe, tmp_path, **flags) -> list[dict[str, torch.Tensor]]:
+    """The weights after a run, and after one that went on from its third step, with another cache."""
+    flags |= {"num_train_epochs": 3, "learning_rate": 1e-2, "save_strategy": "steps", "save_steps": 1}
     main(["--config", str(recipe(**flags))])
     path = recipe(**flags, output_dir=str(tmp_path / "again"))
     again = ["--config", str(path), "--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-3")]
     main([*again, "--feature_cache_dir", str(tmp_path / "new_cache")])
-    ends = [load_file(tmp_path / folder / "model.safetensors") for folder in ("run", "again")]
+    return [load_file(tmp_path / folder / "model.safetensors") for folder in ("run", "again")]
+
+
+def test_a_resumed_run_is_held_by_the_model_it_started_from(recipe, tmp_path):
+    flags = {"embedding_distillation": 5.0, "feature_cache_dir": str(tmp_path / "cache")}
+    ends = ends_of(recipe, tmp_path, **flags)
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
