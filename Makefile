@@ -12,7 +12,8 @@ TELLING := tests/test_versions.py tests/test_configuration.py tests/test_modelin
 RELEASES_OF_TABLE := 4.57 5.0 5.4 5.9 5.10 5.16 5.20 5.24
 
 # A file of tests stays on one worker, where its fixtures are made once. tests/conftest.py puts files with slow tests first.
-TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder
+# Without a worker that has crashed, the rest of its file would be waited for forever: the run ends there.
+TWO_AT_ONCE := -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 .PHONY: help quickstart test test-lowest test-releases docs style bench audit weights clean
 .DEFAULT_GOAL := help

@@ -4,7 +4,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from queue import Empty, LifoQueue
 from types import ModuleType
@@ -29,7 +29,7 @@ from pipeline_mtsbert import MTSBertPipeline
 
 
 if TYPE_CHECKING:
-    from openvino import CompiledModel, Model
+    from openvino import CompiledModel, Core, Model
 
 
 TEXTS_FILE, PAIRS_FILE = "openvino_model.xml", "openvino_pairs.xml"  # the weights lie beside them, as .bin
@@ -66,7 +66,7 @@ class OpenVinoGraphs(RuntimeGraphs):
             "NUM_STREAMS": 1 if is_alone else self._num_threads,  # requests at a time, which share the threads
             "ENABLE_CPU_PINNING": False,  # other programs may run on the same cores
         }
-        return _Requests(import_openvino().Core().compile_model(self._graphs[graph], "CPU", settings))
+        return _Requests(_core().compile_model(self._graphs[graph], "CPU", settings))
 
 
 class _Requests:
@@ -92,6 +92,17 @@ def import_openvino() -> ModuleType:
     if "openvino" not in sys.modules:
         sys.modules["openvino_telemetry"] = None  # OpenVINO and NNCF do without it if it is not installed
     return import_extra("openvino", extra=EXTRA)
+
+
+@cache
+def _core() -> "Core":
+    """
+    Returns the only core of this process, which is never dropped.
+
+    Every core gives the thread that it starts in a stack for signal handlers, and puts back the one before when it
+    ends. If an older core has ended in the meantime, that memory is gone, and the next Ctrl-C kills the process.
+    """
+    return import_openvino().Core()
 
 
 def is_installed() -> bool:

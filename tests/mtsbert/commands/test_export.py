@@ -177,6 +177,34 @@ def test_openvino_reports_nothing_to_its_makers():
     assert done.stdout == "[]\n", done.stderr[-3000:]
 
 
+# Ctrl-C after exports were opened, dropped and quantized.
+SIGNALLED = """
+import os, signal, sys
+from mtsbert.commands.export import main
+from mtsbert.exports.pipeline import load_pipeline
+
+checkpoint, export, texts, output = sys.argv[1:]
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+first, second = (load_pipeline(export) for _ in range(2))
+for pipeline in (first, second):
+    pipeline(["Oslo", ("Oslo", "Lima")])
+del pipeline, first
+del second
+os.kill(os.getpid(), signal.SIGINT)
+main(["--model", checkpoint, "--output", output, "--format", "openvino", "--int8", "--calibration", texts])
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_signals_are_heard_after_exports_were_dropped(warm_python, checkpoint, openvino_export, tmp_path, root):
+    """OpenVINO leaves the handlers of signals without a stack if several of its cores end in the order they began."""
+    (tmp_path / "texts.txt").write_text("\n".join(filter(None, TEXTS)))
+    paths = (checkpoint, openvino_export, tmp_path / "texts.txt", tmp_path / "int8")
+    done = warm_python.run("-c", SIGNALLED, *paths, cwd=root)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("heard\n") == 2
+
+
 def test_a_checkpoint_without_pair_tasks_has_one_graph(model, tokenizer, tmp_path):
     model.save_pretrained(tmp_path / "checkpoint")
     tokenizer.save_pretrained(tmp_path / "checkpoint")

@@ -1,12 +1,12 @@
 """Tests SIGTERM, Ctrl-C and SIGKILL: what is saved, how a run ends, and that it continues as if uninterrupted."""
 
 import copy
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 import torch
@@ -234,17 +234,17 @@ def test_workers_that_read_the_data_outlive_the_signal_that_stops_the_run(start,
 
 
 class SignalGroupAt(TrainerCallback):
-    """Has SIGTERM sent to this process and to its children, as a launcher sends it to a whole process group."""
+    """Has SIGTERM sent to this process and to its workers, as a launcher sends it to a whole process group."""
 
     def __init__(self, step: int):
         self.step = step
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == self.step:
-            children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-            assert children
+            workers = [str(worker.pid) for worker in multiprocessing.active_children()]
+            assert workers
             # By another process: a worker takes what its parent sends for the end of its work.
-            subprocess.run(["kill", "-TERM", *children, str(os.getpid())], check=True)
+            subprocess.run(["kill", "-TERM", *workers, str(os.getpid())], check=True)
 
 
 def test_a_worker_begins_as_it_would_have_begun(tmp_path):
