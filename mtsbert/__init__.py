@@ -19,6 +19,7 @@ _HOMES = {  # module → the public names in it
         "MTSBertOutput",
     ),
     "pipeline_mtsbert": ("MTSBertPipeline",),
+    "mtsbert.adapters.saved": ("use_adapter",),
     "mtsbert.arguments": ("MTLTrainingArguments",),
     "mtsbert.data.collator": ("MultiTaskCollator",),
     "mtsbert.data.loading": ("TaskData", "infer_tasks", "load_data"),

@@ -4,8 +4,10 @@ import math
 import re
 from dataclasses import dataclass, field
 
+from transformers.trainer_utils import HubStrategy
 
-OF_ADAPTERS = ("lora_target", "lora_alpha", "lora_dropout")  # what needs `lora_r`
+
+OF_ADAPTERS = ("lora_target", "lora_alpha", "lora_dropout")  # what needs `lora_r`, and cannot change in a run
 
 
 @dataclass
@@ -89,6 +91,14 @@ class FreezingArguments:
             "trained in full. Checkpoints have the merged weights. Needs the extra 'lora'."
         },
     )
+    lora_merge: bool = field(
+        default=True,
+        metadata={
+            "help": "With --lora_merge false, adapters and heads are saved alone at the end, in peft's format, for "
+            "the mtsbert checkpoint that the run starts from, which must have the same tasks. Their scores are "
+            "calibrated as those of that checkpoint."
+        },
+    )
     lora_alpha: float = field(default=16.0, metadata={"help": "Adapters are scaled by this number divided by lora_r."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout in front of the adapters."})
     lora_target: list[str] | None = field(
@@ -137,8 +147,10 @@ class FreezingArguments:
             raise ValueError("`bitfit` trains the biases of the encoder; drop `freeze_encoder` or `lora_r`.")
         if self.lora_r is not None:
             self._check_lora()
-        elif any(getattr(self, name) != getattr(FreezingArguments, name) for name in OF_ADAPTERS):
-            raise ValueError("`lora_target`, `lora_alpha` and `lora_dropout` need `lora_r`, the rank of the adapters.")
+        elif any(getattr(self, name) != getattr(FreezingArguments, name) for name in (*OF_ADAPTERS, "lora_merge")):
+            raise ValueError(
+                "`lora_target`, `lora_alpha`, `lora_dropout` and `lora_merge` need `lora_r`, the rank of the adapters."
+            )
         if self.layer_decay is not None and not 0.0 < self.layer_decay <= 1.0:
             raise ValueError(f"`layer_decay` is {self.layer_decay}; it must lie in (0, 1].")
         if self.layer_decay is not None and self.freeze_encoder and self.thaw_at is None:
@@ -196,6 +208,11 @@ class FreezingArguments:
             raise ValueError("`lora_r` trains adapters in the encoder that `freeze_encoder` keeps frozen; drop one.")
         if self.gradient_aggregator:
             raise ValueError("`lora_r` cannot be used with `gradient_aggregator`.")
+        if not self.lora_merge and self.push_to_hub and self.hub_strategy != HubStrategy.END:
+            raise ValueError(
+                "`lora_merge: false` gives an adapter at the end only, and what is pushed during training is merged. "
+                "Set `hub_strategy: end`."
+            )
 
     def check_sharded(self) -> None:
         """Raises `ValueError` for options that cannot be used where FSDP or DeepSpeed shards the weights."""

@@ -38,12 +38,21 @@ def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
             adapters.
     """
     asked = lora_settings(args)
-    if (given := getattr(model, "_lora_settings", {})) or not asked:
+    if given := getattr(model, "_lora_settings", {}):
         if given != asked:
             raise ValueError(
                 f"The model has adapters of {given}, and this Trainer asks for {asked or 'none'}. Go on with the "
                 "same, or save the model and load the checkpoint, which has the merged weights."
             )
+        return
+    if any(type(module).__module__.startswith("peft.") for module in model.modules()):
+        raise ValueError(
+            "The model has adapters that peft put in (`get_peft_model`, `add_adapter`, or a folder with an adapter), "
+            "and a Trainer would leave its heads frozen, or save it so that it cannot be opened. Give it without "
+            "them and set `lora_r`; to train on from them, merge them first (peft's `merge_and_unload`, or start the "
+            "run with --model_name_or_path)."
+        )
+    if not asked:
         return
     peft = import_extra("peft", extra="lora")
     linear = [name for name, module in model.encoder.named_modules() if isinstance(module, nn.Linear)]
@@ -77,7 +86,7 @@ def _last(names: list[str]) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in names})
 
 
-def _adapted(model: MTSBertModel) -> Iterator[tuple[str, nn.Module]]:
+def adapted_modules(model: MTSBertModel) -> Iterator[tuple[str, nn.Module]]:
     """Yields the modules that have adapters, with their names."""
     for name, module in model.named_modules():
         if hasattr(module, "base_layer") and hasattr(module, "lora_A"):
@@ -86,7 +95,7 @@ def _adapted(model: MTSBertModel) -> Iterator[tuple[str, nn.Module]]:
 
 def _merge(model: MTSBertModel, state: dict, prefix: str, metadata) -> None:
     """Hook of `state_dict`: replaces what peft has made of a weight by the merged weight, under its name."""
-    for name, module in _adapted(model):
+    for name, module in adapted_modules(model):
         inner = f"{prefix}{name}."
         merged = module.base_layer.weight.detach() + module.get_delta_weight(ADAPTER).detach()
         for key in [key for key in state if key.startswith(inner)]:
@@ -101,7 +110,7 @@ def _split(model: MTSBertModel, state: dict, prefix: str, *others) -> None:
     Hook of `load_state_dict`: merged weights stand for no others and no adapters. [`restore_adapters`] follows where
     there are some.
     """
-    for name, module in _adapted(model):
+    for name, module in adapted_modules(model):
         inner = f"{prefix}{name}."
         for key in [key for key in state if key.startswith(inner)]:
             state[f"{inner}base_layer.{key.removeprefix(inner)}"] = state.pop(key)
@@ -113,7 +122,7 @@ def _split(model: MTSBertModel, state: dict, prefix: str, *others) -> None:
 def _factors(model: MTSBertModel) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": value.detach().cpu().contiguous()
-        for name, module in _adapted(model)
+        for name, module in adapted_modules(model)
         for key, value in module.state_dict().items()
     }
 
@@ -126,7 +135,7 @@ def save_adapters(model: MTSBertModel, folder: Path) -> None:
 
 def restore_adapters(model: MTSBertModel, folder: Path) -> None:
     """Puts back what `save_adapters` wrote, after the merged weights have been loaded; nothing without adapters."""
-    adapted = dict(_adapted(model))
+    adapted = dict(adapted_modules(model))
     if not adapted:
         return
     kept = load_file(folder / ADAPTERS_FILE)

@@ -38,7 +38,7 @@ def edit(model_name_or_path: str, output: Path, edits: list[tuple[str, list[str]
             possible. Nothing is written in that case.
     """
     with new_folder(output) as folder:
-        pipeline = pipeline_of_checkpoint(model_name_or_path)
+        pipeline = pipeline_of_checkpoint(model_name_or_path, merges=True)
         changes = [_apply(pipeline.model, kind, words) for kind, words in edits]
         pipeline.model.save_pretrained(folder)
         pipeline.tokenizer.save_pretrained(folder)

@@ -93,7 +93,7 @@ def export_openvino(model_name_or_path: str, output: Path, *, calibration: list[
 def _new_export(model_name_or_path: str, output: Path) -> Iterator[tuple[Path, MTSBertPipeline]]:
     """A new folder with config and tokenizer in it, and the checkpoint's pipeline in fp32 on the CPU."""
     with new_folder(output) as folder:
-        pipeline = pipeline_of_checkpoint(model_name_or_path)
+        pipeline = pipeline_of_checkpoint(model_name_or_path, merges=True)
         make_exportable(pipeline)
         pipeline.model.config.save_pretrained(folder)
         pipeline.tokenizer.save_pretrained(folder)
@@ -132,7 +132,7 @@ def export_encoder(model_name_or_path: str, output: Path) -> None:
         `ValueError`: if the output already exists, or the model is not an mtsbert checkpoint.
     """
     with new_folder(output) as folder:
-        pipeline = pipeline_of_checkpoint(model_name_or_path)
+        pipeline = pipeline_of_checkpoint(model_name_or_path, merges=True)
         pipeline.model.encoder.save_pretrained(folder)
         pipeline.tokenizer.save_pretrained(folder)
         save_sentence_transformers_files(pipeline.model.config, folder)

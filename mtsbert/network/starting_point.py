@@ -1,6 +1,7 @@
 """Loads the model and the tokenizer that a run starts from."""
 
 import importlib.util
+import json
 import logging
 from copy import deepcopy
 from pathlib import Path, PureWindowsPath
@@ -8,11 +9,14 @@ from pathlib import Path, PureWindowsPath
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils import find_adapter_config_file
 
 from configuration_mtsbert import MTSBertConfig
 from heads_mtsbert import num_positions, scale_features
 from modeling_mtsbert import MTSBertModel
 from mtsbert.input_arguments import ModelArguments
+from mtsbert.network.merging import merge_adapters
+from mtsbert.settings import import_extra
 from pipeline_mtsbert import MTSBertPipeline
 
 
@@ -135,7 +139,19 @@ def set_encoder_dropout(config: PreTrainedConfig, probability: float | None) -> 
 
 
 def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) -> MTSBertConfig:
-    """Loads the config of an mtsbert checkpoint with this project's class. Raises `ValueError` for other models."""
+    """
+    Loads the config of an mtsbert checkpoint with this project's class; that of an adapter (peft) is its checkpoint's.
+
+    Raises:
+        `ValueError`: for other models, or for an adapter if peft is not installed.
+    """
+    if (adapter := find_adapter_config_file(name_or_path, revision=revision)) is not None:
+        import_extra("peft", extra="lora")
+        base = json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        if not base or find_adapter_config_file(base) is not None:
+            of = f"for another adapter, {base!r}" if base else "that does not say for which checkpoint"
+            raise ValueError(f"{str(name_or_path)!r} is an adapter {of}.")
+        name_or_path, revision = base, None
     try:
         settings, _ = MTSBertConfig.get_config_dict(name_or_path, revision=revision)
     except OSError as error:
@@ -148,12 +164,13 @@ def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) ->
     return MTSBertConfig.from_pretrained(name_or_path, revision=revision)
 
 
-def pipeline_of_checkpoint(name_or_path: str, *, revision: str | None = None) -> MTSBertPipeline:
+def pipeline_of_checkpoint(name_or_path: str, *, revision: str | None = None, merges: bool = False) -> MTSBertPipeline:
     """
     The multi-task pipeline of a checkpoint, by this repository's classes: no code of the checkpoint runs.
 
     Args:
         revision: Branch, tag or commit of a Hub id.
+        merges: Whether to merge an adapter into its checkpoint; otherwise it can be changed for another.
 
     Raises:
         `ValueError`: where there is no checkpoint of ours.
@@ -165,7 +182,7 @@ def pipeline_of_checkpoint(name_or_path: str, *, revision: str | None = None) ->
     except OSError as error:
         raise ValueError(f"The checkpoint {name_or_path!r} is not whole: {error}") from error
     _check_vocabulary(tokenizer, name_or_path)
-    return pipeline_of(model, tokenizer)
+    return pipeline_of(merge_adapters(model) if merges else model, tokenizer)
 
 
 def pipeline_of(model: MTSBertModel, tokenizer: PreTrainedTokenizerBase) -> MTSBertPipeline:
@@ -183,7 +200,7 @@ def tasks_of_checkpoint(model_args: ModelArguments) -> dict[str, dict] | None:
 def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertModel:
     """
     Loads the model to train: a pretrained encoder with new heads for `tasks`, or a checkpoint. A checkpoint keeps its
-    heads and gets new ones for tasks that it does not have.
+    heads and gets new ones for tasks that it does not have. An adapter is merged into its checkpoint.
     """
     if model_args.model_name_or_path is not None:
         config = load_checkpoint_config(model_args.model_name_or_path)
@@ -194,7 +211,9 @@ def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertMod
             scale_features(config, config.tasks[task])
         set_encoder_dropout(config.encoder_config, model_args.encoder_dropout)
         # Not in the precision that it was saved in: small updates would be lost in weights of 16 bits.
-        return MTSBertModel.from_pretrained(model_args.model_name_or_path, config=config, dtype=torch.float32)
+        return merge_adapters(
+            MTSBertModel.from_pretrained(model_args.model_name_or_path, config=config, dtype=torch.float32)
+        )
     return MTSBertModel.from_encoder(
         resolve_name(model_args.encoder_name_or_path),
         tasks=tasks,

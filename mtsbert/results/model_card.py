@@ -13,7 +13,7 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from transformers import Trainer
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from configuration_mtsbert import (
     CALIBRATIONS,
@@ -329,7 +329,8 @@ class ModelCard:
         return " ".join(told)
 
     def _use(self) -> str:
-        is_saved = any((self.folder / name).exists() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+        weights = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
+        is_saved = any((self.folder / name).exists() for name in weights)
         if not is_saved and not self.trainer.args.push_to_hub:  # a push saves the model
             return "This run has trained nothing, and left no checkpoint here."
         told = [
@@ -337,6 +338,11 @@ class ModelCard:
             "transformers are enough where nothing else is imported; spaCy and the two commands need the package "
             "mtsbert."
         ]
+        if not self.trainer.args.lora_merge:
+            told = [
+                f"This is an adapter (LoRA): it is opened on {self._started_from(self.provenance)}, which must be "
+                "there, with the code of that checkpoint, and needs `pip install peft`."
+            ]
         if self.is_on_hub:
             told.append(
                 f"`{COMMIT}` stands for the commit whose code you have read, from the history of this repository's "

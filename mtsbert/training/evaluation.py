@@ -61,7 +61,8 @@ class EvaluatingTrainer(BatchingTrainer):
     def train(self, *args, **kwargs):
         self._check_best_metric()
         self._evaluations_of_steps.clear()
-        self._forget_calibration()
+        if self.args.lora_merge:
+            self._forget_calibration()
         tuned = [task for task, settings in self.tasks.items() if settings.get("thresholds")]
         if tuned and self.provenance.is_continued:
             logger.warning(
@@ -76,13 +77,14 @@ class EvaluatingTrainer(BatchingTrainer):
             self.evaluations.pop("eval", None)  # it belongs to the last weights, which have been replaced
             if self.state.best_global_step in self._evaluations_of_steps:
                 self.evaluations["eval"] = self._evaluations_of_steps[self.state.best_global_step]
-        if self.args.calibration and isinstance(self.eval_dataset, Dataset) and self.hp_search_backend is None:
+        calibrates = self.args.calibration and self.args.lora_merge  # an adapter alone has the config of its base
+        if calibrates and isinstance(self.eval_dataset, Dataset) and self.hp_search_backend is None:
             self.calibrate()
         return output
 
     def call_model_init(self, trial: Any = None) -> torch.nn.Module:
         model = super().call_model_init(trial)
-        for settings in model.config.tasks.values():
+        for settings in model.config.tasks.values() if self.args.lora_merge else ():
             forget(settings)  # it may be a checkpoint, whose weights are about to change
         return model
 

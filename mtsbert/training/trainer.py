@@ -23,6 +23,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from configuration_mtsbert import PAIR_RANKING
 from modeling_mtsbert import MTSBertModel
 from mtsbert.adapters.lora import add_adapters, lora_settings, restore_adapters, save_adapters
+from mtsbert.adapters.saved import check_saved_alone, save_alone
 from mtsbert.arguments import STATIC, MTLTrainingArguments, own_settings
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import num_labelled_rows
@@ -211,6 +212,7 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
             raise ValueError(
                 f"`model_init` makes models of different tasks: {model.config.tasks}, and before {self.tasks}."
             )
+        check_saved_alone(model, self.args)
         add_adapters(model, self.args)
         if not self.args.torch_compile:  # which writes dropout its own way
             use_fast_dropout(model)
@@ -331,6 +333,14 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         super().save_model(output_dir, _internal_call)
         if self.args.should_save and output_dir and Path(output_dir).name.startswith(PREFIX_CHECKPOINT_DIR):
             save_adapters(self.accelerator.unwrap_model(self.model), Path(output_dir))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        if self.args.lora_merge or folder.name.startswith(PREFIX_CHECKPOINT_DIR):  # from which a run may be resumed
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            save_alone(self.accelerator.unwrap_model(self.model), folder)
+            self.processing_class.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
