@@ -15,6 +15,7 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -58,8 +59,8 @@ def main() -> None:
         smallest, *_ = sizes.values()
         runs |= {f"{args.rows:,} rows, {number} tasks": made_up_tasks(smallest, number) for number in TIMES}
         for name, flags in runs.items():
-            for measure, value in in_a_fresh_process([*arguments, *flags]).items():
-                figures.setdefault(measure, {})[name] = value
+            for figure, value in in_a_fresh_process(measure, [*arguments, *flags]).items():
+                figures.setdefault(figure, {})[name] = value
             sys.stdout.write(f"{name:25} { ({key: round(values[name], 2) for key, values in figures.items()}) }\n")
     path = write_report("scale", args.config.stem, figures)
     sys.stdout.write(f"Written to {path}\n")
@@ -78,9 +79,9 @@ def made_up_tasks(folder: Path, number: int) -> list[str]:
     return [f"--datasets={json.dumps(datasets)}", f"--tasks={json.dumps(settings)}"]
 
 
-def in_a_fresh_process(arguments: list[str]) -> dict[str, float]:
+def in_a_fresh_process(measured: Callable[[list[str]], dict], arguments: list[str]) -> dict[str, float]:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure, arguments).result()
+        return pool.submit(measured, arguments).result()
 
 
 def measure(arguments: list[str]) -> dict[str, float]:
