@@ -212,7 +212,7 @@ class TaskEditing:
         Raises:
             `ValueError`: If the name is taken, or a head cannot be built from the settings.
         """
-        self._check_free(name)
+        self._check_name(name, exists=False)
         settings = {"type": settings} if isinstance(settings, str) else deepcopy(settings)
         if isinstance(settings, dict) and settings.get("type") == TOKEN_CLASSIFICATION:
             labels = settings.get("labels")
@@ -232,7 +232,7 @@ class TaskEditing:
         Raises:
             `ValueError`: If the model has no such task, or no other task.
         """
-        self._check_known(name)
+        self._check_name(name, exists=True)
         if len(self.config.tasks) == 1:
             raise ValueError(f"{name!r} is the only task of this model, and a model needs at least one.")
         del self.heads[name]
@@ -245,8 +245,8 @@ class TaskEditing:
         Raises:
             `ValueError`: If the model has no such task, or the new name is taken or not allowed.
         """
-        self._check_known(old)
-        self._check_free(new)
+        self._check_name(old, exists=True)
+        self._check_name(new, exists=False)
         tasks = {new if task == old else task: settings for task, settings in self.config.tasks.items()}
         check_tasks(tasks)
         heads = list(self.heads.values())
@@ -267,7 +267,7 @@ class TaskEditing:
         Raises:
             `ValueError`: If the model has no such task or label, or two labels would have the same name.
         """
-        self._check_known(task)
+        self._check_name(task, exists=True)
         settings = self.config.tasks[task]
         is_token_task = settings["type"] == TOKEN_CLASSIFICATION
         labels = settings.get("labels")
@@ -309,10 +309,10 @@ class TaskEditing:
             first.weight, first.in_features = nn.Parameter(kept.clone(), first.weight.requires_grad), 3 * size
         self.config.embedding_size = size
 
-    def _check_known(self, name: str) -> None:
-        if name not in self.config.tasks:
+    def _check_name(self, name: str, *, exists: bool) -> None:
+        if getattr(self, "_hf_peft_config_loaded", False):
+            raise ValueError("An adapter has the tasks of its checkpoint. Merge it first (`mtsbert.merge_adapters`).")
+        if exists and name not in self.config.tasks:
             raise ValueError(f"The model has no task {name!r}; it has {list(self.config.tasks)}.")
-
-    def _check_free(self, name: str) -> None:
-        if name in self.config.tasks:
+        if not exists and name in self.config.tasks:
             raise ValueError(f"The model already has a task {name!r}; drop that one, or choose another name.")

@@ -4,19 +4,23 @@ import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
 
+# The variables that keep torch and OpenVINO from using more than this; onnxruntime has none.
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
-def describe_machine() -> dict[str, str | int | bool | list[str]]:
+def describe_machine() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "instruction_sets": _instruction_sets(),
+        "limited_by": {name: os.environ[name] for name in LIMITS if name in os.environ},
         "native_bf16": bool(torch.cpu.get_capabilities().get("avx512_bf16")),
         "gpu": gpu or "none",
         "python": platform.python_version(),

@@ -59,6 +59,7 @@ BENCHMARKS = {
         "--models plain=runs/ag_news_minilm",
     ),
     "stream": Benchmark("stream", "", quick="--texts 2000"),
+    "contended": Benchmark("contended", AG_NEWS, quick="--rows 64 --repeats 1"),
     "rows": Benchmark("rows", "", quick="--rows 2000 --batch_size 64"),
     "pair_features": Benchmark("pair_features", "--config recipes/nli.yaml", quick=f"--seeds 42 -- {FEW_ROWS}"),
     "int8": Benchmark("int8", f"{CHECKPOINT} --data data/ag_news --pairs data/stsb/test.csv", quick="--max_rows 64"),

@@ -25,6 +25,7 @@ _HOMES = {  # module → the public names in it
     "mtsbert.data.loading": ("TaskData", "infer_tasks", "load_data"),
     "mtsbert.distillation.layers": ("keep_layers",),
     "mtsbert.exports.pipeline": ("OnnxPipeline", "load_pipeline"),
+    "mtsbert.network.adapters": ("merge_adapters",),
     "mtsbert.network.starting_point": ("resolve_name",),
     "mtsbert.preparation": ("prepare",),
     "mtsbert.training.trainer": ("MTSBertTrainer",),

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from transformers.trainer_utils import HubStrategy
 
 
-OF_ADAPTERS = ("lora_target", "lora_alpha", "lora_dropout")  # what needs `lora_r`, and cannot change in a run
+OF_ADAPTERS = ("lora_target", "lora_alpha", "lora_dropout")  # what cannot change in a run that is resumed
+NEED_ADAPTERS = (*OF_ADAPTERS, "lora_merge")
 
 
 @dataclass
@@ -147,7 +148,7 @@ class FreezingArguments:
             raise ValueError("`bitfit` trains the biases of the encoder; drop `freeze_encoder` or `lora_r`.")
         if self.lora_r is not None:
             self._check_lora()
-        elif any(getattr(self, name) != getattr(FreezingArguments, name) for name in (*OF_ADAPTERS, "lora_merge")):
+        elif any(getattr(self, name) != getattr(FreezingArguments, name) for name in NEED_ADAPTERS):
             raise ValueError(
                 "`lora_target`, `lora_alpha`, `lora_dropout` and `lora_merge` need `lora_r`, the rank of the adapters."
             )

@@ -6,6 +6,7 @@ The model's `state_dict` holds the merged weights under their usual names, so th
 adapters. The factors themselves are kept beside a checkpoint that a run may be resumed from.
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +17,11 @@ from torch import nn
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.freezing_arguments import OF_ADAPTERS
+from mtsbert.network.adapters import has_adapters
 from mtsbert.settings import import_extra
 
+
+logger = logging.getLogger(__name__)
 
 ADAPTERS_FILE = "adapters.safetensors"
 ADAPTER = "default"  # peft's name for the only one
@@ -45,15 +49,13 @@ def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
                 "same, or save the model and load the checkpoint, which has the merged weights."
             )
         return
-    if any(type(module).__module__.startswith("peft.") for module in model.modules()):
-        raise ValueError(
-            "The model has adapters that peft put in (`get_peft_model`, `add_adapter`, or a folder with an adapter), "
-            "and a Trainer would leave its heads frozen, or save it so that it cannot be opened. Give it without "
-            "them and set `lora_r`; to train on from them, merge them first (peft's `merge_and_unload`, or start the "
-            "run with --model_name_or_path)."
-        )
     if not asked:
         return
+    trained = [weight.requires_grad for weight in model.heads.parameters()]
+    if trained and not any(trained) and not args.freeze_heads:
+        logger.warning(
+            "All heads were frozen (`requires_grad`) before the Trainer got the model, and stay as they are."
+        )
     peft = import_extra("peft", extra="lora")
     linear = [name for name, module in model.encoder.named_modules() if isinstance(module, nn.Linear)]
     usual = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(
@@ -73,6 +75,16 @@ def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
     model._lora_settings = asked
     model.register_state_dict_post_hook(_merge)
     model.register_load_state_dict_pre_hook(_split)
+
+
+def check_no_others(model: nn.Module) -> None:
+    """Raises `ValueError` for a model with adapters that this module has not put in."""
+    if not hasattr(model, "_lora_settings") and has_adapters(model):
+        raise ValueError(
+            "The model has adapters that peft put in (`get_peft_model`, `add_adapter`, or the folder of one), and a "
+            "Trainer would leave its heads frozen, or save it so that it cannot be opened. Give it without them and "
+            "set `lora_r`; to go on from what they have learned, merge them (`mtsbert.merge_adapters`)."
+        )
 
 
 def lora_settings(args: MTLTrainingArguments) -> dict:

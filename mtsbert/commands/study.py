@@ -43,7 +43,7 @@ NEVER = (
     *("freeze_encoder", "freeze_embeddings", "num_frozen_layers", "freeze_layers", "freeze_heads"),
     *("gradual_unfreezing", "unfreeze_every", "thaw_at", "layer_decay", "feature_cache", "gradient_aggregator"),
     *("adaptive_freezing", "adaptive_freezing_percentile"),
-    *("freeze_modules", "bitfit", "lora_r", "lora_alpha", "lora_dropout", "lora_target"),
+    *("freeze_modules", "bitfit", "lora_r", "lora_alpha", "lora_dropout", "lora_target", "lora_merge"),
     *("num_task_layers", "embedding_distillation", "embedding_distillation_parts"),  # other answers to the question
     "embedding_reference",
 )

@@ -3,7 +3,7 @@
 import json
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 NEGATIVE_IDS = "negative_input_ids"  # column with the token ids of hard negatives, for a ranking
 NO_ROW = -1  # row number of a filler row
+ROWS_AT_ONCE = 5_000
 # Temporary columns for the report; the second one exists for each token task. Task names contain no space.
 CUT, COUNTS = "is cut", "{} entities"
 
@@ -128,7 +129,9 @@ def build_features(
         new_fingerprint=fingerprint_of(examples, tasks, _rules(tokenizer), max_length, list(dataset_names)),
         desc=f"Tokenizing {split}",
     )
-    counts = {name: np.sum(encoded.with_format("numpy")[COUNTS.format(name)][:], axis=0) for name in token_tasks}
+    counts = {
+        name: sum(np.sum(values, axis=0) for values in values_of(encoded, COUNTS.format(name))) for name in token_tasks
+    }
     report = TokenizationReport(
         np.array(encoded[CUT][:], dtype=bool), {name: EntityCounts(*map(int, sums)) for name, sums in counts.items()}
     )
@@ -138,9 +141,17 @@ def build_features(
 
 def num_labelled_rows(features: Dataset, task: str) -> int:
     """Counts the rows of features that have a label for a task."""
-    values = features.select_columns(task).with_format("numpy")[task][:]
-    labelled = [not np.all(np.isnan(value) | (np.asarray(value) == IGNORE_INDEX)) for value in values]
-    return sum(labelled)
+    return sum(
+        not np.all(np.isnan(value) | (np.asarray(value) == IGNORE_INDEX))
+        for values in values_of(features, task)
+        for value in values
+    )
+
+
+def values_of(rows: Dataset, column: str) -> Iterator[np.ndarray]:
+    """Yields the values of a column, some thousand at a time: as arrays, those of many rows are gigabytes."""
+    for batch in rows.select_columns(column).with_format("numpy").iter(ROWS_AT_ONCE):
+        yield batch[column]
 
 
 def unlabelled_row(features: Dataset, tasks: dict[str, dict]) -> Dataset:

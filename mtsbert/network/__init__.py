@@ -1,1 +1,3 @@
-"""Loading, freezing and speeding up the model. Imports only `mtsbert.arguments` and its siblings, and `data`."""
+"""
+Loading, freezing and speeding up the model. Imports only `mtsbert.arguments` and its siblings, `settings`, and `data`.
+"""

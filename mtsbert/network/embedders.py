@@ -12,6 +12,7 @@ from configuration_mtsbert import PAIR_SIMILARITY, MTSBertConfig
 from modeling_mtsbert import MTSBertModel
 from mtsbert.input_arguments import ModelArguments
 from mtsbert.machine import autocast
+from mtsbert.network.adapters import base_of
 from mtsbert.network.starting_point import (
     PACKAGE_PREFIX,
     load_tokenizer,
@@ -82,7 +83,7 @@ def kind_of(name_or_path: str) -> str:
         settings, _ = PreTrainedConfig.get_config_dict(path)
     except OSError as error:
         problem = f" ({error})"
-    if settings.get("model_type") == MTSBertConfig.model_type:
+    if settings.get("model_type") == MTSBertConfig.model_type or base_of(path) is not None:
         return OURS
     if _has_file(path, "modules.json"):
         import_extra("sentence_transformers", extra="sentence-transformers")

@@ -16,9 +16,16 @@ from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import NO_ROW, ROW
+from mtsbert.network.adapters import base_of
 from mtsbert.network.disk_cache import DiskCache
 from mtsbert.network.feature_cache import PLACE, Texts, cache_key, computed_in
-from mtsbert.network.starting_point import check_longest, load_checkpoint_config, open_tokenizer, resolve_name
+from mtsbert.network.starting_point import (
+    check_longest,
+    load_checkpoint_config,
+    open_checkpoint,
+    open_tokenizer,
+    resolve_name,
+)
 
 
 EMBEDDING = "embedding"  # key beside the tasks; no task can have this name
@@ -149,9 +156,8 @@ def load_reference(
     """
     where = resolve_name(name_or_path)
     try:
-        is_ours = MTSBertConfig.get_config_dict(where)[0].get("model_type") == MTSBertConfig.model_type
-        if is_ours:
-            reference = MTSBertModel.from_pretrained(where, config=load_checkpoint_config(where))
+        if base_of(where) or MTSBertConfig.get_config_dict(where)[0].get("model_type") == MTSBertConfig.model_type:
+            reference = open_checkpoint(where, load_checkpoint_config(where))
         else:
             reference = MTSBertModel.from_encoder(where, tasks=model.config.tasks, pooling=model.config.pooling)
         called = f"`embedding_reference` {name_or_path!r}"

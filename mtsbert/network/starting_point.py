@@ -1,7 +1,6 @@
 """Loads the model and the tokenizer that a run starts from."""
 
 import importlib.util
-import json
 import logging
 from copy import deepcopy
 from pathlib import Path, PureWindowsPath
@@ -9,14 +8,12 @@ from pathlib import Path, PureWindowsPath
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.utils import find_adapter_config_file
 
 from configuration_mtsbert import MTSBertConfig
 from heads_mtsbert import num_positions, scale_features
 from modeling_mtsbert import MTSBertModel
 from mtsbert.input_arguments import ModelArguments
-from mtsbert.network.merging import merge_adapters
-from mtsbert.settings import import_extra
+from mtsbert.network.adapters import base_of, merge_adapters, put_adapter
 from pipeline_mtsbert import MTSBertPipeline
 
 
@@ -145,13 +142,14 @@ def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) ->
     Raises:
         `ValueError`: for other models, or for an adapter if peft is not installed.
     """
-    if (adapter := find_adapter_config_file(name_or_path, revision=revision)) is not None:
-        import_extra("peft", extra="lora")
-        base = json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
-        if not base or find_adapter_config_file(base) is not None:
-            of = f"for another adapter, {base!r}" if base else "that does not say for which checkpoint"
-            raise ValueError(f"{str(name_or_path)!r} is an adapter {of}.")
-        name_or_path, revision = base, None
+    if (base := base_of(name_or_path, revision=revision)) is not None:
+        try:
+            return load_checkpoint_config(base)
+        except ValueError as error:
+            raise ValueError(
+                f"{str(name_or_path)!r} is an adapter, and the checkpoint that it is for, {base!r}, cannot be opened. "
+                f"Correct `base_model_name_or_path` in its adapter_config.json if that has moved. ({error})"
+            ) from error
     try:
         settings, _ = MTSBertConfig.get_config_dict(name_or_path, revision=revision)
     except OSError as error:
@@ -162,6 +160,25 @@ def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) ->
             "bare encoder, use --encoder_name_or_path."
         )
     return MTSBertConfig.from_pretrained(name_or_path, revision=revision)
+
+
+def open_checkpoint(
+    name_or_path: str, config: MTSBertConfig, *, revision: str | None = None, **options
+) -> MTSBertModel:
+    """
+    Loads a model by this repository's classes; an adapter is put into its checkpoint.
+
+    Args:
+        name_or_path (`str`): Folder or Hub id.
+        config ([`MTSBertConfig`]): Its config, see [`load_checkpoint_config`].
+        revision (`str`, *optional*): Branch, tag or commit of a Hub id.
+        options: What else `from_pretrained` takes.
+    """
+    if (base := base_of(name_or_path, revision=revision)) is None:
+        return MTSBertModel.from_pretrained(name_or_path, config=config, revision=revision, **options)
+    model = MTSBertModel.from_pretrained(base, config=config, **options)
+    put_adapter(model, name_or_path, revision=revision)
+    return model
 
 
 def pipeline_of_checkpoint(name_or_path: str, *, revision: str | None = None, merges: bool = False) -> MTSBertPipeline:
@@ -177,7 +194,7 @@ def pipeline_of_checkpoint(name_or_path: str, *, revision: str | None = None, me
     """
     config = load_checkpoint_config(name_or_path, revision=revision)
     try:
-        model = MTSBertModel.from_pretrained(name_or_path, config=config, revision=revision)
+        model = open_checkpoint(name_or_path, config, revision=revision)
         tokenizer = open_tokenizer(name_or_path, config.encoder_config, revision=revision)
     except OSError as error:
         raise ValueError(f"The checkpoint {name_or_path!r} is not whole: {error}") from error
@@ -211,9 +228,7 @@ def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertMod
             scale_features(config, config.tasks[task])
         set_encoder_dropout(config.encoder_config, model_args.encoder_dropout)
         # Not in the precision that it was saved in: small updates would be lost in weights of 16 bits.
-        return merge_adapters(
-            MTSBertModel.from_pretrained(model_args.model_name_or_path, config=config, dtype=torch.float32)
-        )
+        return merge_adapters(open_checkpoint(model_args.model_name_or_path, config, dtype=torch.float32))
     return MTSBertModel.from_encoder(
         resolve_name(model_args.encoder_name_or_path),
         tasks=tasks,

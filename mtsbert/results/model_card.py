@@ -338,17 +338,20 @@ class ModelCard:
             "transformers are enough where nothing else is imported; spaCy and the two commands need the package "
             "mtsbert."
         ]
-        if not self.trainer.args.lora_merge:
+        merges = self.trainer.args.lora_merge
+        if not merges:
             told = [
                 f"This is an adapter (LoRA): it is opened on {self._started_from(self.provenance)}, which must be "
                 "there, with the code of that checkpoint, and needs `pip install peft`."
             ]
-        if self.is_on_hub:
+        elif self.is_on_hub:
             told.append(
                 f"`{COMMIT}` stands for the commit whose code you have read, from the history of this repository's "
                 "files: what is run is then that, whatever is pushed later."
             )
-        for title, (language, code) in snippets(self.config, self.model_id, is_hub_id=self.is_on_hub).items():
+        for title, (language, code) in snippets(
+            self.config, self.model_id, is_hub_id=self.is_on_hub and merges
+        ).items():
             told.append(f"### {title}\n\n{fenced(code, language)}")
         return "\n\n".join(told)
 

@@ -67,7 +67,11 @@ class EvaluatingTrainer(BatchingTrainer):
         if tuned and self.provenance.is_continued:
             logger.warning(
                 f"The thresholds of {tuned} were tuned for the scores of the model that this run goes on from. They "
-                "are kept; tune them again after it (`mtsbert tune-thresholds`)."
+                + (
+                    "are kept; tune them again after it (`mtsbert tune-thresholds`)."
+                    if self.args.lora_merge
+                    else "stay."
+                )
             )
         can_differ = self.reference is not None or not self.args.freeze_encoder
         if self.eval_targets is None and isinstance(self.eval_dataset, Dataset) and can_differ:
@@ -112,6 +116,8 @@ class EvaluatingTrainer(BatchingTrainer):
         Returns:
             By task, what was fitted. Tasks with fewer than 200 labelled texts, or entities found, stay as they are.
         """
+        if not self.args.lora_merge:
+            raise ValueError("`lora_merge: false` keeps the scores of the checkpoint that the adapter is for.")
         if rows is None and not isinstance(self.eval_dataset, Dataset):
             raise ValueError("There is nothing to calibrate on: give `rows`, or the Trainer an `eval_dataset`.")
         rows = self.eval_dataset if rows is None else self.features_of(rows, "validation", "rows")

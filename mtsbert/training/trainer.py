@@ -1,6 +1,7 @@
 """The Trainer for multi-task models: combined loss, exact means over optimizer steps, and logging for each task."""
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from configuration_mtsbert import PAIR_RANKING
 from modeling_mtsbert import MTSBertModel
-from mtsbert.adapters.lora import add_adapters, lora_settings, restore_adapters, save_adapters
-from mtsbert.adapters.saved import check_saved_alone, save_alone
+from mtsbert.adapters.lora import add_adapters, check_no_others, lora_settings, restore_adapters, save_adapters
+from mtsbert.adapters.saved import check_base, check_can_be_pushed, check_folder, check_saved_alone, save_alone
 from mtsbert.arguments import STATIC, MTLTrainingArguments, own_settings
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import num_labelled_rows
@@ -212,6 +213,7 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
             raise ValueError(
                 f"`model_init` makes models of different tasks: {model.config.tasks}, and before {self.tasks}."
             )
+        check_no_others(model)
         check_saved_alone(model, self.args)
         add_adapters(model, self.args)
         if not self.args.torch_compile:  # which writes dropout its own way
@@ -331,20 +333,30 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         if self.is_fsdp_enabled:
             name_as_ours(self.model)
         super().save_model(output_dir, _internal_call)
-        if self.args.should_save and output_dir and Path(output_dir).name.startswith(PREFIX_CHECKPOINT_DIR):
+        if self.args.should_save and output_dir and _is_checkpoint_of_a_run(Path(output_dir)):
             save_adapters(self.accelerator.unwrap_model(self.model), Path(output_dir))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
-        if self.args.lora_merge or folder.name.startswith(PREFIX_CHECKPOINT_DIR):  # from which a run may be resumed
+        if self.args.lora_merge:
+            check_folder(folder, saves_adapter=False)
+        is_for_resuming = folder != Path(self.args.output_dir) and _is_checkpoint_of_a_run(folder)
+        if self.args.lora_merge or is_for_resuming:
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
             save_alone(self.accelerator.unwrap_model(self.model), folder)
             self.processing_class.save_pretrained(folder)
 
+    def push_to_hub(self, *args, **kwargs):
+        if not self.args.lora_merge:
+            check_can_be_pushed(self.model)
+        return super().push_to_hub(*args, **kwargs)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         restore_adapters(self.model, Path(resume_from_checkpoint))
+        if not self.args.lora_merge:
+            check_base(self.accelerator.unwrap_model(self.model))
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
@@ -370,6 +382,10 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
                 license=license,
                 tags=tags,
             )
+
+
+def _is_checkpoint_of_a_run(folder: Path) -> bool:
+    return re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name) is not None
 
 
 def name_as_ours(model: torch.nn.Module) -> None:

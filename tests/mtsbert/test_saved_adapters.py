@@ -7,7 +7,9 @@ import json
 import pytest
 import spacy
 import torch
+from datasets import concatenate_datasets
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load, save
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, pipeline
 
@@ -20,11 +22,12 @@ from mtsbert.commands.export import main as export
 from mtsbert.commands.tune_thresholds import main as tune
 from mtsbert.exports.pipeline import load_pipeline
 from mtsbert.input_arguments import ModelArguments
+from mtsbert.network.adapters import merge_adapters
+from mtsbert.network.embedders import OURS, kind_of
 from mtsbert.network.starting_point import load_model, resolve_name
 from mtsbert.spacy_component import MTSBertComponent
 from mtsbert.training.hub import files_of_model
 from mtsbert.training.output import save_run
-from mtsbert.training.trainer import MTSBertTrainer
 from tests.conftest import MINILM
 
 
@@ -45,9 +48,9 @@ def base(model, tokenizer, tmp_path):
 def adapt(base, features, trainer_of, tmp_path):
     """Trains an adapter on the base; returns its folder and the trained model."""
 
-    def train(name: str = "one", *, resume=None, **arguments):
+    def train(name: str = "one", *, resume=None, eval_dataset=features, **arguments):
         of = MTSBertModel.from_pretrained(base)
-        trainer = trainer_of(of=of, eval_dataset=features, output_dir=str(tmp_path / name), **ALONE | arguments)
+        trainer = trainer_of(of=of, eval_dataset=eval_dataset, output_dir=str(tmp_path / name), **ALONE | arguments)
         trainer.train(resume_from_checkpoint=resume and str(resume))
         save_run(trainer, {}, trained=True)
         trainer.create_model_card()
@@ -78,8 +81,8 @@ def test_the_folder_has_adapters_and_heads_alone_and_the_base_is_untouched(adapt
 
 @pytest.mark.weights
 def test_another_adapter_on_minilm_is_small(tasks, tmp_path):
-    model = MTSBertModel.from_encoder(resolve_name(MINILM), tasks=tasks)
-    model.config.name_or_path = "base"
+    MTSBertModel.from_encoder(resolve_name(MINILM), tasks=tasks).save_pretrained(tmp_path / "base")
+    model = MTSBertModel.from_pretrained(tmp_path / "base")
     add_adapters(model, MTLTrainingArguments("unused", lora_r=8))
     save_alone(model, tmp_path / "adapter")
     assert 300_000 < sum(path.stat().st_size for path in (tmp_path / "adapter").glob("*.*")) < 600_000
@@ -147,9 +150,17 @@ def test_thresholds_have_no_place_in_an_adapter(adapt, news_file):
         tune(["--model", str(folder), "--data", str(news_file), "--target", "f1"])
 
 
-def test_scores_are_calibrated_as_those_of_the_base(adapt):
-    _, trained = adapt()
+def test_scores_are_calibrated_as_those_of_the_base(adapt, base, features, trainer_of):
+    rows = concatenate_datasets([features] * 40)  # enough to calibrate by
+    folder, trained = adapt(eval_dataset=rows)
     assert trained.config.tasks["topic"]["temperature"] == 2.0
+    assert load_pipeline(folder).model.config.tasks["topic"]["temperature"] == 2.0
+    trainer = trainer_of(of=MTSBertModel.from_pretrained(base), eval_dataset=rows, **ALONE)
+    with pytest.raises(ValueError, match="keeps the scores of the checkpoint that the adapter is for"):
+        trainer.calibrate()
+    whole = trainer_of(of=MTSBertModel.from_pretrained(base), eval_dataset=rows)
+    whole.train()
+    assert whole.tasks["topic"]["temperature"] != 2.0
 
 
 def test_a_pipeline_changes_from_one_adapter_to_another_and_back(adapt, base, tokenizer, close):
@@ -179,13 +190,31 @@ def test_the_resumed_run_saves_the_same_adapter(adapt, tmp_path, tokenizer, clos
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes() == (straight / name).read_bytes()
 
 
-def test_a_model_that_is_no_saved_checkpoint_is_refused(trainer_of, model, adapt, base):
+def test_a_model_that_is_no_saved_checkpoint_is_refused(trainer_of, model):
     with pytest.raises(ValueError, match=r"starts from '.*encoder.*'. Train such a checkpoint first"):
         trainer_of(of=model, **ALONE)
-    changed = MTSBertModel.from_pretrained(base)
-    changed.rename_labels("topic", {"Sports": "Sport"})
-    with pytest.raises(ValueError, match=r"the tasks \['topic'\] of this run differ"):
-        trainer_of(of=changed, **ALONE)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            lambda model: model.rename_labels("topic", {"Sports": "Sport"}),
+            r"\['topic.labels'\] .* \['Business', 'Sport'\]",
+        ),
+        (lambda model: model.config.tasks["topic"].update(min_score=0.9), r"\['topic.min_score'\] .*: 0.9, not None"),
+        (lambda model: model.config.tasks["topic"].pop("temperature"), r"\['topic.temperature'\] .*: None, not 2.0"),
+        (lambda model: model.config.tasks["ner"].update(type="sequence_classification"), r"\['ner.type'\]"),
+        (lambda model: setattr(model.config, "pooling", "cls"), r"\['pooling'\] are others: cls, not mean"),
+        (lambda model: setattr(model.config, "normalize", False), r"\['normalize'\]"),
+        (lambda model: model.set_embedding_size(16), r"\['embedding_size'\]"),
+    ],
+)
+def test_settings_that_the_base_does_not_have_are_refused(trainer_of, base, change, named):
+    model = MTSBertModel.from_pretrained(base)
+    change(model)
+    with pytest.raises(ValueError, match=rf"In this run {named}"):
+        trainer_of(of=model, **ALONE)
 
 
 def test_a_folder_has_one_kind_of_model(adapt, base, trainer_of):
@@ -208,23 +237,76 @@ def test_flags_that_cannot_be_are_refused(trainer_of, arguments, message):
         trainer_of(**arguments)
 
 
-def test_what_is_no_adapter_of_the_model_is_refused(adapt, base, tmp_path, layered_model, tokenizer):
+def test_what_is_no_adapter_is_refused_and_the_pipeline_answers_as_before(adapt, base, close):
     folder, _ = adapt()
     ask = load_pipeline(base)
-    with pytest.raises(ValueError, match=r"is no adapter: it has no adapter_config\.json"):
-        use_adapter(ask, base)
-    config = json.loads((folder / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"modules_to_save": ["heads.mood"]}))
-    with pytest.raises(ValueError, match=r"The adapter '.*one' has \['heads.mood'\], and the model \['heads."):
-        use_adapter(ask, folder)
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
-    with pytest.raises(ValueError, match="is an adapter that does not say for which checkpoint"):
+    expected = ask(TEXTS)
+    weights = (folder / "adapter_model.safetensors").read_bytes()
+    for content, message in [
+        (None, r"is no adapter that can be opened: .*adapter_model\.safetensors"),
+        (weights[:1000], "is no adapter that can be opened"),
+        (without(weights, "heads.topic"), r"which has \(2,\) where the adapter has nothing: heads\.topic\."),
+        (without(weights, "layer.1"), r"where the adapter has nothing: encoder\.encoder\.layer\.1\."),
+    ]:
+        (folder / "adapter_model.safetensors").unlink()
+        if content is not None:
+            (folder / "adapter_model.safetensors").write_bytes(content)
+        for _ in range(2):
+            with pytest.raises(ValueError, match=message):
+                use_adapter(ask, folder)
+        assert close(ask(TEXTS), expected, 0.0)
+        if content is None:
+            (folder / "adapter_model.safetensors").write_bytes(weights)
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    use_adapter(ask, folder)
+    assert not close(ask(TEXTS), expected, 1e-3)
+
+
+def without(weights: bytes, name: str) -> bytes:
+    return save({key: value for key, value in load(weights).items() if name not in key})
+
+
+def test_an_adapter_on_another_model_is_refused(adapt, base, tokenizer, tmp_path):
+    folder, _ = adapt()
+    for change, named in [
+        (lambda model: model.rename_labels("topic", {"Business": "Sports", "Sports": "Business"}), "heads differ"),
+        (lambda model: model.encoder.embeddings.word_embeddings.weight.data.mul_(1.01), "weights differ"),
+        (lambda model: setattr(model.config, "pooling", "max"), "pooling differ"),
+    ]:
+        model = MTSBertModel.from_pretrained(base)
+        change(model.requires_grad_(False))
+        with pytest.raises(ValueError, match=rf"is for another model.*: {named}. The one that it is for was 'base'"):
+            use_adapter(model.eval().as_pipeline(tokenizer), folder)
+    MTSBertModel.from_pretrained(base).save_pretrained(tmp_path / "kept")
+    model.save_pretrained(base)  # the folder now has another checkpoint
+    with pytest.raises(ValueError, match="is for another model"):
         load_pipeline(folder)
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(folder)}))
-    with pytest.raises(ValueError, match=r"is an adapter for another adapter, '.*one'"):
-        load_pipeline(folder)
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "nowhere/to-be"}))
-    with pytest.raises(ValueError, match="No checkpoint found under 'nowhere/to-be'"):
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"base_model_name_or_path": None}, "is an adapter that does not say for which checkpoint"),
+        (
+            {"base_model_name_or_path": "nowhere/to-be"},
+            "is an adapter, and the checkpoint .* 'nowhere/to-be'",
+        ),
+        ({"base_model_name_or_path": "/no/where"}, r"'.*one' is an adapter, .* Correct `base_model_name_or_path`"),
+        ({"modules_to_save": ["heads.topic"]}, r"does not fit the model, it has .* and not: heads\.ner"),
+        ({"bias": "all"}, "is no LoRA with `bias: none`"),
+        ("itself", r"is an adapter for another adapter, '.*one'"),
+        ("broken", r"The adapter_config\.json of '.*one' is broken"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(adapt, change, message):
+    folder, _ = adapt()
+    path = folder / "adapter_config.json"
+    if change == "broken":
+        path.write_text("{")
+    else:
+        changed = {"base_model_name_or_path": str(folder)} if change == "itself" else change
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(ValueError, match=message):
         load_pipeline(folder)
 
 
@@ -247,21 +329,106 @@ def test_adapters_that_peft_put_in_are_refused_and_the_way_is_named(trainer_of, 
 def test_a_model_that_has_changed_since_it_was_loaded_is_refused(trainer_of, base):
     model = MTSBertModel.from_pretrained(base)
     trainer_of(of=model).train()
-    with pytest.raises(ValueError, match=r"has other weights than that checkpoint by now\. Save it"):
+    with pytest.raises(ValueError, match=r"has other weights or layers than that checkpoint by now\. Save it"):
         trainer_of(of=model, **ALONE)
     model.save_pretrained(base.parent / "saved")
     trainer_of(of=MTSBertModel.from_pretrained(base.parent / "saved"), **ALONE)
 
 
-def test_a_run_starts_from_an_adapter_as_from_a_checkpoint(adapt, close):
+def test_a_run_starts_from_an_adapter_as_from_a_checkpoint(adapt, trainer_of):
     folder, trained = adapt()
-    with pytest.raises(ValueError, match="merge them first"):
-        MTSBertTrainer(MTSBertModel.from_pretrained(folder))
-    started = load_model(ModelArguments(model_name_or_path=str(folder)), trained.config.tasks)
-    assert started.state_dict().keys() == trained.state_dict().keys()
-    for name, weight in trained.state_dict().items():
-        assert torch.allclose(started.state_dict()[name], weight, atol=1e-6), name
-    assert all(weight.requires_grad for weight in started.parameters())
+    with pytest.raises(ValueError, match=r"merge them \(`mtsbert.merge_adapters`\)"):
+        trainer_of(of=MTSBertModel.from_pretrained(folder))
+    of_run = load_model(ModelArguments(model_name_or_path=str(folder)), trained.config.tasks)
+    by_hand = merge_adapters(MTSBertModel.from_pretrained(folder))
+    by_peft = merge_adapters(
+        PeftModel.from_pretrained(MTSBertModel.from_pretrained(trained.config.name_or_path), folder)
+    )
+    for started in (of_run, by_hand, by_peft):
+        assert started.state_dict().keys() == trained.state_dict().keys()
+        for name, weight in trained.state_dict().items():
+            assert torch.allclose(started.state_dict()[name], weight, atol=1e-6), name
+        assert all(weight.requires_grad for weight in started.parameters())
+        with pytest.raises(ValueError, match="starts from 'weights that are in no folder"):
+            trainer_of(of=started, output_dir=str(folder.parent / "onwards"), **ALONE)
+        trainer_of(of=started, output_dir=str(folder.parent / "onwards")).train()
+
+
+def test_a_wrapped_encoder_is_merged(model, tokenizer):
+    inputs = tokenizer(TEXTS[:2], return_tensors="pt", padding=True)
+    model.encoder = get_peft_model(model.encoder, LoraConfig(target_modules=["query"], init_lora_weights=False))
+    expected = model.eval()(**inputs).pooler_output
+    merged = merge_adapters(model)
+    assert torch.allclose(merged(**inputs).pooler_output, expected, atol=1e-5)
+    assert not [name for name in merged.state_dict() if "lora" in name or "base_" in name]
+
+
+def test_tasks_are_edited_once_the_adapter_is_merged(adapt):
+    folder, _ = adapt()
+    model = MTSBertModel.from_pretrained(folder)
+    for change in (
+        lambda: model.rename_task("topic", "subject"),
+        lambda: model.add_task("new", {"type": "pair_similarity"}),
+    ):
+        with pytest.raises(ValueError, match=r"Merge it first \(`mtsbert\.merge_adapters`\)"):
+            change()
+
+
+def test_heads_that_were_frozen_before_are_warned_about(trainer_of, model, caplog):
+    model.heads.requires_grad_(False)
+    trainer_of(of=model, lora_r=4)
+    assert "All heads were frozen" in caplog.text
+
+
+def test_an_adapter_of_another_base_is_not_resumed_from(adapt, base, trainer_of, tmp_path):
+    folder, _ = adapt(save_strategy="steps", save_steps=1)
+    other = MTSBertModel.from_pretrained(base)
+    other.encoder.embeddings.word_embeddings.weight.data.mul_(1.01)
+    other.save_pretrained(tmp_path / "other")
+    trainer = trainer_of(
+        of=MTSBertModel.from_pretrained(tmp_path / "other"), output_dir=str(tmp_path / "two"), **ALONE
+    )
+    with pytest.raises(ValueError, match="the model has other weights or layers than that checkpoint"):
+        trainer.train(resume_from_checkpoint=str(folder / "checkpoint-1"))
+
+
+def test_a_folder_may_have_any_name(adapt):
+    folder, _ = adapt("checkpoints")
+    assert (folder / "adapter_model.safetensors").is_file()
+    folder, _ = adapt("checkpoint-7")
+    assert (folder / "adapter_model.safetensors").is_file()
+
+
+def test_a_retrained_adapter_is_read_again(adapt, base, tokenizer, close):
+    folder, _ = adapt()
+    ask = load_pipeline(folder)
+    num = len(ask.model.peft_config)
+    use_adapter(ask, f"{folder}/")  # the same
+    assert len(ask.model.peft_config) == num
+    _, trained = adapt(num_train_epochs=6)
+    use_adapter(ask, folder)
+    assert close(ask(TEXTS), trained.as_pipeline(tokenizer)(TEXTS), 1e-5)
+
+
+def test_embeddings_are_compared_and_held_by_an_adapter(adapt, base, trainer_of, tmp_path, features):
+    folder, trained = adapt()
+    assert kind_of(str(folder)) == OURS
+    trainer = trainer_of(
+        of=MTSBertModel.from_pretrained(base), output_dir=str(tmp_path / "held"), embedding_distillation=1.0,
+        embedding_reference=str(folder),
+    )  # fmt: skip
+    for name, weight in trained.encoder.state_dict().items():
+        if "base_layer" not in name and "lora" not in name:
+            assert torch.equal(weight, trainer.reference.encoder.state_dict()[name])
+
+
+def test_what_is_pushed_is_not_for_a_folder_of_this_machine(adapt, base, trainer_of, tmp_path):
+    flags = {"push_to_hub": True, "hub_strategy": "end", "hub_model_id": "me/one"}
+    with pytest.raises(ValueError, match="which nobody has who opens it from the Hub"):
+        trainer_of(of=MTSBertModel.from_pretrained(base), **ALONE | flags)
+    trainer = trainer_of(of=MTSBertModel.from_pretrained(base), output_dir=str(tmp_path / "one"), **ALONE)
+    with pytest.raises(ValueError, match="which nobody has who opens it from the Hub"):
+        trainer.push_to_hub()
 
 
 def test_an_edited_adapter_is_a_checkpoint(adapt, tokenizer, close, tmp_path):
