@@ -15,12 +15,13 @@ INSTRUCTION_SETS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16",
 
 
 def describe_machine() -> dict[str, Any]:
+    limits = {name: os.environ[name] for name in LIMITS if name in os.environ}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)),
         "instruction_sets": _instruction_sets(),
-        "limited_by": {name: os.environ[name] for name in LIMITS if name in os.environ},
+        **({"limited_by": limits} if limits else {}),
         "native_bf16": bool(torch.cpu.get_capabilities().get("avx512_bf16")),
         "gpu": gpu or "none",
         "python": platform.python_version(),
