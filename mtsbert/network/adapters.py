@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, cached_file, find_adapter_config_file
 
@@ -69,29 +71,55 @@ def put_adapter(model: MTSBertModel, name_or_path: str | Path, *, revision: str 
     try:
         weights = Path(cached_file(called, ADAPTER_SAFE_WEIGHTS_NAME, revision=revision))
         config = peft.PeftConfig.from_pretrained(called, revision=revision)
-        with safe_open(weights, "pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
-    except (OSError, ValueError, AttributeError, KeyError, SafetensorError) as error:
+        tensors = load_file(weights)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"{called!r} is no adapter that can be opened: {error}") from error
     status = weights.stat()
     identity = (weights.resolve(), status.st_mtime_ns, status.st_size)
     loaded = model.__dict__.setdefault("_loaded_adapters", {})
     if identity not in loaded:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         _check_belongs(model, called, config, shapes, weights.with_name(BASE_FILE))
-        name = f"adapter_{len(loaded)}"
-        model.load_adapter(called, name, adapter_kwargs={} if revision is None else {"revision": revision})
-        loaded[identity] = name
-    model.set_adapter(loaded[identity])
+        loaded[identity] = f"adapter_{len(loaded)}"
+        _inject(model, loaded[identity], config, tensors)
+    for module in of_peft(model):
+        module.set_adapter(loaded[identity])
     switch_adapters(model, on=True)
     return loaded[identity]
 
 
+@torch.no_grad()
+def _inject(model: MTSBertModel, name: str, config: Any, tensors: dict[str, torch.Tensor]) -> None:
+    """Not by transformers' `load_adapter`, which takes only some versions of peft."""
+    peft = import_extra("peft", extra="lora")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of several adapters in a model
+        peft.inject_adapter_in_model(config, model, name)
+    model._hf_peft_config_loaded = True  # for transformers, which saves the adapter alone then
+    for module in of_peft(model):
+        module.requires_grad_(False)
+    for key, tensor in tensors.items():
+        path = key.removeprefix(IN_FILE)
+        if path.startswith("heads."):
+            head, _, inner = path.removeprefix("heads.").partition(".")
+            model.get_submodule(f"heads.{head}").modules_to_save[name].get_parameter(inner).copy_(tensor)
+        else:
+            layer, _, factor = path.removesuffix(".weight").rpartition(".")
+            getattr(model.get_submodule(layer), factor)[name].weight.copy_(tensor)
+    model.train(model.training)
+
+
+def of_peft(model: MTSBertModel) -> list[nn.Module]:
+    """The layers and heads that have adapters."""
+    peft = import_extra("peft", extra="lora")
+    kinds = (peft.tuners.tuners_utils.BaseTunerLayer, peft.utils.ModulesToSaveWrapper)
+    return [module for module in model.modules() if isinstance(module, kinds)]
+
+
 def switch_adapters(model: MTSBertModel, *, on: bool) -> None:
     """Has a model answer with its active adapter, or without. transformers' `enable_adapters` forgets the heads."""
-    peft = import_extra("peft", extra="lora")
-    for module in model.modules():
-        if isinstance(module, (peft.tuners.tuners_utils.BaseTunerLayer, peft.utils.ModulesToSaveWrapper)):
-            module.enable_adapters(on)
+    for module in of_peft(model):
+        module.enable_adapters(on)
 
 
 def _check_belongs(model: MTSBertModel, called: str, config: Any, shapes: dict[str, tuple], base_file: Path) -> None:
@@ -192,7 +220,7 @@ def merge_adapters(model: MTSBertModel) -> MTSBertModel:
 
     Example:
 
-        >>> model = merge_adapters(MTSBertModel.from_pretrained("runs/one"))
+        >>> model = merge_adapters(load_pipeline("runs/one").model)
         >>> model.save_pretrained("runs/whole")
     """
     if not has_adapters(model):

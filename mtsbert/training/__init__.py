@@ -10,6 +10,7 @@ Private methods of transformers' Trainer that are overridden here because there 
 - `_maybe_log_save_evaluate`: a run that is told to stop first finishes everything that is due after a step
 - `_push_from_checkpoint`: every push can be loaded, with code, tokenizer and the files of sentence-transformers
 - `_run_epoch`: a run that had already ended does not take another step when it is resumed
+- `_save`: writes adapters (LoRA) alone, for the checkpoint that they belong to, if the run asks for that.
 - `_save_checkpoint`: a checkpoint is either complete or does not exist
 - `_save_rng_state`: the main process writes the random states of all ranks, so that the last file marks a checkpoint
   as complete

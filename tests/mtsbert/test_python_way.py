@@ -78,8 +78,10 @@ def test_the_public_names_are_these(root):
         "keep_layers",
         "load_data",
         "load_pipeline",
+        "merge_adapters",
         "prepare",
         "resolve_name",
+        "use_adapter",
     ]
     assert all(getattr(mtsbert, name) is not None for name in mtsbert.__all__)
     assert set(mtsbert.__all__) <= set(dir(mtsbert))
