@@ -89,7 +89,7 @@ BENCHMARKS = {
     "joint": Benchmark(
         "joint",
         "--config recipes/all_tasks.yaml",
-        "-- --max_train_samples=1000 --max_predict_samples=1000",
+        "--seeds 42 43 -- --max_train_samples=1000 --max_predict_samples=2000",
         f"--seeds 42 -- {FEW_ROWS}",
     ),
     "quality_ag_news": Benchmark("quality", AG_NEWS, "--seeds 42", f"--seeds 42 -- {FEW_ROWS}"),

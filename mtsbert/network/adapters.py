@@ -72,6 +72,7 @@ def put_adapter(model: MTSBertModel, name_or_path: str | Path, *, revision: str 
         weights = Path(cached_file(called, ADAPTER_SAFE_WEIGHTS_NAME, revision=revision))
         config = peft.PeftConfig.from_pretrained(called, revision=revision)
         tensors = load_file(weights)
+        belongs = cached_file(called, BASE_FILE, revision=revision, _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError, AttributeError, KeyError, TypeError, SafetensorError) as error:
         raise ValueError(f"{called!r} is no adapter that can be opened: {error}") from error
     status = weights.stat()
@@ -79,7 +80,7 @@ def put_adapter(model: MTSBertModel, name_or_path: str | Path, *, revision: str 
     loaded = model.__dict__.setdefault("_loaded_adapters", {})
     if identity not in loaded:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        _check_belongs(model, called, config, shapes, weights.with_name(BASE_FILE))
+        _check_belongs(model, called, config, shapes, belongs)
         loaded[identity] = f"adapter_{len(loaded)}"
         _inject(model, loaded[identity], config, tensors)
     for module in of_peft(model):
@@ -122,7 +123,9 @@ def switch_adapters(model: MTSBertModel, *, on: bool) -> None:
         module.enable_adapters(on)
 
 
-def _check_belongs(model: MTSBertModel, called: str, config: Any, shapes: dict[str, tuple], base_file: Path) -> None:
+def _check_belongs(
+    model: MTSBertModel, called: str, config: Any, shapes: dict[str, tuple], base_file: str | None
+) -> None:
     """Raises `ValueError` for an adapter that is not for this very model, before anything is put into it."""
     tuners = import_extra("peft", extra="lora").tuners.tuners_utils
     if getattr(config, "bias", None) != "none":
@@ -146,9 +149,9 @@ def _check_belongs(model: MTSBertModel, called: str, config: Any, shapes: dict[s
             f"The adapter {called!r} does not fit the model, which has {expected.get(wrong[0], 'nothing')} where the "
             f"adapter has {shapes.get(wrong[0], 'nothing')}: {wrong[0].removeprefix(IN_FILE)}."
         )
-    if not base_file.is_file():  # made by peft itself
+    if base_file is None:  # made by peft itself
         return
-    kept, found = json.loads(base_file.read_text(encoding="utf-8")), fingerprint_of(model)
+    kept, found = json.loads(Path(base_file).read_text(encoding="utf-8")), fingerprint_of(model)
     if differing := [key for key, value in found.items() if kept.get(key) != value]:
         raise ValueError(
             f"The adapter {called!r} is for another model, which it was trained on: {', '.join(differing)} differ. "
