@@ -49,18 +49,21 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--batch_size", type=int, default=256)
     args = parser.parse_args()
-    figures = {}
+    figures: dict[str, dict[str, float | bool]] = {}
     for rows in args.rows:
         with tempfile.TemporaryDirectory() as folder:
             flags = recipe_in(Path(folder), rows, args.batch_size)
-            figures[rows] = in_a_fresh_process(measure, flags)
+            found = in_a_fresh_process(measure, flags)
             half, *_ = sorted(Path(folder, "run").glob("checkpoint-*"))
             again = [*flags, f"--output_dir={folder}/again", f"--resume_from_checkpoint={half}"]
-            figures[rows]["resumed"] = in_a_fresh_process(measure, again)
+            resumed = in_a_fresh_process(measure, again)
+            found |= {f"resumed_{name}": value for name, value in resumed.items()}
             ends = [load_file(Path(folder, name, WEIGHTS)) for name in ("run", "again")]
-            figures[rows]["resumes_exactly"] = all(bool((ends[0][key] == ends[1][key]).all()) for key in ends[0])
-        sys.stdout.write(f"{rows:,} rows: {figures[rows]}\n")
-    sys.stdout.write(f"Written to {write_report('rows', None, {'rows': figures})}\n")
+            found["resumes_exactly"] = all(bool((ends[0][key] == ends[1][key]).all()) for key in ends[0])
+        sys.stdout.write(f"{rows:,} rows: {found}\n")
+        for name, value in found.items():
+            figures.setdefault(name, {})[f"{rows:,} rows"] = value
+    sys.stdout.write(f"Written to {write_report('rows', None, figures)}\n")
 
 
 def recipe_in(folder: Path, rows: int, batch_size: int) -> list[str]:
