@@ -22,9 +22,8 @@ import pyarrow.parquet as pq
 from quality import ROOT, write_report
 from safetensors.torch import load_file
 from scale import in_a_fresh_process
-from stream import WORDS
+from stream import WORDS, memory_mb, save_small_encoder
 from train import our_trainer
-from transformers import BertConfig, BertModel, BertTokenizer
 
 
 sys.path.insert(0, str(ROOT))
@@ -40,6 +39,7 @@ TASKS = {"topic": {"type": SEQUENCE_CLASSIFICATION}, "ner": {"type": TOKEN_CLASS
 COLUMNS = {"text": "text", "topic": "topic", "ner": "ner"}
 ROWS_AT_ONCE = 10_000
 WEIGHTS = "model.safetensors"
+OWN = "RssAnon"
 
 
 def main() -> None:
@@ -69,11 +69,8 @@ def main() -> None:
 def recipe_in(folder: Path, rows: int, batch_size: int) -> list[str]:
     """Writes rows and an encoder to a folder, and returns the flags of a run on them that saves after half of it."""
     write_rows(folder / "rows.parquet", rows)
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary))
-    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder / "encoder")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
-    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder / "encoder")
+    (folder / "encoder").mkdir()
+    save_small_encoder(folder / "encoder", width=16, num_layers=1)
     datasets = {"rows": {"files": {"train": str(folder / "rows.parquet")}, "columns": COLUMNS}}
     return [
         *("--do_train=True", "--precision=fp32", "--disable_tqdm=True", "--num_train_epochs=1", "--report_to=none"),
@@ -107,7 +104,7 @@ def made_up_row(draw: random.Random) -> dict:
 def measure(arguments: list[str]) -> dict[str, float]:
     """Reads the rows and trains. Returns seconds, and the peak of memory of each in MB."""
     model_args, data_args, training_args = parse_arguments(arguments)
-    figures = {"start_mb": own_memory_mb()}
+    figures = {"start_mb": memory_mb(OWN)}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
         began = time.perf_counter()
@@ -124,24 +121,19 @@ def measure(arguments: list[str]) -> dict[str, float]:
 
 def peak_while(work: Callable[[], Any]) -> tuple[Any, float]:
     """Returns what `work` returns, and the highest memory of this process meanwhile, looked at 20 times a second."""
-    seen, is_over = [own_memory_mb()], threading.Event()
+    seen, is_over = [memory_mb(OWN)], threading.Event()
 
     def look() -> None:
         while not is_over.wait(0.05):
-            seen.append(own_memory_mb())
+            seen.append(memory_mb(OWN))
 
     watcher = threading.Thread(target=look)
     watcher.start()
     try:
-        return work(), max(*seen, own_memory_mb())
+        return work(), max(*seen, memory_mb(OWN))
     finally:
         is_over.set()
         watcher.join()
-
-
-def own_memory_mb() -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) / 1024
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def main() -> None:
         resident, number = {}, 1
         for number, _ in enumerate(answers, start=2):
             if number % max(1, args.texts // 10) == 0:
-                resident[number] = resident_mb()
+                resident[number] = memory_mb("VmRSS")
                 sys.stdout.write(f"{number:,} texts: {resident[number]:.0f} MB\n")
     assert number == args.texts, "answers are missing"
     figures |= {"texts": number, "seconds": time.perf_counter() - began, "resident_mb": resident}
@@ -54,12 +54,19 @@ def main() -> None:
 
 
 def small_pipeline(folder: Path):
+    tokenizer = save_small_encoder(folder, width=32, num_layers=2)
+    return MTSBertModel.from_encoder(str(folder), tasks=TASKS).eval().as_pipeline(tokenizer)
+
+
+def save_small_encoder(folder: Path, *, width: int, num_layers: int) -> BertTokenizer:
+    """Writes an encoder with random weights and its tokenizer, which knows `WORDS`, to a folder that exists."""
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
     (folder / "vocab.txt").write_text("\n".join(vocabulary))
     tokenizer = BertTokenizer(str(folder / "vocab.txt"))
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
-    return MTSBertModel.from_encoder(str(folder), tasks=TASKS).eval().as_pipeline(tokenizer)
+    tokenizer.save_pretrained(folder)
+    sizes = {"hidden_size": width, "num_hidden_layers": num_layers, "num_attention_heads": num_layers}
+    BertModel(BertConfig(vocab_size=len(vocabulary), intermediate_size=2 * width, **sizes)).save_pretrained(folder)
+    return tokenizer
 
 
 def texts(number: int, read: list[int]) -> Iterator[str]:
@@ -70,10 +77,10 @@ def texts(number: int, read: list[int]) -> Iterator[str]:
         yield " ".join(draw.choices(WORDS, k=draw.randint(3, 24)))
 
 
-def resident_mb() -> float:
-    """Returns the memory that the process holds now (Linux)."""
+def memory_mb(kind: str) -> float:
+    """Returns the memory that the process holds now (Linux): `VmRSS`, or `RssAnon` without the pages of files."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:")) / 1024
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 import yaml
 
 from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.freezing_arguments import NEED_ADAPTERS
 from mtsbert.network.starting_point import load_encoder_config, tasks_of_checkpoint
 from mtsbert.preparation import data_prep
 from mtsbert.recipe import parse_arguments
@@ -43,7 +44,7 @@ NEVER = (
     *("freeze_encoder", "freeze_embeddings", "num_frozen_layers", "freeze_layers", "freeze_heads"),
     *("gradual_unfreezing", "unfreeze_every", "thaw_at", "layer_decay", "feature_cache", "gradient_aggregator"),
     *("adaptive_freezing", "adaptive_freezing_percentile"),
-    *("freeze_modules", "bitfit", "lora_r", "lora_alpha", "lora_dropout", "lora_target", "lora_merge"),
+    *("freeze_modules", "bitfit", "lora_r", *NEED_ADAPTERS),
     *("num_task_layers", "embedding_distillation", "embedding_distillation_parts"),  # other answers to the question
     "embedding_reference",
 )

@@ -137,19 +137,22 @@ def set_encoder_dropout(config: PreTrainedConfig, probability: float | None) -> 
 
 def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) -> MTSBertConfig:
     """
-    Loads the config of an mtsbert checkpoint with this project's class; that of an adapter (peft) is its checkpoint's.
+    Loads the config of an mtsbert checkpoint with this project's class; that of an adapter (peft) is its checkpoint's,
+    whose name it has as `name_or_path`.
 
     Raises:
         `ValueError`: for other models, or for an adapter if peft is not installed.
     """
     if (base := base_of(name_or_path, revision=revision)) is not None:
         try:
-            return load_checkpoint_config(base)
+            config = load_checkpoint_config(base)
         except ValueError as error:
             raise ValueError(
                 f"{str(name_or_path)!r} is an adapter, and the checkpoint that it is for, {base!r}, cannot be opened. "
                 f"Correct `base_model_name_or_path` in its adapter_config.json if that has moved. ({error})"
             ) from error
+        config.name_or_path = base
+        return config
     try:
         settings, _ = MTSBertConfig.get_config_dict(name_or_path, revision=revision)
     except OSError as error:
@@ -174,7 +177,8 @@ def open_checkpoint(
         revision (`str`, *optional*): Branch, tag or commit of a Hub id.
         options: What else `from_pretrained` takes.
     """
-    if (base := base_of(name_or_path, revision=revision)) is None:
+    base = config.name_or_path
+    if base in ("", str(name_or_path)):
         return MTSBertModel.from_pretrained(name_or_path, config=config, revision=revision, **options)
     model = MTSBertModel.from_pretrained(base, config=config, **options)
     put_adapter(model, name_or_path, revision=revision)

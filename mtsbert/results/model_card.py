@@ -333,25 +333,21 @@ class ModelCard:
         is_saved = any((self.folder / name).exists() for name in weights)
         if not is_saved and not self.trainer.args.push_to_hub:  # a push saves the model
             return "This run has trained nothing, and left no checkpoint here."
+        is_pinned = self.is_on_hub and self.trainer.args.lora_merge
         told = [
             "`trust_remote_code=True` runs the `*_mtsbert.py` files that lie beside the weights. torch and "
             "transformers are enough where nothing else is imported; spaCy and the two commands need the package "
             "mtsbert."
+            if self.trainer.args.lora_merge
+            else f"This is an adapter (LoRA): it is opened on {self._started_from(self.provenance)}, which must be "
+            "there, with the code of that checkpoint, and needs `pip install peft`."
         ]
-        merges = self.trainer.args.lora_merge
-        if not merges:
-            told = [
-                f"This is an adapter (LoRA): it is opened on {self._started_from(self.provenance)}, which must be "
-                "there, with the code of that checkpoint, and needs `pip install peft`."
-            ]
-        elif self.is_on_hub:
+        if is_pinned:
             told.append(
                 f"`{COMMIT}` stands for the commit whose code you have read, from the history of this repository's "
                 "files: what is run is then that, whatever is pushed later."
             )
-        for title, (language, code) in snippets(
-            self.config, self.model_id, is_hub_id=self.is_on_hub and merges
-        ).items():
+        for title, (language, code) in snippets(self.config, self.model_id, is_hub_id=is_pinned).items():
             told.append(f"### {title}\n\n{fenced(code, language)}")
         return "\n\n".join(told)
 

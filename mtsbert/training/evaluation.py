@@ -61,17 +61,13 @@ class EvaluatingTrainer(BatchingTrainer):
     def train(self, *args, **kwargs):
         self._check_best_metric()
         self._evaluations_of_steps.clear()
-        if self.args.lora_merge:
-            self._forget_calibration()
+        self._forget_calibration()
         tuned = [task for task, settings in self.tasks.items() if settings.get("thresholds")]
         if tuned and self.provenance.is_continued:
+            then = "; tune them again after it (`mtsbert tune-thresholds`)" if self.args.lora_merge else ""
             logger.warning(
                 f"The thresholds of {tuned} were tuned for the scores of the model that this run goes on from. They "
-                + (
-                    "are kept; tune them again after it (`mtsbert tune-thresholds`)."
-                    if self.args.lora_merge
-                    else "stay."
-                )
+                f"are kept{then}."
             )
         can_differ = self.reference is not None or not self.args.freeze_encoder
         if self.eval_targets is None and isinstance(self.eval_dataset, Dataset) and can_differ:
@@ -88,8 +84,9 @@ class EvaluatingTrainer(BatchingTrainer):
 
     def call_model_init(self, trial: Any = None) -> torch.nn.Module:
         model = super().call_model_init(trial)
-        for settings in model.config.tasks.values() if self.args.lora_merge else ():
-            forget(settings)  # it may be a checkpoint, whose weights are about to change
+        if self.args.lora_merge:
+            for settings in model.config.tasks.values():
+                forget(settings)  # it may be a checkpoint, whose weights are about to change
         return model
 
     def _task_settings(self) -> list[dict[str, dict]]:
@@ -97,8 +94,10 @@ class EvaluatingTrainer(BatchingTrainer):
         return [self.tasks] if self.model is None else [self.tasks, self.model.config.tasks]
 
     def _forget_calibration(self) -> None:
-        """What was fitted to other weights."""
+        """Forgets what was fitted to other weights; an adapter that is saved alone keeps that of its base."""
         self.calibration = {}
+        if not self.args.lora_merge:
+            return
         for tasks in self._task_settings():
             for settings in tasks.values():
                 forget(settings)

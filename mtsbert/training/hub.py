@@ -28,14 +28,8 @@ PUSHED = (
     *("tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "chat_template.*"),
     *("vocab.*", "merges.txt", "*.spm", "*.bpe.model", "spiece.model", "bpe.codes"),
     *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
-    *(
-        "adapter_config.json",
-        "adapter_base.json",
-        "1_Pooling/config.json",
-        "2_Dense/config.json",
-        "2_Dense/*.safetensors",
-        "plots/*.png",
-    ),
+    *("1_Pooling/config.json", "2_Dense/config.json", "2_Dense/*.safetensors", "plots/*.png"),
+    *("adapter_config.json", "adapter_base.json"),
     *("all_results.json", "train_results.json", "eval_results.json", "test_results.json", "runs/**/events.*"),
 )
 

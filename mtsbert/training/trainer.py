@@ -333,19 +333,23 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         if self.is_fsdp_enabled:
             name_as_ours(self.model)
         super().save_model(output_dir, _internal_call)
-        if self.args.should_save and output_dir and _is_checkpoint_of_a_run(Path(output_dir)):
+        if self.args.should_save and output_dir and self._is_for_resuming(Path(output_dir)):
             save_adapters(self.accelerator.unwrap_model(self.model), Path(output_dir))
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         if self.args.lora_merge:
             check_folder(folder, saves_adapter=False)
-        is_for_resuming = folder != Path(self.args.output_dir) and _is_checkpoint_of_a_run(folder)
-        if self.args.lora_merge or is_for_resuming:
+        if self.args.lora_merge or self._is_for_resuming(folder):
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
             save_alone(self.accelerator.unwrap_model(self.model), folder)
             self.processing_class.save_pretrained(folder)
+
+    def _is_for_resuming(self, folder: Path) -> bool:
+        """Whether a folder is that of a checkpoint in the middle of a run."""
+        is_so_called = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name) is not None
+        return is_so_called and folder != Path(self.args.output_dir)
 
     def push_to_hub(self, *args, **kwargs):
         if not self.args.lora_merge:
@@ -382,10 +386,6 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
                 license=license,
                 tags=tags,
             )
-
-
-def _is_checkpoint_of_a_run(folder: Path) -> bool:
-    return re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name) is not None
 
 
 def name_as_ours(model: torch.nn.Module) -> None:

@@ -82,6 +82,12 @@ def test_what_a_study_decides_is_taken_out_of_the_recipe(recipe, tmp_path):
     assert kept["tasks"] == yaml.safe_load(config.read_text())["tasks"]
 
 
+def test_how_adapters_are_trained_is_for_the_study_to_say(recipe, tmp_path):
+    of_adapters = {"lora_r": 4, "lora_alpha": 8.0, "lora_dropout": 0.1, "lora_target": ["query"], "lora_merge": False}
+    path, _ = study_recipe(recipe(**of_adapters), tmp_path / "study")
+    assert not of_adapters.keys() & yaml.safe_load(path.read_text()).keys()
+
+
 def test_a_strategy_that_fails_is_left_out_and_the_others_go_on(recipe, tokenizer, warm_runs, tmp_path, caplog):
     sizes = {"hidden_size": 32, "embedding_size": 16, "num_attention_heads": 2, "intermediate_size": 64}
     albert = AlbertConfig(vocab_size=len(tokenizer), num_hidden_layers=4, **sizes)  # four times the same layer
