@@ -151,7 +151,6 @@ def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) ->
                 f"{str(name_or_path)!r} is an adapter, and the checkpoint that it is for, {base!r}, cannot be opened. "
                 f"Correct `base_model_name_or_path` in its adapter_config.json if that has moved. ({error})"
             ) from error
-        config.name_or_path = base
         return config
     try:
         settings, _ = MTSBertConfig.get_config_dict(name_or_path, revision=revision)
@@ -162,7 +161,9 @@ def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) ->
             f"{name_or_path!r} is a {settings.get('model_type')!r} model, not an mtsbert checkpoint. To start from a "
             "bare encoder, use --encoder_name_or_path."
         )
-    return MTSBertConfig.from_pretrained(name_or_path, revision=revision)
+    config = MTSBertConfig.from_pretrained(name_or_path, revision=revision)
+    config.name_or_path = str(name_or_path)  # which transformers takes from the file where that has one
+    return config
 
 
 def open_checkpoint(
@@ -178,7 +179,7 @@ def open_checkpoint(
         options: What else `from_pretrained` takes.
     """
     base = config.name_or_path
-    if base in ("", str(name_or_path)):
+    if base == str(name_or_path):
         return MTSBertModel.from_pretrained(name_or_path, config=config, revision=revision, **options)
     model = MTSBertModel.from_pretrained(base, config=config, **options)
     put_adapter(model, name_or_path, revision=revision)

@@ -1,11 +1,13 @@
 """Tests that a Ray cluster gives the same bytes as the local engine in the same order, even if a worker is killed."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from itertools import count, islice
 
 import psutil
@@ -57,11 +59,28 @@ def kills(monkeypatch):
     return arrange
 
 
+def workers_of_ray() -> list[psutil.Process]:
+    processes = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.name().startswith("ray::_Worker"):
+                processes.append(process)
+    return processes
+
+
 def kill_a_worker() -> int:
-    descendants = psutil.Process().children(recursive=True)
-    victim = next(process for process in descendants if process.name().startswith("ray::_Worker"))
+    victim = workers_of_ray()[0]
     victim.kill()
     return victim.pid
+
+
+@pytest.fixture(autouse=True)
+def no_workers_of_other_tests():
+    """Ray returns from killing an actor before its process has ended."""
+    until = time.monotonic() + 60
+    while left := workers_of_ray():
+        assert time.monotonic() < until, left
+        time.sleep(0.05)
 
 
 @pytest.fixture
