@@ -24,6 +24,7 @@ from types import ModuleType
 # Without spaCy, which looks for installed components when it is imported, and at no other time.
 LIBRARIES = ("torch._dynamo", "torch.distributed.tensor", "transformers.trainer", "transformers.pipelines")
 LIBRARIES += ("datasets", "evaluate", "sklearn.linear_model", "sklearn.metrics", "sentence_transformers")
+LONGEST = 600  # seconds for a program, which is then killed by SIGALRM
 
 
 class WarmPython:
@@ -121,6 +122,7 @@ def serve() -> None:
 
 def become(words: list[str], cwd: str, environment: dict[str, str], folder: Path, rank: int) -> None:
     """Makes this process the one that `python WORDS…` starts; its output goes to files in the folder."""
+    signal.alarm(LONGEST)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(folder / f"{name}{rank}", os.O_CREAT | os.O_WRONLY | os.O_APPEND), descriptor)
