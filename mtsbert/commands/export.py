@@ -2,10 +2,13 @@
 
     mtsbert export --model runs/quickstart --output exports/onnx [--int8]
     mtsbert export --model runs/quickstart --output exports/openvino --format openvino [--int8 --calibration texts.csv]
+    mtsbert export --model runs/quickstart --output exports/page --format web
     mtsbert export --model runs/quickstart --output exports/encoder --encoder
 
 `mtsbert.load_pipeline(folder)` opens the exported model like a checkpoint, and so does `mtsbert predict --model`. ONNX
-needs the packages of requirements-onnx.txt, and OpenVINO those of requirements-openvino.txt.
+and the page need the packages of requirements-onnx.txt, and OpenVINO those of requirements-openvino.txt. To export the
+page, npm must be installed, which brings onnxruntime-web. Any file server shows it, as `python -m http.server` in its
+folder.
 """
 
 import argparse
@@ -19,7 +22,7 @@ import torch
 
 from configuration_mtsbert import save_sentence_transformers_files
 from mtsbert.data.sources import TEXT
-from mtsbert.exports import onnx, openvino
+from mtsbert.exports import onnx, openvino, web
 from mtsbert.exports.graphs import PairGraph, TextGraph, check_pairs, check_texts, make_exportable
 from mtsbert.formats.files import stream_rows
 from mtsbert.network.starting_point import pipeline_of_checkpoint
@@ -28,8 +31,8 @@ from mtsbert.settings import import_extra
 from pipeline_mtsbert import MTSBertPipeline
 
 
-ONNX, OPENVINO = "onnx", "openvino"
-FILES = {ONNX: onnx.TEXTS_FILE, OPENVINO: openvino.TEXTS_FILE}
+ONNX, OPENVINO, WEB = "onnx", "openvino", "web"
+FILES = {ONNX: onnx.TEXTS_FILE, OPENVINO: openvino.TEXTS_FILE, WEB: onnx.TEXTS_FILE}
 MOST_CALIBRATED = 300  # texts, as NNCF takes by default
 
 
@@ -47,18 +50,42 @@ def export_onnx(model_name_or_path: str, output: Path, *, int8: bool = False) ->
         `ValueError`: if the output already exists, or the model is not an mtsbert checkpoint, or its graph does not
             answer as the model does: it is compared for several numbers and lengths of texts.
     """
+    _import_onnx()
+    with _new_export(model_name_or_path, output) as (folder, pipeline):
+        _write_onnx(pipeline, folder, int8=int8)
+
+
+def export_web(model_name_or_path: str, output: Path) -> None:
+    """
+    Exports a checkpoint to a new folder that any file server serves as a page: int8 ONNX, the tokenizer, and
+    onnxruntime-web, which npm brings. Texts do not leave the browser. [`load_pipeline`] opens the folder as well.
+
+    Raises:
+        `ValueError`: as [`export_onnx`]; if the runtime cannot be had, or the tokenizer is not of BERT's kind.
+    """
+    _import_onnx()
+    with _new_export(model_name_or_path, output) as (folder, pipeline):
+        web.tokenizer_settings(pipeline)  # may refuse
+        runtime = web.fetch_runtime()
+        _write_onnx(pipeline, folder, int8=True)
+        web.write_page(pipeline, folder, runtime)
+
+
+def _import_onnx() -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         import_extra(package, extra=onnx.EXTRA)
-    with _new_export(model_name_or_path, output) as (folder, pipeline):
-        texts, pairs = TextGraph(pipeline.model), PairGraph(pipeline.model)
-        graphs = onnx.OnnxGraphs(folder)
-        onnx.write_graph(texts, texts.example_inputs(pipeline.tokenizer.pad_token_id or 0), folder / onnx.TEXTS_FILE)
-        check_texts(texts, partial(graphs.texts, texts.output_names), pipeline)
-        if int8:
-            onnx.quantize(folder / onnx.TEXTS_FILE)
-        if pairs.tasks:
-            onnx.write_graph(pairs, pairs.example_inputs(), folder / onnx.PAIRS_FILE)
-            check_pairs(pairs, partial(graphs.pairs, pairs.output_names))
+
+
+def _write_onnx(pipeline: MTSBertPipeline, folder: Path, *, int8: bool) -> None:
+    texts, pairs = TextGraph(pipeline.model), PairGraph(pipeline.model)
+    graphs = onnx.OnnxGraphs(folder)
+    onnx.write_graph(texts, texts.example_inputs(pipeline.tokenizer.pad_token_id or 0), folder / onnx.TEXTS_FILE)
+    check_texts(texts, partial(graphs.texts, texts.output_names), pipeline)
+    if int8:
+        onnx.quantize(folder / onnx.TEXTS_FILE)
+    if pairs.tasks:
+        onnx.write_graph(pairs, pairs.example_inputs(), folder / onnx.PAIRS_FILE)
+        check_pairs(pairs, partial(graphs.pairs, pairs.output_names))
 
 
 def export_openvino(model_name_or_path: str, output: Path, *, calibration: list[str] | None = None) -> None:
@@ -148,7 +175,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert export") -> None
     kind.add_argument(
         "--format",
         choices=list(FILES),
-        help="The runtime: onnx (onnxruntime) or openvino, which is faster on most CPUs. Default: onnx.",
+        help="The runtime: onnx (onnxruntime), openvino, which is faster on most CPUs, or web: a page that answers in "
+        "a browser, in int8. Default: onnx.",
     )
     kind.add_argument(
         "--encoder",
@@ -178,6 +206,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert export") -> None
         return
     if kind_of_graph == ONNX:
         export_onnx(args.model, args.output, int8=args.int8)
+    elif kind_of_graph == WEB:
+        export_web(args.model, args.output)
     else:
         column = args.text_column or TEXT
         texts = None if args.calibration is None else calibration_texts(args.calibration, column)

@@ -1,4 +1,7 @@
-"""Fixtures with exports of the shared checkpoint, which take seconds to make."""
+"""Fixtures with exports of the shared checkpoint, which take seconds to make, and a browser."""
+
+import json
+import shutil
 
 import pytest
 from transformers import LongformerConfig
@@ -33,3 +36,34 @@ def untraceable(model_on, tokenizer, tmp_path):
     for part in (model_on(config), tokenizer):
         part.save_pretrained(tmp_path / "untraceable")
     return tmp_path / "untraceable"
+
+
+@pytest.fixture
+def browser():
+    """Chromium without a window, driven by selenium; it keeps a log of what it asks for."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if missing := [name for name, path in programs.items() if path is None]:
+        pytest.skip(f"no {' and no '.join(missing)} on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs["chromium"]
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    with webdriver.Chrome(
+        options=options, service=webdriver.ChromeService(executable_path=programs["chromedriver"])
+    ) as driver:
+        driver.get("about:blank")
+        driver.get_log("performance")  # what the browser itself asks for as it starts
+        yield driver
+
+
+@pytest.fixture
+def addresses_asked(browser):
+    """The addresses that the pages of the browser have asked for since the last call."""
+
+    def addresses() -> list[str]:
+        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        return [row["params"]["request"]["url"] for row in messages if row["method"] == "Network.requestWillBeSent"]
+
+    return addresses

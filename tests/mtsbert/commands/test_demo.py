@@ -2,9 +2,7 @@
 
 import asyncio
 import importlib
-import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -266,58 +264,44 @@ def test_the_app_of_a_space_answers_on_its_own_and_speaks_to_nobody(app, ask, ch
 
 
 @pytest.mark.slow
-def test_in_a_browser_the_page_answers_shows_html_as_text_and_fetches_nothing(app, ask, checkpoint, root, tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+def test_in_a_browser_the_page_answers_shows_html_as_text_and_fetches_nothing(
+    app, ask, checkpoint, browser, addresses_asked, root, tmp_path
+):
     from selenium.webdriver.support.ui import WebDriverWait
 
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    if missing := [name for name, path in programs.items() if path is None]:
-        pytest.skip(f"no {' and no '.join(missing)} on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs["chromium"]
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    service = webdriver.ChromeService(executable_path=programs["chromedriver"])
     port, log = free_port(), tmp_path / "log"
     url = f"http://127.0.0.1:{port}/"
+    wait = WebDriverWait(browser, 60)
+
+    def find(selector: str):
+        return browser.find_element("css selector", selector)
+
+    def page_has(text: str) -> None:
+        wait.until(lambda _: text in find("body").text)
+
+    def write(text: str) -> None:
+        box = find("textarea")
+        box.clear()
+        box.send_keys(text)
+        find("button.primary").click()
+
     with running(SERVE, "--model", str(checkpoint), "--port", str(port), cwd=root, log=log) as process:
         wait_for(url, process, log)
         with pytest.raises(ConnectionRefusedError):  # it listens on 127.0.0.1 and nowhere else
             socket.create_connection(("127.0.0.2", port), timeout=5)
-        with webdriver.Chrome(options=options, service=service) as browser:
-            wait = WebDriverWait(browser, 60)
-
-            def find(selector: str):
-                return browser.find_element("css selector", selector)
-
-            def page_has(text: str) -> None:
-                wait.until(lambda _: text in find("body").text)
-
-            def write(text: str) -> None:
-                box = find("textarea")
-                box.clear()
-                box.send_keys(text)
-                find("button.primary").click()
-
-            browser.get("about:blank")
-            browser.get_log("performance")  # what the browser itself asks for as it starts
-            browser.get(url)
-            page_has("%")  # the first example, answered as the page opens
-            assert "<b>Sports</b>" in find("body").text
-            write(HTML)
-            # The entities that it has found are marked, and all of the text is there as text.
-            edges = [0, *(edge for span in ask(HTML)["ner"] for edge in (span["start"], span["end"])), len(HTML)]
-            for start, end in pairwise(edges):
-                page_has(HTML[start:end].strip())
-            write("  ")
-            page_has(app.NO_TEXT)
-            messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-            title = browser.title
-            images = browser.find_elements("css selector", "img[src=x]")
-    assert title == "tiny"
-    assert images == []
-    asked = [row["params"]["request"]["url"] for row in messages if row["method"] == "Network.requestWillBeSent"]
+        browser.get(url)
+        page_has("%")  # the first example, answered as the page opens
+        assert "<b>Sports</b>" in find("body").text
+        write(HTML)
+        # The entities that it has found are marked, and all of the text is there as text.
+        edges = [0, *(edge for span in ask(HTML)["ner"] for edge in (span["start"], span["end"])), len(HTML)]
+        for start, end in pairwise(edges):
+            page_has(HTML[start:end].strip())
+        write("  ")
+        page_has(app.NO_TEXT)
+        asked = addresses_asked()
+        assert browser.title == "tiny"
+        assert browser.find_elements("css selector", "img[src=x]") == []
     assert url in asked
     assert [address for address in asked if not address.startswith((url, "data:", "blob:"))] == []
     assert f"tiny: {url}" in log.read_text()

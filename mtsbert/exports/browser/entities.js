@@ -1,0 +1,66 @@
+// Finds the entities of a text: the best legal sequence of BIO tags, as `entities_mtsbert.py` does.
+
+const EPSILON = 1e-6; // how near to 0 and 1 a probability may come
+
+// The entities of a text.
+//   characters: its code points
+//   tokens: [{start, end}] of every position
+//   logProbabilities: for every position, those of the tags
+//   settings: of the token task
+export function entitiesOf(characters, tokens, logProbabilities, settings) {
+  const tags = bestTags(logProbabilities, settings.labels);
+  const found = [];
+  let open = null;
+  tags.forEach((tag, position) => {
+    const label = settings.labels[tag];
+    if (label.startsWith("B-")) {
+      open = { label: label.slice(2), start: tokens[position].start, end: tokens[position].end, probabilities: [] };
+      found.push(open);
+    } else if (label === "O") {
+      open = null;
+    }
+    if (open) {
+      open.end = tokens[position].end;
+      open.probabilities.push(Math.exp(logProbabilities[position][tag]));
+    }
+  });
+  const cuts = settings.thresholds ?? {};
+  return found
+    .map(({ label, start, end, probabilities }) => ({
+      label, start, end, text: characters.slice(start, end).join(""), score: scoreOf(probabilities, settings.platt),
+    }))
+    .filter(({ label, score }) => score >= (cuts[label] ?? settings.min_score ?? 0));
+}
+
+function scoreOf(probabilities, platt) {
+  const mean = probabilities.reduce((sum, one) => sum + one, 0) / probabilities.length;
+  if (!platt) return mean;
+  const inside = Math.min(Math.max(mean, EPSILON), 1 - EPSILON);
+  return 1 / (1 + Math.exp(-(platt[0] * Math.log(inside / (1 - inside)) + platt[1])));
+}
+
+function bestTags(logProbabilities, labels) {
+  const mayFollow = labels.map((before) =>
+    labels.map((tag) => !tag.startsWith("I-") || before === tag || before === `B-${tag.slice(2)}`),
+  );
+  let best = labels.map((label) => (label === "O" ? 0 : -Infinity));
+  const cameFrom = [];
+  for (const scores of logProbabilities) {
+    const origins = labels.map((_, tag) => {
+      let origin = -1;
+      for (let before = 0; before < labels.length; before++) {
+        if (mayFollow[before][tag] && (origin < 0 || best[before] > best[origin])) origin = before;
+      }
+      return origin;
+    });
+    best = origins.map((origin, tag) => best[origin] + scores[tag]);
+    cameFrom.push(origins);
+  }
+  const tags = [];
+  let tag = best.indexOf(Math.max(...best));
+  for (const origins of cameFrom.reverse()) {
+    tags.unshift(tag);
+    tag = origins[tag];
+  }
+  return tags;
+}

@@ -1,0 +1,135 @@
+"""Writes a page that answers in a browser, beside an ONNX export: model, tokenizer, runtime, and nothing to install.
+
+The page and its modules are in `mtsbert/exports/browser`. The runtime is onnxruntime-web, whose files are copied into
+the folder, so that the page asks no other server for anything.
+"""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.constants import HF_HOME
+from transformers import PreTrainedTokenizerBase
+
+from configuration_mtsbert import PAIR_CLASSIFICATION, PAIR_TYPES
+from pipeline_mtsbert import MAX_OVERLAP, MTSBertPipeline
+
+
+PAGE = Path(__file__).parent / "browser"
+SETTINGS_FILE = "browser.json"  # what the page knows about model and tokenizer
+RUNTIME_FOLDER = "onnxruntime"
+RUNTIME = "onnxruntime-web@1.30.0"
+SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="  # as npm gives it
+RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+OF_TASKS = (
+    *("type", "labels", "multi_label", "score_range"),
+    *("temperature", "smoothing", "platt", "thresholds", "min_score"),
+)
+
+
+def write_page(pipeline: MTSBertPipeline, folder: Path, runtime: Path) -> None:
+    """
+    Writes the page into the folder of an ONNX export.
+
+    Args:
+        pipeline ([`MTSBertPipeline`]): Of the checkpoint that was exported.
+        folder (`Path`): The export.
+        runtime (`Path`): The package of the runtime, from [`fetch_runtime`].
+    """
+    for file in PAGE.iterdir():
+        shutil.copyfile(file, folder / file.name)
+    (folder / RUNTIME_FOLDER).mkdir()
+    with tarfile.open(runtime) as package:
+        for name in RUNTIME_FILES:
+            (folder / RUNTIME_FOLDER / name).write_bytes(package.extractfile(f"package/dist/{name}").read())
+    config = pipeline.model.config
+    settings = {
+        "tokenizer": tokenizer_settings(pipeline),
+        "normalize": config.normalize,
+        "has_pairs": any(settings["type"] == PAIR_CLASSIFICATION for settings in config.tasks.values()),
+        "pair_types": list(PAIR_TYPES),
+        "tasks": {
+            task: {key: settings[key] for key in OF_TASKS if settings.get(key) is not None}
+            for task, settings in config.tasks.items()
+        },
+    }
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+
+
+def tokenizer_settings(pipeline: MTSBertPipeline) -> dict[str, Any]:
+    """
+    What the page needs to tokenize.
+
+    Raises:
+        `ValueError`: for a tokenizer that the page cannot stand in for. It knows only BERT's, since no library on npm
+            says where in its text a token is.
+    """
+    tokenizer = pipeline.tokenizer
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    kinds = {name: (parts[name] or {}).get("type") for name in ("normalizer", "pre_tokenizer", "model")}
+    if kinds != {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer", "model": "WordPiece"}:
+        raise ValueError(f"The page in a browser can tokenize as BERT does, not as this tokenizer does: {kinds}.")
+    for token in parts["added_tokens"]:
+        if any(token[flag] for flag in ("single_word", "lstrip", "rstrip", "normalized")):
+            raise ValueError(f"The page in a browser does not know how to find the added token {token['content']!r}.")
+    model, normalizer = parts["model"], parts["normalizer"]
+    strips = normalizer["lowercase"] if normalizer["strip_accents"] is None else normalizer["strip_accents"]
+    prefix, suffix = _around(tokenizer)
+    return {
+        "vocabulary": model["vocab"],
+        "unknown": model["vocab"][model["unk_token"]],
+        "continuing": model["continuing_subword_prefix"],
+        "most_characters": model["max_input_chars_per_word"],
+        "added": {token["content"]: token["id"] for token in parts["added_tokens"]},
+        "clean_text": normalizer["clean_text"],
+        "handle_chinese_chars": normalizer["handle_chinese_chars"],
+        "strip_accents": strips,
+        "lowercase": normalizer["lowercase"],
+        "prefix": prefix,
+        "suffix": suffix,
+        "max_length": pipeline.max_length,
+        "overlap": min(MAX_OVERLAP, (pipeline.max_length - len(prefix) - len(suffix)) // 4),
+    }
+
+
+def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """The ids of the special tokens before and after a text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    first = encoded["special_tokens_mask"].index(0)
+    last = len(encoded["special_tokens_mask"]) - encoded["special_tokens_mask"][::-1].index(0)
+    return encoded["input_ids"][:first], encoded["input_ids"][last:]
+
+
+def fetch_runtime() -> Path:
+    """
+    Gets the package of the runtime by npm, from the registry that npm is set up for, and keeps it for the next export.
+
+    Raises:
+        `ValueError`: if npm is not installed, or fails, or brings something else than the release that was tested.
+    """
+    path = Path(HF_HOME) / "mtsbert" / f"{RUNTIME.replace('@', '-')}.tgz"
+    if path.is_file() and _sha512(path) == SHA512:
+        return path
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ValueError(f"A page in a browser needs {RUNTIME}, which npm brings; npm is not installed.")
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([npm, "pack", RUNTIME], cwd=folder, capture_output=True, text=True)
+        packages = list(Path(folder).glob("*.tgz"))
+        if done.returncode or not packages:
+            raise ValueError(f"`npm pack {RUNTIME}` has failed: {done.stderr.strip()[-500:]}")
+        if (found := _sha512(packages[0])) != SHA512:
+            raise ValueError(f"npm brought another {RUNTIME} than the one that was tested: its sha512 is {found}.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(packages[0], path)
+    return path
+
+
+def _sha512(path: Path) -> str:
+    return b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()

