@@ -49,10 +49,11 @@ RESERVED_NAMES = (  # columns, results and parts of answers that stand beside th
 CROSS_ENTROPY, FOCAL = CLASSIFIER_LOSSES = ("cross_entropy", "focal")
 _CLASSIFIER_KEYS = ("type", "labels", "hidden_size", "thresholds")
 _CLASSIFIER_KEYS += ("class_weights", "label_smoothing", "loss", "focal_gamma")
+_OF_WHOLE_TEXTS = ("soft_labels", "temperature", "smoothing")
 TASK_KEYS = {  # type → the keys that a task of this type may have
-    SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, "multi_label", "pos_weight", "temperature", "smoothing"),
+    SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, *_OF_WHOLE_TEXTS, "multi_label", "pos_weight"),
     TOKEN_CLASSIFICATION: (*_CLASSIFIER_KEYS, "min_score", "platt"),
-    PAIR_CLASSIFICATION: (*_CLASSIFIER_KEYS, "feature_scale", "temperature", "smoothing"),
+    PAIR_CLASSIFICATION: (*_CLASSIFIER_KEYS, *_OF_WHOLE_TEXTS, "feature_scale"),
     SEQUENCE_REGRESSION: ("type", "score_range", "hidden_size"),
     PAIR_SIMILARITY: ("type", "score_range", "loss", "scale"),
     PAIR_RANKING: ("type", "scale"),
@@ -131,16 +132,18 @@ def check_task_settings(name: str, task: dict) -> None:
     for key in ("label_smoothing", "smoothing"):
         if not _is_number(smoothing := task.get(key, 0.0)) or not 0.0 <= smoothing < 1.0:
             raise ValueError(f"{key!r} is {smoothing!r}; it must lie in [0, 1).")
-    min_score = task.get("min_score", 0.0)
-    if not isinstance(min_score, int | float) or not 0.0 <= min_score <= 1.0:
+    if not _is_number(min_score := task.get("min_score", 0.0)) or not 0.0 <= min_score <= 1.0:
         raise ValueError(f"'min_score' is {min_score!r}; it must lie in [0, 1].")
     temperature, platt = task.get("temperature", 1.0), task.get("platt", [1.0, 0.0])
     if not _is_number(temperature) or temperature <= 0:
         raise ValueError(f"'temperature' is {temperature!r}; it must be a number above 0.")
     if not isinstance(platt, list | tuple) or len(platt) != 2 or not all(map(_is_number, platt)) or platt[0] <= 0:
         raise ValueError(f"'platt' is {platt!r}; it must be a slope above 0 and an intercept.")
-    if not isinstance(task.get("multi_label", False), bool):
-        raise ValueError(f"'multi_label' is {task['multi_label']!r}; it must be true or false.")
+    for key in ("multi_label", "soft_labels"):
+        if not isinstance(task.get(key, False), bool):
+            raise ValueError(f"{key!r} is {task[key]!r}; it must be true or false.")
+    if task.get("soft_labels") and (task.get("multi_label") or task.get("loss") == FOCAL):
+        raise ValueError("'soft_labels' are probabilities of one label each: not for 'multi_label' or 'loss: focal'.")
     if task["type"] == PAIR_SIMILARITY or "score_range" in task:
         scores = task.get("score_range")
         are_two = isinstance(scores, list | tuple) and len(scores) == 2 and all(map(_is_number, scores))
@@ -280,8 +283,8 @@ class MTSBertConfig(PretrainedConfig):
 
             Classification tasks need `labels` and may have `hidden_size` (the width of a hidden layer in the head),
             `class_weights` (one number per label; with `multi_label` also `pos_weight`), `label_smoothing`, `loss:
-            focal` and `thresholds` (label or entity type → the score that an answer needs). `temperature` and
-            `smoothing`, or `platt: [slope, intercept]` of a token task, calibrate scores; training sets them.
+            focal`, `soft_labels` (probabilities; not of tokens) and `thresholds` (label or entity type → the score
+            that an answer needs). Training sets what calibrates scores: `temperature`, `smoothing`, `platt`.
         embedding_size (`int`, *optional*, defaults to the encoder's `hidden_size`):
             How many numbers the sentence embedding has: the first of the pooled state (Matryoshka representations,
             arXiv 2205.13147). They are scaled after that, and pair tasks compare them. Tasks on single texts see the
@@ -295,8 +298,7 @@ class MTSBertConfig(PretrainedConfig):
             while the sentence embedding and the tasks on pairs read the encoder itself, so that learning the one costs
             the other less. At least one layer is shared.
         embedding_reference (`str`, *optional*):
-            The model near whose sentence embeddings those of this one were held while it was trained. Says nothing
-            about the network, and changes nothing.
+            The model near whose sentence embeddings those of this one were held in training. Changes nothing.
         distilled_from (`str`, *optional*): The teacher whose answers this model has learned; changes nothing either.
 
     Raises:

@@ -38,8 +38,10 @@ LEAST_DOUBT = 1e-6  # roots of less have no finite gradient
 
 
 def is_labelled(labels: torch.Tensor) -> torch.Tensor:
-    """A mask of the labelled items: class ids other than `IGNORE_INDEX`, and scores other than NaN."""
-    return labels.isnan().logical_not() if labels.is_floating_point() else labels.ne(IGNORE_INDEX)
+    """A mask of the items with a label: no `IGNORE_INDEX`, or no NaN; `(B,)` for probabilities of classes `(B, C)`."""
+    if labels.is_floating_point():
+        return (labels[..., 0] if labels.dim() > 1 else labels).isnan().logical_not()
+    return labels.ne(IGNORE_INDEX)
 
 
 def num_items(labels: torch.Tensor) -> torch.Tensor:
@@ -49,7 +51,7 @@ def num_items(labels: torch.Tensor) -> torch.Tensor:
 
 def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """
-    The loss of every item in float32, in the shape of `labels`. Items without a label have a loss of exactly 0.
+    The loss of every item in float32, in the shape of [`is_labelled`]. Without a label it is exactly 0.
 
     Losses that compare the pairs of a batch with each other are not computed here, see [`loss_of_pairs`].
 
@@ -80,14 +82,11 @@ def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch
             logits, target, weight=weights, pos_weight=pos_weight, reduction="none"
         )
         return losses * labelled * _focus(task, torch.where(labels > 0, logits, -logits).sigmoid())
-    losses = F.cross_entropy(
-        logits.reshape(-1, logits.shape[-1]),
-        labels.reshape(-1),
-        weight=weights,
-        ignore_index=IGNORE_INDEX,
-        reduction="none",
-        label_smoothing=smoothing,
-    )
+    if labels.is_floating_point():
+        losses = F.cross_entropy(logits, labels.nan_to_num(0.0), weights, reduction="none", label_smoothing=smoothing)
+        return losses * labelled
+    flat = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+    losses = F.cross_entropy(*flat, weights, ignore_index=IGNORE_INDEX, reduction="none", label_smoothing=smoothing)
     if task.get("loss") == FOCAL:
         right = torch.where(labelled, labels, 0).unsqueeze(-1)
         losses = losses.view(labels.shape) * _focus(task, logits.softmax(dim=-1).gather(-1, right).squeeze(-1))

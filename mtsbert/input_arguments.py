@@ -103,7 +103,8 @@ class DataArguments:
             "and pair_ranking (which learns from pairs without labels). If labels is left out, the labels come from "
             "the data: the names of a ClassLabel column, or all values found, sorted. The labels of a token task are "
             "its entity types. Optional keys: hidden_size, class_weights, pos_weight, label_smoothing, multi_label, "
-            "min_score, score_range, loss (focal; mse or cosent), focal_gamma and scale. On the command line: JSON."
+            "soft_labels, min_score, score_range, loss (focal; mse or cosent), focal_gamma, scale. On the command "
+            "line: JSON."
         },
     )
     datasets: dict | str | None = field(

@@ -53,7 +53,8 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
     Args:
         settings (`dict`): Settings of the task. A calibration that it already has is ignored.
         logits (`torch.Tensor` of shape `(N, C)` or `(N, T, K)`): Of a sequence, pair or token classification.
-        labels (`torch.Tensor` of shape `(N,)`, `(N, C)` or `(N, T)`): As the model takes them.
+        labels (`torch.Tensor` of shape `(N,)`, `(N, C)` or `(N, T)`): As the model takes them. Of probabilities, the
+            likeliest label counts as the right one.
 
     Returns:
         [`Fit`], or None if there is nothing to calibrate (cosines), or there are too few labels.
@@ -65,6 +66,8 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
         return fit_entities(settings, *scored_entities(settings, logits, labels))
     rows = is_labelled(labels).reshape(len(labels), -1).all(dim=1)
     logits, labels = logits[rows].double(), labels[rows]
+    if settings.get("soft_labels"):
+        labels = labels.argmax(dim=-1)
     if len(logits) < LEAST_ITEMS:
         return None
     learned = {"smoothing": settings["label_smoothing"]} if settings.get("label_smoothing") else {}

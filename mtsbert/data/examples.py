@@ -1,8 +1,9 @@
 """Reads the rows of a dataset as examples, with a uniform format whatever the columns of the dataset are called.
 
 An example is `{"text": str, "text_pair": str or None, "dataset": number, "row": number, <task>: …}`. Depending on the
-type of the task, its value is a label name (a list of names for a multi-label task), a list of spans, a score, or 1 (a
-pair of a ranking). None means that the row has no label for the task. With a ranking, there is also `"text_negative"`.
+type of the task, its value is a label name (a list of names for a multi-label task, of `{"label", "probability"}` for
+soft labels), a list of spans, a score, or 1 (a pair of a ranking). None means that the row has no label for the task.
+With a ranking, there is also `"text_negative"`.
 """
 
 import hashlib
@@ -28,6 +29,7 @@ from mtsbert.formats.tag_schemes import TAG_SCHEMES, join_words, to_bio
 
 DATASET = "dataset"  # column with the number of the dataset that the row comes from
 FLAGS = {"1": True, "1.0": True, "true": True, "yes": True, "0": False, "0.0": False, "false": False, "no": False}
+MOST_LOST = 0.01  # of probabilities, by rounding them
 ROW = "row"  # column with the number of the row in its split, counted from 0
 
 FOLDER = Path(__file__).parent
@@ -68,6 +70,8 @@ def _feature(task: dict) -> Value | List:
         return Value("float64")
     if task["type"] == PAIR_RANKING:
         return Value("int64")
+    if task.get("soft_labels"):
+        return List({"label": Value("string"), "probability": Value("float64")})
     return List(Value("string")) if task.get("multi_label") else Value("string")
 
 
@@ -205,7 +209,7 @@ def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tas
 
 def renamed(value: Any, names: dict[str, str | None]) -> Any:
     """
-    Renames the labels in the value of an example: a label, a list of labels, or spans.
+    Renames the labels in the value of an example: a label, a list of labels, or spans or probabilities with labels.
 
     Args:
         value (`Any`): The value. Spans without a label stay without one.
@@ -253,7 +257,29 @@ def _read_value(
         if None in labels:
             raise ValueError(f"{value!r} has a missing label in it; None instead of the list is an unlabelled text.")
         return labels
+    if task.get("soft_labels"):
+        return _read_probabilities(value, feature)
+    if isinstance(value, dict):
+        raise ValueError(
+            f"{value!r} is not a label. A task learns from probabilities of its labels with `soft_labels: true`."
+        )
     return _read_label(value, feature)
+
+
+def _read_probabilities(value: Any, feature: Any) -> list[dict] | None:
+    """Reads the probabilities of labels, or a label, which is sure. They are scaled to add up to exactly 1."""
+    if not isinstance(value, dict):
+        label = _read_label(value, feature)
+        return None if label is None else [{"label": label, "probability": 1.0}]
+    found = {str(label): share for label, share in value.items() if share is not None and share == share}
+    if not found:
+        return None
+    for share in found.values():
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0.0 <= share <= 1.0:
+            raise ValueError(f"{value!r} has {share!r} in it, which is no probability.")
+    if abs((total := sum(found.values())) - 1.0) > MOST_LOST:
+        raise ValueError(f"{value!r} adds up to {total:.4g}; probabilities of labels add up to 1.")
+    return [{"label": label, "probability": share / total} for label, share in found.items() if share > 0.0]
 
 
 def _read_label(value: Any, feature: Any) -> str | None:

@@ -83,8 +83,8 @@ def build_features(
         there is no second text), with a ranking task also `negative_input_ids` (empty if there is no hard negative),
         `length` (tokens of all texts), `dataset` (a `ClassLabel` of `dataset_names`), `row`
         (row number in that dataset), and one column per task: a class id, zeros and ones for the labels of a
-        multi-label task, a score, or for a token task one tag id per token. Missing labels are `IGNORE_INDEX`, or NaN
-        for a score.
+        multi-label task, the probabilities of all labels for soft ones, a score, or for a token task one tag id per
+        token. Missing labels are `IGNORE_INDEX`, or NaN for scores and probabilities.
     """
     token_tasks = [name for name, task in tasks.items() if task["type"] == TOKEN_CLASSIFICATION]
     other_texts = {"pair_input_ids": TEXT_PAIR}
@@ -165,7 +165,7 @@ def unlabelled(row: dict, tasks: dict[str, dict], num_tokens: int | None = None)
     """Returns a row of features without its labels, and with `num_tokens` tags where its text is another one."""
     labels = {}
     for name, task in tasks.items():
-        missing = math.nan if task["type"] in NUMBER_TYPES else IGNORE_INDEX
+        missing = math.nan if task["type"] in NUMBER_TYPES or task.get("soft_labels") else IGNORE_INDEX
         if task["type"] == TOKEN_CLASSIFICATION and num_tokens is not None:
             labels[name] = [missing] * num_tokens
         else:
@@ -201,18 +201,29 @@ def _tags(
     return tagged.tags, (sum(span["label"] is not None for span in value), tagged.num_unaligned, tagged.num_truncated)
 
 
-def _label(value: str | list[str] | float | None, task: dict, label2id: dict[str, int]) -> int | list[int] | float:
-    """Converts the label of a whole text, or of a pair, to an id, a list of zeros and ones, a score, or 1."""
+def _label(
+    value: str | list[str] | list[dict] | float | None, task: dict, label2id: dict[str, int]
+) -> int | list[int] | list[float] | float:
+    """Converts the label of a whole text, or of a pair, to an id, a list of numbers for the labels, a score, or 1."""
     if task["type"] in NUMBER_TYPES:
         return math.nan if value is None else value
     if task["type"] == PAIR_RANKING:
         return IGNORE_INDEX if value is None else value
     if task.get("multi_label"):
         return [IGNORE_INDEX if value is None else int(label in value) for label in label2id]
+    if task.get("soft_labels"):
+        # Renaming may have made two labels one, and may have left out others.
+        total = sum(of_label["probability"] for of_label in value or ())
+        shares = dict.fromkeys(label2id, 0.0 if total else math.nan)
+        for of_label in value or ():
+            shares[of_label["label"]] += of_label["probability"] / total
+        return list(shares.values())
     return IGNORE_INDEX if value is None else label2id[value]
 
 
 def _label_feature(task: dict) -> Value | List:
     if task["type"] in NUMBER_TYPES:
         return Value("float32")
+    if task.get("soft_labels"):
+        return List(Value("float32"))
     return List(Value("int64")) if task["type"] == TOKEN_CLASSIFICATION or task.get("multi_label") else Value("int64")

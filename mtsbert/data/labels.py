@@ -48,7 +48,7 @@ METRIC_NAMES = {  # what follows the name of a task in the names of results and 
     PAIR_RANKING: ("mrr", "recall_at_10"),
 }
 OF_HEADS = ("type", "labels", "score_range", "hidden_size", "multi_label", "feature_scale")
-OF_THE_LOSS = ("class_weights", "pos_weight", "label_smoothing", "loss", "focal_gamma", "scale")
+OF_THE_LOSS = ("soft_labels", "class_weights", "pos_weight", "label_smoothing", "loss", "focal_gamma", "scale")
 WEIGHTS = ("class_weights", "pos_weight")
 BALANCED = "balanced"
 FOR_EVERY_TASK = ("loss", "weight", "examples", "grad_norm")
@@ -255,8 +255,8 @@ def _labels_of(value: str | list | None, settings: dict) -> set[str]:
     """Returns the labels (for a token task: the entity types) in the value of an example."""
     if value is None:
         return set()
-    if settings["type"] == TOKEN_CLASSIFICATION:
-        return {span["label"] for span in value} - {None}
+    if settings["type"] == TOKEN_CLASSIFICATION or settings.get("soft_labels"):
+        return {of_label["label"] for of_label in value} - {None}
     return set(value) if settings.get("multi_label") else {value}
 
 
@@ -279,7 +279,8 @@ def _balanced(
     The weights of a task from its training rows, as scikit-learn's "balanced": N / (C n) for a label that n of N rows
     have, and (N - n) / n as `pos_weight`, with at least one text that does not have it. None without training rows.
     """
-    if task["type"] == TOKEN_CLASSIFICATION or (key == "class_weights") == task.get("multi_label", False):
+    has_several = task.get("multi_label", False)
+    if task["type"] == TOKEN_CLASSIFICATION or task.get("soft_labels") or (key == "class_weights") == has_several:
         kinds = "texts of one label each" if key == "class_weights" else "texts with any number of labels"
         raise ValueError(f"'{key}: {BALANCED}' counts {kinds}; here, give a mapping from labels to weights.")
     counts, num_rows = dict.fromkeys(task["labels"], 0), 0

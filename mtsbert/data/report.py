@@ -61,6 +61,11 @@ def _label_line(settings: dict, values: list) -> str:
         return f"Scores: {min(values):g} to {max(values):g}, mean {sum(values) / len(values):.3g}"
     if settings["type"] == TOKEN_CLASSIFICATION:
         counts = Counter(span["label"] or "(not known)" for value in values for span in value)
+    elif settings.get("soft_labels"):
+        counts = Counter()
+        for value in values:
+            counts.update(_probabilities(value))
+        counts = Counter({label: round(share, 1) for label, share in counts.items()})
     elif settings.get("multi_label"):
         counts = Counter(label for value in values for label in value)
     else:
@@ -70,11 +75,21 @@ def _label_line(settings: dict, values: list) -> str:
     return f"Labels: {', '.join(shown) or 'none'}{more}"
 
 
+def _probabilities(value: list[dict]) -> Counter:
+    """Label → probability. Renaming may have made two labels one."""
+    found = Counter()
+    for of_label in value:
+        found[of_label["label"]] += of_label["probability"]
+    return found
+
+
 def _sample(task: str, settings: dict, example: dict) -> str:
     text = example[TEXT]
     value = example[task]
     if settings["type"] == TOKEN_CLASSIFICATION:
         value = [f"{span['label']}: {text[span['start'] : span['end']]}" for span in value]
+    if settings.get("soft_labels"):
+        value = ", ".join(f"{label} {share:.2f}" for label, share in _probabilities(value).most_common())
     pair = f" | {example[TEXT_PAIR]!r}" if example.get(TEXT_PAIR) is not None else ""
     if settings["type"] == PAIR_RANKING:
         negative = example[TEXT_NEGATIVE]

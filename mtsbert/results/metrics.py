@@ -22,7 +22,7 @@ from configuration_mtsbert import (
     SEQUENCE_REGRESSION,
     TOKEN_CLASSIFICATION,
 )
-from entities_mtsbert import decode_tags, entity_scores, entity_types, without_doubtful
+from entities_mtsbert import IGNORE_INDEX, decode_tags, entity_scores, entity_types, without_doubtful
 from losses_mtsbert import compares_pairs, cosent_loss, is_labelled, item_losses
 from mtsbert.network.embedding_targets import EMBEDDING
 from mtsbert.results.embedding_scores import embedding_metrics
@@ -194,6 +194,13 @@ def answers(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
     return (probabilities_of(task, logits) > torch.tensor(cuts, device=logits.device)).long()
 
 
+def class_ids(task: dict, labels: np.ndarray) -> np.ndarray:
+    """The ids `(N,)` of the likeliest classes where labels are their probabilities `(N, C)`; other labels as given."""
+    if not task.get("soft_labels"):
+        return labels
+    return np.where(np.isnan(labels[:, 0]), IGNORE_INDEX, labels.argmax(axis=1))
+
+
 def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[str, float]]:
     """
     Builds the Trainer's `compute_metrics` for predictions from `reduce_logits`.
@@ -207,7 +214,7 @@ def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[s
     def compute(evaluation: EvalPrediction) -> dict[str, float]:
         results, primary = {}, []
         for name, task in tasks.items():
-            labels, predictions = evaluation.label_ids[name], evaluation.predictions[name]
+            labels, predictions = class_ids(task, evaluation.label_ids[name]), evaluation.predictions[name]
             labelled = is_labelled(torch.from_numpy(labels)).numpy()
             if not labelled.any():
                 continue
@@ -351,10 +358,11 @@ def count_answers(
     """
     counts = {}
     for name, task in tasks.items():
-        labelled = is_labelled(torch.from_numpy(labels[name])).numpy()
+        right = class_ids(task, labels[name])
+        labelled = is_labelled(torch.from_numpy(right)).numpy()
         if not labelled.any() or task.get("multi_label") or task["type"] in SCORE_TYPES:
             continue
-        inputs = _metric_inputs(task, predictions[name], labels[name], labelled)
+        inputs = _metric_inputs(task, predictions[name], right, labelled)
         if task["type"] == TOKEN_CLASSIFICATION:
             counts[name] = _count_entities(entity_types(task["labels"]), **inputs)
         else:

@@ -46,6 +46,7 @@ def _loss_in_words(settings: dict) -> str:
     name = "binary cross-entropy" if settings.get("multi_label") else "cross-entropy"
     name = f"focal {name}" if settings.get("loss") == FOCAL else name
     given = {"class_weights": "class weights", "pos_weight": "positive weights", "label_smoothing": "label smoothing"}
+    given["soft_labels"] = "probabilities as labels"
     extras = [words for key, words in given.items() if settings.get(key)]
     return f"{name} with {' and '.join(extras)}" if extras else name
 
