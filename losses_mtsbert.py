@@ -37,16 +37,17 @@ FOCAL_GAMMA = 2.0
 LEAST_DOUBT = 1e-6  # roots of less have no finite gradient
 
 
-def is_labelled(labels: torch.Tensor) -> torch.Tensor:
+def is_labelled(labels: torch.Tensor, task: dict | None = None) -> torch.Tensor:
     """A mask of the items with a label: no `IGNORE_INDEX`, or no NaN; `(B,)` for probabilities of classes `(B, C)`."""
     if labels.is_floating_point():
-        return (labels[..., 0] if labels.dim() > 1 else labels).isnan().logical_not()
+        of_rows = task is not None and labels.dim() > 1 and not task.get("multi_label")
+        return (labels[..., 0] if of_rows else labels).isnan().logical_not()
     return labels.ne(IGNORE_INDEX)
 
 
-def num_items(labels: torch.Tensor) -> torch.Tensor:
+def num_items(labels: torch.Tensor, task: dict | None = None) -> torch.Tensor:
     """The number of labelled items in a batch, as a tensor without dimensions."""
-    return is_labelled(labels).sum()
+    return is_labelled(labels, task).sum()
 
 
 def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -63,7 +64,7 @@ def item_losses(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch
     answer (arXiv 1708.02002).
     """
     logits = logits.float()
-    labelled = is_labelled(labels)
+    labelled = is_labelled(labels, task)
     if task["type"] in NUMBER_TYPES:
         lowest, highest = task.get("score_range", (0.0, 1.0))
         target = (labels.float() - lowest) / (highest - lowest)
@@ -187,7 +188,7 @@ class TaskLosses:
         losses, logits = {}, output.logits
         for task, settings in self.config.tasks.items():
             if task in logits and labels.get(task) is not None:
-                count = num_items(labels[task]) if num_items_in_batch is None else num_items_in_batch[task]
+                count = num_items(labels[task], settings) if num_items_in_batch is None else num_items_in_batch[task]
                 if settings["type"] in PAIR_TYPES:
                     losses[task] = self.pair_loss(task, output, labels[task], count.clamp(min=1))
                 else:

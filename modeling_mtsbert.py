@@ -318,9 +318,9 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
             pair_inputs_embeds (`torch.FloatTensor` with a third dimension `H`, *optional*):
                 Embeddings instead of `pair_input_ids`, together with `inputs_embeds`.
             labels (`dict[str, torch.Tensor]`, *optional*):
-                By task: class ids `(B,)`, zeros and ones `(B, C)` for a multi-label task, tag ids `(B, T)` for a token
-                task, numbers `(B,)` for a similarity or a regression, 1 for a row of a ranking `(B,)`. Items with
-                -100, and numbers that are NaN, are ignored. A task that is left out has no labels.
+                By task: class ids `(B,)` or probabilities `(B, C)`; zeros and ones `(B, C)` for a multi-label task;
+                tag ids `(B, T)` for a token task; numbers `(B,)` for a similarity or a regression; 1 for a row of a
+                ranking `(B,)`. Items with -100, and numbers that are NaN, are ignored, as are tasks left out.
             num_items_in_batch (`dict[str, torch.Tensor]`, *optional*):
                 By task: what the summed loss is divided by, instead of the number of labelled items in this batch. The
                 Trainer passes the number of items in the whole optimizer step.
@@ -461,8 +461,9 @@ class _SingleTaskView(MTSBertModel):
         )
         settings, loss, logits = self.config.tasks[self.head], None, self.head_logits(self.head, of_heads)
         if labels is not None:
-            count = num_items(labels) if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
-            loss = item_losses(settings, logits, labels).sum() / count.clamp(min=1)
+            width = labels.shape[1] if settings.get("soft_labels") and labels.dim() == 2 else 1  # a Trainer counts all
+            count = num_items(labels, settings) if num_items_in_batch is None else num_items_in_batch / width
+            loss = item_losses(settings, logits, labels).sum() / torch.as_tensor(count).clamp(min=1)
         output = self.output_class(
             loss=loss,
             logits=logits if self.training else calibrated(settings, logits),

@@ -39,7 +39,9 @@ def compare(name: str, ways: Ways, description: str) -> None:
     """Trains in full and in other ways, for every seed in turn, and writes the report `name`."""
     parser = argument_parser(description)
     parser.add_argument("--rows", type=int, default=8000)
+    parser.add_argument("--ways", nargs="+", choices=list(ways), default=list(ways), help="Default: all.")
     args = parser.parse_args()
+    ways = {way: ways[way] for way in args.ways}
     runs: dict[str, dict[int, dict]] = {way: {} for way in (FULL, *ways)}
     with tempfile.TemporaryDirectory() as folder:
         always = [*TRAINING_ALONE, *PLAIN, "--calibration=False", "--disable_tqdm=True", f"--output_dir={folder}"]

@@ -66,6 +66,7 @@ def test_everything_is_in_one_package_under_one_name(installed, tmp_path):
         "import mtsbert.commands.study, mtsbert.commands.export, mtsbert.commands.predict\n"
         "import mtsbert.commands.audit, mtsbert.commands.evaluate.entities, mtsbert.commands.annotate\n"
         "import mtsbert.commands.tune_thresholds, mtsbert.commands.relabel\n"
+        "from mtsbert.exports import web; assert (web.PAGE / 'index.html').is_file()\n"
         "print([name for name in sys.modules if name.partition('.')[0] == 'data_prep'])\n"
         "print(mtsbert.training.trainer.MTSBertModel is modeling_mtsbert.MTSBertModel)"
     )

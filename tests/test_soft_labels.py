@@ -12,8 +12,9 @@ from transformers import set_seed
 
 from configuration_mtsbert import check_tasks
 from losses_mtsbert import is_labelled, item_losses, num_items
-from modeling_mtsbert import MTSBertModel
+from modeling_mtsbert import MTSBertForSequenceClassification, MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.calibration.fitting import fit
 from mtsbert.commands.tune_thresholds import main as tune_thresholds
 from mtsbert.data.loading import load_data
 from mtsbert.data.report import describe_data
@@ -38,8 +39,8 @@ def test_the_loss_is_the_cross_entropy_against_the_probabilities():
         expected = item_losses(TOPIC | more, logits, of_one.argmax(dim=-1))
         assert torch.allclose(item_losses(TOPIC | more, logits, of_one), expected, atol=1e-6), more
     shares[1] = math.nan
-    assert is_labelled(shares).tolist() == [True, False, True, True, True]
-    assert num_items(shares) == 4
+    assert is_labelled(shares, TOPIC).tolist() == [True, False, True, True, True]
+    assert num_items(shares, TOPIC) == 4
     for more in ({}, {"label_smoothing": 0.1}):
         missing = item_losses(TOPIC | more, logits.requires_grad_(), shares)
         assert missing[1] == 0.0
@@ -56,6 +57,7 @@ def test_the_loss_is_the_cross_entropy_against_the_probabilities():
         ({"a": 0.333, "b": 0.333, "c": 0.333}, [1 / 3] * 3),
         ({"b": 1}, [0.0, 1.0, 0.0]),
         ("b", [0.0, 1.0, 0.0]),
+        ('{"a": 0.25, "c": 0.75}', [0.25, 0.0, 0.75]),  # as CSV has it
         (None, NAN),
         ({"a": None}, NAN),
     ],
@@ -80,6 +82,7 @@ def test_labels_come_from_the_data_and_may_be_renamed(tokenizer):
     data = features_of(tokenizer, rows, TOPIC, label_map={"topic": {"x": "a", "z": "b", "y": None}})
     assert data.features["train"]["topic"][0] == pytest.approx([2 / 3, 1 / 3, 0.0])
     assert data.features["train"]["topic"][1] == pytest.approx(NAN, nan_ok=True)
+    assert data.num_labelled("train", "topic") == 1
     with pytest.raises(ValueError, match=r"Row 0 .*: label 'x' is not one of task 'topic', which has \['a', 'b', 'c'"):
         features_of(tokenizer, rows)
 
@@ -92,6 +95,7 @@ def test_labels_come_from_the_data_and_may_be_renamed(tokenizer):
         ({"a": "much"}, "has 'much' in it, which is no probability"),
         ({"a": True}, "has True in it, which is no probability"),
         ([0.5, 0.5], "is not a label"),
+        ('{"a": 0.5', "is not JSON"),
     ],
     ids=str,
 )
@@ -99,7 +103,7 @@ def test_what_are_no_probabilities_of_labels_is_refused(tokenizer, value, messag
     with pytest.raises(ValueError, match=f"Row 0 of dataset 'data', split 'train': column 'topic': .*{message}"):
         features_of(tokenizer, [{"text": "Oslo", "topic": value}])
     hard = {"type": "sequence_classification", "labels": ["a", "b"]}
-    with pytest.raises(ValueError, match="learns from probabilities of its labels with `soft_labels: true`"):
+    with pytest.raises(ValueError, match="With `soft_labels: true`, a task of a recipe learns from probabilities"):
         features_of(tokenizer, [{"text": "Oslo", "topic": {"a": 0.5, "b": 0.5}}], hard)
 
 
@@ -172,18 +176,69 @@ def test_accumulated_steps_and_a_resumed_run_end_with_the_same_weights(train, tm
     )
 
 
-def test_scores_are_calibrated_and_thresholds_tuned_by_the_likeliest_label(train, rows, tmp_path, monkeypatch):
+def test_true_probabilities_are_calibrated_as_they_are():
+    shares = torch.distributions.Dirichlet(torch.ones(3)).sample((600,))
+    for logits, temperature in ((shares.log(), 1.0), (2 * shares.log(), 2.0)):
+        found = fit(TOPIC, logits, shares)
+        assert found.settings["temperature"] == pytest.approx(temperature, rel=1e-3)
+        assert found.error_after == pytest.approx(0.0, abs=1e-4)
+    assert found.error_before > 0.05
+    ids = torch.multinomial(shares, 1).squeeze(1)
+    hard = fit(TOPIC, shares.log(), ids)
+    assert hard.settings == fit(TOPIC, shares.log(), F.one_hot(ids, 3).float()).settings
+    assert hard.settings["temperature"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_scores_are_calibrated_and_thresholds_tuned(train, rows, tmp_path, monkeypatch):
     monkeypatch.setattr("mtsbert.calibration.fitting.LEAST_ITEMS", 20)
     trainer = train("run", calibration=True)
     assert trainer.model.config.tasks["topic"]["temperature"] > 0
     trainer.save_model()
-    lines = [{"text": row["text"], "topic": max(row["topic"], key=row["topic"].get)} for row in rows if row["topic"]]
-    path = tmp_path / "labelled.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    tune_thresholds(["--model", str(tmp_path / "run"), "--data", str(path), "--target", "f1"])
-    settings = MTSBertModel.from_pretrained(tmp_path / "run").config.tasks["topic"]
-    assert set(settings["thresholds"]) <= {"a", "b"}
+    soft = [row for row in rows if row["topic"]]
+    hard = [row | {"topic": max(row["topic"], key=row["topic"].get)} for row in soft]
+    found = []
+    for name, lines in (("soft", soft), ("hard", hard)):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        tune_thresholds(["--model", str(tmp_path / "run"), "--data", str(path), "--target", "f1"])
+        settings = MTSBertModel.from_pretrained(tmp_path / "run").config.tasks["topic"]
+        found.append(settings["thresholds"])
+    assert found[0] == found[1]
+    assert set(found[0]) == {"a", "b"}
     assert settings["soft_labels"]
+
+
+def test_a_view_takes_probabilities_and_the_count_of_a_trainer(encoder_folder, tmp_path):
+    MTSBertModel.from_encoder(str(encoder_folder), tasks={"topic": TOPIC}).save_pretrained(tmp_path)
+    view = MTSBertForSequenceClassification.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([[2, 8, 3], [2, 9, 3]])
+    shares = torch.tensor([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]])
+    found = view(ids, labels=shares)
+    expected = -(shares * found.logits.log_softmax(dim=-1)).sum(dim=1)
+    assert torch.allclose(found.loss, expected.mean(), atol=1e-6)
+    counted = shares.ne(-100).sum()  # as transformers' Trainer counts
+    assert torch.allclose(view(ids, labels=shares, num_items_in_batch=counted).loss, found.loss, atol=1e-6)
+    hard = view(ids, labels=torch.tensor([0, 1]), num_items_in_batch=2).loss
+    assert torch.allclose(hard, F.cross_entropy(found.logits, torch.tensor([0, 1])), atol=1e-6)
+
+
+def test_several_labels_may_still_be_given_as_floats(encoder_folder):
+    tasks = {"tags": {"type": "sequence_classification", "labels": ["a", "b", "c"], "multi_label": True}}
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks).eval()
+    for number in (2, 3):
+        ids, labels = torch.randint(5, 9, (number, 4)), torch.randint(2, (number, 3))
+        whole, floats = (model(ids, labels={"tags": of}).loss for of in (labels, labels.float()))
+        assert torch.allclose(whole, floats, atol=1e-6)
+
+
+def test_features_of_plain_labels_are_taken_by_a_task_with_soft_ones(train, tokenizer):
+    trainer = train("run", num_train_epochs=1)
+    rows = Dataset.from_list([{"text": "oslo", "topic": "a"}, {"text": "lima", "topic": "b"}])
+    hard = {"type": "sequence_classification", "labels": ["a", "b"]}
+    features = features_of(tokenizer, rows.to_list(), hard).features["train"]
+    one, other = trainer.evaluate(features), trainer.evaluate(rows)
+    for name in ("eval_topic_loss", "eval_topic_accuracy"):
+        assert one[name] == pytest.approx(other[name], abs=1e-6)
 
 
 def test_pairs_are_learned_from_probabilities(model, encoder_folder):

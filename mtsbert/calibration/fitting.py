@@ -53,8 +53,7 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
     Args:
         settings (`dict`): Settings of the task. A calibration that it already has is ignored.
         logits (`torch.Tensor` of shape `(N, C)` or `(N, T, K)`): Of a sequence, pair or token classification.
-        labels (`torch.Tensor` of shape `(N,)`, `(N, C)` or `(N, T)`): As the model takes them. Of probabilities, the
-            likeliest label counts as the right one.
+        labels (`torch.Tensor` of shape `(N,)`, `(N, C)` or `(N, T)`): As the model takes them.
 
     Returns:
         [`Fit`], or None if there is nothing to calibrate (cosines), or there are too few labels.
@@ -66,8 +65,8 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
         return fit_entities(settings, *scored_entities(settings, logits, labels))
     rows = is_labelled(labels).reshape(len(labels), -1).all(dim=1)
     logits, labels = logits[rows].double(), labels[rows]
-    if settings.get("soft_labels"):
-        labels = labels.argmax(dim=-1)
+    if not settings.get("multi_label") and labels.dim() == 1:
+        labels = torch.nn.functional.one_hot(labels, logits.shape[1])
     if len(logits) < LEAST_ITEMS:
         return None
     learned = {"smoothing": settings["label_smoothing"]} if settings.get("label_smoothing") else {}
@@ -79,7 +78,7 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
         if settings.get("multi_label"):
             right = torch.where(labels.bool(), found, 1.0 - found)
         else:
-            right = found.gather(1, labels.unsqueeze(1))
+            return -(labels * found.clamp(min=EPSILON).log()).sum(dim=1).mean().item()
         return -right.clamp(min=EPSILON).log().mean().item()
 
     best = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded")
@@ -104,14 +103,15 @@ def fit_entities(settings: dict, scores: np.ndarray, is_right: np.ndarray) -> Fi
 
 def scored_labels(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """
-    The score of the likeliest label of every text, and whether it is right; of a multi-label task, the score of every
-    label, and whether the text has it.
+    The score of the likeliest label of every text, and whether it is right, or its probability where `labels` are
+    those of the classes `(N, C)`; of a multi-label task, the score of every label, and whether the text has it.
     """
     found = probabilities_of(settings, logits)
     if settings.get("multi_label"):
         return found.flatten().numpy(), labels.flatten().bool().numpy()
     scores, best = found.max(dim=-1)
-    return scores.numpy(), (best == labels).numpy()
+    is_right = best == labels if labels.dim() == 1 else labels.gather(1, best.unsqueeze(1)).squeeze(1)
+    return scores.numpy(), is_right.numpy()
 
 
 def scored_entities(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

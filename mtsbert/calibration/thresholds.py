@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,8 @@ def _compared(settings: dict, right: Any, answer: Any, counts: dict[str, Scored]
             if not any(entity["start"] < span["end"] and span["start"] < entity["end"] for span in unknown)
         ]
         return [(e["label"], e["score"], (e["start"], e["end"], e["label"]) in marks) for e in known]
+    if settings.get("soft_labels"):
+        right = max(right, key=itemgetter("probability"))["label"]
     labels = right if settings.get("multi_label") else [right]
     for label in labels:
         counts[label].num_true += 1

@@ -72,12 +72,7 @@ def tune(
     spec = {"files": {VALIDATION: data}} if Path(data).is_file() else {"path": data, "splits": {VALIDATION: split}}
     if columns:
         spec["columns"] = columns
-    # What a task was trained on is of no consequence: here an answer is right or wrong.
-    of_one_label = {
-        task: {key: value for key, value in settings.items() if key != "soft_labels"}
-        for task, settings in config.tasks.items()
-    }
-    how = {"checkpoint_tasks": of_one_label, "bad_rows": SKIP}
+    how = {"checkpoint_tasks": config.tasks, "bad_rows": SKIP}
     read = load_data({"data": spec}, {}, splits=[VALIDATION], **how)
     if read.skipped:  # such as those with a label that the model does not have
         logger.warning(f"{len(read.skipped):,} rows of {data} are left out. The first: {read.skipped[0].reason}")

@@ -200,6 +200,8 @@ def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tas
         try:
             found = _read_value(value, tasks[role], features[column], text, words, source)
             example[role] = renamed(found, source.label_map.get(role, {}))
+            if tasks[role].get("soft_labels") and not example[role]:  # all of its labels are left out
+                example[role] = None
         except ValueError as error:
             raise ValueError(f"column {column!r}: {error}") from None
         if example[role] is not None and tasks[role]["type"] in PAIR_TYPES and pair is None:
@@ -261,13 +263,21 @@ def _read_value(
         return _read_probabilities(value, feature)
     if isinstance(value, dict):
         raise ValueError(
-            f"{value!r} is not a label. A task learns from probabilities of its labels with `soft_labels: true`."
+            f"{value!r} is not a label. With `soft_labels: true`, a task of a recipe learns from probabilities."
         )
     return _read_label(value, feature)
 
 
 def _read_probabilities(value: Any, feature: Any) -> list[dict] | None:
-    """Reads the probabilities of labels, or a label, which is sure. They are scaled to add up to exactly 1."""
+    """
+    Reads the probabilities of labels, as a mapping or as JSON in a cell of text, or a label, which is sure. They are
+    scaled to add up to exactly 1.
+    """
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{value!r} is not JSON ({error}).") from None
     if not isinstance(value, dict):
         label = _read_label(value, feature)
         return None if label is None else [{"label": label, "probability": 1.0}]

@@ -35,18 +35,19 @@ class OnnxGraphs(RuntimeGraphs):
 def write_graph(graph: TextGraph | PairGraph, inputs: dict[str, torch.Tensor], path: Path) -> None:
     # Without a warning, the older exporter (`dynamo=False`) writes a graph that is wrong for other lengths.
     with without_warnings():
-        torch.onnx.export(
+        program = torch.onnx.export(
             graph,
             kwargs=inputs,
-            f=str(path),
             dynamo=True,
             opset_version=OPSET,
-            external_data=False,
             dynamic_shapes={name: graph.axes for name in inputs},
             input_names=list(inputs),
             output_names=graph.output_names,
             verbose=False,
         )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # where the code of each operation lies on this machine
+    program.save(str(path), external_data=False)
 
 
 def quantize(path: Path) -> None:

@@ -26,7 +26,11 @@ SETTINGS_FILE = "browser.json"  # what the page knows about model and tokenizer
 RUNTIME_FOLDER = "onnxruntime"
 RUNTIME = "onnxruntime-web@1.30.0"
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="  # as npm gives it
-RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+RUNTIME_FILES = {  # in the package → in the folder: many servers do not know that .mjs is JavaScript
+    "ort.wasm.min.mjs": "ort.wasm.min.js",
+    "ort-wasm-simd-threaded.mjs": "ort-wasm-simd-threaded.js",
+    "ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
+}
 OF_TASKS = (
     *("type", "labels", "multi_label", "score_range"),
     *("temperature", "smoothing", "platt", "thresholds", "min_score"),
@@ -46,8 +50,8 @@ def write_page(pipeline: MTSBertPipeline, folder: Path, runtime: Path) -> None:
         shutil.copyfile(file, folder / file.name)
     (folder / RUNTIME_FOLDER).mkdir()
     with tarfile.open(runtime) as package:
-        for name in RUNTIME_FILES:
-            (folder / RUNTIME_FOLDER / name).write_bytes(package.extractfile(f"package/dist/{name}").read())
+        for name, copied in RUNTIME_FILES.items():
+            (folder / RUNTIME_FOLDER / copied).write_bytes(package.extractfile(f"package/dist/{name}").read())
     config = pipeline.model.config
     settings = {
         "tokenizer": tokenizer_settings(pipeline),
@@ -75,9 +79,13 @@ def tokenizer_settings(pipeline: MTSBertPipeline) -> dict[str, Any]:
     kinds = {name: (parts[name] or {}).get("type") for name in ("normalizer", "pre_tokenizer", "model")}
     if kinds != {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer", "model": "WordPiece"}:
         raise ValueError(f"The page in a browser can tokenize as BERT does, not as this tokenizer does: {kinds}.")
-    for token in parts["added_tokens"]:
-        if any(token[flag] for flag in ("single_word", "lstrip", "rstrip", "normalized")):
-            raise ValueError(f"The page in a browser does not know how to find the added token {token['content']!r}.")
+    # Those that take in the white space beside them (`lstrip`) are found all the same: words are cut there anyway.
+    added = [token for token in parts["added_tokens"] if not (token["special"] and tokenizer.split_special_tokens)]
+    if left := [token["content"] for token in added if token["single_word"] or token["normalized"]]:
+        raise ValueError(
+            f"The page in a browser cannot find the added tokens {left}, which are looked for in normalized texts or "
+            "as whole words. Special tokens, and those added with `AddedToken(…, normalized=False)`, can be found."
+        )
     model, normalizer = parts["model"], parts["normalizer"]
     strips = normalizer["lowercase"] if normalizer["strip_accents"] is None else normalizer["strip_accents"]
     prefix, suffix = _around(tokenizer)
@@ -86,7 +94,7 @@ def tokenizer_settings(pipeline: MTSBertPipeline) -> dict[str, Any]:
         "unknown": model["vocab"][model["unk_token"]],
         "continuing": model["continuing_subword_prefix"],
         "most_characters": model["max_input_chars_per_word"],
-        "added": {token["content"]: token["id"] for token in parts["added_tokens"]},
+        "added": {token["content"]: token["id"] for token in added},
         "clean_text": normalizer["clean_text"],
         "handle_chinese_chars": normalizer["handle_chinese_chars"],
         "strip_accents": strips,

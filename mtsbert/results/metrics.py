@@ -196,7 +196,8 @@ def answers(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 
 def class_ids(task: dict, labels: np.ndarray) -> np.ndarray:
     """The ids `(N,)` of the likeliest classes where labels are their probabilities `(N, C)`; other labels as given."""
-    if not task.get("soft_labels"):
+    is_of_one = task["type"] in (SEQUENCE_CLASSIFICATION, PAIR_CLASSIFICATION) and not task.get("multi_label")
+    if not is_of_one or labels.ndim == 1:
         return labels
     return np.where(np.isnan(labels[:, 0]), IGNORE_INDEX, labels.argmax(axis=1))
 

@@ -42,15 +42,19 @@ function withoutSmoothing(logits, smoothing) {
 export function labelsOf(settings, probabilities) {
   if (settings.type === "sequence_regression") return { score: probabilities[0] };
   const scores = Object.fromEntries(settings.labels.map((label, index) => [label, probabilities[index]]));
-  const cuts = settings.thresholds ?? {};
   if (settings.multi_label) {
-    const labels = settings.labels.filter((label) => scores[label] > (cuts[label] ?? MULTI_LABEL_THRESHOLD));
+    const labels = settings.labels.filter((label) => scores[label] > cutOf(settings, label, MULTI_LABEL_THRESHOLD));
     return { labels, scores };
   }
   const index = probabilities.indexOf(Math.max(...probabilities));
   const label = settings.labels[index];
-  const isSure = probabilities[index] >= (cuts[label] ?? 0);
+  const isSure = probabilities[index] >= cutOf(settings, label, 0);
   return { label: isSure ? label : null, score: probabilities[index], scores };
+}
+
+// The threshold of a label or entity type. `thresholds[label]` alone would find what every object has ("constructor").
+export function cutOf({ thresholds = {} }, label, otherwise) {
+  return Object.hasOwn(thresholds, label) ? thresholds[label] : otherwise;
 }
 
 export function cosine(u, v) {

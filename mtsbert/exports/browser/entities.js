@@ -1,5 +1,7 @@
 // Finds the entities of a text: the best legal sequence of BIO tags, as `entities_mtsbert.py` does.
 
+import { cutOf } from "./answers.js";
+
 const EPSILON = 1e-6; // how near to 0 and 1 a probability may come
 
 // The entities of a text.
@@ -24,12 +26,11 @@ export function entitiesOf(characters, tokens, logProbabilities, settings) {
       open.probabilities.push(Math.exp(logProbabilities[position][tag]));
     }
   });
-  const cuts = settings.thresholds ?? {};
   return found
     .map(({ label, start, end, probabilities }) => ({
       label, start, end, text: characters.slice(start, end).join(""), score: scoreOf(probabilities, settings.platt),
     }))
-    .filter(({ label, score }) => score >= (cuts[label] ?? settings.min_score ?? 0));
+    .filter(({ label, score }) => score >= cutOf(settings, label, settings.min_score ?? 0));
 }
 
 function scoreOf(probabilities, platt) {

@@ -6,14 +6,15 @@
 //     await ask("Oslo beat Lima", "Lima lost");   // also how the two relate
 //     ask.tasks;                                  // name → settings
 
-import * as ort from "./onnxruntime/ort.wasm.min.mjs";
+import * as ort from "./onnxruntime/ort.wasm.min.js";
 import { cosine, labelsOf, logSoftmax, probabilitiesOf } from "./answers.js";
 import { entitiesOf } from "./entities.js";
 import { Tokenizer } from "./tokenizer.js";
 
 export async function load() {
   const here = (name) => new URL(name, import.meta.url).href;
-  ort.env.wasm.wasmPaths = here("./onnxruntime/");
+  const runtime = here("./onnxruntime/ort-wasm-simd-threaded");
+  ort.env.wasm.wasmPaths = { mjs: `${runtime}.js`, wasm: `${runtime}.wasm` };
   ort.env.wasm.numThreads = 1; // more need headers that a plain file server does not send
   const settings = await (await fetch(here("./browser.json"))).json();
   const texts = await ort.InferenceSession.create(here("./model.onnx"));

@@ -1,7 +1,6 @@
 // The page: asks the model, and shows its answers. Texts become text nodes, never HTML.
 
 import { cosine } from "./answers.js";
-import { load } from "./mtsbert.js";
 
 const find = (id) => document.getElementById(id);
 
@@ -11,9 +10,11 @@ function element(name, ...children) {
   return node;
 }
 
-function bars(scores) {
+// The answer, and the scores of all labels.
+function labelled({ label, labels, scores }) {
   const rows = Object.entries(scores).sort(([, first], [, second]) => second - first);
-  const table = element("table");
+  const chosen = labels ? labels.join(", ") || "none" : (label ?? "not sure");
+  const table = element("table", element("caption", chosen));
   for (const [label, score] of rows) {
     const meter = element("meter");
     meter.value = score;
@@ -39,7 +40,7 @@ function marked(text, spans) {
 
 function shown(text, answer, { type, score_range }) {
   if (Array.isArray(answer)) return marked(text, answer);
-  if (answer.scores) return bars(answer.scores);
+  if (answer.scores) return labelled(answer);
   if (type !== "pair_similarity") return element("p", answer.score.toFixed(3));
   const [lowest, highest] = score_range;
   const score = lowest + (highest - lowest) * answer.score;
@@ -54,6 +55,8 @@ function show(text, answers, tasks) {
 }
 
 async function start() {
+  find("error").textContent = "";
+  const { load } = await import("./mtsbert.js");
   const ask = await load();
   const button = find("answer");
   find("form").addEventListener("submit", async (event) => {
@@ -73,5 +76,6 @@ async function start() {
 }
 
 start().catch((error) => {
+  find("answer").textContent = "No model";
   find("error").textContent = `The model could not be loaded: ${error.message}`;
 });

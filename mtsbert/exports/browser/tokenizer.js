@@ -15,7 +15,8 @@ export class Tokenizer {
   constructor(settings) {
     this.settings = settings;
     this.vocabulary = new Map(Object.entries(settings.vocabulary));
-    this.added = Object.keys(settings.added).map((content) => [Array.from(content), settings.added[content]]);
+    this.added = Object.entries(settings.added).map(([content, id]) => [Array.from(content), id]);
+    this.added.sort(([first], [second]) => second.length - first.length); // the longest that fits
   }
 
   // The tokens of a text, without special ones: [{id, start, end}].

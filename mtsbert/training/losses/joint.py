@@ -66,7 +66,10 @@ class JointLossTrainer(OptimizingTrainer):
 
     def num_items_of(self, batches: list[dict], device: torch.device) -> dict[str, torch.Tensor]:
         """Task → labelled items of the micro-batches of all processes; and texts whose embedding is held."""
-        counts = [torch.stack([num_items(batch["labels"][task]) for batch in batches]).sum() for task in self.tasks]
+        counts = [
+            torch.stack([num_items(batch["labels"][task], settings) for batch in batches]).sum()
+            for task, settings in self.tasks.items()
+        ]
         counts.append(torch.as_tensor(sum(map(num_targets, batches))))
         names = [*self.tasks, EMBEDDING]
         for task in self.distillation.tasks if self.distillation is not None else ():
@@ -101,7 +104,10 @@ class JointLossTrainer(OptimizingTrainer):
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         self.step_losses.put_into(outputs)
         labels = inputs["labels"]
-        shares = {task: num_items(labels[task]) / num_items_in_batch[task].clamp(min=1) for task in self.task_weights}
+        shares = {
+            task: num_items(labels[task], self.tasks[task]) / num_items_in_batch[task].clamp(min=1)
+            for task in self.task_weights
+        }
         examples = {task: num_examples(labels[task]) for task in self.task_weights}
         self._log_since_line.add(outputs.losses, shares, examples)
         if self.balancing.learns_from_losses:

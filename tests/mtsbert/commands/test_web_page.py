@@ -12,7 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, set_seed
+from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast, set_seed
 
 from configuration_mtsbert import COSINE_TYPES
 from modeling_mtsbert import MTSBertModel
@@ -82,6 +82,20 @@ def test_tokens_and_their_places_are_those_of_the_tokenizer(
     assert len(texts) > 80_000
 
 
+def test_special_tokens_in_a_text_are_found_as_the_tokenizer_finds_them(tokens_in_javascript, checkpoint):
+    pipeline = pipeline_of_checkpoint(str(checkpoint))
+    mark = AddedToken("<mask>", lstrip=True, normalized=False)  # as MPNet's
+    pipeline.tokenizer.add_special_tokens({"additional_special_tokens": ["<e>", "<e><f>", mark]})
+    texts = ["a<e><f> b <e>", "<e> <f>", "Oslo  <mask>Lima <mask> ", "[SEP]<mask>", "[MASK [SEP]]"]
+    for splits in (False, True):
+        pipeline.tokenizer.split_special_tokens = splits
+        found = tokens_in_javascript(web.tokenizer_settings(pipeline), texts)
+        for text, tokens in zip(texts, found, strict=True):
+            (window,) = pipeline.preprocess([text])
+            ids = window["inputs"]["input_ids"][1:-1]
+            assert tokens == [[one, *place] for one, place in zip(ids, window["offsets"][1:-1], strict=True)], text
+
+
 @pytest.fixture(scope="module")
 def minilm_tokenizer():
     from mtsbert.network.starting_point import resolve_name
@@ -99,7 +113,7 @@ def page(encoder_folder, tokenizer, tmp_path_factory):
     tasks = {
         "topic": {
             "type": "sequence_classification",
-            "labels": ["Business", "Sports"],
+            "labels": ["constructor", "Sports"],
             "thresholds": {"Sports": 0.5222},
         },
         "tone": {"type": "sequence_classification", "labels": ["bad", "fair", "good"], **calibration},
@@ -204,10 +218,16 @@ def test_the_page_shows_its_answers_and_html_as_text_and_asks_no_other_server(pa
     assert [one for one in addresses_asked() if not one.startswith((address, "data:", "blob:"))] == []
 
 
-def test_the_folder_has_what_the_page_needs_and_nothing_else(page):
+def test_the_folder_has_what_the_page_needs_and_nothing_else(page, root):
     names = {str(path.relative_to(page)) for path in page.rglob("*") if path.is_file()}
-    assert names >= {path.name for path in web.PAGE.iterdir()} | {"browser.json", "model.onnx", "pairs.onnx"}
-    assert {name for name in names if "/" in name} == {f"onnxruntime/{name}" for name in web.RUNTIME_FILES}
+    of_page = {path.name for path in web.PAGE.iterdir()} | {
+        f"onnxruntime/{name}" for name in web.RUNTIME_FILES.values()
+    }
+    of_python = {"config.json", "tokenizer.json", "tokenizer_config.json"}
+    of_python |= {"configuration_mtsbert.py", "entities_mtsbert.py"}  # for `AutoConfig`
+    assert names == of_page | of_python | {"browser.json", "model.onnx", "pairs.onnx"}
+    for graph in ("model.onnx", "pairs.onnx"):  # the exporter notes where the code of each operation lies
+        assert str(root).encode() not in (page / graph).read_bytes()
     settings = json.loads((page / "browser.json").read_text())
     assert settings["has_pairs"]
     assert set(settings["pair_types"]) >= set(COSINE_TYPES)
@@ -220,7 +240,7 @@ def test_a_tokenizer_that_the_page_cannot_stand_in_for_is_refused(checkpoint, tm
     backend = Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     pipeline.tokenizer.add_tokens(["new"])
-    with pytest.raises(ValueError, match="does not know how to find the added token 'new'"):
+    with pytest.raises(ValueError, match=r"cannot find the added tokens \['new'\]"):
         web.tokenizer_settings(pipeline)
     pipeline.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
     with pytest.raises(ValueError, match=r"can tokenize as BERT does, not as this tokenizer does: .*WordLevel"):
