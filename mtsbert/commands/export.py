@@ -2,7 +2,7 @@
 
     mtsbert export --model runs/quickstart --output exports/onnx [--int8]
     mtsbert export --model runs/quickstart --output exports/openvino --format openvino [--int8 --calibration texts.csv]
-    mtsbert export --model runs/quickstart --output exports/page --format web
+    mtsbert export --model runs/quickstart --output exports/page --format web --int8
     mtsbert export --model runs/quickstart --output exports/encoder --encoder
 
 `mtsbert.load_pipeline(folder)` opens the exported model like a checkpoint, and so does `mtsbert predict --model`. ONNX
@@ -55,10 +55,13 @@ def export_onnx(model_name_or_path: str, output: Path, *, int8: bool = False) ->
         _write_onnx(pipeline, folder, int8=int8)
 
 
-def export_web(model_name_or_path: str, output: Path) -> None:
+def export_web(model_name_or_path: str, output: Path, *, int8: bool = False) -> None:
     """
-    Exports a checkpoint to a new folder that any file server serves as a page: int8 ONNX, the tokenizer, and
+    Exports a checkpoint to a new folder that any file server serves as a page: ONNX, the tokenizer, and
     onnxruntime-web, which npm brings. Texts do not leave the browser. [`load_pipeline`] opens the folder as well.
+
+    Args:
+        model_name_or_path, output, int8: As for [`export_onnx`].
 
     Raises:
         `ValueError`: as [`export_onnx`]; if the runtime cannot be had, or the tokenizer is not of BERT's kind.
@@ -67,7 +70,7 @@ def export_web(model_name_or_path: str, output: Path) -> None:
     with _new_export(model_name_or_path, output) as (folder, pipeline):
         web.tokenizer_settings(pipeline)  # may refuse
         runtime = web.fetch_runtime()
-        _write_onnx(pipeline, folder, int8=True)
+        _write_onnx(pipeline, folder, int8=int8)
         web.write_page(pipeline, folder, runtime)
 
 
@@ -176,7 +179,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert export") -> None
         "--format",
         choices=list(FILES),
         help="The runtime: onnx (onnxruntime), openvino, which is faster on most CPUs, or web: a page that answers in "
-        "a browser, in int8. Default: onnx.",
+        "a browser. Default: onnx.",
     )
     kind.add_argument(
         "--encoder",
@@ -207,7 +210,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert export") -> None
     if kind_of_graph == ONNX:
         export_onnx(args.model, args.output, int8=args.int8)
     elif kind_of_graph == WEB:
-        export_web(args.model, args.output)
+        export_web(args.model, args.output, int8=args.int8)
     else:
         column = args.text_column or TEXT
         texts = None if args.calibration is None else calibration_texts(args.calibration, column)
