@@ -2,7 +2,8 @@
 
 python benchmarks/browser.py --model runs/ag_news_minilm --data data/ag_news --rows 200
 
-Needs npm, chromium and chromedriver. `same` counts texts with the same label, or with the same entities and places.
+Needs npm, chromium and chromedriver. By task, texts are counted that have the
+same label, or the same entities at the same places.
 """
 
 import argparse
@@ -64,13 +65,13 @@ def main() -> None:
                 "seconds to load": found["loading"],
                 "texts/s, one thread": len(texts) / found["seconds"],
             }
-            pairs = {"browser, Python": (found["answers"], answers[form])}
-            pairs |= {
+            pairs = {
+                "browser, Python": (found["answers"], answers[form]),
                 "browser, checkpoint": (found["answers"], answers["checkpoint"]),
                 "Python, checkpoint": (answers[form], answers["checkpoint"]),
             }
-            for name, (one, other) in pairs.items():
-                figures[form][name] = compare(of_checkpoint.model.config.tasks, one, other)
+            for name, pair in pairs.items():
+                figures[f"{form}: {name}"] = compare(of_checkpoint.model.config.tasks, *pair)
     path = write_report("browser", args.model.name, {"texts": len(texts), **figures})
     sys.stdout.write(f"{json.dumps(figures, indent=2)}\nWritten to {path}\n")
 
@@ -96,8 +97,8 @@ def in_browser(page: Path, texts: list[str]) -> dict:
 
 
 def compare(tasks: dict[str, dict], answers: list[dict], others: list[dict]) -> dict:
-    """How many answers are the same, and the median and largest distance of embeddings."""
-    same = {}
+    """By task, how many answers are the same; and the median and largest distance of embeddings."""
+    same: dict[str, float] = {}
     for task, settings in tasks.items():
         if settings["type"] == SEQUENCE_CLASSIFICATION:
             same[task] = sum(
@@ -111,7 +112,8 @@ def compare(tasks: dict[str, dict], answers: list[dict], others: list[dict]) -> 
         float(np.linalg.norm(np.subtract(one["embedding"], other["embedding"])))
         for one, other in zip(answers, others, strict=True)
     ]
-    return {"same": same, "median distance": median(distances), "largest distance": max(distances)}
+    same |= {"median distance": median(distances), "largest distance": max(distances)}
+    return same
 
 
 def marks(entities: list[dict]) -> list[tuple]:
