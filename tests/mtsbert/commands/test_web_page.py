@@ -153,12 +153,11 @@ def address(page):
         thread.join()
 
 
-def test_the_page_answers_200_texts_as_python_does(page, address, browser, close, request):
-    if request.node.callspec.params["page"] == "int8" and not torch.cpu.get_capabilities().get("avx512_vnni"):
-        pytest.skip("products of int8 overflow in Python on this CPU, and not in a browser")
+@pytest.fixture
+def answers(page, address, browser) -> list[tuple]:
+    """Questions, and what the page and Python answer to each."""
     texts = [*draw_texts(198), "Oslo beat Lima in the final. " * 60, "Ada Perez joins Nimbus Labs"]
     questions = [*texts, (texts[0], texts[-1]), (texts[-2], texts[1])]
-    expected = load_pipeline(page)(questions, batch_size=1)
     browser.set_script_timeout(300)
     browser.get(address)
     found = browser.execute_async_script(
@@ -174,12 +173,32 @@ def test_the_page_answers_200_texts_as_python_does(page, address, browser, close
         questions,
     )
     assert isinstance(found, list), found
-    assert sum(len(answer["ner"]) + len(answer["sure"]) for answer in expected) > 200
-    assert {answer["topic"]["label"] for answer in expected} > {None}
-    for question, one, other in zip(questions, found, expected, strict=True):
-        assert close(one, other), question
+    return list(zip(questions, found, load_pipeline(page)(questions, batch_size=1), strict=True))
 
 
+@pytest.mark.parametrize("page", ["fp32"], indirect=True)
+def test_the_page_answers_200_texts_as_python_does(answers, close):
+    assert sum(len(expected["ner"]) + len(expected["sure"]) for _, _, expected in answers) > 200
+    assert {expected["topic"]["label"] for _, _, expected in answers} > {None}
+    for question, found, expected in answers:
+        assert close(found, expected), question
+
+
+@pytest.mark.parametrize("page", ["int8"], indirect=True)
+@pytest.mark.skipif(
+    not torch.cpu.get_capabilities().get("avx512_vnni"),
+    reason="products of int8 overflow in Python on this CPU, and not in a browser",
+)
+def test_in_int8_the_page_answers_nearly_as_python_does(answers):
+    """Where numbers differ by little, some are rounded the other way, and all that follows is different."""
+    found, expected = (torch.tensor([of[place]["embedding"] for of in answers]) for place in (1, 2))
+    distances = (found - expected).norm(dim=1)
+    assert distances.median() < 0.01
+    assert distances.max() < 0.2
+    assert distances.max() > 0.0
+
+
+@pytest.mark.parametrize("page", ["fp32"], indirect=True)
 def test_the_page_shows_its_answers_and_html_as_text_and_asks_no_other_server(page, address, browser, addresses_asked):
     from selenium.webdriver.support.ui import WebDriverWait
 
