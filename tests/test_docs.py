@@ -64,9 +64,9 @@ def test_recipes_have_only_keys_that_exist():
 
 def test_every_flag_of_the_guides_exists():
     of_commands = set()
-    for command in (ROOT / "mtsbert" / "commands").rglob("*.py"):
-        of_commands |= set(re.findall(r'"(--\w+)"', command.read_text(encoding="utf-8")))
-    of_commands |= set(re.findall(r'"(--\w+)"', (ROOT / "data_prep" / "__main__.py").read_text(encoding="utf-8")))
+    programs = [*(ROOT / "mtsbert" / "commands").rglob("*.py"), *(ROOT / "benchmarks").glob("*.py")]
+    for program in (*programs, ROOT / "data_prep" / "__main__.py"):
+        of_commands |= set(re.findall(r'"(--\w+)"', program.read_text(encoding="utf-8")))
     known = {option for action in build_parser()._actions for option in action.option_strings} | of_commands
     known |= {
         "--data",
@@ -76,7 +76,6 @@ def test_every_flag_of_the_guides_exists():
         "--rm",
         "--stop",
     }  # of other programs
-    known |= {"--student", "--timed_rows"}  # of a benchmark
     for page in (ROOT / "docs" / "guides").glob("*.md"):
         mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9_]+", page.read_text(encoding="utf-8")))
         assert mentioned <= known, page.name
