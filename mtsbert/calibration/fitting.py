@@ -65,10 +65,9 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
         return fit_entities(settings, *scored_entities(settings, logits, labels))
     rows = is_labelled(labels).reshape(len(labels), -1).all(dim=1)
     logits, labels = logits[rows].double(), labels[rows]
-    if not settings.get("multi_label") and labels.dim() == 1:
-        labels = torch.nn.functional.one_hot(labels, logits.shape[1])
     if len(logits) < LEAST_ITEMS:
         return None
+    shares = labels if labels.dim() == 2 else torch.nn.functional.one_hot(labels, logits.shape[1])
     learned = {"smoothing": settings["label_smoothing"]} if settings.get("label_smoothing") else {}
 
     def loss(log_temperature: float) -> float:
@@ -77,9 +76,8 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
         ).double()
         if settings.get("multi_label"):
             right = torch.where(labels.bool(), found, 1.0 - found)
-        else:
-            return -(labels * found.clamp(min=EPSILON).log()).sum(dim=1).mean().item()
-        return -right.clamp(min=EPSILON).log().mean().item()
+            return -right.clamp(min=EPSILON).log().mean().item()
+        return -(shares * found.clamp(min=EPSILON).log()).sum(dim=1).mean().item()
 
     best = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded")
     fitted = {"temperature": round(float(np.exp(best.x)), 6), **learned}

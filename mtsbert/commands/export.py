@@ -68,10 +68,9 @@ def export_web(model_name_or_path: str, output: Path, *, int8: bool = False) -> 
     """
     _import_onnx()
     with _new_export(model_name_or_path, output) as (folder, pipeline):
-        web.tokenizer_settings(pipeline)  # may refuse
-        runtime = web.fetch_runtime()
+        settings, runtime = web.page_settings(pipeline), web.fetch_runtime()  # before the graphs, which take long
         _write_onnx(pipeline, folder, int8=int8)
-        web.write_page(pipeline, folder, runtime)
+        web.write_page(settings, folder, runtime)
 
 
 def _import_onnx() -> None:

@@ -200,8 +200,6 @@ def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tas
         try:
             found = _read_value(value, tasks[role], features[column], text, words, source)
             example[role] = renamed(found, source.label_map.get(role, {}))
-            if tasks[role].get("soft_labels") and not example[role]:  # all of its labels are left out
-                example[role] = None
         except ValueError as error:
             raise ValueError(f"column {column!r}: {error}") from None
         if example[role] is not None and tasks[role]["type"] in PAIR_TYPES and pair is None:
@@ -221,6 +219,12 @@ def renamed(value: Any, names: dict[str, str | None]) -> Any:
         return value
     if isinstance(value, str):
         return names.get(value, value)
+    if value and isinstance(value[0], dict) and "probability" in value[0]:
+        shares: dict[str, float] = {}
+        for of_label in value:
+            if (name := names.get(of_label["label"], of_label["label"])) is not None:
+                shares[name] = shares.get(name, 0.0) + of_label["probability"]
+        return _scaled(shares)
     if value and isinstance(value[0], dict):
         left = [span for span in value if names.get(span["label"], "") is not None]
         return [span | {"label": names.get(span["label"], span["label"])} for span in left]
@@ -282,14 +286,18 @@ def _read_probabilities(value: Any, feature: Any) -> list[dict] | None:
         label = _read_label(value, feature)
         return None if label is None else [{"label": label, "probability": 1.0}]
     found = {str(label): share for label, share in value.items() if share is not None and share == share}
-    if not found:
-        return None
     for share in found.values():
         if not isinstance(share, int | float) or isinstance(share, bool) or not 0.0 <= share <= 1.0:
             raise ValueError(f"{value!r} has {share!r} in it, which is no probability.")
-    if abs((total := sum(found.values())) - 1.0) > MOST_LOST:
+    if found and abs((total := sum(found.values())) - 1.0) > MOST_LOST:
         raise ValueError(f"{value!r} adds up to {total:.4g}; probabilities of labels add up to 1.")
-    return [{"label": label, "probability": share / total} for label, share in found.items() if share > 0.0]
+    return _scaled(found)
+
+
+def _scaled(shares: dict[str, float]) -> list[dict] | None:
+    """The probabilities of labels as the value of an example: those above 0, with a sum of 1; None without any."""
+    total = sum(shares.values())
+    return [{"label": label, "probability": share / total} for label, share in shares.items() if share > 0.0] or None
 
 
 def _read_label(value: Any, feature: Any) -> str | None:

@@ -212,11 +212,8 @@ def _label(
     if task.get("multi_label"):
         return [IGNORE_INDEX if value is None else int(label in value) for label in label2id]
     if task.get("soft_labels"):
-        # Renaming may have made two labels one, and may have left out others.
-        total = sum(of_label["probability"] for of_label in value or ())
-        shares = dict.fromkeys(label2id, 0.0 if total else math.nan)
-        for of_label in value or ():
-            shares[of_label["label"]] += of_label["probability"] / total
+        shares = dict.fromkeys(label2id, math.nan if value is None else 0.0)
+        shares.update({of_label["label"]: of_label["probability"] for of_label in value or ()})
         return list(shares.values())
     return IGNORE_INDEX if value is None else label2id[value]
 

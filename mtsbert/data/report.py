@@ -1,7 +1,7 @@
 """Formats the report of `--check_data`: the data of each task."""
 
-from collections import Counter
-from itertools import islice
+from collections import Counter, defaultdict
+from itertools import chain, islice
 
 import numpy as np
 from datasets import Dataset
@@ -62,10 +62,10 @@ def _label_line(settings: dict, values: list) -> str:
     if settings["type"] == TOKEN_CLASSIFICATION:
         counts = Counter(span["label"] or "(not known)" for value in values for span in value)
     elif settings.get("soft_labels"):
-        counts = Counter()
-        for value in values:
-            counts.update(_probabilities(value))
-        counts = Counter({label: round(share, 1) for label, share in counts.items()})
+        shares: dict[str, float] = defaultdict(float)
+        for of_label in chain.from_iterable(values):
+            shares[of_label["label"]] += of_label["probability"]
+        counts = Counter({label: round(share, 1) for label, share in shares.items()})
     elif settings.get("multi_label"):
         counts = Counter(label for value in values for label in value)
     else:
@@ -75,21 +75,13 @@ def _label_line(settings: dict, values: list) -> str:
     return f"Labels: {', '.join(shown) or 'none'}{more}"
 
 
-def _probabilities(value: list[dict]) -> Counter:
-    """Label → probability. Renaming may have made two labels one."""
-    found = Counter()
-    for of_label in value:
-        found[of_label["label"]] += of_label["probability"]
-    return found
-
-
 def _sample(task: str, settings: dict, example: dict) -> str:
     text = example[TEXT]
     value = example[task]
     if settings["type"] == TOKEN_CLASSIFICATION:
         value = [f"{span['label']}: {text[span['start'] : span['end']]}" for span in value]
     if settings.get("soft_labels"):
-        value = ", ".join(f"{label} {share:.2f}" for label, share in _probabilities(value).most_common())
+        value = ", ".join(f"{of_label['label']} {of_label['probability']:.2f}" for of_label in value)
     pair = f" | {example[TEXT_PAIR]!r}" if example.get(TEXT_PAIR) is not None else ""
     if settings["type"] == PAIR_RANKING:
         negative = example[TEXT_NEGATIVE]

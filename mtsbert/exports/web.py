@@ -37,12 +37,12 @@ OF_TASKS = (
 )
 
 
-def write_page(pipeline: MTSBertPipeline, folder: Path, runtime: Path) -> None:
+def write_page(settings: dict[str, Any], folder: Path, runtime: Path) -> None:
     """
     Writes the page into the folder of an ONNX export.
 
     Args:
-        pipeline ([`MTSBertPipeline`]): Of the checkpoint that was exported.
+        settings (`dict[str, Any]`): What the page knows, from [`page_settings`].
         folder (`Path`): The export.
         runtime (`Path`): The package of the runtime, from [`fetch_runtime`].
     """
@@ -52,18 +52,22 @@ def write_page(pipeline: MTSBertPipeline, folder: Path, runtime: Path) -> None:
     with tarfile.open(runtime) as package:
         for name, copied in RUNTIME_FILES.items():
             (folder / RUNTIME_FOLDER / copied).write_bytes(package.extractfile(f"package/dist/{name}").read())
+    (folder / SETTINGS_FILE).write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
+
+
+def page_settings(pipeline: MTSBertPipeline) -> dict[str, Any]:
+    """What the page needs to know of a checkpoint. Raises `ValueError` as [`tokenizer_settings`]."""
     config = pipeline.model.config
-    settings = {
+    return {
         "tokenizer": tokenizer_settings(pipeline),
         "normalize": config.normalize,
-        "has_pairs": any(settings["type"] == PAIR_CLASSIFICATION for settings in config.tasks.values()),
+        "has_pairs": any(task["type"] == PAIR_CLASSIFICATION for task in config.tasks.values()),
         "pair_types": list(PAIR_TYPES),
         "tasks": {
-            task: {key: settings[key] for key in OF_TASKS if settings.get(key) is not None}
-            for task, settings in config.tasks.items()
+            name: {key: task[key] for key in OF_TASKS if task.get(key) is not None}
+            for name, task in config.tasks.items()
         },
     }
-    (folder / SETTINGS_FILE).write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
 
 
 def tokenizer_settings(pipeline: MTSBertPipeline) -> dict[str, Any]:

@@ -145,13 +145,12 @@ def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) ->
     """
     if (base := base_of(name_or_path, revision=revision)) is not None:
         try:
-            config = load_checkpoint_config(base)
+            return load_checkpoint_config(base)
         except ValueError as error:
             raise ValueError(
                 f"{str(name_or_path)!r} is an adapter, and the checkpoint that it is for, {base!r}, cannot be opened. "
                 f"Correct `base_model_name_or_path` in its adapter_config.json if that has moved. ({error})"
             ) from error
-        return config
     try:
         settings, _ = MTSBertConfig.get_config_dict(name_or_path, revision=revision)
     except OSError as error:

@@ -45,8 +45,12 @@ def _loss_in_words(settings: dict) -> str:
         return "CoSENT" if settings.get("loss") == COSENT else "squared error"
     name = "binary cross-entropy" if settings.get("multi_label") else "cross-entropy"
     name = f"focal {name}" if settings.get("loss") == FOCAL else name
-    given = {"class_weights": "class weights", "pos_weight": "positive weights", "label_smoothing": "label smoothing"}
-    given["soft_labels"] = "probabilities as labels"
+    given = {
+        "class_weights": "class weights",
+        "pos_weight": "positive weights",
+        "label_smoothing": "label smoothing",
+        "soft_labels": "probabilities as labels",
+    }
     extras = [words for key, words in given.items() if settings.get(key)]
     return f"{name} with {' and '.join(extras)}" if extras else name
 
