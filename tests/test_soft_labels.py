@@ -16,6 +16,7 @@ from modeling_mtsbert import MTSBertForSequenceClassification, MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.calibration.fitting import fit
 from mtsbert.commands.tune_thresholds import main as tune_thresholds
+from mtsbert.data.features import unlabelled_row
 from mtsbert.data.loading import load_data
 from mtsbert.data.report import describe_data
 from mtsbert.training.trainer import MTSBertTrainer
@@ -187,6 +188,27 @@ def test_true_probabilities_are_calibrated_as_they_are():
     hard = fit(TOPIC, shares.log(), ids)
     assert hard.settings == fit(TOPIC, shares.log(), F.one_hot(ids, 3).float()).settings
     assert hard.settings["temperature"] == pytest.approx(1.0, abs=0.2)
+
+
+def test_sure_probabilities_are_learned_as_plain_labels_are(encoder_folder, tokenizer, tmp_path):
+    texts = [{"text": f"{word} wins", "topic": label} for word, label in zip("abcdef" * 2, "abcabb" * 2, strict=True)]
+    sure = [{"text": row["text"], "topic": {row["topic"]: 1.0}} for row in texts]
+    hard = {key: value for key, value in TOPIC.items() if key != "soft_labels"}
+    weights = []
+    for task, rows in ((hard, texts), (TOPIC, sure)):
+        set_seed(0)
+        model = MTSBertModel.from_encoder(str(encoder_folder), tasks={"topic": task})
+        settings = {"max_steps": 3, "optim": "sgd", "learning_rate": 0.1, "per_device_train_batch_size": 4}
+        args = MTLTrainingArguments(str(tmp_path / "run"), save_strategy="no", disable_tqdm=True, **settings)
+        MTSBertTrainer(model, args, processing_class=tokenizer, train_dataset=Dataset.from_list(rows)).train()
+        weights.append(model.state_dict())
+    for name, of_hard in weights[0].items():
+        assert torch.allclose(of_hard, weights[1][name], atol=1e-6), name
+
+
+def test_a_row_that_fills_up_a_batch_has_no_probabilities(tokenizer):
+    features = features_of(tokenizer, [{"text": "Oslo", "topic": {"a": 0.5, "b": 0.5}}]).features["train"]
+    assert unlabelled_row(features, {"topic": TOPIC})["topic"][0] == pytest.approx(NAN, nan_ok=True)
 
 
 def test_scores_are_calibrated_and_thresholds_tuned(train, rows, tmp_path, monkeypatch):
