@@ -75,6 +75,15 @@ class ModelArguments:
         },
     )
 
+    letter_case: bool = field(
+        default=False,
+        metadata={
+            "help": "Let an encoder that was pretrained on text in lower case read capital letters, which tell "
+            "entities apart from other words: a capitalised word gets the embedding of the word plus a vector that is "
+            "learned. Only for a new model whose tokenizer is made of word pieces."
+        },
+    )
+
     def __post_init__(self):
         if self.encoder_name_or_path is None and self.model_name_or_path is None:
             raise ValueError("Name what to start from: `encoder_name_or_path` (new heads) or `model_name_or_path`.")
@@ -86,6 +95,7 @@ class ModelArguments:
         """The settings for a new model that were set explicitly. The config provides the defaults of the others."""
         settings = {"pooling": self.pooling, "normalize": self.normalize, "head_dropout": self.head_dropout}
         settings |= {"embedding_size": self.embedding_size, "num_task_layers": self.num_task_layers}
+        settings |= {"letter_case": self.letter_case or None}
         return {name: value for name, value in settings.items() if value is not None}
 
 

@@ -15,6 +15,7 @@ ORDER = [
     "arguments",
     "formats",
     "data",
+    "letter_case",
     "network",
     "exports",
     "distillation",

@@ -52,7 +52,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
 
     build_missing_dataset(data_args, training_args)
     tokenizer = load_tokenizer(model_args)
-    check_longest(data_args.max_length, tokenizer, load_encoder_config(model_args))
+    config = load_encoder_config(model_args)
+    check_longest(data_args.max_length, tokenizer, config, letter_case=model_args.letter_case)
     with training_args.main_process_first(desc="reading the data"):  # the other processes read its cache
         data = load_recipe_data(
             data_args,

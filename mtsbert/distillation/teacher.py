@@ -91,7 +91,7 @@ class Teacher:
         try:
             config = load_checkpoint_config(where)
             teacher = MTSBertModel.from_pretrained(where, config=config, dtype=torch.float32)
-            check_input(where, config, tokenizer, max_length=max_length, called=f"`teacher` {name_or_path!r}")
+            check_input(where, teacher, tokenizer, max_length=max_length, called=f"`teacher` {name_or_path!r}")
         except OSError as error:
             raise ValueError(f"`teacher` {name_or_path!r} cannot be loaded: {error}") from error
         return cls(teacher, tasks, tokenizer, name=name_or_path)

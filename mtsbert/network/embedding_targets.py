@@ -16,6 +16,8 @@ from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import NO_ROW, ROW
+from mtsbert.letter_case.embedding import read_letter_case
+from mtsbert.letter_case.tokenizer import keeps_letter_case, lowers_letters
 from mtsbert.network.adapters import base_of
 from mtsbert.network.disk_cache import DiskCache
 from mtsbert.network.feature_cache import PLACE, Texts, cache_key, computed_in
@@ -161,7 +163,7 @@ def load_reference(
         else:
             reference = MTSBertModel.from_encoder(where, tasks=model.config.tasks, pooling=model.config.pooling)
         called = f"`embedding_reference` {name_or_path!r}"
-        check_input(where, reference.config, tokenizer, max_length=max_length, called=called)
+        check_input(where, reference, tokenizer, max_length=max_length, called=called)
     except OSError as error:
         raise ValueError(f"`embedding_reference` {name_or_path!r} cannot be loaded: {error}") from error
     if reference.config.embedding_size < model.config.embedding_size:
@@ -173,25 +175,32 @@ def load_reference(
 
 
 def check_input(
-    where: str, config: MTSBertConfig, tokenizer: PreTrainedTokenizerBase, *, max_length: int, called: str
+    where: str, reader: MTSBertModel, tokenizer: PreTrainedTokenizerBase, *, max_length: int, called: str
 ) -> None:
     """
-    Raises `ValueError` if a model cannot read the tokens of another one, or not as many of them.
+    Has a model read the tokens of another one. Where only these have capital letters, it reads them as small ones.
 
     Args:
-        where (`str`): The folder or Hub id with its tokenizer.
-        config ([`MTSBertConfig`]): Its config.
+        where (`str`): The folder or Hub id with the model's own tokenizer.
+        reader ([`MTSBertModel`]): The model.
         tokenizer (`PreTrainedTokenizerBase`): The tokenizer of the other one.
         max_length (`int`): Tokens of the longest text that the other one reads, special ones included.
-        called (`str`): What the message calls it.
+        called (`str`): What the message calls the model.
+
+    Raises:
+        `ValueError`: if it cannot read the tokens of the other one, or not as many of them.
     """
-    if open_tokenizer(where, config.encoder_config).get_vocab() != tokenizer.get_vocab():
+    own = open_tokenizer(where, reader.config.encoder_config)
+    if keeps_letter_case(tokenizer) and lowers_letters(own):
+        reader.config.letter_case = True
+        own = read_letter_case(reader, own)
+    if own.get_vocab() != tokenizer.get_vocab():
         raise ValueError(
             f"{called} has another vocabulary than the model that is trained, so it cannot read its tokens; choose a "
             "model with the same tokenizer."
         )
     try:
-        check_longest(max_length, tokenizer, config.encoder_config)
+        check_longest(max_length, tokenizer, reader.config.encoder_config)
     except ValueError as error:
         raise ValueError(f"{called}: {error}") from None
 

@@ -13,6 +13,7 @@ from configuration_mtsbert import MTSBertConfig
 from heads_mtsbert import num_positions, scale_features
 from modeling_mtsbert import MTSBertModel
 from mtsbert.input_arguments import ModelArguments
+from mtsbert.letter_case.tokenizer import cased_words, keeps_letter_case, with_letter_case
 from mtsbert.network.adapters import base_of, merge_adapters, put_adapter
 from pipeline_mtsbert import MTSBertPipeline
 
@@ -47,7 +48,10 @@ def resolve_name(name_or_path: str) -> str:
 
 
 def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
-    """Loads the tokenizer of the checkpoint or encoder. Raises `ValueError` if it is not a fast tokenizer."""
+    """
+    Loads the tokenizer of the checkpoint or encoder; with `letter_case`, one that keeps capital letters. Raises
+    `ValueError` if it is not a fast tokenizer, or cannot keep them.
+    """
     asked = model_args.model_name_or_path or model_args.encoder_name_or_path
     try:
         tokenizer = open_tokenizer(resolve_name(asked), load_encoder_config(model_args))
@@ -55,6 +59,8 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
         raise ValueError(f"No tokenizer found for {asked!r}: {error}") from error
     _check_vocabulary(tokenizer, asked)
     _check_fast(tokenizer, asked)
+    if model_args.letter_case and not keeps_letter_case(tokenizer):
+        return with_letter_case(tokenizer)
     return tokenizer
 
 
@@ -101,7 +107,7 @@ def load_encoder_config(model_args: ModelArguments) -> PreTrainedConfig:
     if model_args.model_name_or_path is not None:
         config = load_checkpoint_config(model_args.model_name_or_path)
         for name, value in model_args.new_model_settings.items():
-            if (own := getattr(config, name)) != value:
+            if (own := getattr(config, name, None)) != value:
                 raise ValueError(
                     f"`{name}` is {value!r}, and the checkpoint {model_args.model_name_or_path!r} has {own!r}, which "
                     "only a new model can choose; leave it out."
@@ -241,12 +247,21 @@ def load_model(model_args: ModelArguments, tasks: dict[str, dict]) -> MTSBertMod
     )
 
 
-def check_longest(max_length: int, tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> None:
+def check_longest(
+    max_length: int,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder_config: PreTrainedConfig,
+    *,
+    letter_case: bool | None = False,
+) -> None:
     """
     Raises `ValueError` if `max_length` exceeds what the encoder can process, or leaves no room for text; or if the
-    tokenizer has tokens that the encoder has no embeddings for.
+    tokenizer has tokens that the encoder has no embeddings for. With `letter_case`, words with capital letters need
+    none.
     """
-    highest, num_embeddings = max(tokenizer.get_vocab().values()), getattr(encoder_config, "vocab_size", None)
+    without = {id_ for id_, *_ in cased_words(tokenizer)} if letter_case else ()
+    highest = max(id_ for id_ in tokenizer.get_vocab().values() if id_ not in without)
+    num_embeddings = getattr(encoder_config, "vocab_size", None)
     if num_embeddings is not None and highest >= num_embeddings:
         raise ValueError(
             f"The tokenizer has tokens up to the id {highest}, and the encoder has embeddings for {num_embeddings}. "

@@ -12,6 +12,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 from configuration_mtsbert import TASK_TYPES
 from modeling_mtsbert import MTSBertModel
+from mtsbert.letter_case.embedding import read_letter_case
 
 
 TASKS = {
@@ -49,12 +50,14 @@ def main(folder: Path) -> None:
             initializer_range=0.3,  # wide enough for the answers to differ from text to text
         )
     )
-    for part in ("encoder", "checkpoint"):
-        tokenizer.save_pretrained(folder / part)
+    tokenizer.save_pretrained(folder / "encoder")
     encoder.save_pretrained(folder / "encoder")
     if missing := set(TASK_TYPES) - {task["type"] for task in TASKS.values()}:
         raise AssertionError(f"Add a task of type {sorted(missing)} to `TASKS`: every type is to be tried.")
-    model = MTSBertModel.from_encoder(str(folder / "encoder"), tasks=TASKS, num_task_layers=1, initializer_range=0.3)
+    settings = {"num_task_layers": 1, "letter_case": True, "initializer_range": 0.3}
+    model = MTSBertModel.from_encoder(str(folder / "encoder"), tasks=TASKS, **settings)
+    read_letter_case(model, tokenizer).save_pretrained(folder / "checkpoint")
+    torch.nn.init.normal_(model.get_input_embeddings().cases, std=0.3)
     model.eval().save_pretrained(folder / "checkpoint")
     rows = []
     for text, topic, spans in ROWS:

@@ -19,6 +19,7 @@ from modeling_mtsbert import MTSBertModel
 from mtsbert.commands.export import main
 from mtsbert.exports import web
 from mtsbert.exports.pipeline import load_pipeline
+from mtsbert.letter_case.tokenizer import with_letter_case
 from mtsbert.network.starting_point import pipeline_of_checkpoint
 
 
@@ -60,13 +61,16 @@ def tokens_in_javascript(tmp_path):
 
 @pytest.mark.weights
 @pytest.mark.parametrize(
-    "options", [{}, {"do_lower_case": False}, {"strip_accents": False, "tokenize_chinese_chars": False}], ids=str
+    "options",
+    [{}, {"do_lower_case": False}, {"strip_accents": False, "tokenize_chinese_chars": False}, {"letter_case": True}],
+    ids=str,
 )
 def test_tokens_and_their_places_are_those_of_the_tokenizer(
     minilm_tokenizer, tokens_in_javascript, checkpoint, options
 ):
     pipeline = pipeline_of_checkpoint(str(checkpoint))
-    pipeline.tokenizer = AutoTokenizer.from_pretrained(minilm_tokenizer, **options)
+    tokenizer = AutoTokenizer.from_pretrained(minilm_tokenizer, **options)  # which does not know `letter_case`
+    pipeline.tokenizer = with_letter_case(tokenizer) if options.get("letter_case") else tokenizer
     characters = [chr(point) for point in range(sys.maxunicode + 1) if not 0xD800 <= point < 0xE000]
     known = [one for one in characters if OLD.category(one) == unicodedata.category(one) not in ("Cn", "Co")]
     texts = [*(f"a{one} x{one}y" for one in known), *draw_texts(500), "", " ", "[MASK][MASK] [CLS]a", "a" * 100]
