@@ -34,22 +34,28 @@ def read_letter_case(model: MTSBertModel, tokenizer: PreTrainedTokenizerBase) ->
         tokenizer (`PreTrainedTokenizerBase`): That of its encoder, or of a checkpoint with `letter_case`.
 
     Raises:
-        `ValueError`: for a tokenizer that cannot be made to read capital letters.
+        `ValueError`: for a tokenizer that cannot be made to read capital letters, or is not the checkpoint's.
     """
-    if not reads_letter_case(model):
+    if not has_letter_case(model):
         return tokenizer
     if not keeps_letter_case(tokenizer):
         tokenizer = with_letter_case(tokenizer)
     table = model.get_input_embeddings()
     if not isinstance(table, CaseEmbedding):
         num_words = max(tokenizer.get_vocab().values()) + 1
+        if table.num_embeddings >= num_words and table.num_embeddings != num_words + len(WAYS):
+            raise ValueError(
+                f"The model has {table.num_embeddings} embeddings, and with `letter_case` it would have "
+                f"{num_words + len(WAYS)}, for {num_words} words and {len(WAYS)} vectors. Give it the tokenizer and "
+                "the embeddings that it was saved with."
+            )
         model.set_input_embeddings(CaseEmbedding(table, num_words, cased_words(tokenizer)))
         model.config.encoder_config.vocab_size = num_words + len(WAYS)
         model.encoder.config.vocab_size = num_words + len(WAYS)
     return tokenizer
 
 
-def reads_letter_case(model: MTSBertModel) -> bool:
+def has_letter_case(model: MTSBertModel) -> bool:
     return getattr(model.config, "letter_case", False)
 
 
@@ -86,6 +92,7 @@ class CaseEmbedding(nn.Module):
         self.words = nn.Parameter(table.weight.new_empty(int(word.max()) + 1, width))
         self.cases = nn.Parameter(table.weight.new_zeros(len(WAYS), width))
         self._fill(table.weight.detach())
+        self.requires_grad_(table.weight.requires_grad)  # what a user froze stays frozen
 
     @torch.no_grad()
     def _fill(self, rows: torch.Tensor) -> None:

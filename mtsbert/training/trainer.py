@@ -33,7 +33,7 @@ from mtsbert.data.loading import load_split
 from mtsbert.data.parts import with_parts
 from mtsbert.distillation.teacher import Teacher
 from mtsbert.input_arguments import MAX_LENGTH
-from mtsbert.letter_case.embedding import read_letter_case, reads_letter_case, warn_of_frozen_cases
+from mtsbert.letter_case.embedding import read_letter_case, has_letter_case, warn_of_frozen_cases
 from mtsbert.machine import peak_memory_gb, reset_peak_memory
 from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
 from mtsbert.network.embedding_targets import load_reference
@@ -146,7 +146,7 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         encoder_config = first.config.encoder_config
         if max_length is None:
             max_length = min(MAX_LENGTH, longest_input(processing_class, encoder_config))
-        check_longest(max_length, processing_class, encoder_config, letter_case=reads_letter_case(first))
+        check_longest(max_length, processing_class, encoder_config, letter_case=has_letter_case(first))
         processing_class = self._tokenizer = read_letter_case(first, processing_class)
         self._reading = {"columns": columns, "max_length": max_length}
         self._reading["texts_alone"] = args.learns_from_texts

@@ -191,6 +191,15 @@ def test_training_goes_on_from_a_checkpoint(case_model, trainer_of_rows, tmp_pat
     assert len(second.processing_class) == len(first.processing_class)
 
 
+def test_a_checkpoint_whose_embeddings_were_resized_is_refused(case_model, tokenizer, tmp_path):
+    wide = read_letter_case(case_model, tokenizer)
+    case_model.save_pretrained(tmp_path)
+    opened = MTSBertModel.from_pretrained(tmp_path)
+    opened.resize_token_embeddings(len(wide) + 1, mean_resizing=False)
+    with pytest.raises(ValueError, match=f"has {len(wide) + 1} embeddings, and with `letter_case` it would have"):
+        read_letter_case(opened, wide)
+
+
 def test_some_texts_are_learned_without_their_capitals_whatever_is_beside_them(case_model, tokenizer):
     wide = read_letter_case(case_model, tokenizer)
     table = case_model.get_input_embeddings()
@@ -230,6 +239,12 @@ def test_a_model_without_capital_letters_can_be_reference_and_teacher(
 def test_frozen_embeddings_learn_nothing_of_capital_letters_and_it_is_said(case_model, trainer_of_rows, caplog):
     trainer_of_rows(case_model, freeze_embeddings=True)
     assert "nothing is learned of capital letters (`letter_case`)" in caplog.text
+
+
+def test_embeddings_that_the_user_froze_stay_frozen(case_model, trainer_of_rows):
+    case_model.get_input_embeddings().weight.requires_grad_(False)
+    trainer_of_rows(case_model).train()
+    assert not case_model.get_input_embeddings().cases.any()
 
 
 def test_a_tokenizer_with_more_words_than_the_encoder_is_refused(case_model, rows, tokenizer, tmp_path):
