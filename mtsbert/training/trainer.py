@@ -33,7 +33,7 @@ from mtsbert.data.loading import load_split
 from mtsbert.data.parts import with_parts
 from mtsbert.distillation.teacher import Teacher
 from mtsbert.input_arguments import MAX_LENGTH
-from mtsbert.letter_case.embedding import read_letter_case, has_letter_case, warn_of_frozen_cases
+from mtsbert.letter_case.embedding import has_letter_case, read_letter_case, warn_of_frozen_cases
 from mtsbert.machine import peak_memory_gb, reset_peak_memory
 from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
 from mtsbert.network.embedding_targets import load_reference
