@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
     words = sorted({word for text, _, _ in ROWS for word in text.lower().split()} - set(letters))
     vocabulary = {piece: index for index, piece in enumerate([*pieces, *words])}
-    tokenizer = BertTokenizer(vocab=vocabulary, model_max_length=48)
+    tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=48)
     torch.manual_seed(0)
     encoder = BertModel(
         BertConfig(
