@@ -18,6 +18,7 @@ from huggingface_hub.constants import HF_HOME
 from transformers import PreTrainedTokenizerBase
 
 from configuration_mtsbert import PAIR_CLASSIFICATION, PAIR_TYPES
+from mtsbert.letter_case.tokenizer import strips_accents
 from pipeline_mtsbert import MAX_OVERLAP, MTSBertPipeline
 
 
@@ -91,7 +92,6 @@ def tokenizer_settings(pipeline: MTSBertPipeline) -> dict[str, Any]:
             "as whole words. Special tokens, and those added with `AddedToken(…, normalized=False)`, can be found."
         )
     model, normalizer = parts["model"], parts["normalizer"]
-    strips = normalizer["lowercase"] if normalizer["strip_accents"] is None else normalizer["strip_accents"]
     prefix, suffix = _around(tokenizer)
     return {
         "vocabulary": model["vocab"],
@@ -101,7 +101,7 @@ def tokenizer_settings(pipeline: MTSBertPipeline) -> dict[str, Any]:
         "added": {token["content"]: token["id"] for token in added},
         "clean_text": normalizer["clean_text"],
         "handle_chinese_chars": normalizer["handle_chinese_chars"],
-        "strip_accents": strips,
+        "strip_accents": strips_accents(normalizer),
         "lowercase": normalizer["lowercase"],
         "prefix": prefix,
         "suffix": suffix,

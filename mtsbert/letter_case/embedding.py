@@ -8,14 +8,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from modeling_mtsbert import MTSBertModel
-from mtsbert.letter_case.tokenizer import (
-    CAPITALISED,
-    CAPITALS,
-    LOWER,
-    cased_words,
-    keeps_letter_case,
-    with_letter_case,
-)
+from mtsbert.letter_case.tokenizer import CAPITALISED, CAPITALS, LOWER, cased_words, with_letter_case
 
 
 logger = logging.getLogger(__name__)
@@ -38,8 +31,7 @@ def read_letter_case(model: MTSBertModel, tokenizer: PreTrainedTokenizerBase) ->
     """
     if not has_letter_case(model):
         return tokenizer
-    if not keeps_letter_case(tokenizer):
-        tokenizer = with_letter_case(tokenizer)
+    tokenizer = with_letter_case(tokenizer)
     table = model.get_input_embeddings()
     if not isinstance(table, CaseEmbedding):
         num_words = max(tokenizer.get_vocab().values()) + 1

@@ -19,17 +19,21 @@ def with_letter_case(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerB
     has. It cuts a text where the other one does, but for words like "McDonald" and "eBay".
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer of word pieces, as BERT's, that lowers its text.
+        tokenizer (`PreTrainedTokenizerBase`):
+            A fast tokenizer of word pieces, as BERT's, that lowers its text; or one of this function, which is
+            returned as it is.
 
     Raises:
         `ValueError`: for any other tokenizer.
     """
+    if keeps_letter_case(tokenizer):
+        return tokenizer
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
     _check(parts, tokenizer)
     first = max(tokenizer.get_vocab().values()) + 1
     missing = [form for _, form, _ in _cased_forms(parts) if form not in parts["model"]["vocab"]]
     parts["model"]["vocab"] |= {form: first + index for index, form in enumerate(missing)}
-    parts["normalizer"] |= {"lowercase": False, "strip_accents": _strips_accents(parts)}
+    parts["normalizer"] |= {"lowercase": False, "strip_accents": strips_accents(parts["normalizer"])}
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         _write(Path(folder), parts)
@@ -79,10 +83,9 @@ def _cased_forms(parts: dict) -> Iterator[tuple[str, str, int]]:
             yield word, before + form, way
 
 
-def _strips_accents(parts: dict) -> bool:
-    """BERT's normalizer strips accents where it lowers letters, if it does not say."""
-    own = parts["normalizer"]["strip_accents"]
-    return True if own is None else own
+def strips_accents(normalizer: dict) -> bool:
+    """Whether BERT's normalizer strips accents. If it does not say, it does so where it lowers letters."""
+    return normalizer["lowercase"] if normalizer["strip_accents"] is None else normalizer["strip_accents"]
 
 
 def _is_of_word_pieces(parts: dict) -> bool:

@@ -13,7 +13,7 @@ from configuration_mtsbert import MTSBertConfig
 from heads_mtsbert import num_positions, scale_features
 from modeling_mtsbert import MTSBertModel
 from mtsbert.input_arguments import ModelArguments
-from mtsbert.letter_case.tokenizer import cased_words, keeps_letter_case, with_letter_case
+from mtsbert.letter_case.tokenizer import cased_words, with_letter_case
 from mtsbert.network.adapters import base_of, merge_adapters, put_adapter
 from pipeline_mtsbert import MTSBertPipeline
 
@@ -59,9 +59,7 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
         raise ValueError(f"No tokenizer found for {asked!r}: {error}") from error
     _check_vocabulary(tokenizer, asked)
     _check_fast(tokenizer, asked)
-    if model_args.letter_case and not keeps_letter_case(tokenizer):
-        return with_letter_case(tokenizer)
-    return tokenizer
+    return with_letter_case(tokenizer) if model_args.letter_case else tokenizer
 
 
 def _check_fast(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -252,7 +250,7 @@ def check_longest(
     tokenizer: PreTrainedTokenizerBase,
     encoder_config: PreTrainedConfig,
     *,
-    letter_case: bool | None = False,
+    letter_case: bool = False,
 ) -> None:
     """
     Raises `ValueError` if `max_length` exceeds what the encoder can process, or leaves no room for text; or if the
