@@ -17,7 +17,7 @@ from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.commands.train import main
 from mtsbert.letter_case.embedding import HIDDEN_IN, CaseEmbedding, read_letter_case
-from mtsbert.letter_case.tokenizer import cased_words, keeps_letter_case, with_letter_case
+from mtsbert.letter_case.tokenizer import CAPITALISED, CAPITALS, cased_words, keeps_letter_case, with_letter_case
 from mtsbert.network.starting_point import pipeline_of_checkpoint
 from mtsbert.training.trainer import MTSBertTrainer
 from tests.conftest import ROWS
@@ -86,6 +86,9 @@ def test_words_are_told_apart_by_how_they_are_written(tokenizer, wide):
     assert {wide(word)["input_ids"][1] for word in ("A", "a")} == set(wide.convert_tokens_to_ids(["A", "a"]))
     assert len({tokenizer(word)["input_ids"][1] for word in ("oslo", "Oslo", "OSLO")}) == 1
     assert sorted(wide.get_vocab().values()) == list(range(len(wide)))
+    written = {wide.convert_ids_to_tokens(cased): way for cased, _, way in cased_words(wide)}
+    assert [written[word] for word in ("Oslo", "OSLO", "A")] == [CAPITALISED, CAPITALS, CAPITALISED]
+    assert wide.name_or_path == tokenizer.name_or_path
 
 
 def test_it_is_the_same_once_saved(wide, tmp_path):
