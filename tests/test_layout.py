@@ -25,6 +25,7 @@ ORDER = [
     "training",
     "page",
     "relabelling",
+    "auditing",
     "annotation",
     "serving",
     "commands",

@@ -21,9 +21,10 @@ from pathlib import Path
 from types import ModuleType
 
 
-# Without spaCy, which looks for installed components when it is imported, and at no other time.
+# Without spaCy, which looks for installed components when it is imported, and at no other time; with what it imports.
 LIBRARIES = ("torch._dynamo", "torch.distributed.tensor", "transformers.trainer", "transformers.pipelines")
 LIBRARIES += ("datasets", "evaluate", "sklearn.linear_model", "sklearn.metrics", "sentence_transformers")
+LIBRARIES += ("seqeval.metrics", "matplotlib.figure", "matplotlib.backends.backend_agg", "thinc.api", "srsly", "peft")
 LONGEST = 600  # seconds for a program, which is then killed by SIGALRM
 
 

@@ -1,4 +1,4 @@
-"""Tests that suspicious labels are judged by classifiers that have not seen them, ranked, written and measured."""
+"""Tests the command: what it writes, what it measures, and what it refuses."""
 
 import json
 import re
@@ -6,20 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from mtsbert.commands.audit import (
-    LabelledTexts,
-    describe_planted,
-    describe_suspects,
-    embed,
-    judge,
-    load_encoder,
-    main,
-    plant,
-    rank,
-    read_texts,
-    suspects_of,
-)
-from mtsbert.exports.pipeline import load_pipeline
+from mtsbert.commands.audit import describe_planted, main
 from mtsbert.formats.files import read_file
 
 
@@ -28,7 +15,6 @@ ROWS = [
     *(("Shares of Nimbus Labs rise" + " shares" * number, "Business") for number in range(10)),
 ]
 WRONG = [3, 12]
-BLOBS = 60  # rows of each of three labels
 
 
 @pytest.fixture
@@ -44,19 +30,6 @@ def rows_file(tmp_path):
 
 
 @pytest.fixture
-def blobs() -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Embeddings round three corners, the labels of the corners, and texts that are all different."""
-    random = np.random.default_rng(0)
-    labels = np.repeat(np.arange(3), BLOBS)
-    points = np.eye(3)[labels] + 0.2 * random.normal(size=(len(labels), 3))
-    return (
-        points / np.linalg.norm(points, axis=1, keepdims=True),
-        labels,
-        [f"text {row}" for row in range(len(labels))],
-    )
-
-
-@pytest.fixture
 def audit(encoder_folder, rows_file, tmp_path):
     """Runs the command on the twenty rows."""
 
@@ -64,77 +37,6 @@ def audit(encoder_folder, rows_file, tmp_path):
         main(["--model", str(encoder_folder), "--data", str(rows_file), "--precision", "fp32", *flags])
 
     return run
-
-
-def test_planted_mistakes_are_the_most_suspicious(blobs):
-    embeddings, labels, texts = blobs
-    wrong, planted = plant(labels, 3, 0.05)
-    order = rank(judge(embeddings, wrong, texts), wrong)
-    assert planted.sum() == 9
-    assert planted[order[:9]].sum() >= 8
-    assert sorted(order.tolist()) == list(range(len(labels)))
-
-
-def test_probabilities_are_of_labels_that_the_classifiers_have_not_seen(blobs):
-    """A wrong label far from all others of its kind cannot be learned by heart."""
-    embeddings, labels, texts = blobs
-    labels = labels.copy()
-    labels[0] = 2
-    probabilities = judge(embeddings, labels, texts)
-    assert probabilities.shape == (len(labels), 3)
-    assert probabilities.sum(axis=1) == pytest.approx(1.0)
-    assert probabilities[0].argmax() == 0
-    assert probabilities[0, 2] < 0.2
-
-
-def test_a_text_that_occurs_often_does_not_vouch_for_itself(blobs):
-    embeddings, labels, texts = blobs
-    copies = np.repeat(embeddings[:1], 10, axis=0)
-    embeddings, labels = np.concatenate([embeddings, copies]), np.concatenate([labels, [2] * 10])
-    together = judge(embeddings, labels, [*texts, *["the same"] * 10])
-    apart = judge(embeddings, labels, [*texts, *map(str, range(10))])
-    assert (together[-10:].argmax(axis=1) == 0).all()
-    assert (apart[-10:].argmax(axis=1) == 2).all()
-
-
-def test_judgements_follow_from_the_seed(blobs):
-    assert (judge(*blobs, seed=1) == judge(*blobs, seed=1)).all()
-    assert (judge(*blobs, seed=1) != judge(*blobs, seed=2)).any()
-
-
-def test_rows_are_ranked_by_the_probability_of_their_label():
-    probabilities = np.array([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])
-    assert rank(probabilities, np.array([0, 1, 0, 1])).tolist() == [2, 1, 3, 0]
-
-
-@pytest.mark.parametrize(("share", "number"), [(0.05, 50), (0.0333, 33), (0.5, 500)])
-def test_planted_labels_are_wrong_and_no_other_is_touched(share, number):
-    labels = np.arange(1_000) % 4
-    wrong, planted = plant(labels, 4, share)
-    assert planted.sum() == number
-    assert (wrong[planted] != labels[planted]).all()
-    assert (wrong[~planted] == labels[~planted]).all()
-    assert set(wrong) == {0, 1, 2, 3}
-    assert labels.tolist() == (np.arange(1_000) % 4).tolist()
-
-
-def test_planting_follows_from_the_seed():
-    labels = np.arange(100) % 2
-    assert (plant(labels, 2, 0.1, seed=1)[1] == plant(labels, 2, 0.1, seed=1)[1]).all()
-    assert (plant(labels, 2, 0.1, seed=1)[1] != plant(labels, 2, 0.1, seed=2)[1]).any()
-
-
-def test_suspects_are_at_most_a_share_and_only_rows_with_a_likelier_label():
-    texts = LabelledTexts(np.array([0, 2, 3, 5]), ["a", "b", "c", "d"], np.array([0, 1, 0, 1]), ["x", "y"])
-    probabilities = np.array([[0.7, 0.3], [0.6, 0.4], [0.1, 0.9], [0.2, 0.8]])
-    b = {"row": 2, "text": "b", "label": "y", "label_probability": 0.4, "suggested": "x", "suggested_probability": 0.6}
-    c = {"row": 3, "text": "c", "label": "x", "label_probability": 0.1, "suggested": "y", "suggested_probability": 0.9}
-    assert suspects_of(texts, probabilities, 0.25) == [c]
-    assert suspects_of(texts, probabilities, 1.0) == [c, b]
-    assert describe_suspects([c, b, b]).splitlines()[2:] == [
-        "| y     | x         | 2    |",
-        "| x     | y         | 1    |",
-    ]
 
 
 def test_what_is_found_of_planted_mistakes():
@@ -149,46 +51,6 @@ def test_what_is_found_of_planted_mistakes():
         "| 10.0%           | 10   | 70.0%              | 70.0%          |\n"
         "| 20.0%           | 20   | 40.0%              | 80.0%          |"
     )
-
-
-def test_labels_are_read_by_name_and_rows_without_one_or_with_a_rare_one_are_left_out(tmp_path, caplog):
-    path = tmp_path / "rows.csv"
-    labels = ["b", "a", "", "b", "a", "c", "d", "d"]
-    texts = ["t0", "t1", "t2", "t3", "t4", "t5", "same", "same"]
-    path.write_text("body,kind\n" + "".join(f"{t},{label}\n" for t, label in zip(texts, labels, strict=True)))
-    read = read_texts(path, "body", "kind", num_folds=2)
-    assert read.names == ["a", "b"]
-    assert (read.rows.tolist(), read.texts, read.labels.tolist()) == (
-        [0, 1, 3, 4],
-        ["t0", "t1", "t3", "t4"],
-        [1, 0, 1, 0],
-    )
-    assert "1 rows of" in caplog.text
-    assert "Labels of fewer than 2 texts are left out: {" in caplog.text
-    assert set(re.findall(r"'(\w)': 1", caplog.text)) == {"c", "d"}
-
-
-def test_the_training_rows_of_a_prepared_folder_are_read(tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for split in ("train", "test"):
-        table = pa.table({"text": [f"{split} {row}" for row in range(4)], "label": ["x", "y", "x", "y"]})
-        pq.write_table(table, tmp_path / f"{split}.parquet")
-    assert read_texts(tmp_path, "text", "label", num_folds=2).texts == [f"train {row}" for row in range(4)]
-
-
-def test_embeddings_are_those_of_the_encoder_in_the_order_of_the_texts(encoder_folder, checkpoint, caplog):
-    texts = ["Lima hosts the race", "Oslo", "Shares of Nimbus Labs rise in Lima"]
-    embeddings = embed(load_encoder(str(encoder_folder)), texts, precision="fp32")
-    assert embeddings.shape == (3, 32)
-    assert np.linalg.norm(embeddings, axis=1) == pytest.approx(1.0)
-    assert not caplog.text
-    of_checkpoint = embed(load_encoder(str(checkpoint)), texts, precision="fp32")
-    assert of_checkpoint == pytest.approx(embeddings, abs=1e-5)  # the fixture has the encoder's weights
-    expected = [answer["embedding"] for answer in load_pipeline(str(checkpoint))(texts)]
-    assert of_checkpoint == pytest.approx(np.array(expected), abs=1e-5)
-    assert "knows their labels" in caplog.text
 
 
 @pytest.mark.parametrize("output", ["suspects.csv", "suspects.jsonl", "suspects.parquet"])
@@ -216,6 +78,29 @@ def test_the_command_measures_on_planted_mistakes(audit, tmp_path, capsys):
     assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl"}
 
 
+@pytest.mark.parametrize("output", ["suspects.csv", "suspects.jsonl", "suspects.parquet"])
+def test_the_command_writes_suspicious_entities(audit, tmp_path, capsys, output):
+    """Thirty cities are marked, and one of them is not."""
+    names = ["Oslo", "Lima"] * 15
+    rows = [
+        {"text": f"{name} hosts the race" + " race" * n, "entities": [{"start": 0, "end": 4, "label": "GPE"}]}
+        for n, name in enumerate(names)
+    ]
+    rows[7]["entities"] = []
+    path = tmp_path / "marked.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    flags = ["--data", str(path), "--entities_column", "entities"]
+    audit(*flags, "--output", str(tmp_path / output), "--share", "0.04")
+    (found,) = read_file(tmp_path / output).to_list()
+    assert (int(found["row"]), found["suggested"], found["text"]) == (7, "Lima (GPE)", rows[7]["text"])
+    assert (int(found["start"]), int(found["end"]), found["entities"] or "") == (0, 4, "")
+    printed = capsys.readouterr().out
+    assert "marked.jsonl: 30 rows with entities of 1 types" in printed
+    assert "| no entity | GPE       | 1    |" in printed
+    audit(*flags, "--planted_share", "0.1")
+    assert "3 of them were given a wrong label (seed 42)" in capsys.readouterr().out
+
+
 def test_where_nothing_is_suspicious_nothing_is_written(audit, tmp_path, capsys):
     rows = [{"text": text, "label": label} for text, label in ROWS for _ in range(2)]
     clean = tmp_path / "clean.jsonl"
@@ -234,6 +119,7 @@ def test_where_nothing_is_suspicious_nothing_is_written(audit, tmp_path, capsys)
         (["--output", "x.csv", "--share", "0"], r"--share is 0.0; it must lie between 0 and 1"),
         (["--output", "x.csv", "--num_folds", "1"], r"--num_folds is 1; it must be at least 2"),
         (["--output", "x.csv", "--label_column", "topic"], r"has no column 'topic'; it has \['text', 'label'\]"),
+        (["--output", "x.csv", "--entities_column", "spans"], r"has no column 'spans'; it has \['text', 'label'\]"),
         (["--output", "x.csv", "--num_folds", "11"], r"has 0 labels with at least 11 texts .*; an audit needs two"),
         (["--output", "x.csv", "--model", "nowhere"], r"No encoder found under 'nowhere'"),
     ],
@@ -255,17 +141,3 @@ def test_it_either_writes_or_measures(audit, flags, capsys):
     with pytest.raises(SystemExit):
         audit(*flags)
     assert re.search(r"--output.*--planted_share|--planted_share.*not allowed with", capsys.readouterr().err)
-
-
-@pytest.mark.weights
-@pytest.mark.real_data
-@pytest.mark.slow
-def test_mistakes_planted_in_news_are_found(minilm, real_data, tmp_path):
-    import csv
-
-    with (real_data / "ag_news" / "train.csv").open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.reader(lines))[:1_000]
-    texts, labels = [f"{title} {text}" for _, title, text in rows], np.array([int(row[0]) - 1 for row in rows])
-    wrong, planted = plant(labels, 4, 0.05)
-    order = rank(judge(embed(load_encoder(minilm), texts), wrong, texts), wrong)
-    assert planted[order[: planted.sum()]].mean() > 0.6
