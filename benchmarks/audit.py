@@ -36,12 +36,12 @@ OURS, PEER = "mtsbert audit", "cleanlab"
 
 def main() -> None:
     args = parse_arguments()
-    measure, name = (of_labels, "audit") if args.entities_column is None else (of_entities, "audit_entities")
+    measure, subject = (of_labels, None) if args.entities_column is None else (of_entities, "entities")
     num_rows, found = measure(args)
     summary = {
         who: {key: mean_and_sd([one[who][key] for one in found]) for key in found[0][who]} for who in (OURS, PEER)
     }
-    path = write_report(name, None, {"rows": num_rows, "planted": args.planted, "summary": summary})
+    path = write_report("audit", subject, {"rows": num_rows, "planted": args.planted, "summary": summary})
     for who, of in summary.items():
         sys.stdout.write(
             f"{who}: precision {of['precision']['mean']:.4f} ± {of['precision']['sd']:.4f}, "
