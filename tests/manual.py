@@ -8,7 +8,8 @@ from pathlib import Path
 from tests.warm import WarmPython
 
 
-SMALLER = ["--num_train_epochs", "1", "--max_train_samples", "32", "--max_eval_samples", "8", "--disable_tqdm", "True"]
+SMALLER = ["--num_train_epochs", "1", "--max_train_samples", "32", "--max_eval_samples", "8"]
+SMALLER += ["--max_predict_samples", "8", "--disable_tqdm", "True"]
 NEWS = '"1","Talks in Geneva","Envoys met in Geneva on Monday."\n"2","Lima win final","Ada Perez scored in Oslo."\n'
 
 
