@@ -100,37 +100,64 @@ def judge(
             word.
     """
     from sklearn.model_selection import GroupKFold
-    from sklearn.neural_network import MLPClassifier
 
     _, groups = np.unique(texts, return_inverse=True)
     folds = GroupKFold(num_folds, shuffle=True, random_state=seed).split(tags, groups=groups[tokens.text])
-    mean, sd = _moments(tokens.features)
+    network = Network(tokens.features, num_types, seed=seed)
     probabilities = np.zeros((len(tags), 1 + num_types), dtype=np.float32)
     for learned, judged in tqdm(folds, total=num_folds, desc="Judging", unit="fold"):
-        learned = learned[tags[learned] != UNKNOWN]
-        network, random = MLPClassifier((128,), random_state=seed), np.random.default_rng(seed)
-        num_passes = max(NUM_PASSES, FEWEST_TOKENS // len(learned))
-        for _ in range(min(num_passes, max(1, MOST_TOKENS // len(learned)))):
-            for some in _parts(random.permutation(learned)):
-                network.partial_fit((tokens.features[some] - mean) / sd, tags[some], classes=np.arange(1 + num_types))
-        for some in _parts(judged):
-            probabilities[some] = network.predict_proba((tokens.features[some] - mean) / sd)
-    first = np.flatnonzero(np.diff(tokens.words, prepend=-1))
-    lengths = np.diff(first, append=len(tags))
-    return np.repeat(np.add.reduceat(probabilities, first) / lengths[:, None], lengths, axis=0)
+        network.learn(learned[tags[learned] != UNKNOWN], tags)
+        probabilities[judged] = network.probabilities(tokens.features, judged)
+    return mean_of_words(probabilities, tokens)
+
+
+class Network:
+    """
+    A classifier of tokens, with one hidden layer.
+
+    Args:
+        features (`np.ndarray`): `(T, F)`: those of all tokens that it may learn from.
+        num_types (`int`): The number of entity types.
+        seed (`int`): Its seed.
+    """
+
+    def __init__(self, features: np.ndarray, num_types: int, *, seed: int):
+        self._features, self._tags, self._seed = features, np.arange(1 + num_types), seed
+        parts = _parts(np.arange(len(features)))
+        self._mean = sum(features[some].sum(axis=0, dtype=np.float64) for some in parts) / len(features)
+        variance = sum(((features[some] - self._mean) ** 2).sum(axis=0) for some in parts) / len(features)
+        self._sd = np.where(variance > 0, np.sqrt(variance), 1.0)
+
+    def learn(self, numbers: np.ndarray, tags: np.ndarray) -> None:
+        """Forgets all, and learns the tags of the tokens with these numbers."""
+        from sklearn.neural_network import MLPClassifier
+
+        self._network, random = MLPClassifier((128,), random_state=self._seed), np.random.default_rng(self._seed)
+        num_passes = max(NUM_PASSES, FEWEST_TOKENS // len(numbers))
+        for _ in range(min(num_passes, max(1, MOST_TOKENS // len(numbers)))):
+            for some in _parts(random.permutation(numbers)):
+                self._network.partial_fit(self._scaled(self._features[some]), tags[some], classes=self._tags)
+
+    def probabilities(self, features: np.ndarray, numbers: np.ndarray | None = None) -> np.ndarray:
+        """Of each tag for these tokens, `(T, 1 + num_types)`, by default for all."""
+        numbers = np.arange(len(features)) if numbers is None else numbers
+        return np.concatenate(
+            [self._network.predict_proba(self._scaled(features[some])) for some in _parts(numbers)], dtype=np.float32
+        )
+
+    def _scaled(self, features: np.ndarray) -> np.ndarray:
+        return ((features - self._mean) / self._sd).astype(np.float32)
 
 
 def _parts(numbers: np.ndarray) -> list[np.ndarray]:
     return np.array_split(numbers, -(-len(numbers) // TOKENS_PER_CALL))
 
 
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean and the standard deviation of each feature, `(F,)`; 1 for one that is always the same."""
-    parts = _parts(np.arange(len(features)))
-    mean = sum(features[some].sum(axis=0, dtype=np.float64) for some in parts) / len(features)
-    variance = sum(((features[some] - mean) ** 2).sum(axis=0) for some in parts) / len(features)
-    sd = np.sqrt(variance)
-    return mean.astype(np.float32), np.where(sd > 0, sd, 1.0).astype(np.float32)
+def mean_of_words(probabilities: np.ndarray, tokens: Tokens) -> np.ndarray:
+    """Gives the tokens of a word the mean of their probabilities, `(T, 1 + num_types)`."""
+    first = np.flatnonzero(np.diff(tokens.words, prepend=-1))
+    lengths = np.diff(first, append=len(tokens.words))
+    return np.repeat(np.add.reduceat(probabilities, first) / lengths[:, None], lengths, axis=0)
 
 
 @dataclass(frozen=True)
@@ -165,7 +192,7 @@ def doubts_of(probabilities: np.ndarray, tags: np.ndarray, places: Sequence[slic
     doubts = []
     for place in places:
         worst = Doubt(1.0, place.start, place.start - 1)
-        for tag, numbers in _runs(tags, place.start, place.stop - 1):
+        for tag, numbers in runs_of(tags, place.start, place.stop - 1):
             if tag == UNKNOWN:
                 continue
             lowest = numbers[int(logs[numbers].argmin())]
@@ -212,7 +239,7 @@ def suspects_of(
                 "entities": "; ".join(_named(text, span["start"], span["end"], span["label"]) for span in there),
                 "suggested": "; ".join(
                     _named(text, tokens.spans[run[0], 0], tokens.spans[run[-1], 1], given.types[tag - 1])
-                    for tag, run in _runs(likely, first, last)
+                    for tag, run in runs_of(likely, first, last)
                     if tag > NONE
                 ),
                 "probability": float(f"{doubt.score:.2g}"),
@@ -221,7 +248,7 @@ def suspects_of(
     return suspects
 
 
-def _runs(tags: np.ndarray, first: int, last: int) -> list[tuple[int, list[int]]]:
+def runs_of(tags: np.ndarray, first: int, last: int) -> list[tuple[int, list[int]]]:
     """Each tag and the neighbouring tokens that have it."""
     return [(int(tag), list(run)) for tag, run in groupby(range(first, last + 1), key=tags.__getitem__)]
 
