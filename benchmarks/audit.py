@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 from mtsbert.auditing import entities
 from mtsbert.auditing.encoder import embed, load_encoder, read_tokens
 from mtsbert.auditing.labels import judge, plant, rank, read_texts
+from mtsbert.auditing.planting import plant as plant_entities
 from mtsbert.runs import mean_and_sd
 
 
@@ -70,11 +71,14 @@ def of_labels(args: argparse.Namespace) -> tuple[int, list[dict]]:
 def of_entities(args: argparse.Namespace) -> tuple[int, list[dict]]:
     """The number of rows, and by seed what each of the two finds."""
     given = entities.read_entities(ROOT / args.data, args.text_column, args.entities_column, num_folds=5)
+    kept = sorted(np.random.default_rng(0).permutation(len(given.texts))[: args.rows])
+    texts, spans = ([of[row] for row in kept] for of in (given.texts, given.entities))
+    given = entities.LabelledEntities(given.rows[kept], texts, spans, given.types)
     tokens = read_tokens(load_encoder(args.encoder), given.texts)
     places = tokens.of_texts(len(given.texts))
     found = []
     for seed in args.seeds:
-        wrong, planted = entities.plant(given, args.planted, seed=seed)
+        wrong, planted = plant_entities(given, args.planted, seed=seed)
         tags = wrong.tags(tokens)
         began = time.perf_counter()
         probabilities = entities.judge(tokens, tags, given.texts, num_types=len(given.types))
@@ -104,7 +108,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="A prepared dataset.")
+    parser.add_argument("--data", type=Path, required=True, help="A prepared dataset, or a file.")
     parser.add_argument("--cleanlab", type=Path, required=True, help="The Python of an environment with cleanlab.")
     parser.add_argument("--text_column", default="text")
     parser.add_argument("--label_column", default="label")

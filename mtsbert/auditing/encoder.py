@@ -1,7 +1,7 @@
 """Reads texts with a pretrained encoder, without fine-tuning."""
 
 import logging
-import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,8 +18,9 @@ from pipeline_mtsbert import MTSBertPipeline
 
 TEXTS_PER_CALL = 1_000
 WINDOWS_PER_BATCH = 32
-# Letters and digits of a script that puts spaces between words, or one character of another.
-WORD = re.compile(r"[^\W\u0e00-\U0010ffff]+|[^\W\u0000-\u0dff]")
+# Scripts without spaces between words: Thai and Lao, Burmese, Khmer, kana and Chinese characters.
+UNSPACED = ((0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x30FF), (0x3400, 0x9FFF), (0xF900, 0xFAFF))
+UNSPACED += ((0x20000, 0x3FFFF),)
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +80,10 @@ def read_tokens(pipeline: MTSBertPipeline, texts: list[str], *, precision: str =
         for first in range(0, len(texts), TEXTS_PER_CALL):
             some = texts[first : first + TEXTS_PER_CALL]
             windows = pipeline.preprocess(some)
-            states = dict(_states(pipeline, windows))
+            states, words = dict(_states(pipeline, windows)), list(map(words_of, some))
             for number, window in enumerate(windows):
-                spans = np.array([window["offsets"][place] for place in window["own"]]).reshape(-1, 2)
-                starts, written = writing(some[window["text"]], spans)
+                spans = np.array([window["offsets"][place] for place in window["own"]], dtype=np.int64).reshape(-1, 2)
+                starts, written = writing(some[window["text"]], words[window["text"]], spans)
                 of_text = np.full(len(spans), first + window["text"])
                 parts.append((of_text, spans, starts, np.concatenate([states[number], written], axis=1)))
             progress.update(len(some))
@@ -107,21 +108,43 @@ def _states(pipeline: MTSBertPipeline, windows: list[dict]) -> Iterator[tuple[in
             yield number, states[place, windows[number]["own"]].numpy()
 
 
-def writing(text: str, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def words_of(text: str) -> list[tuple[int, int]]:
+    """Start and end of the words: letters, digits and marks in a row; in a script without spaces, each by itself."""
+    words, start = [], None
+    for place, character in enumerate(text + " "):
+        is_part = character.isalnum() or unicodedata.category(character).startswith("M")
+        is_word = is_part and any(first <= ord(character) <= last for first, last in UNSPACED)
+        if start is not None and (is_word or not is_part):
+            words.append((start, place))
+            start = None
+        if is_word:
+            words.append((place, place + 1))
+        elif is_part and start is None:
+            start = place
+    return words
+
+
+def writing(text: str, words: list[tuple[int, int]], spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     Looks at the word that each token begins in.
+
+    Args:
+        text (`str`): The text.
+        words (`list[tuple[int, int]]`): Its words, see [`words_of`].
+        spans (`np.ndarray`): `(T, 2)`: start and end of the tokens.
 
     Returns:
         Where the word starts `(T,)`; and how it is written, which an encoder of lower-case words does not see, as
         zeros and ones `(T, 15)` in float16: with a capital, in capitals, with a digit, in lower case, or not a word
         at all; for the token, the one before and the one after it.
     """
-    words = {place: match for match in WORD.finditer(text) for place in range(*match.span())}
-    starts, own = np.zeros(len(spans), dtype=np.int64), np.zeros((len(spans) + 2, 5), dtype=np.float16)
-    for number, (start, _) in enumerate(spans):
-        match = words.get(int(start))
-        starts[number] = start if match is None else match.start()
-        word = "" if match is None else match.group()
+    begins = np.array([start for start, _ in words], dtype=np.int64)
+    nearest = np.searchsorted(begins, spans[:, 0], side="right") - 1
+    starts, own = spans[:, 0].copy(), np.zeros((len(spans) + 2, 5), dtype=np.float16)
+    for number, place in enumerate(nearest):
+        word = ""
+        if place >= 0 and spans[number, 0] < words[place][1]:
+            word, starts[number] = text[slice(*words[place])], words[place][0]
         digit = any(character.isdigit() for character in word)
         own[number + 1] = (word[:1].isupper(), word.isupper(), digit, word.islower(), not word)
     return starts, np.concatenate([own[1:-1], own[:-2], own[2:]], axis=1)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION
+from mtsbert.auditing.folds import groups_of
 from mtsbert.data.examples import read_examples
 from mtsbert.data.sources import TEXT, open_datasets
 from mtsbert.results.tables import markdown_table
@@ -96,9 +97,8 @@ def judge(
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.neighbors import KNeighborsClassifier
 
-    _, groups = np.unique(texts, return_inverse=True)
     folds = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    folds = list(folds.split(embeddings, labels, groups))
+    folds = list(folds.split(embeddings, labels, groups_of(texts)))
     num_neighbors = min(NUM_NEIGHBORS, *(len(learned) for learned, _ in folds))
     classifiers = (
         LogisticRegression(max_iter=1_000),
@@ -128,7 +128,9 @@ def plant(labels: np.ndarray, num_labels: int, share: float, *, seed: int = 42) 
         The new labels `(N,)`, and a boolean mask `(N,)` of those that were replaced.
     """
     random = np.random.default_rng(seed)
-    chosen = random.choice(len(labels), round(share * len(labels)), replace=False)
+    if not (wanted := round(share * len(labels))):
+        raise ValueError(f"{share} of {len(labels)} rows is no row to make a mistake in.")
+    chosen = random.choice(len(labels), wanted, replace=False)
     planted = np.zeros(len(labels), dtype=bool)
     planted[chosen] = True
     wrong = labels.copy()
@@ -139,7 +141,7 @@ def plant(labels: np.ndarray, num_labels: int, share: float, *, seed: int = 42) 
 def suspects_of(texts: LabelledTexts, probabilities: np.ndarray, share: float) -> list[dict]:
     """Lists the rows among the most suspicious `share` of all rows for which another label is more likely."""
     suspects = []
-    for place in rank(probabilities, texts.labels)[: round(share * len(texts.texts))]:
+    for place in rank(probabilities, texts.labels)[: max(1, round(share * len(texts.texts)))]:
         given, suggested = texts.labels[place], probabilities[place].argmax()
         if given != suggested:
             suspects.append(

@@ -22,7 +22,9 @@ from datasets import Dataset
 
 from mtsbert.auditing import entities, labels
 from mtsbert.auditing.encoder import embed, load_encoder, read_tokens
+from mtsbert.auditing.planting import plant as plant_entities
 from mtsbert.data.sources import TEXT
+from mtsbert.formats.tag_schemes import TAG_SCHEMES
 from mtsbert.machine import add_precision_option
 from mtsbert.results.tables import markdown_table
 
@@ -48,10 +50,10 @@ class Audit:
 def audit_labels(args: argparse.Namespace) -> Audit:
     """Audits one label a text."""
     texts = labels.read_texts(args.data, args.text_column, args.label_column, num_folds=args.num_folds)
-    embeddings = embed(load_encoder(args.model), texts.texts, precision=args.precision)
     planted, given = None, texts.labels
     if args.planted_share is not None:
         given, planted = labels.plant(texts.labels, len(texts.names), args.planted_share, seed=args.seed)
+    embeddings = embed(load_encoder(args.model), texts.texts, precision=args.precision)
     probabilities = labels.judge(embeddings, given, texts.texts, num_folds=args.num_folds, seed=args.seed)
     suspects = labels.suspects_of(texts, probabilities, args.share) if planted is None else []
     rows = f"{len(texts.texts):,} rows with {len(texts.names)} labels"
@@ -60,11 +62,13 @@ def audit_labels(args: argparse.Namespace) -> Audit:
 
 def audit_entities(args: argparse.Namespace) -> Audit:
     """Audits the entities of each text."""
-    given = entities.read_entities(args.data, args.text_column, args.entities_column, num_folds=args.num_folds)
-    tokens = read_tokens(load_encoder(args.model), given.texts, precision=args.precision)
+    given = entities.read_entities(
+        args.data, args.text_column, args.entities_column, num_folds=args.num_folds, tag_scheme=args.tag_scheme
+    )
     planted = None
     if args.planted_share is not None:
-        given, planted = entities.plant(given, args.planted_share, seed=args.seed)
+        given, planted = plant_entities(given, args.planted_share, seed=args.seed)
+    tokens = read_tokens(load_encoder(args.model), given.texts, precision=args.precision)
     tags = given.tags(tokens)
     folds = {"num_types": len(given.types), "num_folds": args.num_folds, "seed": args.seed}
     probabilities = entities.judge(tokens, tags, given.texts, **folds)
@@ -115,7 +119,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert audit") -> None:
         "--data",
         required=True,
         type=Path,
-        help="File (.parquet, .csv, .tsv, .jsonl), prepared folder or Hub id. Only the training split is audited.",
+        help="File (.parquet, .csv, .tsv, .jsonl; for entities also .conll, .bio), prepared folder or Hub id. Only "
+        "the training split is audited.",
     )
     parser.add_argument("--text_column", default=TEXT, help="Column with the texts. Default: %(default)s")
     which = parser.add_mutually_exclusive_group()
@@ -124,13 +129,19 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert audit") -> None:
         "--entities_column",
         help="Audit entities instead: the column with their spans (or with tags, if the texts are lists of words).",
     )
+    parser.add_argument("--tag_scheme", choices=TAG_SCHEMES, default="bio", help="Of tags. Default: %(default)s")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--output", type=Path, help="File to write the suspicious rows to: .csv, .jsonl or .parquet.")
+    what.add_argument(
+        "--output",
+        type=Path,
+        help="File to write the suspicious rows to: .csv, .jsonl or .parquet. In a .csv file, an apostrophe is put "
+        "before what a spreadsheet would take for a formula; `start` and `end` do not count it.",
+    )
     what.add_argument(
         "--planted_share",
         type=float,
         metavar="SHARE",
-        help="Write nothing; instead, corrupt this share of the labels and report how many of them are found.",
+        help="Write nothing; instead, make the labels of this share of the rows wrong and report how many are found.",
     )
     parser.add_argument(
         "--share", type=float, default=0.05, help="Maximum share of all rows to list. Default: %(default)s"
@@ -162,6 +173,8 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, option)
         if value is not None and not 0.0 < value < 1.0:
             raise ValueError(f"--{option} is {value}; it must lie between 0 and 1.")
+    if args.seed < 0:
+        raise ValueError(f"--seed is {args.seed}; it must be at least 0.")
     if args.num_folds < 2:
         raise ValueError(f"--num_folds is {args.num_folds}; it must be at least 2.")
     if args.output is None:

@@ -92,7 +92,8 @@ def test_the_command_writes_suspicious_entities(audit, tmp_path, capsys, output)
     flags = ["--data", str(path), "--entities_column", "entities"]
     audit(*flags, "--output", str(tmp_path / output), "--share", "0.04")
     (found,) = read_file(tmp_path / output).to_list()
-    assert (int(found["row"]), found["suggested"], found["text"]) == (7, "Lima (GPE)", rows[7]["text"])
+    assert (int(found["row"]), found["suggested"], found["text"]) == (7, "Lima", rows[7]["text"])
+    assert ((found["types"] or ""), found["suggested_types"]) == ("", "GPE")
     assert (int(found["start"]), int(found["end"]), found["entities"] or "") == (0, 4, "")
     printed = capsys.readouterr().out
     assert "marked.jsonl: 30 rows with entities of 1 types" in printed
@@ -117,6 +118,8 @@ def test_where_nothing_is_suspicious_nothing_is_written(audit, tmp_path, capsys)
         (["--output", "nowhere/x.csv"], r"nowhere/x.csv: there is no folder nowhere"),
         (["--planted_share", "5"], r"--planted_share is 5.0; it must lie between 0 and 1"),
         (["--output", "x.csv", "--share", "0"], r"--share is 0.0; it must lie between 0 and 1"),
+        (["--output", "x.csv", "--seed", "-1"], r"--seed is -1; it must be at least 0"),
+        (["--planted_share", "0.01"], r"0.01 of 20 rows is no row to make a mistake in"),
         (["--output", "x.csv", "--num_folds", "1"], r"--num_folds is 1; it must be at least 2"),
         (["--output", "x.csv", "--label_column", "topic"], r"has no column 'topic'; it has \['text', 'label'\]"),
         (["--output", "x.csv", "--entities_column", "spans"], r"has no column 'spans'; it has \['text', 'label'\]"),
