@@ -89,6 +89,13 @@ def test_tags_are_those_of_the_span_that_a_token_is_in():
     assert tags.tolist() == [3, 3, NONE, UNKNOWN, NONE]
 
 
+def test_a_token_that_touches_a_span_is_not_in_it():
+    tokens = Tokens(np.zeros(3, int), np.array([(0, 1), (1, 2), (2, 3)]), np.arange(3), np.zeros((3, 1)))
+    for start, expected in enumerate([[1, NONE, NONE], [NONE, 1, NONE], [NONE, NONE, 1]]):
+        spans = [{"start": start, "end": start + 1, "label": "GPE"}]
+        assert LabelledEntities(np.array([0]), ["東京都"], [spans], TYPES).tags(tokens).tolist() == expected
+
+
 # Judging
 
 
@@ -166,9 +173,9 @@ def test_a_text_is_as_doubtful_as_its_worst_place():
     assert [doubt.score for doubt in doubts] == pytest.approx([(pair * 0.4) ** 0.5, 0.5, 0.95, 1.0])
     assert [(doubt.first, doubt.last) for doubt in doubts[:3]] == [(0, 1), (4, 4), (7, 7)]
     assert rank(doubts).tolist() == [0, 1, 2, 3]
-    only = np.array([True, False, False, True, False, True, True, False])
+    only = np.array([True, False, True, False, False, True, True, False])  # of 0.8 and 0.7, the former
     doubts = doubts_of(probabilities, tags, [slice(0, 4), slice(2, 4), slice(4, 6), slice(7, 8)], only=only)
-    assert [doubt.score for doubt in doubts] == pytest.approx([(pair * 0.4) ** 0.5, 0.7, 0.9, 1.0])
+    assert [doubt.score for doubt in doubts] == pytest.approx([(pair * 0.4) ** 0.5, 0.8, 0.9, 1.0])
     assert rank([Doubt(0.5, 0, 0), Doubt(0.1, 0, 0), Doubt(0.5, 0, 0)]).tolist() == [1, 0, 2]
 
 
