@@ -21,10 +21,10 @@ from pathlib import Path
 from types import ModuleType
 
 
-# Without spaCy, which looks for installed components when it is imported, and at no other time; with what it imports.
+# Without spaCy, thinc and srsly, which look for installed components when they are imported, and at no other time.
 LIBRARIES = ("torch._dynamo", "torch.distributed.tensor", "transformers.trainer", "transformers.pipelines")
 LIBRARIES += ("datasets", "evaluate", "sklearn.linear_model", "sklearn.metrics", "sentence_transformers")
-LIBRARIES += ("seqeval.metrics", "matplotlib.figure", "matplotlib.backends.backend_agg", "thinc.api", "srsly", "peft")
+LIBRARIES += ("seqeval.metrics", "matplotlib.figure", "matplotlib.backends.backend_agg")
 LONGEST = 600  # seconds for a program, which is then killed by SIGALRM
 
 
