@@ -6,9 +6,9 @@ from mtsbert.auditing.encoder import Tokens
 
 
 NONE, UNKNOWN = 0, -1  # tags of tokens: no entity, a span without a label
-# A network passes 8 times over its tokens; more often over few of them, less often over many, so that the number of
-# tokens it learns from, each counted as often as it is seen, lies between these.
-NUM_PASSES, FEWEST_SEEN, MOST_SEEN = 8, 20_000, 1_600_000
+# A network passes 8 times over its tokens; up to 100 times over fewer than 2,500, so that it sees 20,000 in all, and
+# less often over more than 200,000, so that it sees 1.6 million.
+FEWEST_PASSES, MOST_PASSES, FEWEST_SEEN, MOST_SEEN = 8, 100, 20_000, 1_600_000
 TOKENS_PER_CALL = 20_000
 
 
@@ -47,7 +47,7 @@ class TokenClassifier:
         if not len(numbers):
             raise ValueError("There is nothing to learn from: all text outside a fold is in spans without a label.")
         self._network, random = MLPClassifier((128,), random_state=self._seed), np.random.default_rng(self._seed)
-        num_passes = max(NUM_PASSES, FEWEST_SEEN // len(numbers))
+        num_passes = min(max(FEWEST_PASSES, FEWEST_SEEN // len(numbers)), MOST_PASSES)
         for _ in range(min(num_passes, max(1, MOST_SEEN // len(numbers)))):
             for some in _parts(random.permutation(numbers)):
                 self._network.partial_fit(self._scaled(self._features[some]), tags[some], classes=self._tags)
