@@ -112,11 +112,12 @@ def entities(args: argparse.Namespace) -> tuple[Callable, np.ndarray]:
         given = LabelledEntities(np.arange(len(gold.texts)), gold.texts, gold.entities, gold.types)
         tokens = read_tokens(encoder, gold.texts)
         parts[half] = (tokens, given.tags(tokens), tokens.of_texts(len(gold.texts)))
+        if half == "even":
+            embeddings = embed(encoder, gold.texts)
     (pool, tags, places), (test, right, test_places) = parts["even"], parts["odd"]
-    num_types = len(gold.types)
+    network = TokenClassifier(pool.features, len(gold.types), seed=0)
 
     def fit(known: np.ndarray, wants_doubts: bool) -> tuple[float, np.ndarray | None]:
-        network = TokenClassifier(pool.features, num_types, seed=0)
         network.learn(np.concatenate([np.arange(places[row].start, places[row].stop) for row in known]), tags)
         found = mean_of_words(network.probabilities(test.features), test).argmax(axis=1)
         f1 = f1_of(found, right, test_places)
@@ -130,7 +131,7 @@ def entities(args: argparse.Namespace) -> tuple[Callable, np.ndarray]:
         ]
         return f1, np.array([doubt_of(TOKEN_TASKS, {"ner": answer}) for answer in answers])
 
-    return fit, embed(encoder, read_gold(ROOT / args.gold, rows="even").texts)
+    return fit, embeddings
 
 
 def f1_of(found: np.ndarray, right: np.ndarray, places: list[slice]) -> float:

@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from mtsbert.auditing import entities
 from mtsbert.auditing.encoder import embed, load_encoder, read_tokens
-from mtsbert.auditing.labels import judge, plant, rank, read_texts
-from mtsbert.auditing.planting import plant as plant_entities
+from mtsbert.auditing.labels import judge, rank, read_texts
+from mtsbert.auditing.planting import plant_entities, plant_labels
 from mtsbert.runs import mean_and_sd
 
 
@@ -59,7 +59,7 @@ def of_labels(args: argparse.Namespace) -> tuple[int, list[dict]]:
     embeddings = embed(load_encoder(args.encoder), words)
     found = []
     for seed in args.seeds:
-        wrong, planted = plant(labels, len(texts.names), args.planted, seed=seed)
+        wrong, planted = plant_labels(labels, len(texts.names), args.planted, seed=seed)
         began = time.perf_counter()
         order = rank(judge(embeddings, wrong, words), wrong)
         ours = figures(order, planted, time.perf_counter() - began)

@@ -58,7 +58,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import (
     AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer, pipeline
 )
-names, text, answer = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
+names, text, answer, clone = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4] + "/"
 found = []
 for name, revision in names:
     how = {"trust_remote_code": True, "revision": revision}
@@ -68,7 +68,7 @@ for name, revision in names:
         "sequence": AutoModelForSequenceClassification.from_pretrained(name, **how),
         "token": AutoModelForTokenClassification.from_pretrained(name, head="ner", **how),
     }
-    assert not any(sys.modules[type(view).__module__].__file__.startswith(sys.argv[4]) for view in views.values())
+    assert not any(sys.modules[type(view).__module__].__file__.startswith(clone) for view in views.values())
     with torch.no_grad():
         outputs = {door: view.eval()(**inputs) for door, view in views.items()}
     whole = outputs.pop("AutoModel")

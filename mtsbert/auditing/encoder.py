@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from configuration_mtsbert import PAIR_SIMILARITY, MTSBertConfig
-from mtsbert.input_arguments import ModelArguments
+from configuration_mtsbert import MTSBertConfig
 from mtsbert.machine import autocast
-from mtsbert.network.starting_point import load_model, load_tokenizer, pipeline_of_checkpoint, resolve_name
+from mtsbert.network.embedders import plain_encoder
+from mtsbert.network.starting_point import pipeline_of_checkpoint, resolve_name
 from pipeline_mtsbert import MTSBertPipeline
 
 
@@ -36,10 +36,7 @@ def load_encoder(name_or_path: str) -> MTSBertPipeline:
             f"If {name_or_path} was trained on these rows, it knows their labels, and finds fewer mistakes."
         )
         return pipeline_of_checkpoint(name_or_path)
-    start = ModelArguments(encoder_name_or_path=name_or_path)
-    headless = {"similarity": {"type": PAIR_SIMILARITY, "score_range": [0, 1]}}  # a task without a head
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_model(start, headless).eval().as_pipeline(load_tokenizer(start), device=device)
+    return plain_encoder(name_or_path)
 
 
 def embed(pipeline: MTSBertPipeline, texts: list[str], *, precision: str = "auto") -> np.ndarray:
@@ -47,8 +44,8 @@ def embed(pipeline: MTSBertPipeline, texts: list[str], *, precision: str = "auto
     rows: list[np.ndarray] = []
     with autocast(pipeline.device, precision), tqdm(total=len(texts), desc="Embedding", unit="text") as progress:
         for first in range(0, len(texts), TEXTS_PER_CALL):
-            answers = pipeline(texts[first : first + TEXTS_PER_CALL])
-            rows += [np.array(answer["embedding"], dtype=np.float32) for answer in answers]
+            answers = pipeline(texts[first : first + TEXTS_PER_CALL], tasks=[], return_embeddings="numpy")
+            rows += [answer["embedding"] for answer in answers]
             progress.update(len(answers))
     embeddings = np.stack(rows)
     return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)

@@ -17,14 +17,13 @@ from tqdm import tqdm
 
 from configuration_mtsbert import TOKEN_CLASSIFICATION
 from mtsbert.auditing.encoder import Tokens
-from mtsbert.auditing.folds import groups_of
 from mtsbert.auditing.network import NONE, UNKNOWN, TokenClassifier, mean_of_words
-from mtsbert.data.examples import read_examples
-from mtsbert.data.sources import TEXT, open_datasets
+from mtsbert.auditing.rows import groups_of, read_rows
+from mtsbert.data.sources import TEXT
 from mtsbert.results.tables import markdown_table
 
 
-TRAIN, ENTITIES = "train", "entities"
+ENTITIES = "entities"
 NO_ENTITY = "no entity"
 
 logger = logging.getLogger(__name__)
@@ -72,23 +71,17 @@ def read_entities(
         `ValueError`: if the data cannot be read, has no entities, or has fewer distinct texts than there are folds.
     """
     columns = {text_column: TEXT, entities_column: ENTITIES}
-    tasks = {ENTITIES: {"type": TOKEN_CLASSIFICATION}}
-    spec = {"path": str(path), "splits": {TRAIN: TRAIN}, "columns": columns, "tag_scheme": tag_scheme}
-    (source,) = open_datasets({str(path): spec}, tasks)
-    examples = list(read_examples(source, TRAIN, tasks))
+    examples = read_rows(path, columns, {ENTITIES: {"type": TOKEN_CLASSIFICATION}}, tag_scheme=tag_scheme)
     rows = [row for row, example in enumerate(examples) if example[ENTITIES] is not None]
     texts, entities = ([examples[row][column] for row in rows] for column in (TEXT, ENTITIES))
     if without := len(examples) - len(rows):
         logger.warning(f"{without:,} rows of {path} have no entity labels and are left out.")
     if (distinct := len(set(texts))) < num_folds:
         raise ValueError(f"{path} has {distinct} distinct texts with entity labels; {num_folds} folds need as many.")
-    texts_of: dict[str, set[str]] = {}
-    for text, spans in zip(texts, entities, strict=True):
-        for span in spans:
-            if span["label"] is not None:
-                texts_of.setdefault(span["label"], set()).add(text)
-    rare = {label: len(found) for label, found in texts_of.items() if len(found) < num_folds}
-    types = sorted(set(texts_of) - set(rare))
+    pairs = ((text, span["label"]) for text, spans in zip(texts, entities, strict=True) for span in spans)
+    num_texts = Counter(label for _, label in dict.fromkeys(pairs) if label is not None)
+    rare = {label: number for label, number in num_texts.items() if number < num_folds}
+    types = sorted(set(num_texts) - set(rare))
     if not types:
         raise ValueError(
             f"{path} has no entity type in at least {num_folds} distinct texts of {entities_column!r} (all: {rare})."

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION
-from mtsbert.auditing.folds import groups_of
-from mtsbert.data.examples import read_examples
-from mtsbert.data.sources import TEXT, open_datasets
+from mtsbert.auditing.rows import groups_of, read_rows
+from mtsbert.data.sources import TEXT
 from mtsbert.results.tables import markdown_table
 
 
-TRAIN, LABEL = "train", "label"
+LABEL = "label"
 NUM_NEIGHBORS = 20
 
 logger = logging.getLogger(__name__)
@@ -48,12 +47,10 @@ def read_texts(path: Path | str, text_column: str, label_column: str, *, num_fol
         `ValueError`: if the data cannot be read, or fewer than two labels are left.
     """
     columns = {text_column: TEXT, label_column: LABEL}
-    tasks = {LABEL: {"type": SEQUENCE_CLASSIFICATION}}
-    spec = {"path": str(path), "splits": {TRAIN: TRAIN}, "columns": columns}
-    (source,) = open_datasets({str(path): spec}, tasks)
-    examples = list(read_examples(source, TRAIN, tasks))
+    examples = read_rows(path, columns, {LABEL: {"type": SEQUENCE_CLASSIFICATION}})
     kept = [row for row, example in enumerate(examples) if example[LABEL] is not None]
-    num_texts = Counter(label for _, label in {(examples[row][TEXT], examples[row][LABEL]) for row in kept})
+    pairs = dict.fromkeys((examples[row][TEXT], examples[row][LABEL]) for row in kept)
+    num_texts = Counter(label for _, label in pairs)
     rare = {label: number for label, number in num_texts.items() if number < num_folds}
     names = sorted(set(num_texts) - set(rare))
     if len(names) < 2:
@@ -112,30 +109,6 @@ def judge(
 def rank(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Returns the row indices `(N,)` sorted by the probability of the given label, lowest (most suspicious) first."""
     return np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")
-
-
-def plant(labels: np.ndarray, num_labels: int, share: float, *, seed: int = 42) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Replaces a random share of the labels with wrong ones, drawn uniformly from the other labels.
-
-    Args:
-        labels (`np.ndarray`): `(N,)` label ids.
-        num_labels (`int`): The number of different labels.
-        share (`float`): The share of rows whose label is replaced, between 0 and 1.
-        seed (`int`, *optional*, defaults to 42): The random seed.
-
-    Returns:
-        The new labels `(N,)`, and a boolean mask `(N,)` of those that were replaced.
-    """
-    random = np.random.default_rng(seed)
-    if not (wanted := round(share * len(labels))):
-        raise ValueError(f"{share} of {len(labels)} rows is no row to make a mistake in.")
-    chosen = random.choice(len(labels), wanted, replace=False)
-    planted = np.zeros(len(labels), dtype=bool)
-    planted[chosen] = True
-    wrong = labels.copy()
-    wrong[chosen] = (labels[chosen] + random.integers(1, num_labels, len(chosen))) % num_labels
-    return wrong, planted
 
 
 def suspects_of(texts: LabelledTexts, probabilities: np.ndarray, share: float) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Makes mistakes in the entities of texts, to see how many are found."""
+"""Makes labels wrong, to see how many are found."""
 
 import numpy as np
 
@@ -6,7 +6,41 @@ from mtsbert.auditing.encoder import words_of
 from mtsbert.auditing.entities import LabelledEntities
 
 
-def plant(given: LabelledEntities, share: float, *, seed: int = 42) -> tuple[LabelledEntities, np.ndarray]:
+def plant_labels(
+    labels: np.ndarray, num_labels: int, share: float, *, seed: int = 42
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Replaces a random share of the labels with wrong ones, drawn uniformly from the other labels.
+
+    Args:
+        labels (`np.ndarray`): `(N,)` label ids.
+        num_labels (`int`): The number of different labels.
+        share (`float`): The share of rows whose label is replaced, between 0 and 1.
+        seed (`int`, *optional*, defaults to 42): The random seed.
+
+    Returns:
+        The new labels `(N,)`, and a boolean mask `(N,)` of those that were replaced.
+
+    Raises:
+        `ValueError`: if the share is less than half a row.
+    """
+    random = np.random.default_rng(seed)
+    chosen = random.choice(len(labels), _number(share, len(labels)), replace=False)
+    planted = np.zeros(len(labels), dtype=bool)
+    planted[chosen] = True
+    wrong = labels.copy()
+    wrong[chosen] = (labels[chosen] + random.integers(1, num_labels, len(chosen))) % num_labels
+    return wrong, planted
+
+
+def _number(share: float, num_rows: int) -> int:
+    number = round(share * num_rows)
+    if not number:
+        raise ValueError(f"{share} of {num_rows} rows is no row to make a mistake in.")
+    return number
+
+
+def plant_entities(given: LabelledEntities, share: float, *, seed: int = 42) -> tuple[LabelledEntities, np.ndarray]:
     """
     Makes a mistake in a random share of the texts, in those with an entity: one is taken away, gets another type, or
     a border one word off, or a word that is in none becomes one. Each kind has its turn; where it is impossible, an
@@ -25,9 +59,7 @@ def plant(given: LabelledEntities, share: float, *, seed: int = 42) -> tuple[Lab
     """
     random = np.random.default_rng(seed)
     able = [number for number, spans in enumerate(given.entities) if any(span["label"] for span in spans)]
-    wanted = round(share * len(given.texts))
-    if not wanted:
-        raise ValueError(f"{share} of {len(given.texts)} rows is no row to make a mistake in.")
+    wanted = _number(share, len(given.texts))
     if wanted > len(able):
         raise ValueError(f"{wanted} rows should get a wrong entity, and {len(able)} have one.")
     entities, planted = list(given.entities), np.zeros(len(given.texts), dtype=bool)

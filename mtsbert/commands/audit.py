@@ -14,7 +14,7 @@ among the most suspicious rows.
 import argparse
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from datasets import Dataset
 
 from mtsbert.auditing import entities, labels
 from mtsbert.auditing.encoder import embed, load_encoder, read_tokens
-from mtsbert.auditing.planting import plant as plant_entities
+from mtsbert.auditing.planting import plant_entities, plant_labels
 from mtsbert.data.sources import TEXT
 from mtsbert.formats.tag_schemes import TAG_SCHEMES
 from mtsbert.machine import add_precision_option
@@ -39,12 +39,12 @@ class Audit:
 
     rows: str
     """How many rows there are, and of what."""
-    planted: np.ndarray | None
-    """`(N,)`: with --planted_share, which rows were made wrong."""
-    order: np.ndarray
-    """`(N,)`: the rows, the most suspicious first."""
-    suspects: list[dict]
-    table: str
+    planted: tuple[np.ndarray, np.ndarray] | None = None
+    """With --planted_share: which rows were made wrong `(N,)`, and the rows `(N,)`, the most suspicious first."""
+    suspects: list[dict] = field(default_factory=list)
+    """Without it: the most suspicious rows."""
+    table: str = ""
+    """What they are suspected to be, and how often."""
 
 
 def audit_labels(args: argparse.Namespace) -> Audit:
@@ -52,12 +52,14 @@ def audit_labels(args: argparse.Namespace) -> Audit:
     texts = labels.read_texts(args.data, args.text_column, args.label_column, num_folds=args.num_folds)
     planted, given = None, texts.labels
     if args.planted_share is not None:
-        given, planted = labels.plant(texts.labels, len(texts.names), args.planted_share, seed=args.seed)
+        given, planted = plant_labels(texts.labels, len(texts.names), args.planted_share, seed=args.seed)
     embeddings = embed(load_encoder(args.model), texts.texts, precision=args.precision)
     probabilities = labels.judge(embeddings, given, texts.texts, num_folds=args.num_folds, seed=args.seed)
-    suspects = labels.suspects_of(texts, probabilities, args.share) if planted is None else []
     rows = f"{len(texts.texts):,} rows with {len(texts.names)} labels"
-    return Audit(rows, planted, labels.rank(probabilities, given), suspects, labels.describe_suspects(suspects))
+    if planted is not None:
+        return Audit(rows, planted=(planted, labels.rank(probabilities, given)))
+    suspects = labels.suspects_of(texts, probabilities, args.share)
+    return Audit(rows, suspects=suspects, table=labels.describe_suspects(suspects))
 
 
 def audit_entities(args: argparse.Namespace) -> Audit:
@@ -72,10 +74,12 @@ def audit_entities(args: argparse.Namespace) -> Audit:
     tags = given.tags(tokens)
     folds = {"num_types": len(given.types), "num_folds": args.num_folds, "seed": args.seed}
     probabilities = entities.judge(tokens, tags, given.texts, **folds)
-    doubts = entities.doubts_of(probabilities, tags, tokens.of_texts(len(given.texts)))
-    suspects = entities.suspects_of(given, tokens, tags, probabilities, args.share) if planted is None else []
     rows = f"{len(given.texts):,} rows with entities of {len(given.types)} types"
-    return Audit(rows, planted, entities.rank(doubts), suspects, entities.describe_suspects(suspects))
+    if planted is not None:
+        doubts = entities.doubts_of(probabilities, tags, tokens.of_texts(len(given.texts)))
+        return Audit(rows, planted=(planted, entities.rank(doubts)))
+    suspects = entities.suspects_of(given, tokens, tags, probabilities, args.share)
+    return Audit(rows, suspects=suspects, table=entities.describe_suspects(suspects))
 
 
 def describe_planted(planted: np.ndarray, order: np.ndarray) -> str:
@@ -157,9 +161,10 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert audit") -> None:
     found = audit_labels(args) if args.entities_column is None else audit_entities(args)
     sys.stdout.write(f"{args.data}: {found.rows}\n")
     if found.planted is not None:
+        planted, order = found.planted
         sys.stdout.write(
-            f"{found.planted.sum():,} of them were given a wrong label (seed {args.seed})\n\n"
-            f"{describe_planted(found.planted, found.order)}\n"
+            f"{planted.sum():,} of them were given a wrong label (seed {args.seed})\n\n"
+            f"{describe_planted(planted, order)}\n"
         )
     elif not found.suspects:
         sys.stdout.write("No label is suspicious; nothing is written\n")

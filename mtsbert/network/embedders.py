@@ -128,11 +128,12 @@ def load_embedder(name_or_path: str, *, precision: str = "fp32", batch_size: int
     options = {"precision": precision, "batch_size": batch_size}
     if kind == SENTENCE_TRANSFORMER:
         return Embedder(name_or_path, kind, _sentence_transformer(name_or_path, **options))
-    pipeline = pipeline_of_checkpoint(resolve_name(name_or_path)) if kind == OURS else _plain_encoder(name_or_path)
+    pipeline = pipeline_of_checkpoint(resolve_name(name_or_path)) if kind == OURS else plain_encoder(name_or_path)
     return Embedder(name_or_path, kind, _by_pipeline(pipeline, **options))
 
 
-def _plain_encoder(name: str) -> MTSBertPipeline:
+def plain_encoder(name: str) -> MTSBertPipeline:
+    """Loads an encoder of transformers with mean pooling. Raises `ValueError` if that fails."""
     tokenizer = load_tokenizer(ModelArguments(encoder_name_or_path=name))
     headless = {"similarity": {"type": PAIR_SIMILARITY, "score_range": [0, 1]}}  # a model has at least one task
     try:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mtsbert.auditing.encoder import embed, load_encoder
-from mtsbert.auditing.labels import LabelledTexts, describe_suspects, judge, plant, rank, read_texts, suspects_of
+from mtsbert.auditing.labels import LabelledTexts, describe_suspects, judge, rank, read_texts, suspects_of
+from mtsbert.auditing.planting import plant_labels
 from mtsbert.exports.pipeline import load_pipeline
 
 
@@ -28,7 +29,7 @@ def blobs() -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 def test_planted_mistakes_are_the_most_suspicious(blobs):
     embeddings, labels, texts = blobs
-    wrong, planted = plant(labels, 3, 0.05)
+    wrong, planted = plant_labels(labels, 3, 0.05)
     order = rank(judge(embeddings, wrong, texts), wrong)
     assert planted.sum() == 9
     assert planted[order[:9]].sum() >= 8
@@ -65,23 +66,6 @@ def test_judgements_follow_from_the_seed(blobs):
 def test_rows_are_ranked_by_the_probability_of_their_label():
     probabilities = np.array([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [0.5, 0.5]])
     assert rank(probabilities, np.array([0, 1, 0, 1])).tolist() == [2, 1, 3, 0]
-
-
-@pytest.mark.parametrize(("share", "number"), [(0.05, 50), (0.0333, 33), (0.5, 500)])
-def test_planted_labels_are_wrong_and_no_other_is_touched(share, number):
-    labels = np.arange(1_000) % 4
-    wrong, planted = plant(labels, 4, share)
-    assert planted.sum() == number
-    assert (wrong[planted] != labels[planted]).all()
-    assert (wrong[~planted] == labels[~planted]).all()
-    assert set(wrong) == {0, 1, 2, 3}
-    assert labels.tolist() == (np.arange(1_000) % 4).tolist()
-
-
-def test_planting_follows_from_the_seed():
-    labels = np.arange(100) % 2
-    assert (plant(labels, 2, 0.1, seed=1)[1] == plant(labels, 2, 0.1, seed=1)[1]).all()
-    assert (plant(labels, 2, 0.1, seed=1)[1] != plant(labels, 2, 0.1, seed=2)[1]).any()
 
 
 def test_suspects_are_at_most_a_share_and_only_rows_with_a_likelier_label():
@@ -146,6 +130,6 @@ def test_mistakes_planted_in_news_are_found(minilm, real_data, tmp_path):
     with (real_data / "ag_news" / "train.csv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.reader(lines))[:1_000]
     texts, labels = [f"{title} {text}" for _, title, text in rows], np.array([int(row[0]) - 1 for row in rows])
-    wrong, planted = plant(labels, 4, 0.05)
+    wrong, planted = plant_labels(labels, 4, 0.05)
     order = rank(judge(embed(load_encoder(minilm), texts), wrong, texts), wrong)
     assert planted[order[: planted.sum()]].mean() > 0.6
