@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from mtsbert.auditing import encoder
 from mtsbert.auditing.encoder import Tokens, load_encoder, read_tokens, words_of, writing
 from tests.conftest import ROWS
 
@@ -41,6 +42,15 @@ def test_a_text_that_is_longer_than_the_model_reads_loses_nothing(pipeline):
     first, second, third = tokens.of_texts(3)
     assert [long[start:end] for start, end in tokens.spans[second]] == long.split()
     assert tokens.spans[first].tolist() == tokens.spans[third].tolist() == [[0, 4]]
+
+
+def test_many_texts_are_read_some_at_a_time(pipeline, tokens, monkeypatch):
+    monkeypatch.setattr(encoder, "TEXTS_PER_CALL", 3)
+    some = read_tokens(pipeline, TEXTS, precision="fp32")
+    for name in ("text", "spans", "words"):
+        assert (getattr(some, name) == getattr(tokens, name)).all(), name
+    assert some.features == pytest.approx(tokens.features, abs=2e-3)
+    assert read_tokens(pipeline, ["Lima", "Oslo"], precision="fp32").words.tolist() == [1, 2]
 
 
 def test_a_text_without_tokens_has_none(pipeline):

@@ -59,6 +59,15 @@ def test_of_a_type_in_too_few_texts_nothing_is_said(tmp_path, caplog):
     assert "Entities whose type is in fewer than 4 texts are left out: {'PERSON': 3, 'ORG': 3}" in caplog.text
 
 
+def test_a_type_that_is_twice_in_a_text_is_in_one_text(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    twice = [{"start": 0, "end": 4, "label": "ORG"}, {"start": 10, "end": 14, "label": "ORG"}]
+    rows = [{"text": f"Oslo beat Lima {number}", "entities": twice} for number in range(2)]
+    rows += [{"text": f"Rome {number}", "entities": [{"start": 0, "end": 4, "label": "GPE"}]} for number in range(3)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert read_entities(path, "text", "entities", num_folds=3).types == ["GPE"]
+
+
 def test_words_and_tags_are_read(tmp_path):
     path = tmp_path / "rows.bio"
     path.write_text("Ada B-PER\nPerez E-PER\nwins O\n\nLea S-PER\nrises O\n")
@@ -214,6 +223,21 @@ def test_a_suspect_says_what_is_there_and_what_is_likelier(spans, likely, suspec
     assert (found["suggested"], found["suggested_types"]) == suggested
     assert text[found["start"] : found["end"]] == place
     assert 0 < found["probability"] < 0.3
+
+
+def test_of_a_share_below_one_row_the_worst_row_is_looked_at_and_unknown_spans_are_not_named():
+    text = "Ada Perez rests"
+    marked = [{"start": 0, "end": 3, "label": "GPE"}, {"start": 4, "end": 9, "label": None}]
+    given = LabelledEntities(np.arange(3), [text] * 3, [marked] * 3, TYPES)
+    tokens = some_tokens([text.split()] * 3)
+    probabilities = np.tile([[0.02, 0.04, 0.04, 0.9], [0.02, 0.04, 0.04, 0.9], [0.97, 0.01, 0.01, 0.01]], (3, 1))
+    probabilities[3, 1] = 0.01  # of the second text
+    tags = given.tags(tokens)
+    (found,) = suspects_of(given, tokens, tags, probabilities, 0.1)
+    assert (found["row"], found["entities"], found["suggested"]) == (1, "Ada", "Ada")
+    wide = Tokens(tokens.text, np.tile([[0, 5], [4, 9], [10, 15]], (3, 1)), tokens.words, tokens.features)
+    (found,) = suspects_of(given, wide, tags, probabilities, 0.1)  # a place that reaches into the unknown span
+    assert (found["entities"], found["types"]) == ("Ada", "GPE")
 
 
 def test_the_place_is_widened_until_no_entity_goes_beyond_it():

@@ -60,6 +60,14 @@ def test_one_mistake_of_each_kind_is_planted_and_nothing_else_touched():
     assert given.entities[0] == spans
 
 
+@pytest.mark.parametrize(("end", "changed"), [(9, 3), (3, 9)])
+def test_an_entity_of_two_words_loses_one_and_another_wins_one(end, changed):
+    spans = [{"start": 0, "end": end, "label": "PERSON"}]
+    given = LabelledEntities(np.arange(4), ["Ada Perez rests"] * 4, [spans] * 4, TYPES)
+    wrong, _ = plant_entities(given, 1.0)
+    assert [{"start": 0, "end": changed, "label": "PERSON"}] in wrong.entities
+
+
 def test_planting_follows_from_the_seed_and_needs_entities(given):
     assert plant_entities(given, 0.5, seed=1)[0].entities == plant_entities(given, 0.5, seed=1)[0].entities
     assert plant_entities(given, 0.5, seed=1)[0].entities != plant_entities(given, 0.5, seed=2)[0].entities

@@ -102,6 +102,23 @@ def test_the_command_writes_suspicious_entities(audit, tmp_path, capsys, output)
     assert "3 of them were given a wrong label (seed 42)" in capsys.readouterr().out
 
 
+def test_tags_of_another_scheme_are_read(audit, tmp_path, capsys):
+    path = tmp_path / "rows.conll"
+    path.write_text("".join(f"Ada B-PER\nPerez E-PER\nwins O\n{number} O\n\n" for number in range(20)))
+    flags = ["--data", str(path), "--text_column", "tokens", "--entities_column", "tags", "--planted_share", "0.1"]
+    audit(*flags, "--tag_scheme", "bioes")
+    assert "20 rows with entities of 1 types" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="E-PER"):
+        audit(*flags)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_of_a_share_below_one_row_one_is_looked_at(audit, tmp_path, number):
+    audit("--output", str(tmp_path / "x.csv"), "--share", "0.01", "--seed", str(number))
+    (found,) = read_file(tmp_path / "x.csv").to_list()
+    assert int(found["row"]) in WRONG
+
+
 def test_where_nothing_is_suspicious_nothing_is_written(audit, tmp_path, capsys):
     rows = [{"text": text, "label": label} for text, label in ROWS for _ in range(2)]
     clean = tmp_path / "clean.jsonl"
