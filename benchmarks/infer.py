@@ -125,7 +125,7 @@ def stock_models(ours, folder: Path) -> dict[str, PreTrainedModel]:
 def three_pipelines(ours, folder: Path) -> dict[str, Callable[[list[str]], object]]:
     """Returns a pipeline each for topic, entities and embedding."""
     asked = {
-        task: pipeline(task, model=model.eval(), tokenizer=ours.tokenizer, **settings)
+        task: pipeline(task, model=model.eval(), tokenizer=ours.tokenizer, device=ours.model.device, **settings)
         for (task, model), settings in zip(
             stock_models(ours, folder).items(),
             ({}, {"aggregation_strategy": "simple"}, {"return_tensors": True}),

@@ -3,6 +3,7 @@
 import os
 import platform
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 # The variables that keep torch and OpenVINO from using more than this; onnxruntime has none.
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS")
+LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "spacy")
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
@@ -25,7 +27,7 @@ def describe_machine() -> dict[str, Any]:
         "native_bf16": bool(torch.cpu.get_capabilities().get("avx512_bf16")),
         "gpu": gpu or "none",
         "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "transformers", "datasets", "accelerate", "spacy")},
+        **{name: version(name) for name in LIBRARIES if find_spec(name)},
     }
 
 

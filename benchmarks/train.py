@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -128,22 +130,25 @@ def two_runs(arguments: list[str], data: TaskData, *, bf16: bool) -> float:
     return total
 
 
-def bare_loop(arguments: list[str], data: TaskData) -> float:
+def bare_loop(arguments: list[str], data: TaskData, on_step_end: Callable[[], None] = lambda: None) -> float:
+    """Trains in a plain loop, for `max_steps` steps at most. Returns seconds."""
     trainer, training_args, model_args = our_trainer(arguments, data)
-    model = load_model(model_args, data.tasks)
+    model = load_model(model_args, data.tasks).to(training_args.device)
     use_fast_dropout(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=training_args.learning_rate, fused=True)
     loader = trainer.get_train_dataloader()
     model.train()
+    without_padding = PaddingFree(model).active() if training_args.padding_free else nullcontext()
     began = time.perf_counter()
-    with fast_attention_dropout(), PaddingFree(model).active():
-        for batch in loader:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+    with fast_attention_dropout(), without_padding:
+        for batch in islice(loader, training_args.max_steps if training_args.max_steps > 0 else None):
+            with torch.autocast(training_args.device.type, dtype=torch.bfloat16):
                 loss = model(**batch).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
+            on_step_end()
     return time.perf_counter() - began
 
 

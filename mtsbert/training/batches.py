@@ -275,7 +275,7 @@ class BatchingTrainer(CheckedTrainer):
         if not self.args.padding_free or self.args.torch_compile:
             return
         texts = Texts.of(self.train_dataset.select(range(min(len(self.train_dataset), TEXTS_TO_CHECK))))
-        input_ids, attention_mask = texts.padded(texts.sample(), self.args.device, self.processing_class.padding_side)
+        input_ids, attention_mask = texts.padded(texts.sample(), self.model.device, self.processing_class.padding_side)
         self.model.eval()
         try:
             padding_free = PaddingFree(self.model, first_layer=first_layer)
