@@ -58,19 +58,14 @@ def compare(name: str, ways: Ways, description: str) -> None:
             sys.stdout.write(f"Written to {path}\n")
 
 
-def measure(arguments: list[str], data: TaskData, *, saves: bool = False) -> dict:
-    """
-    Trains once, and may save the model. Returns seconds, CPU seconds, the main metrics, and from which step each part
-    was frozen.
-    """
+def measure(arguments: list[str], data: TaskData) -> dict:
+    """Trains once. Returns seconds, CPU seconds, the main metrics, and from which step each part was frozen."""
     set_seed(parse_arguments(arguments)[2].seed)
     trainer, _, _ = our_trainer(arguments, data)
     began = time.process_time()
     metrics = trainer.train().metrics
     figures = {"seconds": metrics["train_runtime"], "cpu_seconds": time.process_time() - began}
     figures["memory_gb"] = metrics["train_peak_memory_gb"]
-    if saves:
-        trainer.save_model()
     metrics = trainer.evaluate(data.features["test"], metric_key_prefix="test")
     for task, settings in data.tasks.items():
         key = f"test_{task}_{PRIMARY_METRIC[settings['type']]}"

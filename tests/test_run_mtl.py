@@ -11,6 +11,10 @@ import torch
 from modeling_mtsbert import MTSBertModel
 from mtsbert.recipe import parse_arguments
 from run_mtl import main
+from tests.conftest import ROOT
+
+
+FSDP = ROOT / "recipes" / "accelerate" / "fsdp.yaml"
 
 
 def run(recipe, *flags: str, **changes) -> dict[str, float]:
@@ -195,11 +199,15 @@ def test_resuming_where_there_is_no_checkpoint_is_refused(recipe):
     [
         ["-m", "accelerate.commands.launch", "--num_processes", "1"],
         ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"],
+        pytest.param(
+            ["-m", "accelerate.commands.launch", "--config_file", str(FSDP), "--num_processes", "1"],
+            marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"),
+        ),
     ],
-    ids=["accelerate", "two processes"],
+    ids=["accelerate", "two processes", "FSDP"],
 )
 def test_the_program_runs_under_its_launchers(recipe, root, tmp_path, launcher):
-    path = recipe(do_eval=True, do_predict=True, use_cpu=True, per_device_train_batch_size=3)
+    path = recipe(do_eval=True, do_predict=True, use_cpu=str(FSDP) not in launcher, per_device_train_batch_size=3)
     done = subprocess.run(
         [sys.executable, *launcher, str(root / "run_mtl.py"), "--config", str(path)],
         cwd=tmp_path,

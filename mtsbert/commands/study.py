@@ -228,8 +228,8 @@ def _standard_error(one: Outcome, other: Outcome) -> float:
     return math.hypot(one.metrics[COMPOSITE]["sd"], other.metrics[COMPOSITE]["sd"]) / math.sqrt(one.num_seeds)
 
 
-def plot(outcomes: dict[str, Outcome], path: Path) -> None:
-    """Plots the composite metric against training time, one point per strategy."""
+def plot(outcomes: dict[str, Outcome], path: Path, *, split: str = "validation") -> None:
+    """Plots the composite metric on a split against training time, one point per strategy."""
     import matplotlib
 
     figures = data_prep("figures")
@@ -241,7 +241,7 @@ def plot(outcomes: dict[str, Outcome], path: Path) -> None:
             of_seeds = {"yerr": 100 * score["sd"], "fmt": marker, "capsize": 3, "label": name, "alpha": 0.8}
             axes.errorbar(outcome.seconds, 100 * score["mean"], **of_seeds)
         axes.set_xlabel("training time in seconds")
-        axes.set_ylabel("composite on the validation split in %")
+        axes.set_ylabel(f"composite on the {split} split in %")
         axes.grid(alpha=0.3)
         figure.legend(loc="outside right center")
         figures.save(figure, path)

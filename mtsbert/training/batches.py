@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +215,9 @@ class BatchingTrainer(CheckedTrainer):
 
     def targets_of(self, rows: Dataset) -> EmbeddingTargets:
         """Computes the target embeddings of the texts in these rows with the reference, or with the current model."""
-        if self.reference is None:
-            reference, placed = self.accelerator.unwrap_model(self.model), nullcontext()  # the Trainer has placed it
-        else:
-            reference, placed = self.reference, placed_on(self.args.device, self.reference)
-        with placed, self.args.main_process_first(desc="embeddings to start from"):
+        reference = self.accelerator.unwrap_model(self.model) if self.reference is None else self.reference
+        # Also the model that is trained: with FSDP, the Trainer places it later.
+        with placed_on(self.args.device, reference), self.args.main_process_first(desc="embeddings to start from"):
             return open_embedding_targets(
                 reference,
                 rows,

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from contextlib import ExitStack
 
 import pytest
 import torch
@@ -44,6 +45,16 @@ def train(trainer_of):
         return trainer
 
     return run
+
+
+def test_padding_is_left_out_of_a_model_that_is_not_on_its_device_yet(trainer_of, model, monkeypatch):
+    """FSDP places it when everything is prepared. Nothing can be computed on this device."""
+    trainer = trainer_of(of=model)
+    monkeypatch.setattr(type(trainer.args), "device", torch.device("meta"))
+    with ExitStack() as trainer._while_training:
+        trainer._leave_out_padding()
+        assert "forward" in vars(model.encoder)
+    assert "forward" not in vars(model.encoder)
 
 
 def record_widths(model) -> list[int]:
