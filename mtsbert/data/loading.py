@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from configuration_mtsbert import TOKEN_CLASSIFICATION
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.examples import fingerprint_of, read_examples
 from mtsbert.data.features import TokenizationReport, build_features
@@ -14,6 +15,7 @@ from mtsbert.data.in_memory import as_datasets, is_by_dataset, is_features, spec
 from mtsbert.data.labels import check_recipe_tasks, complete_tasks, merge_tasks
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import SPLITS, TEXT, TEXT_PAIR, SourceDataset, open_datasets
+from mtsbert.data.swapping import with_swapped_copies
 from mtsbert.input_arguments import BAD_ROWS, ERROR, MAX_LENGTH, SKIP, DataArguments
 from mtsbert.settings import spelled_out
 
@@ -200,6 +202,11 @@ def load_data(
     tasks = complete_tasks(tasks, sources, examples, skipped, trains_on_sample=is_sample)
     _check_left(examples, skipped or [])
     of_gold = _let_gold_decide(tasks, sources, examples) if "validation" in splits else []
+    for source in sources:
+        if source.swapped_copies and "train" in examples.get(source.name, ()):
+            (task,) = (task for task in tasks if tasks[task]["type"] == TOKEN_CLASSIFICATION and source.feeds(task))
+            rows = examples[source.name]["train"]
+            examples[source.name]["train"] = with_swapped_copies(rows, task, source.swapped_copies)
     merged = {
         split: concatenate_datasets([examples[source.name][split] for source in sources if split in source.splits])
         for split in splits

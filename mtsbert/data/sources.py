@@ -20,7 +20,7 @@ from mtsbert.formats.tag_schemes import TAG_SCHEMES
 TEXT, TEXT_PAIR, TEXT_NEGATIVE = "text", "text_pair", "text_negative"
 SPLITS = ("train", "validation", "test")
 SOURCE_KEYS = ("path", "files", "dataset")  # each dataset has exactly one
-OF_LABELS = ("label_columns", "label_map", "separator", "tag_scheme", "gold")
+OF_LABELS = ("label_columns", "label_map", "separator", "tag_scheme", "gold", "swapped_copies")
 SPEC_KEYS = (*SOURCE_KEYS, "splits", "columns", *OF_LABELS, *OPTION_KEYS)
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,8 @@ class SourceDataset:
     """Task → label in the files → its name in the task; None for what is no label there."""
     is_gold: bool = False
     """Whether people made its labels: its validation rows then decide for the tasks that they have labels of."""
+    swapped_copies: int = 0
+    """Copies with other names of each training row, see `swapping.py`."""
 
     def feeds(self, task: str) -> bool:
         return task in self.columns or task in self.label_columns or task == self.ranking
@@ -118,6 +120,9 @@ def _open_dataset(
         is_gold = spec.get("gold", False)
         if not isinstance(is_gold, bool):
             raise ValueError(f"'gold' is {is_gold!r}; it must be true or false.")
+        swapped_copies = spec.get("swapped_copies", 0)
+        if type(swapped_copies) is not int or swapped_copies < 0:
+            raise ValueError(f"'swapped_copies' is {swapped_copies!r}; it must be a whole number from 0.")
     except ValueError as error:
         raise ValueError(f"Dataset {name!r}: {error}") from None
     for split, rows in splits.items():
@@ -130,11 +135,16 @@ def _open_dataset(
     ranking = _ranking_of(roles, tasks)
     fed = [role for role in (*roles, *label_columns, ranking) if role in tasks]
     _check_fed(name, fed, roles, splits, tasks, texts_alone)
+    of_tokens = [task for task in fed if tasks[task]["type"] == TOKEN_CLASSIFICATION]
+    if swapped_copies and len(of_tokens) != 1:
+        raise ValueError(
+            f"Dataset {name!r}: 'swapped_copies' swaps the entities of one task, and the dataset feeds "
+            f"{of_tokens or 'none'} with entities."
+        )
     if unfed := sorted(set(label_map) - set(fed)):
         raise ValueError(f"Dataset {name!r}: 'label_map' names {unfed}, and the dataset feeds {fed}.")
-    return SourceDataset(
-        name, splits, roles, tag_scheme, broken or {}, ranking, label_columns, separator, label_map, is_gold
-    )
+    of_labels = (ranking, label_columns, separator, label_map, is_gold, swapped_copies)
+    return SourceDataset(name, splits, roles, tag_scheme, broken or {}, *of_labels)
 
 
 def _read_splits(spec: dict, needed: Sequence[str] | None, broken: dict[str, dict[int, str]] | None) -> DatasetDict:

@@ -30,7 +30,6 @@ from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import num_labelled_rows
 from mtsbert.data.labels import check_metric_names
 from mtsbert.data.loading import load_split
-from mtsbert.data.parts import with_parts
 from mtsbert.distillation.teacher import Teacher
 from mtsbert.input_arguments import MAX_LENGTH
 from mtsbert.letter_case.embedding import has_letter_case, read_letter_case, warn_of_frozen_cases
@@ -48,6 +47,7 @@ from mtsbert.training.batches import check_sampling, training_datasets
 from mtsbert.training.checkpoints import check_same_tasks
 from mtsbert.training.optimization import peak_learning_rates
 from mtsbert.training.resuming import StepCallback
+from mtsbert.training.text_parts import with_parts
 
 
 BALANCING_STATE, LORA_STATE = "loss_balancing", "lora"  # keys in the state of the Trainer, for checkpoints

@@ -3,7 +3,7 @@
 import pytest
 
 from mtsbert.data.features import build_features, num_labelled_rows
-from mtsbert.data.parts import MIN_PART, PARTS, borders, with_parts
+from mtsbert.training.text_parts import MIN_PART, PARTS, borders, with_parts
 from tests.mtsbert.rows import examples_of
 
 
