@@ -15,6 +15,7 @@ from adapters import RATE
 from adaptive_freezing import PLAIN
 from embedding import stsb_pairs, write
 from quality import RESULTS, ROOT, TRAINING_ALONE, argument_parser, write_report
+from scale import in_a_fresh_process
 from train import our_trainer
 from transformers import set_seed
 
@@ -23,11 +24,12 @@ sys.path.insert(0, str(ROOT))
 
 from mtsbert.commands.evaluate.embedding import MODEL, Pairs, evaluate_pairs, to_json
 from mtsbert.commands.study import Outcome, plot, strategies
-from mtsbert.data.loading import TaskData, load_recipe_data
+from mtsbert.data.loading import load_recipe_data
 from mtsbert.network.embedders import load_embedder
 from mtsbert.network.starting_point import load_encoder_config, load_tokenizer
 from mtsbert.recipe import parse_arguments
 from mtsbert.results.metrics import COMPOSITE, PRIMARY_METRIC
+from mtsbert.settings import spelled_out
 
 
 STS_B = "STS-B"
@@ -42,10 +44,10 @@ def main() -> None:
     arguments = ["--config", str(ROOT / args.config), *TRAINING_ALONE, *PLAIN, "--letter_case=False"]
     arguments += ["--calibration=False", "--disable_tqdm=True", f"--max_train_samples={args.rows}", *args.flags]
     model_args, data_args, _ = parse_arguments([*arguments, "--output_dir=unused"])
-    data = load_recipe_data(data_args, load_tokenizer(model_args), ["train", "test"])
+    tasks = spelled_out(data_args.tasks)
     num_layers = load_encoder_config(model_args).get_text_config().num_hidden_layers
-    known = strategies(num_layers, list(data.tasks))
-    keys = {task: f"test_{task}_{PRIMARY_METRIC[settings['type']]}" for task, settings in data.tasks.items()}
+    known = strategies(num_layers, list(tasks))
+    keys = {task: f"test_{task}_{PRIMARY_METRIC[settings['type']]}" for task, settings in tasks.items()}
     keys |= {STS_B: STS_B, COMPOSITE: f"test_{COMPOSITE}"}
     runs: dict[str, dict[int, dict]] = {name: {} for name in args.strategies or known}
     with tempfile.TemporaryDirectory() as folder:
@@ -54,15 +56,17 @@ def main() -> None:
             for name, of_strategy in runs.items():
                 rate = [RATE] if name.startswith(("lora", "bitfit")) else []
                 flags = [*known[name], *rate, f"--seed={seed}", f"--feature_cache_dir={folder}/features"]
-                of_strategy[seed] = run([*arguments, *flags, f"--output_dir={folder}/run"], data, pairs)
+                flags.append(f"--output_dir={folder}/run")
+                of_strategy[seed] = in_a_fresh_process(run, [*arguments, *flags], pairs)
                 sys.stdout.write(f"{name}, seed {seed}: {json.dumps(of_strategy[seed])}\n")
                 sys.stdout.flush()
             report(f"{args.config.stem}_{args.rows}", runs, keys)
 
 
-def run(arguments: list[str], data: TaskData, pairs: Pairs) -> dict[str, float]:
+def run(arguments: list[str], pairs: Pairs) -> dict[str, float]:
     """Trains once, and returns what the Trainer measured, on the test split as well, and the correlation on STS-B."""
-    _, _, training_args = parse_arguments(arguments)
+    model_args, data_args, training_args = parse_arguments(arguments)
+    data = load_recipe_data(data_args, load_tokenizer(model_args), ["train", "test"])
     set_seed(training_args.seed)
     trainer, _, _ = our_trainer(arguments, data)
     figures = {"num_trained_parameters": trainer.freezing.num_trained_parameters}

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset
 from multitask import take_rows
@@ -79,9 +80,9 @@ def made_up_tasks(folder: Path, number: int) -> list[str]:
     return [f"--datasets={json.dumps(datasets)}", f"--tasks={json.dumps(settings)}"]
 
 
-def in_a_fresh_process(measured: Callable[[list[str]], dict], arguments: list[str]) -> dict[str, float]:
+def in_a_fresh_process(measured: Callable[..., dict], *arguments: Any) -> dict[str, float]:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measured, arguments).result()
+        return pool.submit(measured, *arguments).result()
 
 
 def measure(arguments: list[str]) -> dict[str, float]:

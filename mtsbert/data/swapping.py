@@ -36,6 +36,9 @@ def with_swapped_copies(examples: Dataset, task: str, number: int) -> Dataset:
         for row, (text, pair, spans) in enumerate(columns)
         if pair is None and any(is_name(text, span) for span in spans or ())
     ]
+    if not rows:
+        logger.warning(f"`swapped_copies`: no entity of {task!r} is a name, so there are no copies.")
+        return examples
     logger.info(f"{len(rows):,} of {len(examples):,} texts have names; of each, copies with other names: {number}.")
     code = Path(__file__).read_text(encoding="utf-8")
     copies = [
@@ -50,8 +53,9 @@ def with_swapped_copies(examples: Dataset, task: str, number: int) -> Dataset:
 
 
 def is_name(text: str, span: dict) -> bool:
-    """Whether an entity is a name: it has a label and begins with a capital letter."""
-    return span["label"] is not None and text[span["start"]].isupper()
+    """Whether an entity is a name: it has a label and begins with a letter that is not a small one."""
+    first = text[span["start"]]
+    return span["label"] is not None and first.isalpha() and not first.islower()
 
 
 def names_of(rows: Iterable[dict], task: str) -> Names:

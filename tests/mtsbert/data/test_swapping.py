@@ -88,6 +88,22 @@ def test_only_training_rows_with_names_are_copied():
     assert len(load([*ROWS, *plain], max_samples={"train": 20}).examples["train"]) <= 60
 
 
+def test_where_letters_have_no_case_every_entity_is_a_name():
+    cities = ["東京", "大阪", "京都"]
+    rows = [
+        {"text": f"{city}は雨", "topic": "Travel", "ner": spans(f"{city}は雨", **{city: "GPE"})} for city in cities
+    ]
+    texts = {example["text"] for example in load(rows, 20).examples["train"]}
+    assert texts == {f"{city}は雨" for city in cities}
+    assert len(load(rows, 20).examples["train"]) == 63
+
+
+def test_without_a_name_there_are_no_copies_and_a_warning(caplog):
+    rows = [{**row, "ner": spans(row["text"], moon="LOC")} for row in ROWS]
+    assert len(load(rows).examples["train"]) == 50
+    assert "`swapped_copies`: no entity of 'ner' is a name" in caplog.text
+
+
 def test_of_pairs_there_are_no_copies():
     rows = [{**row, "other": "Nobody flew" if number < 10 else None} for number, row in enumerate(ROWS)]
     tasks = {**TASKS, "nli": {"type": "pair_classification", "labels": ["yes", "no"]}}
