@@ -82,9 +82,8 @@ BENCHMARKS = {
     "freezing": Benchmark(
         "freezing",
         AG_NEWS,
-        "--seeds 3 -- --max_train_samples=1000 --max_eval_samples=500",
-        "--seeds 1 --strategies full encoder_frozen --output_dir runs/bench_quick/ag_news_minilm -- "
-        "--max_train_samples=16 --max_eval_samples=16",
+        "--data data --rows 1000 -- --per_device_eval_batch_size=32",
+        "--data data --rows 16 --seeds 42 --strategies full encoder_frozen -- --max_predict_samples=16",
     ),
     "joint": Benchmark(
         "joint",
