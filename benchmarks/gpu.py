@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from adaptive_freezing import PLAIN
 from infer import three_pipelines
 from quality import ROOT, TRAINING_ALONE, write_report
 from train import bare_loop, our_trainer
@@ -30,12 +31,6 @@ from mtsbert.network.starting_point import load_tokenizer
 from mtsbert.recipe import parse_arguments
 
 
-PLAIN = [
-    "--num_task_layers=0",
-    "--embedding_distillation=0",
-    "--embedding_distillation_parts=0",
-    "--letter_case=False",
-]
 PADDED, RANDOM = "--padding_free=False", "--train_sampling_strategy=random"
 BARE = "bare loop"
 WAYS = {  # of training: name → flags
@@ -76,15 +71,9 @@ def main() -> None:
 
 def rows_of_recipe(config: Path, rows: int, folder: Path) -> tuple[list[str], TaskData]:
     """Saves an encoder of BERT-base's shape; returns the arguments of an epoch that begins with it, and its rows."""
-    arguments = [
-        "--config",
-        str(ROOT / config),
-        *TRAINING_ALONE,
-        *PLAIN,
-        "--num_train_epochs=1",
-        "--calibration=False",
-    ]
-    arguments += ["--disable_tqdm=True", f"--output_dir={folder / 'run'}", f"--max_train_samples={rows}"]
+    arguments = ["--config", str(ROOT / config), *TRAINING_ALONE, *PLAIN, "--letter_case=False", "--calibration=False"]
+    arguments += ["--num_train_epochs=1", f"--max_train_samples={rows}"]
+    arguments += ["--disable_tqdm=True", f"--output_dir={folder / 'run'}"]
     tokenizer = load_tokenizer(parse_arguments(arguments)[0])
     set_seed(0)
     BertModel(BertConfig(vocab_size=len(tokenizer))).save_pretrained(folder / "encoder")

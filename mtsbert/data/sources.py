@@ -143,8 +143,19 @@ def _open_dataset(
         )
     if unfed := sorted(set(label_map) - set(fed)):
         raise ValueError(f"Dataset {name!r}: 'label_map' names {unfed}, and the dataset feeds {fed}.")
-    of_labels = (ranking, label_columns, separator, label_map, is_gold, swapped_copies)
-    return SourceDataset(name, splits, roles, tag_scheme, broken or {}, *of_labels)
+    return SourceDataset(
+        name,
+        splits,
+        roles,
+        tag_scheme,
+        broken or {},
+        ranking,
+        label_columns,
+        separator,
+        label_map,
+        is_gold=is_gold,
+        swapped_copies=swapped_copies,
+    )
 
 
 def _read_splits(spec: dict, needed: Sequence[str] | None, broken: dict[str, dict[int, str]] | None) -> DatasetDict:

@@ -2,9 +2,8 @@
 
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from datasets import Dataset, concatenate_datasets
 
@@ -29,23 +28,22 @@ def with_swapped_copies(examples: Dataset, task: str, number: int) -> Dataset:
         task (`str`): The token task whose entities are the names.
         number (`int`): The number of copies of each row.
     """
-    names = names_of(examples.select_columns([TEXT, task]), task)
-    columns = zip(*(examples[column][:] for column in (TEXT, TEXT_PAIR, task)), strict=True)
+    texts, pairs, entities = (examples[column][:] for column in (TEXT, TEXT_PAIR, task))
+    names = names_of(texts, entities)
     rows = [
         row
-        for row, (text, pair, spans) in enumerate(columns)
+        for row, (text, pair, spans) in enumerate(zip(texts, pairs, entities, strict=True))
         if pair is None and any(is_name(text, span) for span in spans or ())
     ]
     if not rows:
         logger.warning(f"`swapped_copies`: no entity of {task!r} is a name, so there are no copies.")
         return examples
     logger.info(f"{len(rows):,} of {len(examples):,} texts have names; of each, copies with other names: {number}.")
-    code = Path(__file__).read_text(encoding="utf-8")
     copies = [
         examples.select(rows).map(
             partial(with_other_names, names=names, task=task, number=copy),
             features=examples.features,
-            new_fingerprint=fingerprint_of(examples, "swapped", task, copy, code),
+            new_fingerprint=fingerprint_of(examples, "swapped", task, copy),
         )
         for copy in range(1, number + 1)
     ]
@@ -58,13 +56,13 @@ def is_name(text: str, span: dict) -> bool:
     return span["label"] is not None and first.isalpha() and not first.islower()
 
 
-def names_of(rows: Iterable[dict], task: str) -> Names:
-    """Returns the distinct names in the rows, in alphabetical order."""
+def names_of(texts: Sequence[str], entities: Sequence[list[dict] | None]) -> Names:
+    """Returns the distinct names in texts with these entities, in alphabetical order."""
     found: dict[tuple[str, int], set[str]] = {}
-    for row in rows:
-        for span in row[task] or ():
-            if is_name(row[TEXT], span):
-                name = row[TEXT][span["start"] : span["end"]]
+    for text, spans in zip(texts, entities, strict=True):
+        for span in spans or ():
+            if is_name(text, span):
+                name = text[span["start"] : span["end"]]
                 found.setdefault(_kind(name, span["label"]), set()).add(name)
     return {kind: sorted(of_kind) for kind, of_kind in found.items()}
 

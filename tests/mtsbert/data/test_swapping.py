@@ -69,8 +69,8 @@ def test_two_of_five_names_are_swapped_and_no_two_copies_alike():
 def test_a_name_is_swapped_for_one_of_as_many_words_or_stays():
     rows = [
         {"text": "Ada flew", "topic": "Travel", "ner": spans("Ada flew", Ada="PERSON")},
-        {"text": "Bo Lind flew", "topic": "Travel", "ner": spans("Bo Lind flew", Bo_Lind="PERSON")},
-        {"text": "Oslo flew", "topic": "Travel", "ner": spans("Oslo flew", Oslo="GPE")},
+        {"text": "Bo Lind sang", "topic": "Travel", "ner": spans("Bo Lind sang", Bo_Lind="PERSON")},
+        {"text": "Oslo slept", "topic": "Travel", "ner": spans("Oslo slept", Oslo="GPE")},
     ]
     assert {example["text"] for example in load(rows, 20).examples["train"]} == {row["text"] for row in rows}
 
@@ -85,6 +85,7 @@ def test_only_training_rows_with_names_are_copied():
     data = load([*ROWS, *plain])
     assert len(data.examples["train"]) == 50 + 4 + 100
     assert len(data.examples["validation"]) == 3
+    assert len(load(ROWS, splits=["validation"]).examples["validation"]) == 3
     assert len(load([*ROWS, *plain], max_samples={"train": 20}).examples["train"]) <= 60
 
 
