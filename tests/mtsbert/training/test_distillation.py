@@ -183,19 +183,20 @@ def test_texts_without_labels_hold_the_embedding_too(recipe, news_file, tmp_path
     assert metrics["train_loss"] > 0
 
 
-def test_a_run_says_what_happened_to_its_embedding(recipe, tmp_path, caplog):
+def test_a_run_says_what_happened_to_its_embedding(recipe, encoder_folder, tmp_path):
     flags = {"do_eval": True, "eval_strategy": "epoch", "num_train_epochs": 2, "learning_rate": 5e-3}
     flags["feature_cache_dir"] = str(tmp_path / "cache")
     free = main(["--config", str(recipe(**flags))])
     assert json.loads((tmp_path / "run" / "config.json").read_text())["embedding_reference"] is None
     card = (tmp_path / "run" / "README.md").read_text()
     assert free["eval_embedding_cosine"] < 0.9
-    assert "This embedding has moved from that of encoder0: on validation texts, mean cosine 0." in card
+    name = encoder_folder.name
+    assert f"This embedding has moved from that of {name}: on validation texts, mean cosine 0." in card
     held = main(["--config", str(recipe(**flags, embedding_distillation=1000.0))])
     assert held["eval_embedding_cosine"] > 0.95
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "can be searched in an index built with encoder0: on validation texts, mean cosine 0.9" in card
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["embedding_reference"] == "encoder0"
+    assert f"can be searched in an index built with {name}: on validation texts, mean cosine 0.9" in card
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["embedding_reference"] == name
 
 
 def test_the_cosine_is_that_of_the_validation_texts(trainer_of, model, features, tokenizer, examples, cached):
