@@ -3,12 +3,13 @@
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import spacy
-from spacy.language import Language
-from thinc.api import NumpyOps, get_current_ops, set_current_ops
 from threadpoolctl import ThreadpoolController
+
+
+if TYPE_CHECKING:
+    from spacy.language import Language  # which takes a second to import, and is needed only where texts are labelled
 
 
 TEXTS_PER_BATCH = 128  # en_core_web_sm is 5 % faster than with spaCy's default of 256
@@ -39,7 +40,9 @@ class EntityLabeller:
     """
 
     def __init__(self, name: str):
-        installed = spacy.util.get_installed_models()
+        from spacy.util import get_installed_models
+
+        installed = get_installed_models()
         candidates = [candidate for candidate in (name, name + REPACKAGED_SUFFIX) if candidate in installed]
         if (Path(name) / "meta.json").is_file():
             candidates = [name]
@@ -81,8 +84,11 @@ class EntityLabeller:
             ]
 
 
-def _load(name: str) -> Language:
+def _load(name: str) -> "Language":
     """Loads a pipeline that uses numpy's BLAS, which is 1.4 times as fast as thinc's own for en_core_web_sm."""
+    import spacy
+    from thinc.api import NumpyOps, get_current_ops, set_current_ops
+
     ops = get_current_ops()
     if type(ops) is NumpyOps:  # the user has not chosen a GPU
         set_current_ops(NumpyOps(use_blis=False))
@@ -92,7 +98,7 @@ def _load(name: str) -> Language:
         set_current_ops(ops)
 
 
-def _components_for_entities(nlp: Language) -> list[str]:
+def _components_for_entities(nlp: "Language") -> list[str]:
     """Returns the components that set entities, and those whose vectors they listen to, in pipeline order."""
     finders = [name for name in nlp.pipe_names if "doc.ents" in nlp.get_pipe_meta(name).assigns]
     listens = any("Listener" in str(nlp.get_pipe_config(name)) for name in finders)

@@ -9,7 +9,7 @@ from types import ModuleType
 
 @cache
 def data_prep(module: str) -> ModuleType:
-    """Imports a module of `data_prep`, such as `"build"`. This is lazy because importing spaCy takes seconds."""
+    """Imports a module of `data_prep`, such as `"build"`. This is lazy: a command imports only what it needs."""
     package = "mtsbert.data_prep" if importlib.util.find_spec("mtsbert.data_prep") else "data_prep"
     return importlib.import_module(f"{package}.{module}")
 

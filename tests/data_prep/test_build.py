@@ -362,6 +362,11 @@ def test_the_command_says_what_it_wrote_and_what_went_wrong(csv_file, tmp_path, 
         main(["--source", str(csv_file), "--output", str(tmp_path / "out")])
 
 
+def test_spacy_is_not_imported_before_texts_are_labelled(root, warm_python):
+    script = "import sys, data_prep.build; print('spacy' in sys.modules)"
+    assert warm_python.run("-c", script, cwd=root).stdout == "False\n"
+
+
 def test_the_module_runs_from_the_clone(root, csv_file, tmp_path):
     command = [sys.executable, "-m", "data_prep", "--source", str(csv_file), "--output", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
