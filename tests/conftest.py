@@ -12,6 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import hypothesis
 import pytest
 from transformers import BertConfig, BertModel, BertTokenizer, set_seed
 
@@ -20,6 +21,10 @@ from entities_mtsbert import bio_labels
 from modeling_mtsbert import MTSBertModel
 from tests.warm import WarmPython
 
+
+# The same inputs in every run, so that no change fails by another's fault; `benchmarks/faults/fuzz.py` tries others.
+hypothesis.settings.register_profile("same", derandomize=True, database=None)
+hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).parent.parent
 REAL_DATA = Path(os.environ.get("MTSBERT_TEST_DATA", ROOT.parent / "shared" / "data"))
@@ -68,6 +73,16 @@ def pytest_collection_finish(session):
 
 def pytest_sessionfinish(session):
     gc.unfreeze()  # Hypothesis, which may be imported only now, looks for what refers to random states
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_constants_of_our_own():
+    """Hypothesis draws from the constants of all modules that happen to be imported, though it is derandomized."""
+    from hypothesis.internal.conjecture import providers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(providers, "_get_local_constants", providers.Constants)
+        yield
 
 
 @pytest.fixture(scope="session")

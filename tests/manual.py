@@ -1,5 +1,6 @@
 """What README and docs tell people to type, and how tests run it: in a folder that looks like a clone, made small."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -10,6 +11,10 @@ from tests.warm import WarmPython
 
 SMALLER = ["--num_train_epochs", "1", "--max_train_samples", "32", "--max_eval_samples", "8"]
 SMALLER += ["--max_predict_samples", "8", "--disable_tqdm", "True"]
+MOST_ROWS = 48  # of each split of the sample
+FEW_ROWS = json.dumps(
+    {"source": "sample", "spacy_model": "en_core_web_sm", "output": "data/sample", "max_rows": MOST_ROWS}
+)
 NEWS = '"1","Talks in Geneva","Envoys met in Geneva on Monday."\n"2","Lima win final","Ada Perez scored in Oslo."\n'
 
 
@@ -44,14 +49,16 @@ def run_commands(page: Path, folder: Path, python: WarmPython) -> None:
         if words[0] == "make":
             check(subprocess.run(["make", "--dry-run", *words[1:]], cwd=folder, capture_output=True, text=True))
             continue
-        if words[:2] == ["accelerate", "launch"]:
-            words = ["python", "-m", "accelerate.commands.launch", "--num_processes", "1", *words[2:]]
+        if words[:2] == ["accelerate", "launch"]:  # which would import everything in another process
+            words = ["python", *words[2:]]
         assert words[0] == "python", line
         if "study" in words:
             words += ["--", *SMALLER]
-        trains = {"run_mtl.py", "distill"} & set(words)
-        small = SMALLER if trains and "--help" not in words else []
-        check(python.run(*words[1:], *small, cwd=folder))
+        elif {"run_mtl.py", "distill"} & set(words) and "--help" not in words:
+            words += ["--prepare", FEW_ROWS, *SMALLER]
+        elif words[1:3] == ["-m", "data_prep"]:
+            words += ["--max_rows", str(MOST_ROWS)]
+        check(python.run(*words[1:], cwd=folder))
 
 
 def run_snippets(page: Path, folder: Path, python: WarmPython) -> int:

@@ -20,6 +20,7 @@ from mtsbert.cli import COMMANDS, main
 from mtsbert.data.labels import check_recipe_tasks
 from mtsbert.data.sources import SPEC_KEYS
 from mtsbert.recipe import build_parser
+from tests.manual import FEW_ROWS
 from tests.warm import WarmPython
 
 
@@ -28,7 +29,6 @@ ENCODER = (
     "sentence-transformers/all-MiniLM-L6-v2"  # the README takes it from the Hub, the tests from a folder of that name
 )
 SMALLER = ["--num_train_epochs", "1", "--max_train_samples", "32", "--max_eval_samples", "8", "--disable_tqdm", "True"]
-FEW_ROWS = '{"source": "sample", "spacy_model": "en_core_web_sm", "output": "data/sample", "max_rows": 48}'
 
 
 @pytest.fixture(scope="module")

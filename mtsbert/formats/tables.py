@@ -145,6 +145,8 @@ def text_rows(path: Path, options: FileOptions = AS_USUAL, refuse: Refuse = rais
 def to_dataset(rows: list[dict], path: Path, refuse: Refuse) -> Dataset:
     """Turns rows into a dataset. A row whose value has another type than its column is refused."""
     names = list(dict.fromkeys(column for row in rows for column in row))
+    if (name := next(filter(lambda name: "\0" in name, _names_in(rows)), None)) is not None:
+        raise ValueError(f"{path} has a name with a NUL character in it: {name!r}. Arrow would cut it off there.")
     columns = {name: _without_nan([row.get(name) for row in rows]) for name in names}
     try:
         return Dataset.from_dict(columns)
@@ -158,6 +160,18 @@ def to_dataset(rows: list[dict], path: Path, refuse: Refuse) -> Dataset:
         return Dataset.from_dict(columns)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} mixes kinds of values in a column, or names one oddly: {error}") from None
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    """Yields the names of all columns, and of what is nested in them."""
+    if isinstance(value, dict):
+        yield from value
+        value = value.values()
+    elif not isinstance(value, list):
+        return
+    for part in value:
+        if isinstance(part, (dict, list)):
+            yield from _names_in(part)
 
 
 def _without_nan(values: list) -> list:

@@ -94,6 +94,20 @@ def test_a_json_file_is_a_list_of_objects(write):
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "text,text\0_pair\na,b\n"),
+        ("a.tsv", "text\0\tlabel\na\tb\n"),
+        ("a.jsonl", '{"text": "a", "text\\u0000_pair": "b"}\n'),
+        ("a.json", '[{"text": "a", "entities": [{"start": 0, "start\\u0000": 1}]}]'),
+    ],
+)
+def test_a_name_that_arrow_would_cut_off_is_refused(write, name, content):
+    with pytest.raises(ValueError, match=r"a name with a NUL character in it: '(text|start)\\x00"):
+        read_file(write(name, content))
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ('{"text": "a"}', "a.json holds dict; a .json file holds a list of objects"),
