@@ -11,7 +11,7 @@ from tests.fuzz.inputs import FILES, changed
 
 
 SUFFIXES = [".csv", ".tsv", ".json", ".jsonl", ".bio", ".parquet"]
-NUM_INPUTS = 1_000  # of each kind below and each format
+NUM_INPUTS = 400  # of each kind below and each format
 
 numbers = itertools.count()  # datasets takes files of one name for one file
 fuzz = settings(
