@@ -17,6 +17,7 @@ from torch import nn
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.freezing_arguments import OF_ADAPTERS
+from mtsbert.letter_case.embedding import case_vectors
 from mtsbert.network.adapters import has_adapters
 from mtsbert.settings import import_extra
 
@@ -30,7 +31,8 @@ ADAPTER = "default"  # peft's name for the only one
 def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
     """
     Puts adapters into the encoder and into the tasks' copies of its layers, and freezes the weights of both, for
-    [`Freezing`] to see; nothing without `lora_r`. A model that has such adapters already keeps them.
+    [`Freezing`] to see; nothing without `lora_r`. A model that has such adapters already keeps them. Vectors for
+    capital letters (`letter_case`), new as a rule like the heads, are trained unless adapters are saved alone.
 
     Args:
         model ([`MTSBertModel`]): The model. It computes the same afterwards as before.
@@ -51,8 +53,8 @@ def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
         return
     if not asked:
         return
-    trained = [weight.requires_grad for weight in model.heads.parameters()]
-    if trained and not any(trained) and not args.freeze_heads:
+    heads = [weight.requires_grad for weight in model.heads.parameters()]
+    if heads and not any(heads) and not args.freeze_heads:
         logger.warning(
             "All heads were frozen (`requires_grad`) before the Trainer got the model, and stay as they are."
         )
@@ -67,8 +69,8 @@ def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
     config = peft.LoraConfig(
         r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules=targets
     )
-    heads = {id(weight) for weight in model.heads.parameters()}
-    fixed = {id(weight) for weight in model.parameters() if id(weight) not in heads or not weight.requires_grad}
+    trained = {id(weight) for weight in [*model.heads.parameters(), *(case_vectors(model) if args.lora_merge else [])]}
+    fixed = {id(weight) for weight in model.parameters() if id(weight) not in trained or not weight.requires_grad}
     for module in filter(None, (model.encoder, model.task_layers)):
         peft.inject_adapter_in_model(config, module)
     model._fixed_names = {name for name, weight in model.named_parameters() if id(weight) in fixed}  # see `Freezing`

@@ -51,10 +51,15 @@ def has_letter_case(model: MTSBertModel) -> bool:
     return getattr(model.config, "letter_case", False)
 
 
+def case_vectors(model: MTSBertModel) -> list[nn.Parameter]:
+    """The vectors for capital letters, `(2, H)`, in a list that is empty for a model without them."""
+    table = model.get_input_embeddings()
+    return [table.cases] if isinstance(table, CaseEmbedding) else []
+
+
 def warn_of_frozen_cases(model: MTSBertModel) -> None:
     """Warns of a model whose vectors for capital letters are zeros and stay so."""
-    table = model.get_input_embeddings()
-    if isinstance(table, CaseEmbedding) and not table.cases.requires_grad and not table.cases.any():
+    if any(not cases.requires_grad and not cases.any() for cases in case_vectors(model)):
         logger.warning("The embeddings are frozen, so that nothing is learned of capital letters (`letter_case`).")
 
 

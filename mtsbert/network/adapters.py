@@ -15,6 +15,7 @@ from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, c
 from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.labels import OF_HEADS, list_or_value, setting_of_head
+from mtsbert.letter_case.embedding import CaseEmbedding
 from mtsbert.settings import import_extra
 
 
@@ -181,11 +182,16 @@ def heads_of(model: MTSBertModel) -> list[str]:
 
 def shared_weights(model: MTSBertModel) -> dict[str, torch.Tensor]:
     """The weights that all adapters of a model share: those of the encoder and of the tasks' copies of its layers."""
-    return {
+    shared = {
         name.replace(".base_layer.", "."): weight
-        for name, weight in sorted(model.named_parameters())
+        for name, weight in model.named_parameters()
         if ".lora_" not in name and not name.startswith("heads.")
     }
+    for name, module in model.named_modules():
+        if isinstance(module, CaseEmbedding):  # in a checkpoint, one table
+            shared = {key: weight for key, weight in shared.items() if not key.startswith(f"{name}.")}
+            shared[f"{name}.weight"] = module.weight
+    return dict(sorted(shared.items()))
 
 
 def fingerprint_of(model: MTSBertModel) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import nn
 from configuration_mtsbert import PAIR_TYPES
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.letter_case.embedding import case_vectors
 from mtsbert.network.parts import (
     EMBEDDINGS,
     OTHER,
@@ -174,10 +175,10 @@ def _fixed_by_flags(model: MTSBertModel, args: MTLTrainingArguments) -> set[int]
     """Returns the `id()` of each parameter that a flag freezes by its name."""
     found: set[int] = set()
     if args.bitfit:
-        heads = {id(parameter) for parameter in model.heads.parameters()}
+        also = {id(parameter) for parameter in [*model.heads.parameters(), *case_vectors(model)]}
         if not any(name.endswith("bias") for name, _ in model.encoder.named_parameters()):
             raise ValueError(f"`bitfit` trains biases, and {type(model.encoder).__name__} has none.")
-        others = {id(weight) for name, weight in model.named_parameters() if not name.endswith("bias")} - heads
+        others = {id(weight) for name, weight in model.named_parameters() if not name.endswith("bias")} - also
         found |= others
     if args.freeze_modules is not None:
         pattern = re.compile(args.freeze_modules)

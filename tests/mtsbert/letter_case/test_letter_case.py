@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoTokenizer, BertTokenizer, PreTrainedToke
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.commands.train import main
+from mtsbert.exports.pipeline import load_pipeline
 from mtsbert.letter_case.embedding import HIDDEN_IN, CaseEmbedding, read_letter_case
 from mtsbert.letter_case.tokenizer import CAPITALISED, CAPITALS, cased_words, keeps_letter_case, with_letter_case
 from mtsbert.network.starting_point import pipeline_of_checkpoint
@@ -242,6 +243,48 @@ def test_a_model_without_capital_letters_can_be_reference_and_teacher(
 def test_frozen_embeddings_learn_nothing_of_capital_letters_and_it_is_said(case_model, trainer_of_rows, caplog):
     trainer_of_rows(case_model, freeze_embeddings=True)
     assert "nothing is learned of capital letters (`letter_case`)" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # peft's
+@pytest.mark.parametrize("flags", [{"lora_r": 4}, {"bitfit": True}], ids=["lora", "bitfit"])
+def test_where_the_encoder_keeps_its_matrices_capital_letters_are_learned(case_model, trainer_of_rows, caplog, flags):
+    trainer = trainer_of_rows(case_model, **EVERY_STEP | {"save_strategy": "no"}, **flags)
+    table = case_model.get_input_embeddings()
+    words = table.words.detach().clone()
+    trainer.train()
+    assert table.cases.abs().sum(-1).min() > 0
+    assert torch.equal(table.words, words)
+    assert "nothing is learned of capital letters" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_with_adapters_a_resumed_run_learns_the_same_of_capital_letters(case_model, trainer_of_rows, tmp_path):
+    straight, resumed = copy.deepcopy(case_model), copy.deepcopy(case_model)
+    trainer_of_rows(straight, **EVERY_STEP, lora_r=4).train()
+    trainer_of_rows(resumed, **EVERY_STEP, lora_r=4).train(
+        resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3")
+    )
+    for name, weight in straight.named_parameters():
+        assert torch.equal(weight, resumed.get_parameter(name)), name
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_adapters_that_are_saved_alone_leave_the_vectors_of_their_checkpoint(case_model, trainer_of_rows, tmp_path):
+    first = trainer_of_rows(case_model)
+    first.train()
+    first.save_model(str(tmp_path / "base"))
+    base = MTSBertModel.from_pretrained(tmp_path / "base")
+    trainer = trainer_of_rows(base, lora_r=4, lora_merge=False)
+    cases = base.get_input_embeddings().cases.detach().clone()
+    trainer.train()
+    assert cases.any()
+    assert torch.equal(base.get_input_embeddings().cases, cases)
+    trainer.save_model(str(tmp_path / "alone"))
+    opened = load_pipeline(tmp_path / "alone")
+    texts = ["Ada Perez joins NIMBUS", "oslo beat Lima"]
+    found, expected = opened(texts), base.eval().as_pipeline(trainer.processing_class)(texts)
+    assert [one["topic"]["label"] for one in found] == [one["topic"]["label"] for one in expected]
+    assert torch.allclose(*(torch.tensor([one["embedding"] for one in many]) for many in (found, expected)), atol=1e-5)
 
 
 def test_embeddings_that_the_user_froze_stay_frozen(case_model, trainer_of_rows):
