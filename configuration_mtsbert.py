@@ -447,11 +447,9 @@ class MTSBertConfig(PretrainedConfig):
         """
         if names is None:
             return self.tasks
-        chosen = {names} if isinstance(names, str) else set(names)
+        chosen = set(names) if isinstance(names, Iterable) and not isinstance(names, str) else {names}
         if unknown := sorted(chosen - set(self.tasks), key=str):
-            raise ValueError(
-                f"`tasks` names tasks that the model does not have: {unknown}; it has {list(self.tasks)}."
-            )
+            raise ValueError(f"`tasks` names tasks that the model does not have: {unknown}; it has {[*self.tasks]}.")
         return {name: task for name, task in self.tasks.items() if name in chosen}
 
     def tasks_of_type(self, task_type: str) -> list[str]:

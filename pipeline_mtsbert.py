@@ -116,6 +116,7 @@ class MTSBertPipeline(Pipeline):
             tokenizer = copy.deepcopy(tokenizer)
             tokenizer.truncation_side = "right"
         super().__init__(model=model, tokenizer=tokenizer, **kwargs)
+        self._sanitize_parameters(batch_size=self._batch_size)
 
     def __call__(
         self,
@@ -155,30 +156,27 @@ class MTSBertPipeline(Pipeline):
             `ValueError`: If an input is not a text or a pair of texts, or a parameter has an impossible value.
             `TypeError`: If a parameter is unknown.
         """
-        _, of_forward, of_answers = self._sanitize_parameters(**parameters)
+        _, of_forward, of_answers = self._sanitize_parameters(batch_size=batch_size, **parameters)
         of_forward = {**self._forward_params, **of_forward}
         of_answers = {**self._postprocess_params, **of_answers}
         return_embeddings = of_answers.pop("return_embeddings", True)
         if isinstance(inputs, Iterator | Dataset):
             return self._stream(inputs, {"batch_size": batch_size, **parameters})
-        is_single = isinstance(inputs, str | tuple | dict)
+        is_single = isinstance(inputs, str | tuple | dict) or not {"__iter__", "__getitem__"} & set(dir(inputs))
         if not is_single and hasattr(inputs, "columns"):
             raise ValueError("The pipeline takes texts, and this is a table; give one of its columns, as a list.")
         rows = [text_or_pair(row, index) for index, row in enumerate([inputs] if is_single else inputs)]
         if not rows:
             return []
-        firsts = [row if isinstance(row, str) else row[0] for row in rows]
         paired = [index for index, row in enumerate(rows) if not isinstance(row, str)]
-        texts = [*firsts, *(rows[index][1] for index in paired)]
+        texts = [row if isinstance(row, str) else row[0] for row in rows] + [rows[index][1] for index in paired]
         windows = self.preprocess(texts)
         answers = self._forward(windows, batch_size or self._batch_size, **of_forward)
         embeddings, results = self.postprocess(texts, windows, answers, **of_forward, **of_answers)
         shown = (
             embeddings.numpy() if return_embeddings == "numpy" else embeddings.tolist() if return_embeddings else None
         )
-        results = [
-            ({} if shown is None else {"embedding": shown[index]}) | results[index] for index in range(len(rows))
-        ]
+        results = [({} if shown is None else {"embedding": shown[row]}) | results[row] for row in range(len(rows))]
         for second, index in enumerate(paired, start=len(rows)):
             if shown is not None:
                 results[index]["pair_embedding"] = shown[second]
@@ -192,13 +190,14 @@ class MTSBertPipeline(Pipeline):
             yield from self(some, **options)
 
     def _sanitize_parameters(self, **parameters) -> tuple[dict, dict, dict]:
-        if unknown := sorted(set(parameters) - {*FORWARD_PARAMETERS, *ANSWER_PARAMETERS}):
+        if unknown := sorted(set(parameters) - {*FORWARD_PARAMETERS, *ANSWER_PARAMETERS, "batch_size"}):
             raise TypeError(f"The multi-task pipeline has no parameters {unknown}.")
         if (tasks := parameters.get("tasks")) is not None:
             parameters["tasks"] = list(self.model.config.select_tasks(tasks))
-        top_k = parameters.get("top_k")
-        if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
-            raise ValueError(f"`top_k` is {top_k!r}; it must be a whole number of at least 1, or None for all labels.")
+        for name in ("top_k", "batch_size"):
+            value = parameters.get(name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"`{name}` is {value!r}; it must be a whole number of at least 1, or None.")
         check_threshold(parameters.get("threshold"), self.model.config.tasks)
         if (shown := parameters.get("return_embeddings", True)) not in (True, False, "numpy"):
             raise ValueError(f"`return_embeddings` is {shown!r}; it must be True, False or 'numpy'.")
@@ -262,7 +261,7 @@ class MTSBertPipeline(Pipeline):
         rows = sorted(range(len(windows)), key=lengths.__getitem__, reverse=True)
         first = 0
         while first < len(rows):
-            size = batch_size or max(1, budget // lengths[rows[first]])
+            size = batch_size or max(1, budget // (lengths[rows[first]] or 1))
             yield rows[first : first + size]
             first += size
 
@@ -276,9 +275,9 @@ class MTSBertPipeline(Pipeline):
         is_alone = len(batches) == 1
 
         def answer(rows: list[int]) -> None:
-            inputs = self.tokenizer.pad(
-                [windows[row]["inputs"] for row in rows], padding_side="right", return_tensors="pt"
-            )
+            of_rows = [windows[row]["inputs"] for row in rows]
+            how = {} if of_rows[0]["input_ids"] else {"padding": "max_length", "max_length": 1}  # at least a token
+            inputs = self.tokenizer.pad(of_rows, **how, padding_side="right", return_tensors="pt")
             output = self._outputs(inputs.to(self.device), is_alone=is_alone, tasks=tasks)
             embeddings = output.pooler_output.float().cpu()
             for place, row in enumerate(rows):
@@ -391,9 +390,7 @@ class PipelineOfModel:
 
     def __new__(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | str | Path | None = None, **kwargs):
         if not hasattr(model, "as_pipeline"):
-            raise ValueError(
-                f"The multi-task pipeline is one of mtsbert models, and this is a {type(model).__name__}."
-            )
+            raise ValueError(f"The multi-task pipeline is for models of mtsbert; this is a {type(model).__name__}.")
         return model.as_pipeline(tokenizer, **kwargs)
 
 
@@ -425,11 +422,15 @@ def text_or_pair(row: Any, index: int) -> str | tuple[str, str]:
     """Returns an input of the pipeline as a text or a tuple of two. Raises `ValueError` for anything else."""
     if isinstance(row, dict) and set(row) <= {"text", "text_pair"} and "text" in row:
         row = row["text"] if row.get("text_pair") is None else (row["text"], row["text_pair"])
-    is_pair = isinstance(row, tuple) and len(row) == 2
-    if not isinstance(row, str) and not (is_pair and all(isinstance(text, str) for text in row)):
+    texts = row if isinstance(row, tuple) and len(row) == 2 else (row,)
+    if not all(isinstance(text, str) for text in texts):
         raise ValueError(
             f'Text {index} is {row!r}; the pipeline takes strings, tuples of two strings, and {{"text", "text_pair"}}.'
         )
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"Text {index} has a half of a surrogate pair, which is no character: {error}.") from None
     return row
 
 

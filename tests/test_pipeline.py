@@ -9,7 +9,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoModel, BertConfig, DistilBertConfig, MPNetConfig, RobertaConfig
+from tokenizers import Tokenizer, processors
+from transformers import (
+    AutoModel,
+    BertConfig,
+    DistilBertConfig,
+    MPNetConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
 from transformers.pipelines.pt_utils import KeyDataset
 
 from entities_mtsbert import entities_of
@@ -390,6 +398,11 @@ def test_the_threshold_of_entities_stands_in_for_the_least_score_of_the_config(w
         ({"top_k": 0}, "`top_k` is 0; it must be a whole number of at least 1"),
         ({"top_k": 1.5}, "`top_k` is 1.5"),
         ({"top_k": True}, "`top_k` is True"),
+        ({"tasks": 5}, r"`tasks` names tasks .* not have: \[5\]"),
+        ({"batch_size": -1}, "`batch_size` is -1; it must be a whole number of at least 1"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"batch_size": 2.5}, "`batch_size` is 2.5"),
+        ({"batch_size": "2"}, "`batch_size` is '2'"),
         ({"threshold": 1.5}, r"`threshold` is 1.5; it must be a probability in \[0, 1\]"),
         ({"threshold": "high"}, "`threshold` is 'high'"),
         ({"threshold": True}, "`threshold` is True"),
@@ -406,6 +419,31 @@ def test_parameters_that_cannot_be_are_refused_by_a_call_and_at_construction(eve
         every_type(TEXT, **parameters)
     with pytest.raises(ValueError, match=message):
         every_type.model.as_pipeline(every_type.tokenizer, **parameters)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (None, "Text 0 is None; the pipeline takes strings"),
+        (5, "Text 0 is 5; the pipeline takes strings"),
+        (["Oslo", "Li\ud800ma"], "Text 1 has a half of a surrogate pair, which is no character: .* in position 2"),
+        ([("Oslo", "\udfff")], "Text 0 has a half of a surrogate pair"),
+    ],
+)
+def test_what_is_no_text_is_named(every_type, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        every_type(inputs)
+
+
+def test_a_text_without_a_token_is_answered_alone_as_beside_others(model, tokenizer):
+    pieces = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    pieces.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    bare = PreTrainedTokenizerFast(
+        tokenizer_object=pieces, pad_token="[PAD]", unk_token="[UNK]", model_max_length=tokenizer.model_max_length
+    )
+    ask = model.as_pipeline(bare)
+    assert ask("") == ask([""])[0] == ask(["", "Oslo"])[0]
+    assert ask("")["embedding"] == [0.0] * 32
 
 
 def test_embeddings_come_as_lists_as_arrays_or_not_at_all(every_type):

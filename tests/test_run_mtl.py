@@ -148,6 +148,15 @@ def test_mistakes_are_named_before_training(recipe, changes, message, monkeypatc
         run(recipe, **changes)
 
 
+@pytest.mark.parametrize("role", ["encoder_name_or_path", "embedding_reference", "teacher"])
+def test_a_run_does_not_write_over_a_model_that_it_reads(recipe, encoder_folder, role):
+    before = {path.name: path.read_bytes() for path in encoder_folder.iterdir()}
+    changes = {role: str(encoder_folder)} | ({} if role == "teacher" else {"embedding_distillation": 1.0})
+    with pytest.raises(ValueError, match=r"`output_dir` is the folder of .*encoder.*, which the run would write over"):
+        run(recipe, **changes, output_dir=f"{encoder_folder}/../{encoder_folder.name}")
+    assert {path.name: path.read_bytes() for path in encoder_folder.iterdir()} == before
+
+
 def test_a_split_that_no_dataset_has_is_named(recipe, news_file):
     path = recipe(do_eval=True)
     _, data_args, _ = parse_arguments(["--config", str(path)])

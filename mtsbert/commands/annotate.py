@@ -21,7 +21,7 @@ from mtsbert.data.sources import TEXT
 from mtsbert.exports.pipeline import load_pipeline
 from mtsbert.formats.files import stream_rows
 from mtsbert.machine import add_precision_option, autocast
-from mtsbert.results.unfinished import check_parent, write_json
+from mtsbert.results.unfinished import check_is_new, check_new_file, write_json
 
 
 LABEL_STUDIO = "label-studio"
@@ -109,10 +109,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert annotate") -> No
         raise ValueError(f"--output {args.output}: Label Studio imports .json.")
     if not args.input.is_file():
         raise ValueError(f"{args.input}: no such file.")
-    check_parent(args.output)
-    for path in (args.output, args.output.with_suffix(".xml")):
-        if path.exists():
-            raise ValueError(f"{path} exists already; remove it or name another file.")
+    check_new_file(args.output)
+    check_is_new(args.output.with_suffix(".xml"))
     rows = list(stream_rows(args.input))
     written = annotate(args.model, rows, args.output, number=args.number, tasks=args.tasks, precision=args.precision)
     sys.stdout.write(

@@ -27,6 +27,7 @@ from mtsbert.data.sources import TEXT
 from mtsbert.formats.tag_schemes import TAG_SCHEMES
 from mtsbert.machine import add_precision_option
 from mtsbert.results.tables import markdown_table
+from mtsbert.results.unfinished import check_new_file
 
 
 WRITERS = {".csv": Dataset.to_csv, ".jsonl": Dataset.to_json, ".parquet": Dataset.to_parquet}
@@ -186,7 +187,4 @@ def _check(args: argparse.Namespace) -> None:
         return
     if args.output.suffix not in WRITERS:
         raise ValueError(f"{args.output}: suspicious rows are written as {', '.join(WRITERS)}.")
-    if args.output.exists():
-        raise ValueError(f"{args.output} exists already; remove it or name another file.")
-    if not args.output.parent.is_dir():
-        raise ValueError(f"{args.output}: there is no folder {args.output.parent}.")
+    check_new_file(args.output)

@@ -33,7 +33,7 @@ from mtsbert.formats.options import AS_USUAL, FileOptions
 from mtsbert.machine import add_precision_option, uses_bf16
 from mtsbert.preparation import data_prep
 from mtsbert.results.answers import ROWS_PER_CALL, Answerer, blocks_of
-from mtsbert.results.unfinished import SUFFIX, Unfinished
+from mtsbert.results.unfinished import SUFFIX, Unfinished, check_is_new
 from pipeline_mtsbert import MTSBertPipeline
 
 
@@ -177,8 +177,7 @@ def predict(
         raise ValueError(f"--num_workers {num_workers} needs --engine ray; without it one process uses all cores.")
     if output.suffix not in OUTPUT_SUFFIXES:
         raise ValueError(f"{output}: answers are written as {' or '.join(OUTPUT_SUFFIXES)}.")
-    if output.exists():
-        raise ValueError(f"{output} exists already; remove it or name another file.")
+    check_is_new(output)
     tasks = pipeline.model.config.tasks
     if clashes := sorted({*texts.keep} & {TEXT, TEXT_PAIR, "embedding", "pair_embedding", *tasks}):
         raise ValueError(f"--keep {clashes}: the answers have columns of these names.")

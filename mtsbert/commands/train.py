@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
     splits = needed_splits(training_args)
     set_up_logging(training_args)
     use_all_cores(training_args)
-    check_writable(training_args.output_dir)
+    only_read = [model_args.encoder_name_or_path, training_args.embedding_reference, training_args.teacher]
+    check_writable(training_args.output_dir, others=only_read)
     check_push(training_args)
     set_seed(training_args.seed)
 

@@ -22,7 +22,7 @@ from mtsbert.input_arguments import SKIP
 from mtsbert.machine import add_precision_option, autocast
 from mtsbert.network.starting_point import pipeline_of_checkpoint
 from mtsbert.results.tables import markdown_table
-from mtsbert.results.unfinished import check_parent, write_json
+from mtsbert.results.unfinished import check_new_file, write_json
 
 
 CONFIG_FILE = "config.json"
@@ -55,7 +55,7 @@ def tune(
         tasks (`list[str]`, *optional*): The tasks to tune. Default: all that have labels there.
         number_format (`str`, *optional*, defaults to `"auto"`): `"fp32"`, `"bf16"`, or what the machine computes fast.
 
-        report (`Path`, *optional*): JSON file for the result as well.
+        report (`Path`, *optional*): New JSON file for the result as well.
 
     Returns:
         Task → label, or entity type → [`Threshold`]. Labels that no answer names have none, and lose the one that they
@@ -64,7 +64,8 @@ def tune(
     Raises:
         `ValueError`: if model or data cannot be used. The config stays as it was in that case.
     """
-    check_parent(report)
+    if report is not None:
+        check_new_file(report)
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder} is no folder of a checkpoint; thresholds are written into its {CONFIG_FILE}.")
     pipeline = pipeline_of_checkpoint(str(folder))

@@ -36,10 +36,20 @@ def new_folder(output: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_parent(path: Path | None) -> None:
-    """Raises `ValueError` if the folder that a file is to be written into does not exist."""
-    if path is not None and not path.absolute().parent.is_dir():
+def check_new_file(path: Path) -> None:
+    """Raises `ValueError` if a file cannot be written because something is there, or the folder for it is not."""
+    check_is_new(path)
+    if not path.absolute().parent.is_dir():
         raise ValueError(f"{path} cannot be written: there is no folder {path.parent}.")
+
+
+def check_is_new(path: Path) -> None:
+    """Raises `ValueError` if something is at a path already, or nothing can be, because its name is too long."""
+    try:
+        if path.exists():
+            raise ValueError(f"{path} exists already; remove it or name another file.")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error}.") from None
 
 
 def write_json(path: Path, report: dict) -> None:

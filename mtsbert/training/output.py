@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.sources import TEXT, TEXT_PAIR
 from mtsbert.machine import number_format
+from mtsbert.network.starting_point import resolve_name
 from mtsbert.results.answers import answers
 from mtsbert.training.trainer import MTSBertTrainer
 
@@ -33,8 +34,17 @@ def set_up_logging(args: MTLTrainingArguments) -> None:
     logger.info(f"Computing in {number_format(args)} on {args.device.type}, {args.world_size} process(es).")
 
 
-def check_writable(output_dir: str) -> None:
-    """Creates the output folder. Raises `ValueError` if no file can be written to it."""
+def check_writable(output_dir: str, *, others: Iterable[str | None] = ()) -> None:
+    """
+    Creates the output folder. Raises `ValueError` if no file can be written to it, or it is one of other models.
+
+    Args:
+        output_dir (`str`): The folder.
+        others (iterable of `str`, *optional*): Names of models that a run only reads: folders, Hub ids or None.
+    """
+    for name in filter(None, others):
+        if Path(resolve_name(name)).resolve() == Path(output_dir).resolve():
+            raise ValueError(f"`output_dir` is the folder of {name!r}, which the run would write over; name another.")
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=output_dir).close()

@@ -36,7 +36,7 @@ from mtsbert.results.embedding_scores import (
     retrieval_names,
 )
 from mtsbert.results.tables import markdown_table
-from mtsbert.results.unfinished import write_json
+from mtsbert.results.unfinished import check_new_file, write_json
 
 
 MODEL, REFERENCE, DIFFERENCE = "model", "reference", "difference"
@@ -373,5 +373,5 @@ def _check(args: argparse.Namespace) -> None:
     for flag, least in {"num_resamples": 1, "seed": 0, "batch_size": 1}.items():
         if (value := getattr(args, flag)) is not None and value < least:
             raise ValueError(f"--{flag} is {value}; it must be at least {least}.")
-    if args.output is not None and not args.output.parent.is_dir():
-        raise ValueError(f"--output {args.output}: there is no folder {args.output.parent}.")
+    if args.output is not None:
+        check_new_file(args.output)

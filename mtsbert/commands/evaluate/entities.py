@@ -33,7 +33,7 @@ from mtsbert.results.entity_scores import (
     f1_difference,
 )
 from mtsbert.results.tables import markdown_table
-from mtsbert.results.unfinished import write_json
+from mtsbert.results.unfinished import check_new_file, write_json
 
 
 SPACY_PREFIX = "spacy:"
@@ -304,8 +304,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert evaluate-entitie
         raise ValueError(f"--min_score is {args.min_score}; it must lie in [0, 1].")
     if args.min_score is not None and args.model.startswith(SPACY_PREFIX):
         raise ValueError(f"--min_score is for checkpoints; {args.model} gives no scores.")
-    if args.json is not None and not args.json.parent.is_dir():
-        raise ValueError(f"--json {args.json}: there is no folder {args.json.parent}.")
+    if args.json is not None:
+        check_new_file(args.json)
     golds = [read_gold(path, rows=args.rows, tag_scheme=args.tag_scheme) for path in args.gold]
     settings = {"task": args.task, "precision": args.precision}
     names = {TEACHER: args.teacher, MODEL: args.model}

@@ -132,7 +132,7 @@ def test_where_nothing_is_suspicious_nothing_is_written(audit, tmp_path, capsys)
     ("flags", "message"),
     [
         (["--output", "x.xlsx"], r"x.xlsx: suspicious rows are written as .csv, .jsonl, .parquet"),
-        (["--output", "nowhere/x.csv"], r"nowhere/x.csv: there is no folder nowhere"),
+        (["--output", "nowhere/x.csv"], "nowhere/x.csv cannot be written: there is no folder nowhere"),
         (["--planted_share", "5"], r"--planted_share is 5.0; it must lie between 0 and 1"),
         (["--output", "x.csv", "--share", "0"], r"--share is 0.0; it must lie between 0 and 1"),
         (["--output", "x.csv", "--seed", "-1"], r"--seed is -1; it must be at least 0"),

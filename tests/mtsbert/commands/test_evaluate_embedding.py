@@ -175,7 +175,8 @@ def test_one_column_is_not_both_texts(pairs_file):
         (["--pairs", "x.csv", "--num_resamples", "0"], r"--num_resamples is 0; it must be at least 1"),
         (["--pairs", "x.csv", "--seed", "-1"], r"--seed is -1; it must be at least 0"),
         (["--pairs", "x.csv", "--batch_size", "0"], r"--batch_size is 0; it must be at least 1"),
-        (["--pairs", "x.csv", "--output", "nowhere/x.json"], r"--output nowhere/x.json: there is no folder nowhere"),
+        (["--pairs", "x.csv", "--output", "nowhere/x.json"], "cannot be written: there is no folder nowhere"),
+        (["--pairs", "x.csv", "--output", __file__], "exists already; remove it or name another file"),
         (["--pairs", "x.csv"], r"x.csv: no such file"),
     ],
 )

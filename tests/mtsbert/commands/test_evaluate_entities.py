@@ -355,7 +355,9 @@ def test_the_figures_in_a_file_follow_from_the_seed(command, tmp_path):
         (["--num_resamples", "0"], r"--num_resamples is 0; it must be at least 1"),
         (["--min_score", "2"], r"--min_score is 2.0; it must lie in \[0, 1\]"),
         (["--model", "spacy:any", "--min_score", "0.5"], r"--min_score is for checkpoints; spacy:.* gives no scores"),
-        (["--json", "nowhere/x.json"], r"--json nowhere/x.json: there is no folder nowhere"),
+        (["--json", __file__], "exists already; remove it or name another file"),
+        (["--json", f"{'x' * 300}.json"], "cannot be written"),
+        (["--json", "nowhere/x.json"], "nowhere/x.json cannot be written: there is no folder nowhere"),
     ],
 )
 def test_what_is_wrong_with_the_flags_is_said(command, flags, message):
