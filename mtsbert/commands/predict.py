@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -107,7 +109,7 @@ class InputTexts:
         """
         for file in self.files:
             for number, row in enumerate(stream_rows(file, self.options), start=1):
-                kept = {column: row.get(column) for column in self.keep}
+                kept = {column: _without_nan(row.get(column)) for column in self.keep}
                 pair = {} if self.pair_column is None else {TEXT_PAIR: self._text(row, self.pair_column, file, number)}
                 answered = {**kept, TEXT: self._text(row, self.text_column, file, number), **pair}
                 if columns is not None:
@@ -125,6 +127,15 @@ class InputTexts:
         if text is not None and not isinstance(text, str):
             raise ValueError(f"Row {number} of {file}: the column {column!r} holds {text!r}, which is no text.")
         return text or ""
+
+
+def _without_nan(value: Any) -> Any:
+    """Replaces numbers that JSON does not have by None, as pandas writes them, also within lists and objects."""
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _check_characters(row: dict, file: Path, number: int) -> None:

@@ -182,6 +182,14 @@ def test_kept_columns_that_are_no_text(answer, tmp_path, output):
     assert kept == ([(5, ["a"]), (None, None)] if output == "answers.jsonl" else [("5", '["a"]'), (None, None)])
 
 
+def test_kept_numbers_that_json_does_not_have_are_missing(answer, tmp_path):
+    table = pa.table({"text": ["Lima", "Oslo"], "price": [1.5, float("nan")], "of": [[float("inf"), 2.0], None]})
+    pq.write_table(table, tmp_path / "texts.parquet")
+    rows = answer(tmp_path / "texts.parquet", "--keep", "price", "of")
+    assert [(row["price"], row["of"]) for row in rows] == [(1.5, [None, 2.0]), (None, None)]
+    assert "NaN" not in (tmp_path / "answers.jsonl").read_text()
+
+
 def test_answers_within_the_folder_of_the_texts_are_no_texts(answer, tmp_path):
     write(tmp_path / "texts.csv", TEXTS)
     (tmp_path / "other.jsonl.partial").mkdir()
