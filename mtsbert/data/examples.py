@@ -191,7 +191,7 @@ def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tas
     if source.ranking is not None:
         example[source.ranking] = None if pair is None else 1
     for task, flags in source.label_columns.items():
-        value = _read_flags({label: row.get(label) for label in flags})
+        value = _read_flags({label: row.get(label) for label in flags}, features)
         example[task] = renamed(value, source.label_map.get(task, {}))
     for role, value in row.items():
         if role in (TEXT, TEXT_PAIR, TEXT_NEGATIVE) or role not in source.columns:
@@ -250,7 +250,7 @@ def _read_value(
             return _read_spans(value, text, feature)
         return _read_tags(value, text, words, feature, source.tag_scheme)
     if task["type"] in NUMBER_TYPES:
-        return _read_score(value, task.get("score_range", (-math.inf, math.inf)))
+        return _read_score(_name_of(value, feature), task.get("score_range", (-math.inf, math.inf)))
     if task.get("multi_label"):
         if isinstance(value, str) and source.separator is not None:
             value = [label.strip() for label in value.split(source.separator)]
@@ -304,7 +304,7 @@ def _read_label(value: Any, feature: Any) -> str | None:
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):  # as Label Studio writes a choice
         (value,) = value
     if isinstance(feature, ClassLabel):
-        return None if value < 0 else feature.int2str(value)
+        return _name_of(value, feature)
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, list | dict | bytes) or value == "":
@@ -312,17 +312,32 @@ def _read_label(value: Any, feature: Any) -> str | None:
     return str(value)
 
 
-def _read_flags(values: dict[str, Any]) -> list[str] | None:
+def _name_of(value: Any, feature: Any) -> Any:
+    """The name of an id in a column of a `ClassLabel`, None for a negative one. Other values stay as they are."""
+    if value is None or not isinstance(feature, ClassLabel):
+        return value
+    return None if value < 0 else feature.int2str(value)
+
+
+def _read_flags(values: dict[str, Any], features: Any) -> list[str] | None:
     """Returns the labels whose column says yes; None if all columns are empty."""
-    flags = {label: FLAGS.get(str(value).strip().lower()) for label, value in values.items()}
-    if all(value is None or value != value for value in values.values()):
+    named = {}
+    for label, value in values.items():
+        try:
+            named[label] = _name_of(value, features.get(label))
+        except ValueError as error:
+            raise ValueError(f"column {label!r}: {error}") from None
+    flags = {label: FLAGS.get(str(value).strip().lower()) for label, value in named.items()}
+    if all(value is None or value != value for value in named.values()):
         return None
     if unclear := [label for label, flag in flags.items() if flag is None]:
-        raise ValueError(f"column {unclear[0]!r} holds {values[unclear[0]]!r}; it needs 0 or 1 for its label.")
+        raise ValueError(f"column {unclear[0]!r} holds {named[unclear[0]]!r}; it needs 0 or 1 for its label.")
     return [label for label, flag in flags.items() if flag]
 
 
 def _read_score(value: Any, score_range: tuple[float, float]) -> float | None:
+    if value is None:
+        return None
     try:
         score = math.inf if isinstance(value, bool) or "_" in str(value) else float(value)
     except (TypeError, ValueError):
