@@ -97,6 +97,7 @@ def test_labels_come_from_the_data_and_may_be_renamed(tokenizer):
         ({"a": True}, "has True in it, which is no probability"),
         ([0.5, 0.5], "is not a label"),
         ('{"a": 0.5', "is not JSON"),
+        ('{"a": 0.3, "b": 0.3, "a": 0.7}', "'a' stands twice in one mapping"),
     ],
     ids=str,
 )

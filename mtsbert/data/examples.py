@@ -25,6 +25,7 @@ from entities_mtsbert import OUTSIDE, check_spans, spans_to_tags, tags_to_spans
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import TEXT, TEXT_NEGATIVE, TEXT_PAIR, SourceDataset
 from mtsbert.formats.tag_schemes import TAG_SCHEMES, join_words, to_bio
+from mtsbert.settings import unique_keys
 
 
 DATASET = "dataset"  # column with the number of the dataset that the row comes from
@@ -279,7 +280,7 @@ def _read_probabilities(value: Any, feature: Any) -> list[dict] | None:
     """
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            value = json.loads(value)
+            value = json.loads(value, object_pairs_hook=unique_keys)
         except json.JSONDecodeError as error:
             raise ValueError(f"{value!r} is not JSON ({error}).") from None
     if not isinstance(value, dict):
