@@ -173,6 +173,7 @@ def load_data(
         raise ValueError("There are no `tasks`: name some in the recipe, or as a mapping of names to types.")
     if bad_rows not in BAD_ROWS:
         raise ValueError(f"`bad_rows` is {bad_rows!r}; allowed are {list(BAD_ROWS)}.")
+    _check_max_samples(max_samples or {})
     skipped: list[SkippedRow] | None = [] if bad_rows == SKIP else None
     sources = open_datasets(
         specs_of(data, columns),
@@ -275,6 +276,14 @@ def load_split(
     options = {"columns": columns, "splits": [split], "checkpoint_tasks": tasks, "max_length": max_length}
     options["texts_alone"] = texts_alone
     return load_data(datasets, {}, tokenizer, **options)[split]
+
+
+def _check_max_samples(max_samples: Mapping[str, int | None]) -> None:
+    if not isinstance(max_samples, Mapping) or not set(max_samples) <= set(SPLITS):
+        raise ValueError(f"`max_samples` maps some of {list(SPLITS)} to numbers of rows; got {max_samples!r}.")
+    for split, number in max_samples.items():
+        if number is not None and (type(number) is not int or number < 1):
+            raise ValueError(f"`max_samples` of {split!r} is {number!r}; it must be a whole number of at least 1.")
 
 
 def _let_gold_decide(
