@@ -33,10 +33,22 @@ def check_recipe_tasks(tasks: dict[str, dict]) -> None:
     for name, task in tasks.items():
         try:
             check_task_settings(name, task)
+            _check_named_labels(task.get("labels"))
         except ValueError as error:
             raise ValueError(f"Task {name!r}: {error}") from None
     check_rankings(tasks)
     check_metric_names(tasks)
+
+
+def _check_named_labels(labels: object) -> None:
+    """Raises `ValueError` for labels of a recipe that are no texts, as `[1, 2]` and `[yes, no]` are in YAML."""
+    if labels is None:
+        return
+    if not isinstance(labels, list | tuple) or not all(isinstance(label, str) and label for label in labels):
+        raise ValueError(
+            f"'labels' is {labels!r}; it is a list of texts. In YAML, put numbers, true, false, yes, no and null in "
+            'quotation marks: ["1", "2"].'
+        )
 
 
 METRIC_NAMES = {  # what follows the name of a task in the names of results and in the log

@@ -1,5 +1,7 @@
 """Tests where the labels of a task come from: the recipe, a ClassLabel column, or the values in the data."""
 
+import re
+
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -85,6 +87,23 @@ def test_a_label_that_is_not_in_the_list_is_named_with_its_row():
 def test_a_task_without_any_label_is_named():
     with pytest.raises(ValueError, match="Task 'topic': no row has a label, and the recipe names none"):
         complete_tasks(SEQUENCE, [], {"news": {"train": examples_of([{"text": "x", "topic": None}], SEQUENCE)}})
+
+
+@pytest.mark.parametrize(
+    "labels", [[1, 2], [True, False], ["1", 2], ["1", None], ["1", ""], "ab", {"1": 0, "2": 1}, 2, [["a"]]], ids=str
+)
+def test_labels_that_are_no_list_of_texts_are_refused(labels):
+    message = re.escape(f"Task 'topic': 'labels' is {labels!r}; it is a list of texts. In YAML, put numbers")
+    for tasks in (SEQUENCE, {"topic": TOKENS["ner"]}):
+        with pytest.raises(ValueError, match=message):
+            check_recipe_tasks({"topic": {**tasks["topic"], "labels": labels}})
+
+
+@pytest.mark.parametrize("labels", [["1", "2"], ("1", "2"), None, []], ids=str)
+def test_labels_may_be_texts_or_left_to_the_data(labels):
+    recipe = {"topic": {**SEQUENCE["topic"], "labels": labels}}
+    check_recipe_tasks(recipe)
+    assert complete_tasks(recipe, [], labelled(train=["2", "1"]))["topic"]["labels"] == ["1", "2"]
 
 
 @pytest.mark.parametrize(
