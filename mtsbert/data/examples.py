@@ -86,7 +86,7 @@ def read_examples(
     skipped: list[SkippedRow] | None = None,
 ) -> Dataset:
     """
-    Reads and checks the rows of one split.
+    Reads and checks the rows of one split. Labels keep the names that they have there, whatever `label_map` says.
 
     Args:
         source ([`SourceDataset`]): The dataset.
@@ -192,18 +192,17 @@ def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tas
     if source.ranking is not None:
         example[source.ranking] = None if pair is None else 1
     for task, flags in source.label_columns.items():
-        value = _read_flags({label: row.get(label) for label in flags}, features)
-        example[task] = renamed(value, source.label_map.get(task, {}))
+        example[task] = _read_flags({label: row.get(label) for label in flags}, features)
     for role, value in row.items():
         if role in (TEXT, TEXT_PAIR, TEXT_NEGATIVE) or role not in source.columns:
             continue
         column = source.columns[role]
         try:
-            found = _read_value(value, tasks[role], features[column], text, words, source)
-            example[role] = renamed(found, source.label_map.get(role, {}))
+            example[role] = _read_value(value, tasks[role], features[column], text, words, source)
         except ValueError as error:
             raise ValueError(f"column {column!r}: {error}") from None
-        if example[role] is not None and tasks[role]["type"] in PAIR_TYPES and pair is None:
+        is_labelled = renamed(example[role], source.label_map.get(role, {})) is not None
+        if is_labelled and tasks[role]["type"] in PAIR_TYPES and pair is None:
             raise ValueError(f"column {column!r} compares two texts, but {source.columns[TEXT_PAIR]!r} is empty.")
     return example
 

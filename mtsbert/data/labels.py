@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Collection
 
 import numpy as np
 from datasets import ClassLabel, Dataset
@@ -127,7 +128,8 @@ def complete_tasks(
 ) -> dict[str, dict]:
     """
     Fills in the labels that a recipe leaves out, and checks that all rows have only known labels. In `examples`,
-    labels that differ only in how they are written become one (see `meaning_of`).
+    labels get the names that `label_map` has for them, and those that differ only in how they are written become one
+    (see `meaning_of`).
 
     Args:
         tasks (`dict[str, dict]`): Task name → `{"type", "labels", ...}`, where labels are optional. Entity types may
@@ -147,6 +149,9 @@ def complete_tasks(
     completed = {}
     trains = any("train" in splits for splits in examples.values()) and not trains_on_sample
     reasons: dict[str, dict[str, str]] = {}  # task → label that no row may have → why
+    for source in sources:
+        if source.label_map and source.name in examples:
+            _apply_label_map(source, tasks, {source.name: examples[source.name]})
     for name, task in tasks.items():
         completed[name] = dict(task)
         if task["type"] in SCORE_TYPES:
@@ -179,6 +184,31 @@ def complete_tasks(
             left = rows.select(np.setdiff1d(np.arange(len(rows)), places))
             splits[split] = left.flatten_indices()  # `num_labelled` counts in the table, without its indices
     return completed
+
+
+def _apply_label_map(source: SourceDataset, tasks: dict[str, dict], examples: dict[str, dict[str, Dataset]]) -> None:
+    """Renames the labels of a dataset, however they are written. Warns of names in `label_map` that no label has."""
+    for task, names in source.label_map.items():
+        labels = set().union(*_labels_by_split(task, tasks[task], examples).values())
+        if tasks[task]["type"] != TOKEN_CLASSIFICATION:  # whose columns declare tags
+            labels |= set(_declared_by(source, task) or ())
+        try:
+            new_names = _new_names(labels, names)
+            without = sorted(set(names) - set(spellings(labels, names).values()))
+        except ValueError as error:
+            raise ValueError(f"Dataset {source.name!r}, 'label_map' of {task!r}: {error}") from None
+        if without:
+            logger.warning(
+                f"Dataset {source.name!r}: 'label_map' of {task!r} names {without}, which are no labels of the rows "
+                f"that were read; they have {sorted(labels)[:20]}."
+            )
+        if new_names:
+            _rename(task, new_names, examples)
+
+
+def _new_names(labels: Collection[str], names: dict[str, str | None]) -> dict[str, str | None]:
+    """Maps the labels that a `label_map` names, however they are written, to their new names."""
+    return {label: names[name] for label, name in spellings(labels, names).items()}
 
 
 def _complete_labels(
@@ -246,21 +276,26 @@ def _declared_labels(task: str, settings: dict, sources: list[SourceDataset]) ->
         return None  # for tags, the entity types that occur in the data are used
     declared: dict[str, list[str]] = {}
     for source in sources:
-        if task in source.label_columns:
-            declared[source.name] = renamed(source.label_columns[task], source.label_map.get(task, {}))
-        column = source.columns.get(task)
-        with_column = [rows for rows in source.splits.values() if column in rows.column_names]
-        if not with_column:
-            continue
-        rows = source.splits["train"] if source.splits.get("train") in with_column else with_column[0]
-        feature = rows.features[column]
-        feature = getattr(feature, "feature", feature)  # a list of labels, for a multi-label task
-        if isinstance(feature, ClassLabel):
-            declared[source.name] = renamed(list(feature.names), source.label_map.get(task, {}))
+        if (names := _declared_by(source, task)) is not None:
+            declared[source.name] = renamed(names, _new_names(names, source.label_map.get(task, {})))
     lists = list(declared.values())
     if any(set(names) != set(lists[0]) for names in lists):
         raise ValueError(f"the datasets declare different labels: {declared}. Name them in the recipe.")
     return lists[0] if lists else None
+
+
+def _declared_by(source: SourceDataset, task: str) -> list[str] | None:
+    """The labels that the columns of one dataset declare, by the names that they have there."""
+    if task in source.label_columns:
+        return source.label_columns[task]
+    column = source.columns.get(task)
+    with_column = [rows for rows in source.splits.values() if column in rows.column_names]
+    if not with_column:
+        return None
+    rows = source.splits["train"] if source.splits.get("train") in with_column else with_column[0]
+    feature = rows.features[column]
+    feature = getattr(feature, "feature", feature)  # a list of labels, for a multi-label task
+    return list(feature.names) if isinstance(feature, ClassLabel) else None
 
 
 def _labels_of(value: str | list | None, settings: dict) -> set[str]:
@@ -272,7 +307,7 @@ def _labels_of(value: str | list | None, settings: dict) -> set[str]:
     return set(value) if settings.get("multi_label") else {value}
 
 
-def _rename(task: str, names: dict[str, str], examples: dict[str, dict[str, Dataset]]) -> None:
+def _rename(task: str, names: dict[str, str | None], examples: dict[str, dict[str, Dataset]]) -> None:
     """Replaces labels in all examples."""
     for splits in examples.values():
         for split, rows in splits.items():

@@ -60,7 +60,7 @@ def spellings(labels: Collection[str], known: Collection[str]) -> dict[str, str]
             if len(meant) > 1 or bool(WITH_LEADING_ZERO.match(label)) != bool(WITH_LEADING_ZERO.match(meant[0])):
                 raise ValueError(
                     f"the data has the label {label!r}, and {' and '.join(map(repr, meant))} may be the same or not. "
-                    "Write them alike, or name all of them in the recipe's `labels`."
+                    "Write them alike, or name all of them in the recipe."
                 )
             found[label] = meant[0]
     return found

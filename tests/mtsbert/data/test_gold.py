@@ -82,6 +82,93 @@ def test_spans_whose_label_is_not_known_stay_open(write):
     assert labels(data.examples["train"]) == [["PER", None]]
 
 
+def read_with_map(write, labels: list, names: dict, task: dict | None = None) -> list:
+    rows = [{"text": f"text {row}", "mood": label} for row, label in enumerate(labels)]
+    spec = {"path": write("mapped.jsonl", rows), "label_map": {"mood": names}}
+    task = task or {"type": "sequence_classification"}
+    return load_data({"a": spec}, {"mood": task}).examples["train"]["mood"][:]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "read"),
+    [
+        ([1.0, 2.0, None], {"1": "neg", "2": "pos"}, ["neg", "pos", None]),
+        (["1", "2.0"], {"1.0": "neg", "2": "pos"}, ["neg", "pos"]),
+        ([True, False], {"true": "spam", "false": "ham"}, ["spam", "ham"]),
+        (["a", "unknown ", "unknown", "b"], {"unknown": None}, ["a", None, None, "b"]),
+        (["a", "cafe\u0301", "caf\u00e9", "b"], {"caf\u00e9": "x"}, ["a", "x", "x", "b"]),
+        (["Sci  Tech", "World"], {"Sci Tech": "Tech", "World": "Sports"}, ["Tech", "Sports"]),
+        (["a", "b", "a"], {"a": "b", "b": "a"}, ["b", "a", "b"]),
+        (["us", "US"], {"US": "country"}, ["us", "country"]),
+        (["01", "1"], {"01": "first", "1": "one"}, ["first", "one"]),
+    ],
+    ids=str,
+)
+def test_labels_are_renamed_however_they_are_written(write, caplog, labels, names, read):
+    assert read_with_map(write, labels, names) == read
+    assert "label_map" not in caplog.text
+
+
+def test_several_labels_and_probabilities_are_renamed_however_they_are_written(write):
+    assert read_with_map(write, [["war ", "spy"], ["spy"]], {"war": "drama", "spy": "comedy"}, KINDS["kind"]) == [
+        ["drama", "comedy"],
+        ["comedy"],
+    ]
+    soft = {"type": "sequence_classification", "soft_labels": True}
+    shares = ['{"1.0": 0.25, "2": 0.75}', "2.0"]
+    assert read_with_map(write, shares, {"1": "neg", "2": "pos"}, soft) == [
+        [{"label": "neg", "probability": 0.25}, {"label": "pos", "probability": 0.75}],
+        [{"label": "pos", "probability": 1.0}],
+    ]
+
+
+def test_entity_types_are_renamed_however_they_are_written(write):
+    spans = [{"start": 0, "end": 4, "label": "GPE "}, {"start": 5, "end": 8, "label": "PERSON"}]
+    path = write("a.jsonl", [{"text": "Oslo Ada", "ner": spans}])
+    data = load_data({"a": {"path": path, "label_map": {"ner": {"GPE": None}}}}, {"ner": "token_classification"})
+    assert labels(data.examples["train"]) == [["PERSON"]]
+
+
+def test_declared_labels_are_renamed_however_they_are_written():
+    features = Features({"text": Value("string"), "mood": ClassLabel(names=["neg ", "pos", "unclear"])})
+    rows = Dataset.from_dict({"text": ["a", "b"], "mood": [0, 1]}, features=features)
+    spec = {"dataset": {"train": rows}, "label_map": {"mood": {"neg": "bad", "pos": "good", "unclear": None}}}
+    data = load_data({"a": spec}, {"mood": "sequence_classification"})
+    assert data.tasks["mood"]["labels"] == ["bad", "good"]
+    assert data.examples["train"]["mood"][:] == ["bad", "good"]
+
+
+def test_names_in_a_label_map_that_no_label_has_are_warned_of(write, caplog):
+    assert read_with_map(write, ["Sports", "World"], {"Sprots": None, "World": "News"}) == ["Sports", "News"]
+    (warning,) = [record.message for record in caplog.records if "label_map" in record.message]
+    assert "Dataset 'a': 'label_map' of 'mood' names ['Sprots'], which are no labels of the rows" in warning
+    assert "they have ['Sports', 'World']" in warning
+
+
+def test_a_name_in_a_label_map_may_be_a_label_of_one_split_alone(write, caplog):
+    files = {
+        split: write(f"{split}.jsonl", [{"text": f"a {label}", "mood": label} for label in of_split])
+        for split, of_split in {"train": ["a", "b"], "test": ["a", "c"]}.items()
+    }
+    spec = {"files": files, "label_map": {"mood": {"c": "b"}}}
+    data = load_data({"a": spec}, {"mood": "sequence_classification"})
+    assert data.examples["test"]["mood"][:] == ["a", "b"]
+    assert "label_map" not in caplog.text
+
+
+def test_a_label_that_a_label_map_may_mean_or_not_is_named(write):
+    message = r"Dataset 'a', 'label_map' of 'mood': the data has the label '01', and '1' may be the same or not"
+    with pytest.raises(ValueError, match=message):
+        read_with_map(write, ["01", "2"], {"1": "one"})
+
+
+def test_a_pair_whose_label_is_none_in_a_label_map_needs_no_second_text(write):
+    rows = [{"text": "a", "text_pair": None, "nli": "-"}, {"text": "b", "text_pair": "c", "nli": "yes"}]
+    spec = {"path": write("pairs.jsonl", rows), "label_map": {"nli": {"-": None}}}
+    tasks = {"nli": {"type": "pair_classification", "labels": ["no", "yes"]}}
+    assert load_data({"a": spec}, tasks).examples["train"]["nli"][:] == [None, "yes"]
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
