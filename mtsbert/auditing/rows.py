@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mtsbert.data.examples import read_examples
+from mtsbert.data.labels import join_spellings
 from mtsbert.data.sources import open_datasets
 
 
@@ -14,7 +15,8 @@ TRAIN = "train"
 
 def read_rows(path: Path | str, columns: dict[str, str], tasks: dict[str, dict], **settings) -> list[dict]:
     """
-    Reads the training rows as examples (see `mtsbert/data/examples.py`).
+    Reads the training rows as examples (see `mtsbert/data/examples.py`). Labels that differ only in how they are
+    written are one.
 
     Args:
         path (`Path` or `str`): A file, a prepared folder or a Hub id. Of the latter two, the training split is read.
@@ -27,7 +29,10 @@ def read_rows(path: Path | str, columns: dict[str, str], tasks: dict[str, dict],
     """
     spec = {"path": str(path), "splits": {TRAIN: TRAIN}, "columns": columns, **settings}
     (source,) = open_datasets({str(path): spec}, tasks)
-    return list(read_examples(source, TRAIN, tasks))
+    examples = {source.name: {TRAIN: read_examples(source, TRAIN, tasks)}}
+    for name, task in tasks.items():
+        join_spellings(name, task, examples)
+    return list(examples[source.name][TRAIN])
 
 
 def groups_of(texts: Sequence[str]) -> np.ndarray:

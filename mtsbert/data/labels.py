@@ -237,12 +237,22 @@ def _complete_labels(
                     f"label {label!r} of task {name!r} is in no training row, so it cannot be learned. If that is "
                     "meant, name all labels of the task in the recipe (`labels`)."
                 )
-    if names := {old: new for old, new in meant.items() if old != new}:
-        _rename(name, names, examples)
-        logger.warning(f"Task {name!r}: labels that differ only in how they are written are one: {names}.")
+    _join(name, meant, examples)
     if task["type"] == TOKEN_CLASSIFICATION and OUTSIDE not in labels:
         labels = bio_labels(labels)
     return labels, reasons
+
+
+def join_spellings(task: str, settings: dict, examples: dict[str, dict[str, Dataset]]) -> None:
+    """Makes labels one that differ only in how they are written, as `complete_tasks` does with labels of the data."""
+    labels = set().union(*_labels_by_split(task, settings, examples).values())
+    _join(task, spellings(labels, one_of_each(labels)), examples)
+
+
+def _join(task: str, meant: dict[str, str], examples: dict[str, dict[str, Dataset]]) -> None:
+    if names := {old: new for old, new in meant.items() if old != new}:
+        _rename(task, names, examples)
+        logger.warning(f"Task {task!r}: labels that differ only in how they are written are one: {names}.")
 
 
 def _check_no_numbers(labels: list[str]) -> None:

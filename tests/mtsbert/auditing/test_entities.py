@@ -68,6 +68,17 @@ def test_a_type_that_is_twice_in_a_text_is_in_one_text(tmp_path):
     assert read_entities(path, "text", "entities", num_folds=3).types == ["GPE"]
 
 
+def test_types_that_differ_only_in_how_they_are_written_are_audited_as_one(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    oslo = {"start": 0, "end": 4}
+    labels = ["GPE", "GPE "] * 2
+    rows = [{"text": f"Oslo {row}", "entities": [oslo | {"label": label}]} for row, label in enumerate(labels)]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    read = read_entities(path, "text", "entities", num_folds=3)
+    assert read.types == ["GPE"]
+    assert read.entities == [[oslo | {"label": "GPE"}]] * 4
+
+
 def test_words_and_tags_are_read(tmp_path):
     path = tmp_path / "rows.bio"
     path.write_text("Ada B-PER\nPerez E-PER\nwins O\n\nLea S-PER\nrises O\n")

@@ -1,5 +1,6 @@
 """Tests that suspicious labels are judged by classifiers that have not seen them, and ranked."""
 
+import json
 import re
 
 import numpy as np
@@ -96,6 +97,23 @@ def test_labels_are_read_by_name_and_rows_without_one_or_with_a_rare_one_are_lef
     assert "1 rows of" in caplog.text
     assert "Labels of fewer than 2 texts are left out: {" in caplog.text
     assert set(re.findall(r"'(\w)': 1", caplog.text)) == {"c", "d"}
+
+
+@pytest.mark.parametrize(
+    ("written", "names", "ids"),
+    [
+        (["Sports", "World", "Sports ", "World", "Sports\u00a0"], ["Sports", "World"], [0, 1, 0, 1, 0]),
+        (["1.0", "2", "1", "2.0", "1"], ["1", "2"], [0, 1, 0, 1, 0]),
+        (["US", "us", "US", "us", "us"], ["US", "us"], [0, 1, 0, 1, 1]),
+    ],
+    ids=str,
+)
+def test_labels_that_differ_only_in_how_they_are_written_are_audited_as_one(tmp_path, caplog, written, names, ids):
+    rows = [{"text": f"t{row}", "label": label} for row, label in enumerate(written)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    read = read_texts(tmp_path / "rows.jsonl", "text", "label", num_folds=2)
+    assert (read.names, read.labels.tolist()) == (names, ids)
+    assert ("differ only in how they are written" in caplog.text) == (len(set(written)) > len(names))
 
 
 def test_the_training_rows_of_a_prepared_folder_are_read(tmp_path):
