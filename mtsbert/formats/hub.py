@@ -45,7 +45,7 @@ def _with_other_labels(name: str, loaded: DatasetDict) -> dict[str, Dataset]:
         if split in loaded and any(_differs(url, loaded[split]) for url in _parquet(urls)):
             # Each with its own features. The commit in the URL makes the cache's key.
             parts = [load_dataset("parquet", data_files={"train": DataFilesList([url], [(url,)])}) for url in urls]
-            again[str(split)] = joined([part["train"] for part in parts])
+            again[str(split)] = joined([part["train"] for part in parts], urls)
     return again
 
 

@@ -1,6 +1,8 @@
 """Reads Parquet files. Each gives its labels by its own names, whatever the other files of a dataset call them."""
 
 import json
+import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,9 @@ from datasets import Sequence as SequenceFeature
 from datasets.data_files import DataFilesList
 
 from mtsbert.formats.options import AS_USUAL, FileOptions, Refuse, raise_error
+
+
+logger = logging.getLogger(__name__)
 
 
 def read_parquet(path: Path) -> Dataset:
@@ -26,18 +31,81 @@ def read_parquet(path: Path) -> Dataset:
 
 def read_parquet_files(paths: Sequence[Path]) -> Dataset:
     """Reads the files of one split as one dataset."""
-    return joined([read_parquet(path) for path in paths])
+    return joined([read_parquet(path) for path in paths], paths)
 
 
-def joined(parts: Sequence[Dataset]) -> Dataset:
-    """Concatenates datasets. Where their `ClassLabel`s differ, ids become names."""
-    first = parts[0].features
-    if any(labels_in(part.features) != labels_in(first) for part in parts):
-        parts = [by_name(part) for part in parts]
-        first = parts[0].features
-    if any(part.features != first for part in parts):
-        parts = [part.cast(Features({name: first[name] for name in part.column_names})) for part in parts]
-    return concatenate_datasets(list(parts))
+def joined(parts: Sequence[Dataset], files: Sequence[Path | str]) -> Dataset:
+    """
+    Concatenates the files of one split. Where `ClassLabel`s differ, ids become names. Numbers get a type that holds
+    those of all files. A column that a file lacks is None there, with a warning.
+
+    Args:
+        parts (`Sequence[Dataset]`): The rows of each file.
+        files (`Sequence[Path | str]`): The names of the files, for messages.
+
+    Raises:
+        `ValueError`: naming file and column, for a column whose types do not go together.
+    """
+    named = [by_name(part) if labels_in(part.features) else part for part in parts] if _labels_differ(parts) else parts
+    features = Features()
+    for part in named:
+        for column, feature in part.features.items():
+            try:
+                features[column] = _common(features.get(column, feature), feature)
+            except pa.ArrowException:
+                raise ValueError(
+                    f"The files of a split are one dataset, and column {column!r} is "
+                    f"{_types_of(column, parts, files)}. Write it alike in all of them."
+                ) from None
+    for column in features:
+        if without := [file for part, file in zip(parts, files, strict=True) if column not in part.column_names]:
+            logger.warning(
+                f"{len(without):,} of {len(files):,} files of a split have no column {column!r}, {without[0]} among "
+                "them: it is empty in their rows."
+            )
+    return concatenate_datasets([_cast(part, features, file) for part, file in zip(named, files, strict=True)])
+
+
+def _labels_differ(parts: Sequence[Dataset]) -> bool:
+    """Whether a column has a `ClassLabel` in one file, and in another one other names, or other values."""
+    of_columns: dict[str, list] = defaultdict(list)
+    for part in parts:
+        for column, feature in part.features.items():
+            if feature != Value("null"):
+                of_columns[column].append(feature)
+    return any(any(map(labels_in, found)) and found != found[:1] * len(found) for found in of_columns.values())
+
+
+def _common(first: Any, second: Any) -> Any:
+    """The feature that holds the values of both. Raises `pa.ArrowException` if there is none."""
+    if first == second:
+        return first
+    schemas = [Features({"": feature}).arrow_schema.remove_metadata() for feature in (first, second)]
+    if pa.null() in (types := [schema.types[0] for schema in schemas]):
+        return second if types[0] == pa.null() else first
+    return Features.from_arrow_schema(pa.unify_schemas(schemas, promote_options="permissive"))[""]
+
+
+def _types_of(column: str, parts: Sequence[Dataset], files: Sequence[Path | str]) -> str:
+    """Lists the types that a column has, each with the first file that has it."""
+    found: dict[str, Path | str] = {}
+    for part, file in zip(parts, files, strict=True):
+        if (feature := part.features.get(column, Value("null"))) != Value("null"):
+            kind = "ClassLabel" if labels_in(feature) else str(Features({column: feature}).arrow_schema.types[0])
+            found.setdefault(kind, file)
+    return " and ".join(f"{kind} in {file}" for kind, file in found.items())
+
+
+def _cast(part: Dataset, features: Features, file: Path | str) -> Dataset:
+    for column in part.column_names:
+        if part.features[column] != features[column]:
+            try:
+                part = part.cast(Features(part.features | {column: features[column]}))
+            except (pa.ArrowException, TypeError) as error:
+                raise ValueError(
+                    f"{file}: column {column!r} cannot be read as in the other files of its split ({error})."
+                ) from None
+    return part
 
 
 def labels_in(feature: Any) -> Any:

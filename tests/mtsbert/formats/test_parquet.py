@@ -1,5 +1,9 @@
 """Tests that each Parquet file gives its labels by its own names."""
 
+import datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
@@ -69,6 +73,107 @@ def test_files_with_integers_of_another_width_are_joined(tmp_path):
         rows = Dataset.from_dict({"text": ["x"], "label": [number]}, features=features)
         rows.to_parquet(tmp_path / f"train-{number}.parquet")
     assert labels_of(tmp_path, "train") == ["0", "1"]
+
+
+def values_of(folder, *columns: pa.Array | None) -> list:
+    """The labels of a split of several files, each with a column of labels, or none."""
+    for number, column in enumerate(columns):
+        texts = pa.array(["x"] * (1 if column is None else len(column)))
+        table = pa.table({"text": texts} | ({} if column is None else {"label": column}))
+        pq.write_table(table, folder / f"train-{number}.parquet")
+    (source,) = open_datasets({"news": {"path": str(folder)}}, TOPIC)
+    return source.splits["train"]["label"][:]
+
+
+SPAN = {"start": 0, "end": 1, "label": "A"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "values"),
+    [
+        ([pa.array([1, 0]), pa.array([2.5, None])], [1.0, 0.0, 2.5, None]),
+        ([pa.array([2.5]), pa.array([1])], [2.5, 1.0]),
+        ([pa.array([1], pa.int8()), pa.array([300])], [1, 300]),
+        ([pa.array([1.0], pa.float32()), pa.array([1e300])], [1.0, 1e300]),
+        ([pa.array([None, None]), pa.array(["a"])], [None, None, "a"]),
+        ([pa.array(["a"]), pa.array([None]), pa.array([None])], ["a", None, None]),
+        ([None, pa.array(["a"])], [None, "a"]),
+        ([pa.array(["a"]), None], ["a", None]),
+        ([pa.array(["a"]), pa.array(["b"], pa.large_string())], ["a", "b"]),
+        ([pa.array([[], None], pa.list_(pa.null())), pa.array([["a"]])], [[], None, ["a"]]),
+        ([pa.array([[SPAN]]), pa.array([[SPAN | {"note": "x"}]])], [[SPAN | {"note": None}], [SPAN | {"note": "x"}]]),
+        ([pa.array([True]), pa.array([None]), pa.array([False])], [True, None, False]),
+    ],
+)
+def test_files_of_one_split_are_joined_in_a_type_that_holds_the_values_of_all(tmp_path, columns, values):
+    found = values_of(tmp_path, *columns)
+    assert found == values
+    assert list(map(type, found)) == list(map(type, values))
+
+
+@pytest.mark.parametrize(
+    ("columns", "types"),
+    [
+        ([pa.array([True]), pa.array([2])], ("bool", "int64")),
+        ([pa.array([1]), pa.array([True])], ("int64", "bool")),
+        ([pa.array(["a"]), pa.array([1])], ("string", "int64")),
+        ([pa.array([1]), pa.array(["1"])], ("int64", "string")),
+        ([pa.array([True]), pa.array(["yes"])], ("bool", "string")),
+        ([pa.array([1]), pa.array([[1]])], ("int64", "list<item: int64>")),
+        ([pa.array([[1]]), pa.array([["a"]])], ("list<item: int64>", "list<item: string>")),
+        ([pa.array([datetime.date(2026, 1, 1)]), pa.array(["2026"])], (r"date32\[day\]", "string")),
+    ],
+)
+def test_types_in_the_files_of_one_split_that_do_not_go_together_are_named(tmp_path, columns, types):
+    message = (
+        rf"Dataset 'news': .*, and column 'label' is {types[0]} in \S*train-0.parquet and {types[1]} in "
+        r"\S*train-1.parquet. Write it alike"
+    )
+    with pytest.raises(ValueError, match=message):
+        values_of(tmp_path, *columns)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [[pa.array([2**53 + 1]), pa.array([2.5])], [pa.array([2**64 - 1], pa.uint64()), pa.array([-1])]],
+    ids=["float64", "int64"],
+)
+def test_a_number_that_would_not_stay_the_same_is_named_with_its_file(tmp_path, columns):
+    with pytest.raises(ValueError, match=r"train-0.parquet: column 'label' cannot be read as in the other files"):
+        values_of(tmp_path, *columns)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_ids_of_classes_and_plain_numbers_are_not_joined(tmp_path, is_first):
+    write(tmp_path / f"train-{0 if is_first else 1}.parquet", ["good"], [1], ["1", "2"])
+    table = pa.table({"text": ["bad"], "label": [1]})
+    pq.write_table(table, tmp_path / f"train-{1 if is_first else 0}.parquet")
+    types = ("ClassLabel", "int64") if is_first else ("int64", "ClassLabel")
+    message = rf"column 'label' is {types[0]} in \S*train-0.parquet and {types[1]} in \S*train-1.parquet"
+    with pytest.raises(ValueError, match=message):
+        labels_of(tmp_path, "train")
+
+
+def test_names_of_classes_are_joined_with_names(tmp_path):
+    write(tmp_path / "train-0.parquet", ["good", "none"], [1, -1], ["neg", "pos"])
+    pq.write_table(pa.table({"text": ["bad"], "label": ["neg"]}), tmp_path / "train-1.parquet")
+    assert labels_of(tmp_path, "train") == ["pos", None, "neg"]
+
+
+def test_classes_keep_their_order_where_other_files_have_no_label(tmp_path):
+    write(tmp_path / "train-0.parquet", ["good", "bad"], [0, 1], ["pos", "neg"])
+    pq.write_table(pa.table({"text": ["a"], "label": pa.array([None])}), tmp_path / "train-1.parquet")
+    pq.write_table(pa.table({"text": ["b"]}), tmp_path / "train-2.parquet")
+    data = load_data({"news": {"path": str(tmp_path)}}, TOPIC)
+    assert data.tasks["label"]["labels"] == ["pos", "neg"]
+    assert data.examples["train"]["label"][:] == ["pos", "neg", None, None]
+
+
+def test_a_column_that_a_file_of_a_split_lacks_is_warned_of_once(tmp_path, caplog):
+    assert values_of(tmp_path, pa.array(["a"]), None, None) == ["a", None, None]
+    (warning,) = [record.message for record in caplog.records if "no column" in record.message]
+    assert warning.startswith("2 of 3 files of a split have no column 'label', ")
+    assert "train-1.parquet among them: it is empty in their rows" in warning
 
 
 @pytest.mark.parametrize("folder", ["data[2024]", "what?", "a*b", ".hidden", "{x}", "10%", "a b"])
