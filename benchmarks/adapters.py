@@ -4,7 +4,7 @@ python benchmarks/adapters.py --config recipes/ag_news_minilm.yaml --rows 8000 -
 
 As in adaptive_freezing.py, the ways take turns, without `embedding_distillation` and `num_task_layers`. Adapters start
 from nothing and need a higher learning rate than the weights of the encoder. `everywhere` puts them beside all linear
-layers instead of queries and values alone.
+layers instead of queries and values alone, and they learn three times as fast there.
 """
 
 from adaptive_freezing import compare
@@ -13,7 +13,7 @@ from adaptive_freezing import compare
 RATE = "--learning_rate=1e-3"
 WAYS = {
     "lora_8": ["--lora_r=8", RATE],
-    "lora_8_everywhere": ["--lora_r=8", "--lora_target", "query", "key", "value", "dense", RATE],
+    "lora_8_everywhere": ["--lora_r=8", "--lora_target", "query", "key", "value", "dense", "--learning_rate=3e-3"],
     "lora_32": ["--lora_r=32", "--lora_alpha=64", RATE],
     "bitfit": ["--bitfit", RATE],
 }
