@@ -24,6 +24,7 @@ from configuration_mtsbert import NUMBER_TYPES, PAIR_RANKING, PAIR_TYPES, TOKEN_
 from entities_mtsbert import OUTSIDE, check_spans, spans_to_tags, tags_to_spans
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import TEXT, TEXT_NEGATIVE, TEXT_PAIR, SourceDataset
+from mtsbert.formats.marked_spans import in_characters
 from mtsbert.formats.tag_schemes import TAG_SCHEMES, join_words, to_bio
 from mtsbert.settings import unique_keys
 
@@ -44,7 +45,7 @@ def fingerprint_of(rows: Dataset, *settings) -> str:
     digest = hashlib.sha256(rows._fingerprint.encode())
     digest.update(json.dumps(settings, sort_keys=True).encode())
     ours = (FOLDER / "examples.py", FOLDER / "features.py", FOLDER / "swapping.py")
-    for file in (*ours, *(Path(inspect.getfile(function)) for function in (spans_to_tags, to_bio))):
+    for file in (*ours, *(Path(inspect.getfile(function)) for function in (spans_to_tags, to_bio, in_characters))):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -247,7 +248,7 @@ def _read_value(
         if not isinstance(value, list):
             raise ValueError(f"{value!r} is neither a list of {{start, end, label}} nor a list of tags.")
         if words is None:
-            return _read_spans(value, text, feature)
+            return _read_spans(value, text, feature, source.columns[TEXT])
         return _read_tags(value, text, words, feature, source.tag_scheme)
     if task["type"] in NUMBER_TYPES:
         return _read_score(_name_of(value, feature), task.get("score_range", (-math.inf, math.inf)))
@@ -352,7 +353,7 @@ def _read_score(value: Any, score_range: tuple[float, float]) -> float | None:
     return score
 
 
-def _read_spans(value: list, text: str, feature: Any) -> list[dict[str, Any]]:
+def _read_spans(value: list, text: str, feature: Any, column: str) -> list[dict[str, Any]]:
     names = _feature_of_labels(feature)
     for span in value:
         has_borders = isinstance(span, dict) and span.get("start") is not None and span.get("end") is not None
@@ -360,6 +361,7 @@ def _read_spans(value: list, text: str, feature: Any) -> list[dict[str, Any]]:
             raise ValueError(f"entity {span!r} needs 'start', 'end' and 'label'; tags need a 'text' of words.")
         if isinstance(span["label"], list | dict | bytes) or span["label"] == "":
             raise ValueError(f"entity {span!r} has a label that is none.")
+    value = in_characters(value, text, column)
     check_spans(value, text)
     labels = [None if span["label"] is None else _read_label(span["label"], names) for span in value]
     return [
@@ -380,10 +382,11 @@ def _read_tags(
     if len(value) != len(words):
         raise ValueError(f"{len(value)} tags for {len(words)} words.")
     names = getattr(feature, "feature", None)
-    tags, unknown = list(value), []
+    tags = list(value)
     if isinstance(names, ClassLabel):
-        unknown = [word for word, tag in zip(words, value, strict=True) if tag is not None and tag < 0]
-        tags = [names.int2str(tag) if tag is None or tag >= 0 else OUTSIDE for tag in value]
+        tags = [None if tag is None or tag < 0 else names.int2str(tag) for tag in value]
+    unknown = [word for word, tag in zip(words, tags, strict=True) if tag is None]
+    tags = [OUTSIDE if tag is None else tag for tag in tags]
     if not all(isinstance(tag, str) for tag in tags):
         raise ValueError(f"tags are strings, or a list of a ClassLabel; got {value!r}.")
     try:

@@ -1,9 +1,11 @@
 """Reads the files of annotation tools as plain rows: doccano, Label Studio, Prodigy, GLiNER, spaCy.
 
-Entities become lists of `{"start", "end", "label"}` in characters of the text, `end` exclusive.
+Entities become lists of `{"start", "end", "label"}` in characters of the text, `end` exclusive. What a tool says of
+their place is kept beside that: `"text"`, the words that were marked, and `"to_name"`, the column of their text.
 """
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ def plain_row(row: Any) -> Any:
     |---|---|---|
     | doccano, spaCy 2 | `"label": [[0, 4, "ORG"]]` in any column | entities |
     | spaCy 2 | `["the text", {"entities": [[0, 4, "ORG"]]}]` | columns `text`, `entities` |
-    | Label Studio, JSON | `"data"` and `"annotations"`; the first annotation that was not cancelled counts | the columns of `data`, and one for each control of the interface, called by its name |
+    | Label Studio, JSON | `"data"` and `"annotations"`; the first annotation that was not cancelled counts | the columns of `data`, and one for each control of the interface, called by its name; choices for a part of a text are left out |
     | Label Studio, JSON-MIN | entities with `"labels": ["ORG"]` | entities |
     | Prodigy | `"answer": "reject"` or `"ignore"` | a row without labels |
     | GLiNER | `"tokenized_text"` and `"ner": [[0, 1, "ORG"]]`, with numbers of words and the last one included | words and BIO tags, in the same columns |
@@ -74,7 +76,8 @@ def _with_one_label(span: dict) -> dict:
     labels = span["labels"]
     if not isinstance(labels, list) or len(labels) != 1:
         raise ValueError(f"an entity has one label; this one has {labels!r}: {span}.")
-    return {"start": span["start"], "end": span["end"], "label": labels[0]}
+    kept = {key: span[key] for key in ("start", "end", "text", "to_name") if key in span}
+    return {**kept, "label": labels[0]}
 
 
 def _of_label_studio(row: dict) -> dict:
@@ -88,29 +91,33 @@ def _of_label_studio(row: dict) -> dict:
         if name in row["data"]:
             raise ValueError(f"its data and its labelling interface both have {name!r}; rename one.")
         if "labels" in value and "start" in value:
-            columns.setdefault(name, []).append(value)
-        elif isinstance(value.get("choices"), list):
-            columns[name] = value["choices"]  # a list in every row: of a single choice, it has one label
+            of_text = {"to_name": result["to_name"]} if result.get("to_name") in list(row["data"]) else {}
+            columns.setdefault(name, []).append(value | of_text)
+        elif isinstance(value.get("choices"), list) and "start" not in value:
+            if columns.setdefault(name, value["choices"]) != value["choices"]:
+                raise ValueError(f"{name!r} has two answers, {columns[name]!r} and {value['choices']!r}.")
     return {column: _entities(value) for column, value in columns.items()}
 
 
-def _tags(entities: list, num_words: int) -> list[str]:
-    """GLiNER's entities, `[first word, last word, label]`, as BIO tags."""
-    tags = [OUTSIDE] * num_words
+def _tags(entities: list, num_words: int) -> list[str | None]:
+    """GLiNER's entities, `[first word, last word, label]`, as BIO tags; None where the label is."""
+    tags: list[str | None] = [OUTSIDE] * num_words
     for entity in entities:
         if not _is_triple(entity) or not 0 <= entity[0] <= entity[1] < num_words:
             raise ValueError(f"entity {entity!r} is not [first word, last word, label] of {num_words} words.")
         first, last, label = entity
         if any(tag != OUTSIDE for tag in tags[first : last + 1]):
             raise ValueError(f"entity {entity!r} overlaps another one.")
-        tags[first : last + 1] = [f"B-{label}", *[f"I-{label}"] * (last - first)]
+        in_bio = [f"B-{label}", *[f"I-{label}"] * (last - first)]
+        tags[first : last + 1] = [None] * len(in_bio) if label is None else in_bio
     return tags
 
 
 def docbin_rows(path: Path, options: FileOptions = AS_USUAL, refuse: Refuse = raise_error) -> Iterator[dict]:
     """
     Yields the texts of a spaCy `DocBin` as the columns `text`, `entities` and `cats`, the categories with a score of
-    at least 0.5. Entities are None where the file does not say which tokens are entities.
+    at least 0.5. Entities are None where the file says of no token whether it is part of one; where it does not say so
+    of some, these are spans without a label.
     """
     import spacy
     from spacy.tokens import DocBin
@@ -120,9 +127,19 @@ def docbin_rows(path: Path, options: FileOptions = AS_USUAL, refuse: Refuse = ra
     except Exception as error:  # msgpack, zlib and spaCy raise different errors for broken files
         raise ValueError(f"{path} is not a DocBin of spaCy ({type(error).__name__}: {error}).") from None
     for doc in docs:
-        spans = [{"start": span.start_char, "end": span.end_char, "label": span.label_} for span in doc.ents]
         yield {
             "text": doc.text,
-            "entities": spans if doc.has_annotation("ENT_IOB") else None,
+            "entities": _spans_of(doc) if doc.has_annotation("ENT_IOB") else None,
             "cats": [label for label, score in doc.cats.items() if score >= 0.5] if doc.cats else None,
         }
+
+
+def _spans_of(doc: Any) -> list[dict]:
+    """The entities of a `Doc`, and every run of tokens of which it is unknown whether they are entities."""
+    spans = [{"start": span.start_char, "end": span.end_char, "label": span.label_} for span in doc.ents]
+    for is_unknown, tokens in groupby(doc, key=lambda token: token.ent_iob == 0):
+        visible = [token for token in tokens if not token.is_space]
+        if is_unknown and visible:
+            end = visible[-1].idx + len(visible[-1])
+            spans.append({"start": visible[0].idx, "end": end, "label": None})
+    return sorted(spans, key=lambda span: span["start"])

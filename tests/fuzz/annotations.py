@@ -63,7 +63,8 @@ def label_studio(one: Annotated) -> tuple[Any, dict]:
         for span in reversed(one.spans)
     ]
     row = {"id": 1, "data": {"text": one.text}, "annotations": [{"id": 2, "result": result}]}
-    return row, {"text": one.text, **({"label": one.spans} if one.spans else {})}
+    marked = [span | {"text": "", "to_name": "text"} for span in one.spans]
+    return row, {"text": one.text, **({"label": marked} if marked else {})}
 
 
 def label_studio_min(one: Annotated) -> tuple[Any, dict]:

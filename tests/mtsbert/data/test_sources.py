@@ -244,6 +244,12 @@ def test_a_wrong_row_is_named_with_dataset_split_row_and_column(write, tasks, ch
         examples_of(write("a.jsonl", [{**GOOD, **change}]), tasks)
 
 
+def test_a_word_whose_tag_is_null_is_left_open(write):
+    rows = [{"text": ["Oslo", "wins", "it"], "ner": ["B-GPE", None, "O"]}]
+    (row,) = examples_of(write("a.jsonl", rows), {"ner": {"type": "token_classification"}})
+    assert row["ner"] == [{"start": 0, "end": 4, "label": "GPE"}, {"start": 5, "end": 9, "label": None}]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

@@ -88,6 +88,71 @@ def test_one_choice_and_several_of_label_studio_are_labels_of_one_task(tmp_path)
     assert read_examples(source, "train", kinds)["kind"][:] == [["a", "b"], ["Sports"]]
 
 
+def label_studio(results: list[dict], **data) -> list[dict]:
+    return [{"data": data, "annotations": [{"result": results}]}]
+
+
+def marking(words: str | None, start: int, end: int, to_name: str = "text") -> dict:
+    """A `SPAN` of Label Studio that marks these words."""
+    return SPAN | {"to_name": to_name, "value": {"start": start, "end": end, "text": words, "labels": ["GPE"]}}
+
+
+COLUMNS = {"text": "text", "label": "ner"}
+OF_JAVASCRIPT = [{"start": 0, "end": 2, "label": "GPE"}, {"start": 3, "end": 7, "label": "GPE"}]  # in "😀 Oslo"
+
+
+@pytest.mark.parametrize("words", ["Oslo", " Oslo\n", None, ""])
+def test_words_that_were_marked_are_those_of_the_text(tmp_path, words):
+    rows = label_studio([marking(words, 2, 6)], text="😀 Oslo wins")
+    assert read(tmp_path, rows, columns=COLUMNS)[0]["ner"] == [{"start": 2, "end": 6, "label": "GPE"}]
+
+
+def test_places_in_utf16_become_characters(tmp_path):
+    expected = [{"start": 0, "end": 1, "label": "GPE"}, {"start": 2, "end": 6, "label": "GPE"}]
+    rows = label_studio(
+        [marking(None, 0, 2), marking("Oslo", 3, 7)], text="😀 Oslo"
+    )  # one span has no words to compare
+    assert read(tmp_path, rows, columns=COLUMNS)[0]["ner"] == expected
+    spans = [
+        {"start": 0, "end": 2, "label": "GPE", "text": "😀"},
+        {"start": 3, "end": 7, "label": "GPE", "text": "Oslo"},
+    ]
+    rows = [{"text": "😀 Oslo", "spans": spans, "answer": "accept", "_task_hash": 1}]
+    assert read(tmp_path, rows, "b.jsonl", columns={"text": "text", "spans": "ner"})[0]["ner"] == expected
+
+
+@pytest.mark.parametrize(
+    ("results", "message"),
+    [
+        ([marking("Oslo", 4, 8)], "marks 'Oslo', and 'lo w' stands there.*count UTF-16"),
+        ([marking("Oslo", 3, 7), marking("wins", 7, 11)], "marks 'Oslo', and 'slo ' stands"),  # counted in two ways
+        ([marking("Oslo", 3, 7), marking(None, 1, 2)], "marks 'Oslo', and 'slo ' stands"),  # 1 is inside of the emoji
+        ([marking("Lima", 0, 4, to_name="title")], "was marked in 'title'; the texts are those of 'text'"),
+    ],
+)
+def test_marks_of_another_place_or_text_are_refused(tmp_path, results, message):
+    rows = label_studio(results, text="😀 Oslo wins", title="Lima")
+    with pytest.raises(ValueError, match=rf"Row 0 of dataset 'news', .*column 'label': entity .*{message}"):
+        read(tmp_path, rows, columns=COLUMNS)
+
+
+def test_marks_belong_to_the_text_that_they_name(tmp_path):
+    rows = label_studio([marking("Lima", 0, 4, to_name="title")], text="Oslo wins", title="Lima")
+    found = read(tmp_path, rows, columns={"title": "text", "label": "ner"})
+    assert found == [{"text": "Lima", "ner": [{"start": 0, "end": 4, "label": "GPE"}]}]
+
+
+def test_a_text_whose_column_is_called_otherwise_than_its_place_in_the_interface(tmp_path):
+    rows = label_studio([marking("Oslo", 0, 4)], body="Oslo wins")
+    assert read(tmp_path, rows, columns={"body": "text", "label": "ner"})[0]["ner"] == OSLO
+
+
+def test_choices_for_a_part_of_a_text_are_no_labels_of_the_text(tmp_path):
+    of_part = CHOICE | {"value": {"start": 0, "end": 4, "text": "Oslo", "choices": ["Politics"]}}
+    (tmp_path / "a.json").write_text(json.dumps(label_studio([of_part, CHOICE, CHOICE], text="Oslo wins")))
+    assert read_file(tmp_path / "a.json").to_list() == [{"text": "Oslo wins", "topic": ["Sports"]}]
+
+
 def test_answers_of_prodigy(tmp_path):
     span = {"start": 0, "end": 4, "token_start": 0, "token_end": 0, "label": "GPE"}
     row = {
@@ -118,6 +183,30 @@ def test_words_of_gliner(tmp_path):
     ]
 
 
+def test_an_entity_of_gliner_without_a_label_is_unknown(tmp_path):
+    rows = [{"tokenized_text": ["In", "New", "York", "Oslo"], "ner": [[1, 2, None], [3, 3, "GPE"]]}]
+    assert read(tmp_path, rows, "a.json", columns={"tokenized_text": "text", "ner": "ner"})[0]["ner"] == [
+        {"start": 3, "end": 6, "label": None},
+        {"start": 7, "end": 11, "label": None},
+        {"start": 12, "end": 16, "label": "GPE"},
+    ]
+
+
+def test_tokens_of_a_docbin_that_nobody_annotated_are_left_open(tmp_path):
+    nlp = spacy.blank("en")
+    some, one, space = nlp("Ada Perez joins  Nimbus."), nlp("Lima wins it"), nlp("Lima \n")
+    some.set_ents([some.char_span(0, 9, "PERSON")], default="missing")
+    one.set_ents([], missing=[one[0:1]], default="outside")
+    space.set_ents([space.char_span(0, 4, "GPE")], default="missing")
+    DocBin(docs=[some, one, space]).to_disk(tmp_path / "a.spacy")
+    found = read(tmp_path, None, "a.spacy", columns={"text": "text", "entities": "ner"})
+    assert [row["ner"] for row in found] == [
+        [{"start": 0, "end": 9, "label": "PERSON"}, {"start": 10, "end": 24, "label": None}],
+        [{"start": 0, "end": 4, "label": None}],
+        [{"start": 0, "end": 4, "label": "GPE"}],
+    ]
+
+
 def test_a_docbin_of_spacy(tmp_path):
     nlp = spacy.blank("en")
     doc, other = nlp("Oslo wins"), nlp("No one")
@@ -138,6 +227,7 @@ def test_a_docbin_of_spacy(tmp_path):
             "an entity has one label; this one has",
         ),
         ({"data": {"label": "a"}, "annotations": [{"result": [SPAN]}]}, "both have 'label'; rename one"),
+        (label_studio([CHOICE, CHOICE | {"value": {"choices": ["World"]}}], text="x")[0], "'topic' has two answers"),
         ({"tokenized_text": ["a"], "ner": [[0, 1, "A"]]}, "is not .first word, last word, label. of 1 words"),
         ({"tokenized_text": ["a"], "ner": [[0, 0, "A"], [0, 0, "B"]]}, "overlaps another one"),
     ],
