@@ -75,9 +75,7 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_mtsbert.MTSBertForSequenceClassification",
     "AutoModelForTokenClassification": "modeling_mtsbert.MTSBertForTokenClassification",
 }
-CUSTOM_PIPELINES = {
-    "multi-task": {"impl": "pipeline_mtsbert.MTSBertPipeline", "pt": ["AutoModel"], "type": "text"},
-}
+CUSTOM_PIPELINES = {"multi-task": {"impl": "pipeline_mtsbert.MTSBertPipeline", "pt": ["AutoModel"], "type": "text"}}
 # Settings by which a `config.json` would have transformers fetch code, or open other weights than the checkpoint's.
 CODE_SETTINGS = ("auto_map", "custom_pipelines", "trust_remote_code")
 KERNEL_SETTINGS = tuple(f"{prefix}{kind}_implementation" for kind in ("attn", "experts") for prefix in ("", "_"))
@@ -231,8 +229,7 @@ def check_weights(name_or_path: str | Path | None, *, variant: str | None = None
             if variant is not None:
                 stem, _, suffix = name.rpartition(".")
                 name = f"{stem}.{variant}.{suffix}"
-            found = cached_file(name_or_path, name, **hub, **dict.fromkeys(quietly, False))
-            if found is not None:
+            if (found := cached_file(name_or_path, name, **hub, **dict.fromkeys(quietly, False))) is not None:
                 break
         is_index = found is not None and found.endswith(".json")
         parts = json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values() if is_index else []

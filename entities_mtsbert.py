@@ -7,9 +7,10 @@ None, it is unknown whether an entity is there, and the span is neither learned 
 of entities, `B-X` for the first position of an entity of type `X`, and `I-X` for those that follow.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -89,11 +90,7 @@ class TaggedSpans(NamedTuple):
 
 
 def spans_to_tags(
-    spans: Sequence[dict],
-    offsets: Sequence[tuple[int, int]],
-    label2id: dict[str, int],
-    *,
-    truncated: bool = False,
+    spans: Sequence[dict], offsets: Sequence[tuple[int, int]], label2id: dict[str, int], *, truncated: bool = False
 ) -> TaggedSpans:
     """Turns spans into one tag id per position.
 
@@ -128,9 +125,8 @@ def spans_to_tags(
         num_truncated += known and cut
         num_unaligned += known and not cut and not aligned
         for rank, position in enumerate(inside):
-            prefix = "I" if rank else "B"
-            learned = known and aligned and not cut
-            tags[position] = label2id[f"{prefix}-{span['label']}"] if learned else IGNORE_INDEX
+            tag = f"{'I' if rank else 'B'}-{span['label']}"
+            tags[position] = label2id[tag] if known and aligned and not cut else IGNORE_INDEX
     return TaggedSpans(tags, num_unaligned, num_truncated)
 
 
@@ -144,8 +140,7 @@ def tags_to_spans(tags: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
     Returns:
         Spans in order. Besides `start`, `end` and `label`, each has the `first` and `last` position that it covers.
     """
-    spans: list[dict] = []
-    previous = OUTSIDE
+    spans, previous = [], OUTSIDE
     for position, (tag, (start, end)) in enumerate(zip(tags, offsets, strict=True)):
         if tag in ("B-", "I-"):
             raise ValueError(f"tag {tag!r} at position {position} names no entity type.")
@@ -156,11 +151,26 @@ def tags_to_spans(tags: Sequence[str], offsets: Sequence[tuple[int, int]]) -> li
                 raise ValueError(
                     f"tag {tag!r} at position {position} follows {previous!r}; in BIO, 'I-X' continues 'B-X' or 'I-X'."
                 )
-            spans[-1].update(end=end, last=position)
+            spans[-1].update(end=max(end, spans[-1]["end"]), last=position)
         elif tag != OUTSIDE:
             raise ValueError(f"tag {tag!r} at position {position} is not BIO ('O', 'B-X' or 'I-X').")
         previous = tag
     return spans
+
+
+def tags_of_characters(tags: Sequence[str], offsets: Sequence[tuple[int, int]]) -> Iterator[str]:
+    """
+    Lets the first piece of a character decide for those that share it, as in byte-level BPE, so that entities begin
+    and end with a character: `["O", "B-X", "I-X"]` at `[(0, 1), (0, 1), (1, 2)]` → `["O", "O", "B-X"]`.
+    """
+    before, reached = OUTSIDE, 0
+    for tag, (start, end) in zip(tags, offsets, strict=True):
+        if start < reached:
+            tag = OUTSIDE if before == OUTSIDE else f"I-{before[2:]}"
+        elif tag.startswith("I-") and before[2:] != tag[2:]:
+            tag = f"B-{tag[2:]}"
+        before, reached = tag, max(reached, end)
+        yield tag
 
 
 def decode_tags(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
@@ -228,12 +238,10 @@ def _may_follow(labels: tuple[str, ...]) -> torch.Tensor:
 
 def _viterbi(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str]) -> torch.Tensor:
     num_texts, num_positions, num_tags = scores.shape
-    outside = labels.index(OUTSIDE)
     inner = torch.tensor([k for k, label in enumerate(labels) if label.startswith("I-")], device=scores.device)
     begin = torch.tensor([labels.index(f"B-{labels[k][2:]}") for k in inner.tolist()], device=scores.device)
     scores = torch.log_softmax(scores.float(), dim=-1)
-    only_outside = torch.full((num_tags,), -torch.inf, device=scores.device)
-    only_outside[outside] = 0.0
+    only_outside = torch.tensor([0.0 if tag == OUTSIDE else -torch.inf for tag in labels], device=scores.device)
     scores = torch.where(text_mask.unsqueeze(-1), scores, only_outside)  # (B, T, K)
 
     best = only_outside.expand(num_texts, num_tags)  # score of the best path that ends in each tag
@@ -257,10 +265,7 @@ def _viterbi(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str
 
 
 def entities_of(
-    texts: list[str],
-    offsets: list[list[tuple[int, int]]],
-    scores: list[torch.Tensor],
-    settings: dict,
+    texts: list[str], offsets: list[list[tuple[int, int]]], scores: list[torch.Tensor], settings: dict
 ) -> list[list[dict]]:
     """
     The entities of each text.
@@ -271,7 +276,7 @@ def entities_of(
         scores (`list[torch.Tensor]` of shapes `(T, K)`): Log-probabilities of the tags at these positions.
         settings (`dict`): Settings of the token task: its labels, its calibration and its thresholds.
     """
-    found: list[list[dict]] = [[] for _ in texts]
+    labels, found = settings["labels"], [[] for _ in texts]
     groups: list[list[int]] = []
     for row in sorted((row for row in range(len(texts)) if offsets[row]), key=lambda row: len(offsets[row])):
         if not groups or len(groups[-1]) >= min(TEXTS_PER_DECODING, PLACES_PER_DECODING // len(offsets[row])):
@@ -280,14 +285,16 @@ def entities_of(
 
     def decode(rows: list[int]) -> None:
         padded = pad_sequence([scores[row] for row in rows], batch_first=True)  # (B, T, K)
-        lengths = torch.tensor([len(offsets[row]) for row in rows])
-        text_mask = torch.arange(padded.shape[1]) < lengths.unsqueeze(1)
-        tags = decode_tags(padded, text_mask, settings["labels"])
+        text_mask = torch.arange(padded.shape[1]) < torch.tensor([[len(offsets[row])] for row in rows])
+        tags = decode_tags(padded, text_mask, labels)
+        for tags_of_text, places in zip(tags, map(offsets.__getitem__, rows), strict=True):
+            if any(start < end for (_, end), (start, _) in pairwise(places)):
+                names = tags_of_characters([labels[tag] for tag in tags_of_text[: len(places)].tolist()], places)
+                tags_of_text[: len(places)] = torch.tensor([labels.index(name) for name in names])
         sure = entity_scores(tags, padded, settings)
         tags = without_doubtful(tags, sure, settings)
         for row, tags_of_text, scores_of_text in zip(rows, tags.tolist(), sure.tolist(), strict=True):
-            names = [settings["labels"][tag] for tag in tags_of_text[: len(offsets[row])]]
-            for span in tags_to_spans(names, offsets[row]):
+            for span in tags_to_spans([labels[tag] for tag in tags_of_text[: len(offsets[row])]], offsets[row]):
                 start, end = span["start"], span["end"]
                 entity = {"label": span["label"], "start": start, "end": end, "text": texts[row][start:end]}
                 found[row].append(entity | {"score": scores_of_text[span["first"]]})
@@ -316,7 +323,6 @@ def side_by_side(work: Callable, items: list, device: torch.device) -> None:
 
     try:
         with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as threads:
-            for _ in threads.map(run, items):  # raises what a thread raised
-                pass
+            list(threads.map(run, items))  # raises what a thread raised
     finally:
         torch.set_num_threads(num_threads)  # the workers changed what later threads start with

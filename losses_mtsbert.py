@@ -175,10 +175,7 @@ class TaskLosses:
     """If set, losses are sums over the embeddings cut to these sizes (Matryoshka, arXiv 2205.13147). Not saved."""
 
     def losses(
-        self,
-        output: Any,
-        labels: dict[str, torch.Tensor],
-        num_items_in_batch: dict[str, torch.Tensor] | None = None,
+        self, output: Any, labels: dict[str, torch.Tensor], num_items_in_batch: dict[str, torch.Tensor] | None = None
     ) -> dict[str, torch.Tensor]:
         """The mean loss of every task over its labelled items. Without any, it is 0 and keeps its graph, for DDP."""
         if unknown := sorted(set(labels) - set(self.config.tasks)):

@@ -14,9 +14,11 @@ from entities_mtsbert import (
     check_bio_labels,
     check_spans,
     decode_tags,
+    entities_of,
     entity_scores,
     entity_types,
     spans_to_tags,
+    tags_of_characters,
     tags_to_spans,
     visible_offsets,
     without_doubtful,
@@ -220,6 +222,97 @@ def test_blanks_before_a_word_do_not_break_its_alignment(byte_level_tokenizer):
     assert (tagged.num_unaligned, tagged.num_truncated) == (0, 0)
     tags = [LABELS[max(tag, 0)] for tag in tagged.tags]
     assert plain(tags_to_spans(tags, visible_offsets(offsets, text))) == spans
+
+
+def decoded(scores: torch.Tensor, offsets: list[tuple[int, int]]) -> list[dict]:
+    """The entities that a text of one character for each place gets."""
+    text = "x" * max((end for _, end in offsets), default=0)
+    (found,) = entities_of([text], [offsets], [scores.log_softmax(dim=-1)], {"labels": LABELS})
+    return found
+
+
+def of_tags(tags: list[str]) -> torch.Tensor:
+    return 9.0 * torch.eye(len(LABELS))[[LABEL2ID[tag] for tag in tags]]
+
+
+@pytest.mark.parametrize(
+    ("tags", "offsets", "expected"),
+    [
+        (["B-ORG", "B-GPE", "I-GPE"], [(0, 1), (0, 1), (1, 2)], [span(0, 1, "ORG"), span(1, 2, "GPE")]),
+        (["B-ORG", "B-ORG", "B-ORG"], [(0, 1), (0, 1), (0, 1)], [span(0, 1, "ORG")]),
+        (["O", "B-ORG", "I-ORG"], [(0, 1), (0, 1), (1, 2)], [span(1, 2, "ORG")]),
+        (["O", "B-ORG", "O"], [(0, 1), (0, 1), (1, 2)], []),
+        (["B-ORG", "O", "I-ORG"], [(0, 1), (0, 1), (1, 2)], [span(0, 2, "ORG")]),
+        (
+            ["B-ORG", "B-GPE", "O"],
+            [(0, 1), (0, 2), (2, 3)],
+            [span(0, 2, "ORG")],
+        ),  # a piece with parts of two characters
+        (["B-ORG", "B-ORG", "I-ORG"], [(0, 1), (1, 2), (2, 3)], [span(0, 1, "ORG"), span(1, 3, "ORG")]),
+    ],
+)
+def test_the_first_piece_of_a_character_decides_for_it(tags, offsets, expected):
+    assert plain(decoded(of_tags(tags), offsets)) == expected
+
+
+@st.composite
+def shared_offsets(draw) -> list[tuple[int, int]]:
+    """Pieces that share characters, in order, as byte-level BPE makes them."""
+    offsets, start, end = [], 0, 0
+    for _ in range(draw(st.integers(0, 12))):
+        start = draw(st.integers(start, end))
+        end = max(end, start + draw(st.integers(1, 3)))
+        offsets.append((start, end))
+    return offsets
+
+
+@given(shared_offsets(), st.integers(0, 10_000))
+def test_entities_are_in_order_and_never_share_a_character(offsets, seed):
+    scores = torch.randn(len(offsets), len(LABELS), generator=torch.Generator().manual_seed(seed)) * 3
+    found = decoded(scores, offsets)
+    borders = [border for entity in found for border in (entity["start"], entity["end"])]
+    assert borders == sorted(borders)
+    assert all(entity["start"] < entity["end"] and entity["text"] for entity in found)
+    assert all(start >= entity["end"] or end <= entity["end"] for entity in found for start, end in offsets)
+
+
+@given(st.lists(st.sampled_from(LABELS), max_size=12), shared_offsets())
+def test_pieces_of_one_character_have_one_answer(tags, offsets):
+    tags = (tags + ["O"] * len(offsets))[: len(offsets)]
+    decided = list(tags_of_characters(tags, offsets))
+    tags_to_spans(decided, offsets)  # raises for tags that are not BIO
+    assert list(tags_of_characters(decided, offsets)) == decided
+
+
+@given(st.integers(0, 10_000))
+def test_tags_of_pieces_that_share_no_character_stay_as_they_are(seed):
+    scores = torch.randn(1, 6, len(LABELS), generator=torch.Generator().manual_seed(seed))
+    names = [LABELS[tag] for tag in decode_tags(scores, torch.ones(1, 6), LABELS)[0].tolist()]
+    assert list(tags_of_characters(names, [(place, place + 1) for place in range(6)])) == names
+
+
+@given(shared_offsets(), st.integers(0, 10_000))
+def test_an_entity_that_training_counts_as_right_is_found(offsets, seed):
+    """Training compares the tags of all pieces, and right ones are those of whole characters."""
+    scores = torch.randn(1, len(offsets), len(LABELS), generator=torch.Generator().manual_seed(seed)) * 3
+    names = [LABELS[tag] for tag in decode_tags(scores, torch.ones(1, len(offsets)), LABELS)[0].tolist()]
+    found = tags_to_spans(list(tags_of_characters(names, offsets)), offsets)
+    for entity in tags_to_spans(names, offsets):
+        tagged = spans_to_tags([entity], offsets, LABEL2ID)
+        inside = [place for place, tag in enumerate(tagged.tags) if tag > 0]
+        if inside == list(range(entity["first"], entity["last"] + 1)):
+            assert entity in found
+
+
+@pytest.mark.parametrize("text", ["日本語のテキスト", "😀 Oslo 👩\u200d🚀 Lima", "é\u0301 x שלום"])
+def test_entities_of_a_byte_level_tokenizer_never_share_a_character(byte_level_tokenizer, text):
+    visible = visible_offsets(byte_level_tokenizer.encode(text).offsets, text)
+    offsets = [(start, end) for start, end in visible if start < end]
+    assert any(start < end for (_, end), (start, _) in itertools.pairwise(offsets))
+    for seed in range(20):
+        scores = torch.randn(len(offsets), len(LABELS), generator=torch.Generator().manual_seed(seed)) * 3
+        found = decoded(scores, offsets)
+        assert all(after["start"] >= before["end"] for before, after in itertools.pairwise(found))
 
 
 def test_visible_offsets_by_hand():

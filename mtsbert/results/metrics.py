@@ -180,7 +180,10 @@ def reduce_logits(tasks: dict[str, dict]) -> Callable[[dict, dict], dict]:
 
 
 def answers(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Turns logits into predictions: ids, zeros and ones for a multi-label task, cosines, or numbers."""
+    """
+    Turns logits into predictions: ids, zeros and ones for a multi-label task, cosines, or numbers. Tags are those of
+    every piece; the pipeline lets the first piece of a character decide, and finds each entity that is right here.
+    """
     if task["type"] in SCORE_TYPES:
         return logits.squeeze(-1) if task["type"] == SEQUENCE_REGRESSION else logits
     if task["type"] == TOKEN_CLASSIFICATION:
