@@ -13,18 +13,24 @@ export function entitiesOf(characters, tokens, logProbabilities, settings) {
   const tags = bestTags(logProbabilities, settings.labels);
   const found = [];
   let open = null;
-  tags.forEach((tag, position) => {
+  let reached = 0;
+  tags.forEach((likeliest, position) => {
+    const { start, end } = tokens[position];
+    let tag = likeliest;
+    if (start < reached) tag = settings.labels.indexOf(open ? `I-${open.label}` : "O"); // the character has its tag
     const label = settings.labels[tag];
-    if (label.startsWith("B-")) {
-      open = { label: label.slice(2), start: tokens[position].start, end: tokens[position].end, probabilities: [] };
-      found.push(open);
-    } else if (label === "O") {
+    if (label === "O") {
       open = null;
+    } else if (label.startsWith("B-") || open?.label !== label.slice(2)) {
+      tag = settings.labels.indexOf(`B-${label.slice(2)}`);
+      open = { label: label.slice(2), start, end, probabilities: [] };
+      found.push(open);
     }
     if (open) {
-      open.end = tokens[position].end;
+      open.end = Math.max(open.end, end);
       open.probabilities.push(Math.exp(logProbabilities[position][tag]));
     }
+    reached = Math.max(reached, end);
   });
   return found
     .map(({ label, start, end, probabilities }) => ({

@@ -15,6 +15,7 @@ import torch
 from transformers import AddedToken, AutoTokenizer, PreTrainedTokenizerFast, set_seed
 
 from configuration_mtsbert import COSINE_TYPES
+from entities_mtsbert import entities_of
 from modeling_mtsbert import MTSBertModel
 from mtsbert.commands.export import main
 from mtsbert.exports import web
@@ -98,6 +99,32 @@ def test_special_tokens_in_a_text_are_found_as_the_tokenizer_finds_them(tokens_i
             (window,) = pipeline.preprocess([text])
             ids = window["inputs"]["input_ids"][1:-1]
             assert tokens == [[one, *place] for one, place in zip(ids, window["offsets"][1:-1], strict=True)], text
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node on this machine")
+def test_pieces_that_share_a_character_are_decoded_as_in_python(tmp_path):
+    """As BERT's of Korean are, where accents are stripped: its syllables are taken apart for that."""
+    settings = {"labels": ["O", "B-X", "I-X", "I-Y", "B-Y"], "platt": [1.5, 0.25], "min_score": 0.3}
+    offsets = [(0, 1), (0, 1), (1, 2), (1, 3), (2, 3), (3, 4), (3, 4), (4, 5)]
+    set_seed(0)
+    texts = [(3 * torch.randn(len(offsets), len(settings["labels"]))).log_softmax(dim=-1) for _ in range(200)]
+    for name in ("entities.js", "answers.js"):
+        shutil.copy(web.PAGE / name, tmp_path / name)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "run.js").write_text(
+        'import { entitiesOf } from "./entities.js"; import fs from "fs";\n'
+        'const { settings, offsets, texts } = JSON.parse(fs.readFileSync("asked.json"));\n'
+        "const tokens = offsets.map(([start, end]) => ({ start, end }));\n"
+        'const found = texts.map((scores) => entitiesOf(Array.from("abcde"), tokens, scores, settings));\n'
+        'fs.writeFileSync("found.json", JSON.stringify(found));\n'
+    )
+    asked = {"settings": settings, "offsets": offsets, "texts": [scores.tolist() for scores in texts]}
+    (tmp_path / "asked.json").write_text(json.dumps(asked))
+    subprocess.run(["node", "run.js"], cwd=tmp_path, check=True)
+    expected = entities_of(["abcde"] * 200, [offsets] * 200, texts, settings)
+    assert sum(map(len, expected)) > 200
+    for found, of_python in zip(json.loads((tmp_path / "found.json").read_text()), expected, strict=True):
+        assert found == [entity | {"score": pytest.approx(entity["score"], abs=1e-5)} for entity in of_python]
 
 
 @pytest.fixture(scope="module")
