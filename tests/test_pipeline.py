@@ -100,7 +100,7 @@ def shapes(pipeline, monkeypatch) -> list[tuple[int, int]]:
 
 def test_one_encoder_pass_per_batch(pipeline, shapes):
     pipeline(["Oslo"] * 10, batch_size=4)
-    assert shapes == [(4, 3), (4, 3), (2, 3)]
+    assert sorted(shapes) == [(2, 3), (4, 3), (4, 3)]  # in any order, on several threads
 
 
 def test_a_pass_has_as_many_texts_as_its_word_pieces_allow(pipeline, shapes, monkeypatch):
