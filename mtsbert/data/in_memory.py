@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from datasets import Dataset, IterableDataset
+from datasets import Dataset, DatasetDict, IterableDataset
 
 from mtsbert.data.examples import DATASET, ROW
 from mtsbert.data.sources import SPLITS
@@ -23,13 +23,13 @@ def specs_of(data: Any, columns: Mapping | None = None) -> dict[str, dict]:
             datasets; or dataset name → such a mapping.
 
     Raises:
-        `ValueError`: for any other type, with advice on how to convert it.
+        `ValueError`: for any other type, with advice on how to convert it; for splits beside what is none.
     """
     if isinstance(data, Dataset):
         data = {ONLY: {"train": data}}
     if not isinstance(data, Mapping):
         raise _not_a_dataset(data)
-    if data and set(data) <= set(SPLITS):  # e.g. a `DatasetDict`
+    if _are_splits(data):
         data = {ONLY: data}
     is_nested = is_by_dataset(columns)
     if is_nested and (unknown := sorted(set(columns) - set(data))):
@@ -40,7 +40,7 @@ def specs_of(data: Any, columns: Mapping | None = None) -> dict[str, dict]:
             rows = {"train": rows}
         if not isinstance(rows, Mapping):
             raise _not_a_dataset(rows, name)
-        if rows and set(rows) <= set(SPLITS):
+        if _are_splits(rows, name):
             rows = {"dataset": {split: _checked(name, split, of_split) for split, of_split in rows.items()}}
         of_dataset = columns.get(name) if is_nested else columns
         specs[name] = dict(rows) if of_dataset is None else {**rows, "columns": dict(of_dataset)}
@@ -48,8 +48,21 @@ def specs_of(data: Any, columns: Mapping | None = None) -> dict[str, dict]:
 
 
 def is_by_dataset(columns: Mapping | None) -> bool:
-    """Whether `columns` are given for each dataset by its name, and not for all alike."""
-    return columns is not None and any(isinstance(of_dataset, Mapping) for of_dataset in columns.values())
+    """
+    Whether `columns` are given for each dataset by its name, and not for all alike.
+
+    Raises:
+        `ValueError`: if they are neither.
+    """
+    if columns is None:
+        return False
+    kinds = {isinstance(value, Mapping) for value in columns.values()} if isinstance(columns, Mapping) else None
+    if kinds is None or len(kinds) > 1:
+        raise ValueError(
+            f"`columns` is {columns!r}; it maps columns to 'text', 'text_pair', 'text_negative' and tasks, or names "
+            "of datasets to such mappings."
+        )
+    return True in kinds
 
 
 def is_features(rows: Any, tasks: Mapping[str, dict]) -> bool:
@@ -67,17 +80,36 @@ def as_datasets(rows: Any, argument: str) -> Mapping[str, Dataset]:
         argument (`str`): The name of the argument, for error messages.
 
     Raises:
-        `ValueError`: for any other type, and for a `DatasetDict` of splits.
+        `ValueError`: for any other type, and for splits.
     """
     if isinstance(rows, Dataset):
         return {ONLY: rows}
     if isinstance(rows, Mapping) and rows:
-        if set(rows) <= set(SPLITS):
+        if _are_splits(rows, argument):
             raise ValueError(
                 f"`{argument}` has the splits {list(rows)}; give one of them, as data[{next(iter(rows))!r}]."
             )
         return {name: _checked(name, argument, of_name) for name, of_name in rows.items()}
     raise _not_a_dataset(rows, argument)
+
+
+def _are_splits(data: Mapping, where: str | None = None) -> bool:
+    """
+    Whether a mapping has the splits of one dataset, and not several datasets by name. A dataset may be called like a
+    split if it has splits itself, as in a recipe.
+
+    Raises:
+        `ValueError`: for datasets of both kinds, and for a `DatasetDict` with other keys: rows that are kept for a
+            test would be trained on.
+    """
+    others = [name for name in data if name not in SPLITS]
+    splits = [name for name in data if name in SPLITS and isinstance(data[name], Dataset)]
+    if others and (splits or isinstance(data, DatasetDict)):
+        raise ValueError(
+            f"{_called(where)} has {list(data)}, of which {others} are no splits. Splits are called {list(SPLITS)}: "
+            "rename or leave out the others. To learn from several datasets, give a `dict` with names of your own."
+        )
+    return bool(data) and not others
 
 
 def _checked(name: str, split: str, rows: Any) -> Dataset:
@@ -99,4 +131,8 @@ def _not_a_dataset(value: Any, where: str | None = None) -> ValueError:
             "Rows are counted, sorted by length and checked before the first step, which a stream does not allow: "
             "write it to disk once, as with `Dataset.from_generator`, which is read from there as it is needed."
         )
-    return ValueError(f"{f'`{where}`' if where else 'The data'} is a {kind}, not a `datasets.Dataset`. {remedy}")
+    return ValueError(f"{_called(where)} is a {kind}, not a `datasets.Dataset`. {remedy}")
+
+
+def _called(where: str | None) -> str:
+    return f"`{where}`" if where else "The data"
