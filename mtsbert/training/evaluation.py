@@ -167,25 +167,29 @@ class EvaluatingTrainer(BatchingTrainer):
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         if self.eval_targets is None or rows is not self.eval_dataset:
-            return self._in_order(super().get_eval_dataloader, eval_dataset)
+            return self._with_all_rows(super().get_eval_dataloader, eval_dataset)
         collator, self.data_collator = self.data_collator, TargetCollator(self.data_collator, self.eval_targets)
         try:
-            return self._in_order(super().get_eval_dataloader, numbered(rows))
+            return self._with_all_rows(super().get_eval_dataloader, numbered(rows))
         finally:
             self.data_collator = collator
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        return self._in_order(super().get_test_dataloader, test_dataset)
+        return self._with_all_rows(super().get_test_dataloader, test_dataset)
 
-    def _in_order(self, get_dataloader: Callable, rows: Any) -> DataLoader:
-        """Keeps the order of rows if logits are returned; otherwise sorts them by length, which is faster."""
-        strategy = self.args.train_sampling_strategy
+    def _with_all_rows(self, get_dataloader: Callable, rows: Any) -> DataLoader:
+        """
+        Keeps the rows that `dataloader_drop_last` leaves out in training. Keeps their order if logits are returned;
+        otherwise sorts them by length, which is faster.
+        """
+        strategy, drop_last = self.args.train_sampling_strategy, self.args.dataloader_drop_last
         if self.answer_metrics.keeps_logits:
             self.args.train_sampling_strategy = "sequential"
+        self.args.dataloader_drop_last = False
         try:
             return get_dataloader(rows)
         finally:
-            self.args.train_sampling_strategy = strategy
+            self.args.train_sampling_strategy, self.args.dataloader_drop_last = strategy, drop_last
 
     def evaluate(
         self,

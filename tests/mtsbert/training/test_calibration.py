@@ -41,6 +41,13 @@ def test_a_trained_model_has_calibrated_scores(trainer_of, model, many, tmp_path
     assert not any(key.startswith("calibration") for line in trainer.state.log_history for key in line)
 
 
+def test_every_row_is_calibrated_on_where_the_last_training_batch_is_dropped(trainer_of, model, many):
+    flags = {"dataloader_drop_last": True, "max_steps": 1, "per_device_eval_batch_size": 512}
+    trainer = trainer_of(of=model, eval_dataset=many, **flags)
+    trainer.train()
+    assert trainer.calibration["topic"].num_items == 420
+
+
 def test_training_again_forgets_the_old_calibration_first(trainer_of, model, many):
     trainer = trainer_of(of=model, eval_dataset=many, num_train_epochs=2)
     trainer.train()

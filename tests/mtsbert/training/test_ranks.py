@@ -207,8 +207,9 @@ def test_a_feature_cache_serves_two_processes(train, tmp_path):
 
 
 @pytest.mark.slow
-def test_metrics_of_uneven_last_batches_are_exact_in_two_processes(train):
-    settings = {"max_steps": 1, "learning_rate": 0.0}
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_metrics_of_uneven_last_batches_are_exact_in_two_processes(train, drop_last):
+    settings = {"max_steps": 1, "learning_rate": 0.0, "dataloader_drop_last": drop_last}
     one = train(1, 8, 1, **settings, per_device_eval_batch_size=8)["metrics"]
     two = train(2, 4, 1, **settings, per_device_eval_batch_size=3)["metrics"]  # 3 + 3 rows, then 2
     for key, value in one.items():

@@ -384,6 +384,20 @@ def test_dropping_the_last_batch_may_not_leave_none(trainer_of):
     assert trainer_of(dataloader_drop_last=True).train().global_step == 1
 
 
+@pytest.mark.parametrize("batch_size", [3, 16])
+def test_only_the_last_training_batch_is_dropped(trainer_of, features, batch_size):
+    rates = {"learning_rate": 0.0, "per_device_eval_batch_size": batch_size}
+    every = trainer_of(eval_dataset=features, **rates)
+    trainer = trainer_of(
+        eval_dataset=features, dataloader_drop_last=True, per_device_train_batch_size=3, num_train_epochs=2, **rates
+    )
+    assert trainer.train().global_step == 4  # of 3 rows each, two rows of each epoch are left out
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(every.evaluate()["eval_loss"])
+    assert trainer.evaluations["eval"].counts["topic"].sum() == 7  # one row of eight has no topic
+    assert trainer.predict(features).predictions["topic"].shape == (8, 2)
+    assert trainer.args.dataloader_drop_last
+
+
 def test_gradient_norms_do_not_depend_on_how_a_step_is_divided(trainer_of, model):
     norms = []
     for size, steps in ((8, 1), (4, 2), (2, 4), (1, 8)):
