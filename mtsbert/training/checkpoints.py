@@ -19,6 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import CONFIG_NAME
 
+from configuration_mtsbert import MTSBertConfig
 from mtsbert.data.labels import OF_HEADS, setting_of_head
 
 
@@ -29,7 +30,9 @@ PARTS = {  # part of a checkpoint → patterns of its files (or folders, with FS
     "random state": ("rng_state*.pth",),
 }
 
+OF_THE_MODEL = ("pooling", "normalize", "embedding_size", "num_task_layers")
 OTHER_TASKS = "Write the recipe as it was, or begin a new run with the checkpoint as its `model_name_or_path`."
+OTHER_SETTINGS = "Resume it with the settings that it was trained with, or begin a new run."
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +124,31 @@ def check_same_tasks(checkpoint: Path, tasks: dict[str, dict]) -> None:
                     f"{checkpoint} cannot be resumed: task {name!r} has {key} {before} there, and {now} in this run. "
                     f"{OTHER_TASKS}"
                 )
+
+
+def check_same_settings(checkpoint: Path, config: MTSBertConfig) -> None:
+    """
+    Raises `ValueError`, naming the difference, if a checkpoint is of a model with other settings.
+
+    Args:
+        checkpoint (`Path`): The checkpoint to resume from. One without a config is not compared.
+        config ([`MTSBertConfig`]): That of the model that is trained.
+    """
+    if not (checkpoint / CONFIG_NAME).is_file():
+        return
+    saved, current = (_settings_of_model(one) for one in (MTSBertConfig.from_pretrained(checkpoint), config))
+    for name, before in saved.items():
+        if before != current[name]:
+            raise ValueError(
+                f"{checkpoint} cannot be resumed: its model has {name} {before}, and that of this run has "
+                f"{current[name]}. {OTHER_SETTINGS}"
+            )
+
+
+def _settings_of_model(config: MTSBertConfig) -> dict:
+    settings = {name: getattr(config, name) for name in OF_THE_MODEL}
+    settings["num_layers"] = getattr(config.encoder_config, "num_hidden_layers", None)
+    return settings | {"letter_case": getattr(config, "letter_case", False)}
 
 
 def _check_found_by_all(checkpoint: str, args: TrainingArguments) -> None:

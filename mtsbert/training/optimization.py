@@ -21,9 +21,12 @@ from mtsbert.network.parts import (
     layer_name,
     task_layer_name,
 )
+from mtsbert.training.checkpoints import OTHER_SETTINGS
 from mtsbert.training.evaluation import EvaluatingTrainer
 from mtsbert.training.losses.balancing import StaticBalancing
 
+
+OPTIMIZER_STATE = "optimizer"  # key in the state of the Trainer, for checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +160,27 @@ class OptimizingTrainer(EvaluatingTrainer):
                 rate = head_learning_rate(self.args)
                 optimizer.add_param_group({"params": learned, "lr": rate, "weight_decay": 0.0})
         return optimizer
+
+    def kept_state(self) -> dict[str, dict]:
+        """What decides the form of the optimizer's state, for a run that is resumed."""
+        return super().kept_state() | {OPTIMIZER_STATE: self._optimizer_settings()}
+
+    def check_kept_state(self, kept: dict[str, dict], checkpoint: str) -> None:
+        super().check_kept_state(kept, checkpoint)
+        now = self._optimizer_settings()
+        for name, before in kept.get(OPTIMIZER_STATE, {}).items():  # a checkpoint of version 0.1.0 does not say
+            if before != now[name]:
+                raise ValueError(
+                    f"{checkpoint} cannot be resumed: its optimizer has {name} {before}, and that of this run has "
+                    f"{now[name]}. {OTHER_SETTINGS}"
+                )
+
+    def _optimizer_settings(self) -> dict:
+        """The class of the optimizer, and what its parameter groups follow from."""
+        kind, _ = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        of_heads = head_learning_rate(self.args)
+        of_heads = None if of_heads == self.args.learning_rate else of_heads
+        return {"optim": kind.__name__, "head_learning_rate": of_heads, "layer_decay": self.args.layer_decay}
 
     def end_backward(self) -> bool:
         is_left_out = super().end_backward()

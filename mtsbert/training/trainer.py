@@ -44,7 +44,7 @@ from mtsbert.results.provenance import Provenance, provenance_in_memory, public_
 from mtsbert.results.tables import parameter_table
 from mtsbert.training.adaptive_freezing import AdaptiveFreezingTrainer
 from mtsbert.training.batches import check_sampling, training_datasets
-from mtsbert.training.checkpoints import check_same_tasks
+from mtsbert.training.checkpoints import check_same_settings, check_same_tasks
 from mtsbert.training.optimization import peak_learning_rates
 from mtsbert.training.resuming import StepCallback
 from mtsbert.training.text_parts import with_parts
@@ -324,6 +324,8 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
     def check_kept_state(self, kept: dict[str, dict], checkpoint: str) -> None:
         super().check_kept_state(kept, checkpoint)
         check_same_tasks(Path(checkpoint), self.tasks)
+        if self.model is not None:  # a trial of `hyperparameter_search` has no model yet
+            check_same_settings(Path(checkpoint), self.model.config)
         scheme = kept.get(BALANCING_STATE, {"scheme": STATIC})["scheme"]  # one of version 0.1.0 does not say
         if scheme != self.args.loss_balancing:
             raise ValueError(

@@ -11,6 +11,8 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from modeling_mtsbert import MTSBertModel
+from mtsbert import keep_layers
 from mtsbert.training.checkpoints import DiskError, check_same_tasks, checkpoint_to_resume, disk_named, flaw_of
 from mtsbert.training.trainer import MTSBertTrainer
 
@@ -249,3 +251,60 @@ def test_the_trainer_compares_the_tasks_before_it_resumes(saved, trainer_of, mod
     (saved / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="task 'topic' has labels"):
         trainer_of(of=model).train(resume_from_checkpoint=str(saved))
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "now"),
+    [
+        ("pooling", "mean", "cls"),
+        ("normalize", True, False),
+        ("embedding_size", 32, 8),
+        ("num_task_layers", 0, 1),
+        ("letter_case", False, True),
+    ],
+)
+def test_a_checkpoint_of_a_model_with_other_settings_is_not_resumed(
+    saved, trainer_of, encoder_folder, tasks, name, before, now
+):
+    other = trainer_of(of=MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks, **{name: now}))
+    with pytest.raises(ValueError, match=f"cannot be resumed: its model has {name} {before}, and .* run has {now}"):
+        other.train(resume_from_checkpoint=str(saved))
+    assert other.state.global_step == 0
+
+
+def test_a_checkpoint_of_a_model_with_more_layers_is_not_resumed(saved, trainer_of, model):
+    other = trainer_of(of=keep_layers(model, 1))
+    with pytest.raises(ValueError, match="its model has num_layers 2, and that of this run has 1"):
+        other.train(resume_from_checkpoint=str(saved))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"head_learning_rate": 0.1}, "its optimizer has head_learning_rate None, and that of this run has 0.1"),
+        ({"layer_decay": 0.9}, "its optimizer has layer_decay None, and that of this run has 0.9"),
+        ({"optim": "adafactor"}, "its optimizer has optim AdamW, and that of this run has Adafactor"),
+        ({"optim": "sgd"}, "its optimizer has optim AdamW, and that of this run has SGD"),
+    ],
+)
+def test_a_checkpoint_of_another_optimizer_is_not_resumed(saved, trainer_of, flags, message):
+    other = trainer_of(**EVERY_STEP | flags)
+    with pytest.raises(ValueError, match=f"cannot be resumed: {message}"):
+        other.train(resume_from_checkpoint=str(saved))
+    assert other.state.global_step == 0
+
+
+@pytest.mark.parametrize("flags", [{"head_learning_rate": 1e-2}, {"optim": "adamw_torch"}, {"learning_rate": 1e-3}])
+def test_a_checkpoint_whose_optimizer_has_the_same_form_is_resumed(saved, trainer_of, flags):
+    resumed = trainer_of(**EVERY_STEP | flags)
+    resumed.train(resume_from_checkpoint=str(saved))
+    assert resumed.state.global_step == 4
+
+
+def test_a_checkpoint_that_does_not_name_its_optimizer_is_resumed(saved, trainer_of):
+    state = json.loads((saved / "trainer_state.json").read_text())
+    assert state["stateful_callbacks"].pop("optimizer")["optim"] == "AdamW"
+    (saved / "trainer_state.json").write_text(json.dumps(state))
+    resumed = trainer_of(**EVERY_STEP)
+    resumed.train(resume_from_checkpoint=str(saved))
+    assert resumed.state.global_step == 4
