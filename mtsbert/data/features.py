@@ -85,7 +85,11 @@ def build_features(
         (row number in that dataset), and one column per task: a class id, zeros and ones for the labels of a
         multi-label task, the probabilities of all labels for soft ones, a score, or for a token task one tag id per
         token. Missing labels are `IGNORE_INDEX`, or NaN for scores and probabilities.
+
+    Raises:
+        `ValueError`: for a `max_length` that is no whole number, or leaves no room for text.
     """
+    _check_max_length(max_length, tokenizer)
     token_tasks = [name for name, task in tasks.items() if task["type"] == TOKEN_CLASSIFICATION]
     other_texts = {"pair_input_ids": TEXT_PAIR}
     if any(task["type"] == PAIR_RANKING for task in tasks.values()):
@@ -177,6 +181,17 @@ def _rules(tokenizer: PreTrainedTokenizerBase) -> dict:
     """Returns everything that determines the tokens, without the truncation and padding of the last call."""
     rules = json.loads(tokenizer.backend_tokenizer.to_str())
     return {name: rule for name, rule in rules.items() if name not in ("truncation", "padding")}
+
+
+def _check_max_length(max_length: int | None, tokenizer: PreTrainedTokenizerBase) -> None:
+    if max_length is None:  # what the tokenizer reads
+        return
+    special = tokenizer.num_special_tokens_to_add()
+    if type(max_length) is not int or max_length <= special:
+        raise ValueError(
+            f"`max_length` is {max_length!r}; it must be a whole number of tokens from {special + 1}, of which "
+            f"{special} are special."
+        )
 
 
 def _tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_length: int) -> list:

@@ -165,7 +165,7 @@ def _read_splits(spec: dict, needed: Sequence[str] | None, broken: dict[str, dic
         return read_file(path, None if broken is None else broken.setdefault(split, {}), options)
 
     if "dataset" in spec:  # in memory, see `in_memory.py`
-        return DatasetDict(spec["dataset"])
+        return DatasetDict({split: _without_transform(split, rows) for split, rows in spec["dataset"].items()})
     if "files" in spec:
         files = _check_split_names("files", spec["files"])
         wanted = {split: name for split, name in files.items() if needed is None or split in needed} or files
@@ -182,6 +182,16 @@ def _read_splits(spec: dict, needed: Sequence[str] | None, broken: dict[str, dic
             f"`python -m data_prep --output {path}`."
         )
     return load_from_hub(str(path), splits)
+
+
+def _without_transform(split: str, rows: Dataset) -> Dataset:
+    """Raises `ValueError` for rows that are changed when they are read, as examples are read beneath that."""
+    if rows.format["type"] == "custom":
+        raise ValueError(
+            f"split {split!r} has a transform (`with_transform`, `set_transform`), which would not be applied here. "
+            "Write what it does into the rows with `dataset.map`, or drop it with `dataset.reset_format()`."
+        )
+    return rows
 
 
 def _path(key: str, name: Any) -> Path:

@@ -267,9 +267,9 @@ def check_longest(
         )
     longest = longest_input(tokenizer, encoder_config)
     special = tokenizer.num_special_tokens_to_add()
-    if not special < max_length <= longest:
+    if type(max_length) is not int or not special < max_length <= longest:
         raise ValueError(
-            f"`max_length` is {max_length}; this encoder reads from {special + 1} to {longest} tokens, of which "
+            f"`max_length` is {max_length!r}; this encoder reads from {special + 1} to {longest} tokens, of which "
             f"{special} are special."
         )
 

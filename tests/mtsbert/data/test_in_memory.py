@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset, DatasetDict
 
-from mtsbert import load_data
+from mtsbert import MTLTrainingArguments, MTSBertModel, MTSBertTrainer, infer_tasks, load_data
 from mtsbert.data.in_memory import as_datasets, specs_of
 
 
@@ -60,3 +60,38 @@ def test_every_dataset_may_have_splits_and_be_called_like_one(rows):
 def test_columns_that_are_no_mapping_are_refused(rows, columns):
     with pytest.raises(ValueError, match=r"`columns` is .*; it maps columns to 'text', .* or names of datasets to"):
         load_data(rows, TOPIC, columns=columns)
+
+
+def other_topics(batch: dict) -> dict:
+    return {**batch, "topic": [{"Sports": "Play", "Business": "Work"}[topic] for topic in batch["topic"]]}
+
+
+def test_rows_with_a_transform_are_refused(rows, encoder_folder, tmp_path):
+    message = r"Dataset 'data': split 'train' has a transform .* with `dataset.map`"
+    with pytest.raises(ValueError, match=message):
+        load_data(rows.with_transform(other_topics), TOPIC)
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=infer_tasks(rows, TOPIC))
+    with pytest.raises(ValueError, match=message):
+        MTSBertTrainer(model, MTLTrainingArguments(str(tmp_path)), train_dataset=rows.with_transform(other_topics))
+    rows.set_transform(other_topics)
+    with pytest.raises(ValueError, match="split 'validation' has a transform"):
+        load_data({"news": {"validation": rows}}, TOPIC)
+    rows.reset_format()
+    assert load_data(rows.map(other_topics, batched=True), TOPIC).tasks["topic"]["labels"] == ["Play", "Work"]
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy", "pandas", "arrow"])
+def test_rows_with_a_format_are_read_as_without(rows, kind):
+    plain, formatted = (load_data(one, TOPIC) for one in (rows, rows.with_format(kind, columns=["text"])))
+    assert formatted.tasks == plain.tasks
+    assert formatted.examples["train"][:] == plain.examples["train"][:]
+
+
+@pytest.mark.parametrize("max_length", [2.5, "3", True, -1, 0, 2])
+def test_a_max_length_that_is_no_number_of_tokens_is_refused(rows, tokenizer, encoder_folder, tmp_path, max_length):
+    with pytest.raises(ValueError, match=f"`max_length` is {max_length!r}; .* whole number of tokens from 3,"):
+        load_data(rows, TOPIC, tokenizer, max_length=max_length)
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=infer_tasks(rows, TOPIC))
+    arguments = MTLTrainingArguments(str(tmp_path))
+    with pytest.raises(ValueError, match=f"`max_length` is {max_length!r}; .* reads from 3 to 64 tokens"):
+        MTSBertTrainer(model, arguments, train_dataset=rows, max_length=max_length)
