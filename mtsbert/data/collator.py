@@ -32,10 +32,21 @@ class MultiTaskCollator:
                 "ner": tensor([[-100, 1, -100, -100], [-100, 0, 0, -100]]),
             },
         }
+
+    Raises:
+        `ValueError`: for a tokenizer without a pad token.
     """
 
     tokenizer: PreTrainedTokenizerBase
     tasks: dict[str, dict]
+
+    def __post_init__(self):
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError(
+                "The tokenizer has no pad token, and the texts of a batch are padded to one length. Set "
+                "`tokenizer.pad_token = ...` to any token of its vocabulary, as the attention mask hides it, and save "
+                "the tokenizer with the encoder."
+            )
 
     def __call__(self, features: list[dict]) -> dict:
         batch = self.texts(features, "")

@@ -1,5 +1,6 @@
 """Tests tokenized rows and padded batches by comparing whole tensors."""
 
+import copy
 import logging
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from datasets import Dataset
 
 from entities_mtsbert import IGNORE_INDEX
+from mtsbert import MTLTrainingArguments, MTSBertTrainer
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import _tokenize, build_features
 from mtsbert.data.labels import _labels_of
@@ -143,3 +145,14 @@ def test_a_file_is_read_and_tokenized_once(tokenizer, tasks, tmp_path, monkeypat
     assert len(calls) == 1
     assert shorter.features["train"]["length"][:] == [3] * 8
     assert all(shorter.tokenization["train"].cut)
+
+
+def test_a_tokenizer_without_a_pad_token_is_refused_before_training(model, tokenizer, examples, tmp_path):
+    without = copy.deepcopy(tokenizer)
+    without.pad_token = None
+    rows, arguments = Dataset.from_list(examples), MTLTrainingArguments(str(tmp_path), precision="fp32", max_steps=1)
+    with pytest.raises(ValueError, match=r"has no pad token, .* Set `tokenizer.pad_token = \.\.\.` to any token"):
+        MTSBertTrainer(model, arguments, train_dataset=rows, processing_class=without)
+    without.pad_token = "[UNK]"
+    trainer = MTSBertTrainer(model, arguments, train_dataset=rows, processing_class=without)
+    assert trainer.train().global_step == 1
