@@ -85,9 +85,10 @@ def as_datasets(rows: Any, argument: str) -> Mapping[str, Dataset]:
     if isinstance(rows, Dataset):
         return {ONLY: rows}
     if isinstance(rows, Mapping) and rows:
-        if _are_splits(rows, argument):
+        if isinstance(rows, DatasetDict) or set(rows) & set(SPLITS):
             raise ValueError(
-                f"`{argument}` has the splits {list(rows)}; give one of them, as data[{next(iter(rows))!r}]."
+                f"`{argument}` has the splits {list(rows)}; give one of them, as data[{next(iter(rows))!r}]. Several "
+                "datasets are a `dict` of names that are no splits."
             )
         return {name: _checked(name, argument, of_name) for name, of_name in rows.items()}
     raise _not_a_dataset(rows, argument)

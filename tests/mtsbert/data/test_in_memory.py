@@ -31,7 +31,7 @@ def test_splits_beside_what_is_none_are_not_several_datasets(rows, kind, names, 
         load_data(data, TOPIC)
     with pytest.raises(ValueError, match=f"`news` {message}"):
         load_data({"news": data}, TOPIC)
-    with pytest.raises(ValueError, match=f"`train_dataset` {message}"):
+    with pytest.raises(ValueError, match=rf"has the splits \['{names[0]}', .* one of them, as data\['{names[0]}'\]"):
         as_datasets(data, "train_dataset")
 
 
@@ -39,7 +39,7 @@ def test_a_dataset_dict_is_always_splits_and_a_dict_of_names_several_datasets(ro
     names = {"topics": rows, "more": rows}
     with pytest.raises(ValueError, match="give a `dict` with names of your own"):
         load_data(DatasetDict(names), TOPIC)
-    with pytest.raises(ValueError, match="give a `dict` with names of your own"):
+    with pytest.raises(ValueError, match="Several datasets are a `dict` of names that are no splits"):
         as_datasets(DatasetDict(names), "train_dataset")
     assert load_data(names, TOPIC).dataset_names == ["topics", "more"]
     assert list(as_datasets(names, "train_dataset")) == ["topics", "more"]
