@@ -269,8 +269,8 @@ def check_longest(
     special = tokenizer.num_special_tokens_to_add()
     if type(max_length) is not int or not special < max_length <= longest:
         raise ValueError(
-            f"`max_length` is {max_length!r}; this encoder reads from {special + 1} to {longest} tokens, of which "
-            f"{special} are special."
+            f"`max_length` is {max_length!r}; this encoder reads from {special + 1} to {longest} tokens (a whole "
+            f"number), of which {special} are special."
         )
 
 
