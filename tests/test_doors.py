@@ -210,7 +210,7 @@ def test_models_that_have_no_multi_task_pipeline_are_refused(checkpoint, tokeniz
     view = MTSBertForTokenClassification.from_pretrained(checkpoint)
     with pytest.raises(ValueError, match="a view of a checkpoint that answers with the head 'ner' alone"):
         pipeline("multi-task", model=view, tokenizer=tokenizer)
-    with pytest.raises(ValueError, match="one of mtsbert models, and this is a BertModel"):
+    with pytest.raises(ValueError, match="for models of mtsbert; this is a BertModel"):
         pipeline("multi-task", model=BertModel.from_pretrained(encoder_folder), tokenizer=tokenizer)
 
 
