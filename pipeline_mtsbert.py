@@ -162,7 +162,8 @@ class MTSBertPipeline(Pipeline):
         return_embeddings = of_answers.pop("return_embeddings", True)
         if isinstance(inputs, Iterator | Dataset):
             return self._stream(inputs, {"batch_size": batch_size, **parameters})
-        is_single = isinstance(inputs, str | tuple | dict) or not {"__iter__", "__getitem__"} & set(dir(inputs))
+        is_single = isinstance(inputs, str | tuple | dict)
+        is_single |= not (hasattr(inputs, "__iter__") or hasattr(inputs, "__getitem__"))  # and no text: refused below
         if not is_single and hasattr(inputs, "columns"):
             raise ValueError("The pipeline takes texts, and this is a table; give one of its columns, as a list.")
         rows = [text_or_pair(row, index) for index, row in enumerate([inputs] if is_single else inputs)]

@@ -25,6 +25,7 @@ from entities_mtsbert import OUTSIDE, check_spans, spans_to_tags, tags_to_spans
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import TEXT, TEXT_NEGATIVE, TEXT_PAIR, SourceDataset
 from mtsbert.formats.marked_spans import in_characters
+from mtsbert.formats.parquet import name_of
 from mtsbert.formats.tag_schemes import TAG_SCHEMES, join_words, to_bio
 from mtsbert.settings import unique_keys
 
@@ -45,7 +46,8 @@ def fingerprint_of(rows: Dataset, *settings) -> str:
     digest = hashlib.sha256(rows._fingerprint.encode())
     digest.update(json.dumps(settings, sort_keys=True).encode())
     ours = (FOLDER / "examples.py", FOLDER / "features.py", FOLDER / "swapping.py")
-    for file in (*ours, *(Path(inspect.getfile(function)) for function in (spans_to_tags, to_bio, in_characters))):
+    others = (spans_to_tags, to_bio, in_characters, name_of)
+    for file in (*ours, *(Path(inspect.getfile(function)) for function in others)):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -251,7 +253,7 @@ def _read_value(
             return _read_spans(value, text, feature, source.columns[TEXT])
         return _read_tags(value, text, words, feature, source.tag_scheme)
     if task["type"] in NUMBER_TYPES:
-        return _read_score(_name_of(value, feature), task.get("score_range", (-math.inf, math.inf)))
+        return _read_score(name_of(value, feature), task.get("score_range", (-math.inf, math.inf)))
     if task.get("multi_label"):
         if isinstance(value, str) and source.separator is not None:
             value = [label.strip() for label in value.split(source.separator)]
@@ -305,7 +307,7 @@ def _read_label(value: Any, feature: Any) -> str | None:
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):  # as Label Studio writes a choice
         (value,) = value
     if isinstance(feature, ClassLabel):
-        return _name_of(value, feature)
+        return name_of(value, feature)
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, list | dict | bytes) or value == "":
@@ -313,19 +315,12 @@ def _read_label(value: Any, feature: Any) -> str | None:
     return str(value)
 
 
-def _name_of(value: Any, feature: Any) -> Any:
-    """The name of an id in a column of a `ClassLabel`, None for a negative one. Other values stay as they are."""
-    if value is None or not isinstance(feature, ClassLabel):
-        return value
-    return None if value < 0 else feature.int2str(value)
-
-
 def _read_flags(values: dict[str, Any], features: Any) -> list[str] | None:
     """Returns the labels whose column says yes; None if all columns are empty."""
     named = {}
     for label, value in values.items():
         try:
-            named[label] = _name_of(value, features.get(label))
+            named[label] = name_of(value, features.get(label))
         except ValueError as error:
             raise ValueError(f"column {label!r}: {error}") from None
     flags = {label: FLAGS.get(str(value).strip().lower()) for label, value in named.items()}
@@ -382,9 +377,7 @@ def _read_tags(
     if len(value) != len(words):
         raise ValueError(f"{len(value)} tags for {len(words)} words.")
     names = getattr(feature, "feature", None)
-    tags = list(value)
-    if isinstance(names, ClassLabel):
-        tags = [None if tag is None or tag < 0 else names.int2str(tag) for tag in value]
+    tags = [name_of(tag, names) for tag in value]
     unknown = [word for word, tag in zip(words, tags, strict=True) if tag is None]
     tags = [OUTSIDE if tag is None else tag for tag in tags]
     if not all(isinstance(tag, str) for tag in tags):

@@ -141,11 +141,16 @@ def _named(feature: Any) -> Any:
     return type(feature)(_named(feature.feature)) if isinstance(feature, List | SequenceFeature) else feature
 
 
+def name_of(value: Any, feature: Any) -> Any:
+    """The name of an id in a column of a `ClassLabel`, None for a negative one. Other values stay as they are."""
+    if value is None or not isinstance(feature, ClassLabel):
+        return value
+    return None if value < 0 else feature.int2str(value)
+
+
 def _names(feature: Any, value: Any) -> Any:
-    if value is None:
-        return None
-    if isinstance(feature, ClassLabel):
-        return None if value < 0 else feature.int2str(value)
+    if value is None or isinstance(feature, ClassLabel):
+        return name_of(value, feature)
     if isinstance(feature, dict):
         return {name: _names(of_name, value[name]) for name, of_name in feature.items()}
     inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)

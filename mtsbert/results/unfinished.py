@@ -113,8 +113,7 @@ class Unfinished:
                 another description.
         """
         with locked(self.folder, self.output):
-            if self.output.exists():
-                raise ValueError(f"{self.output} exists already; remove it or name another file.")
+            check_is_new(self.output)
             yield self._num_done()
             shutil.rmtree(self.folder)
 

@@ -21,6 +21,7 @@ from transformers.utils import CONFIG_NAME
 
 from configuration_mtsbert import MTSBertConfig
 from mtsbert.data.labels import OF_HEADS, setting_of_head
+from mtsbert.network.adapters import settings_of_model
 
 
 PARTS = {  # part of a checkpoint → patterns of its files (or folders, with FSDP and DeepSpeed)
@@ -30,7 +31,6 @@ PARTS = {  # part of a checkpoint → patterns of its files (or folders, with FS
     "random state": ("rng_state*.pth",),
 }
 
-OF_THE_MODEL = ("pooling", "normalize", "embedding_size", "num_task_layers")
 OTHER_TASKS = "Write the recipe as it was, or begin a new run with the checkpoint as its `model_name_or_path`."
 OTHER_SETTINGS = "Resume it with the settings that it was trained with, or begin a new run."
 
@@ -136,19 +136,25 @@ def check_same_settings(checkpoint: Path, config: MTSBertConfig) -> None:
     """
     if not (checkpoint / CONFIG_NAME).is_file():
         return
-    saved, current = (_settings_of_model(one) for one in (MTSBertConfig.from_pretrained(checkpoint), config))
+    saved, current = (
+        settings_of_model(one)
+        | {
+            "num_layers": getattr(one.encoder_config, "num_hidden_layers", None),
+            "letter_case": getattr(one, "letter_case", False),
+        }
+        for one in (MTSBertConfig.from_pretrained(checkpoint), config)
+    )
+    check_alike(checkpoint, "model", saved, current)
+
+
+def check_alike(checkpoint: Path | str, what: str, saved: dict, current: dict) -> None:
+    """Raises `ValueError`, naming the first one, for settings of the checkpoint's `what` that are others now."""
     for name, before in saved.items():
         if before != current[name]:
             raise ValueError(
-                f"{checkpoint} cannot be resumed: its model has {name} {before}, and that of this run has "
+                f"{checkpoint} cannot be resumed: its {what} has {name} {before}, and that of this run has "
                 f"{current[name]}. {OTHER_SETTINGS}"
             )
-
-
-def _settings_of_model(config: MTSBertConfig) -> dict:
-    settings = {name: getattr(config, name) for name in OF_THE_MODEL}
-    settings["num_layers"] = getattr(config.encoder_config, "num_hidden_layers", None)
-    return settings | {"letter_case": getattr(config, "letter_case", False)}
 
 
 def _check_found_by_all(checkpoint: str, args: TrainingArguments) -> None:

@@ -21,7 +21,7 @@ from mtsbert.network.parts import (
     layer_name,
     task_layer_name,
 )
-from mtsbert.training.checkpoints import OTHER_SETTINGS
+from mtsbert.training.checkpoints import check_alike
 from mtsbert.training.evaluation import EvaluatingTrainer
 from mtsbert.training.losses.balancing import StaticBalancing
 
@@ -167,13 +167,8 @@ class OptimizingTrainer(EvaluatingTrainer):
 
     def check_kept_state(self, kept: dict[str, dict], checkpoint: str) -> None:
         super().check_kept_state(kept, checkpoint)
-        now = self._optimizer_settings()
-        for name, before in kept.get(OPTIMIZER_STATE, {}).items():  # a checkpoint of version 0.1.0 does not say
-            if before != now[name]:
-                raise ValueError(
-                    f"{checkpoint} cannot be resumed: its optimizer has {name} {before}, and that of this run has "
-                    f"{now[name]}. {OTHER_SETTINGS}"
-                )
+        saved = kept.get(OPTIMIZER_STATE, {})  # a checkpoint of version 0.1.0 does not say
+        check_alike(checkpoint, "optimizer", saved, self._optimizer_settings())
 
     def _optimizer_settings(self) -> dict:
         """The class of the optimizer, and what its parameter groups follow from."""
