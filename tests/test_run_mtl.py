@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -149,12 +150,13 @@ def test_mistakes_are_named_before_training(recipe, changes, message, monkeypatc
 
 
 @pytest.mark.parametrize("role", ["encoder_name_or_path", "embedding_reference", "teacher"])
-def test_a_run_does_not_write_over_a_model_that_it_reads(recipe, encoder_folder, role):
-    before = {path.name: path.read_bytes() for path in encoder_folder.iterdir()}
-    changes = {role: str(encoder_folder)} | ({} if role == "teacher" else {"embedding_distillation": 1.0})
-    with pytest.raises(ValueError, match=r"`output_dir` is the folder of .*encoder.*, which the run would write over"):
-        run(recipe, **changes, output_dir=f"{encoder_folder}/../{encoder_folder.name}")
-    assert {path.name: path.read_bytes() for path in encoder_folder.iterdir()} == before
+def test_a_run_does_not_write_over_a_model_that_it_reads(recipe, encoder_folder, tmp_path, role):
+    read = shutil.copytree(encoder_folder, tmp_path / "read")
+    before = {path.name: path.read_bytes() for path in read.iterdir()}
+    changes = {"embedding_distillation": 1.0} if role == "embedding_reference" else {}
+    with pytest.raises(ValueError, match=r"`output_dir` is the folder of .*read', which the run would write over"):
+        run(recipe, **{role: str(read)}, **changes, output_dir=f"{read}/../read")
+    assert {path.name: path.read_bytes() for path in read.iterdir()} == before
 
 
 def test_a_split_that_no_dataset_has_is_named(recipe, news_file):
