@@ -120,6 +120,11 @@ def test_tags_become_spans():
     ]
 
 
+def test_a_piece_within_an_earlier_one_makes_no_entity_shorter():
+    (span,) = tags_to_spans(["B-GPE", "I-GPE"], [(0, 3), (1, 2)])
+    assert (span["start"], span["end"], span["last"]) == (0, 3, 1)
+
+
 @pytest.mark.parametrize(
     ("tags", "message"),
     [
