@@ -13,7 +13,7 @@ from adaptive_freezing import compare
 RATE = "--learning_rate=1e-3"
 WAYS = {
     "lora_8": ["--lora_r=8", RATE],
-    "lora_8_everywhere": ["--lora_r=8", "--lora_target", "query", "key", "value", "dense", "--learning_rate=3e-3"],
+    "lora_8_everywhere": ["--lora_r=8", "--lora_target=all-linear", "--learning_rate=3e-3"],
     "lora_32": ["--lora_r=32", "--lora_alpha=64", RATE],
     "bitfit": ["--bitfit", RATE],
 }

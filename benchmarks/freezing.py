@@ -2,9 +2,9 @@
 
 python benchmarks/freezing.py --config recipes/ag_news_minilm.yaml --rows 1000 --seeds 42 43 44
 
-As in adaptive_freezing.py, without `embedding_distillation` and `num_task_layers`; adapters and biases learn with the
-rate of adapters.py. The embedding is measured by Spearman's correlation on STS-B, which is no part of the composite.
-Each run has a process of its own. Seconds are those of the fastest seed, as other programs may run on the machine.
+As in adaptive_freezing.py, without `embedding_distillation` and `num_task_layers`. The embedding is measured by
+Spearman's correlation on STS-B, which is no part of the composite. Each run has a process of its own. Seconds are
+those of the fastest seed, as other programs may run on the machine.
 """
 
 import json
@@ -12,7 +12,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from adapters import RATE
 from adaptive_freezing import PLAIN
 from embedding import stsb_pairs, write
 from quality import RESULTS, ROOT, TRAINING_ALONE, argument_parser, write_report
@@ -44,10 +43,10 @@ def main() -> None:
     args = parser.parse_args()
     arguments = ["--config", str(ROOT / args.config), *TRAINING_ALONE, *PLAIN, "--letter_case=False"]
     arguments += ["--calibration=False", "--disable_tqdm=True", f"--max_train_samples={args.rows}", *args.flags]
-    model_args, data_args, _ = parse_arguments([*arguments, "--output_dir=unused"])
+    model_args, data_args, training_args = parse_arguments([*arguments, "--output_dir=unused"])
     tasks = spelled_out(data_args.tasks)
     num_layers = load_encoder_config(model_args).get_text_config().num_hidden_layers
-    known = strategies(num_layers, list(tasks))
+    known = strategies(num_layers, list(tasks), training_args)
     keys = {task: f"test_{task}_{PRIMARY_METRIC[settings['type']]}" for task, settings in tasks.items()}
     keys |= {STS_B: STS_B, COMPOSITE: f"test_{COMPOSITE}"}
     runs: dict[str, dict[int, dict]] = {name: {} for name in args.strategies or known}
@@ -55,8 +54,7 @@ def main() -> None:
         pairs = Pairs.read(write(stsb_pairs(args.data), Path(folder) / "pairs.jsonl", None))
         for seed in args.seeds:
             for name, of_strategy in runs.items():
-                rate = [RATE] if name.startswith(("lora", "bitfit")) else []
-                flags = [*known[name], *rate, f"--seed={seed}", f"--feature_cache_dir={folder}/features"]
+                flags = [*known[name], f"--seed={seed}", f"--feature_cache_dir={folder}/features"]
                 flags.append(f"--output_dir={folder}/run")
                 of_strategy[seed] = in_a_fresh_process(run, [*arguments, *flags], pairs)
                 sys.stdout.write(f"{name}, seed {seed}: {json.dumps(of_strategy[seed])}\n")

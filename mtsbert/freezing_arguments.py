@@ -105,8 +105,8 @@ class FreezingArguments:
     lora_target: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Names of the linear layers that get adapters, e.g. --lora_target query value. Default: what peft "
-            "takes for this kind of encoder."
+            "help": "Names of the linear layers that get adapters, e.g. --lora_target query value, or all-linear. "
+            "Default: what peft takes for this kind of encoder."
         },
     )
     layer_decay: float | None = field(

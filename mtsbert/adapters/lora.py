@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 ADAPTERS_FILE = "adapters.safetensors"
 ADAPTER = "default"  # peft's name for the only one
+ALL_LINEAR = "all-linear"  # and its word for the names of all linear layers
 
 
 def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
@@ -63,9 +64,14 @@ def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
     usual = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(
         model.config.encoder_config.model_type, ()
     )
-    targets = args.lora_target or [name for name in _last(linear) if name in usual] or _last(linear)
+    targets = args.lora_target or [name for name in _last(linear) if name in usual] or [ALL_LINEAR]
+    if targets == [ALL_LINEAR]:
+        targets = _last(linear)
     if unknown := [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in linear)]:
-        raise ValueError(f"`lora_target` names {unknown}; the linear layers of the encoder are {_last(linear)}.")
+        raise ValueError(
+            f"`lora_target` names {unknown}; the linear layers of the encoder are {_last(linear)}, and {ALL_LINEAR!r} "
+            "alone stands for them all."
+        )
     config = peft.LoraConfig(
         r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules=targets
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import yaml
 
+from mtsbert.adapters.lora import ALL_LINEAR
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.freezing_arguments import NEED_ADAPTERS
 from mtsbert.network.starting_point import load_encoder_config, tasks_of_checkpoint
@@ -25,6 +26,7 @@ from mtsbert.recipe import parse_arguments
 from mtsbert.results.metrics import COMPOSITE, PRIMARY_METRIC
 from mtsbert.results.tables import markdown_table
 from mtsbert.runs import mean_and_sd, run_once
+from mtsbert.training.optimization import head_learning_rate
 
 
 # Settings that the study sets itself. Only the model after the last epoch counts, so no checkpoints are saved or
@@ -49,11 +51,18 @@ NEVER = (
     "embedding_reference",
 )
 
+# What trains few parameters needs a higher rate than what trains all of them: times `learning_rate`.
+FASTER_ADAPTERS, FASTER_BIASES = 15, 5
+
 logger = logging.getLogger(__name__)
 
 
-def strategies(num_layers: int, tasks: list[str]) -> dict[str, list[str]]:
-    """Maps the name of each strategy to its flags, for an encoder with `num_layers` layers and a head per task."""
+def strategies(num_layers: int, tasks: list[str], args: MTLTrainingArguments) -> dict[str, list[str]]:
+    """
+    Maps the name of each strategy to its flags, for an encoder with `num_layers` layers and a head per task. `args`
+    are those of full fine-tuning, whose rates the others are derived from.
+    """
+    adapters, biases = _faster(FASTER_ADAPTERS, args), _faster(FASTER_BIASES, args)
     lowest = {"lower_half_frozen": num_layers // 2, "top_layer": num_layers - 1}
     if lowest["top_layer"] == lowest["lower_half_frozen"]:
         del lowest["top_layer"]
@@ -68,14 +77,19 @@ def strategies(num_layers: int, tasks: list[str]) -> dict[str, list[str]]:
             if number
         },
         "embeddings_frozen": ["--freeze_embeddings"],
-        "bitfit": ["--bitfit"],
-        "lora_8": ["--lora_r=8"],
-        "lora_32": ["--lora_r=32", "--lora_alpha=64"],
+        "bitfit": ["--bitfit", *biases],
+        "lora_8": ["--lora_r=8", f"--lora_target={ALL_LINEAR}", *adapters],
+        "lora_32": ["--lora_r=32", "--lora_alpha=64", f"--lora_target={ALL_LINEAR}", *adapters],
         "thawed_after_a_third": ["--freeze_encoder", "--thaw_at=0.33"],
         "gradual": ["--gradual_unfreezing", f"--unfreeze_every={1 / (num_layers + 2):.4f}"],
         **adaptive,
         "nothing_trained": ["--freeze_encoder", "--freeze_heads", *tasks],
     }
+
+
+def _faster(times: int, args: MTLTrainingArguments) -> list[str]:
+    """Flags that train the encoder at a higher rate, and the heads at theirs."""
+    return [f"--learning_rate={times * args.learning_rate:g}", f"--head_learning_rate={head_learning_rate(args):g}"]
 
 
 def study_recipe(config: Path, folder: Path) -> tuple[Path, int]:
@@ -130,9 +144,10 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert study") -> Path:
     folder = args.output_dir or Path("runs") / "study" / args.config.stem
     config, first_seed = study_recipe(args.config, folder)
     base = ["--config", str(config), "--output_dir", str(folder), *args.flags]
-    model_args, data_args, _ = parse_arguments(base)
+    model_args, data_args, training_args = parse_arguments(base)
     tasks = (tasks_of_checkpoint(model_args) or {}) | data_args.tasks
-    known = strategies(load_encoder_config(model_args).get_text_config().num_hidden_layers, list(tasks))
+    num_layers = load_encoder_config(model_args).get_text_config().num_hidden_layers
+    known = strategies(num_layers, list(tasks), training_args)
     if unknown := [name for name in args.strategies or [] if name not in known]:
         raise ValueError(f"Unknown strategies {unknown}; for this recipe there are {list(known)}.")
     chosen = {name: known[name] for name in args.strategies or known}

@@ -117,6 +117,15 @@ def test_an_encoder_that_peft_does_not_know_gets_them_in_every_linear_layer(task
     assert {name.split(".lora_")[0].rpartition(".")[2] for name in adapters_of(model)} == {"Wi", "Wo", "Wqkv"}
 
 
+def test_one_word_stands_for_all_linear_layers(model):
+    named, by_word = copy.deepcopy(model), copy.deepcopy(model)
+    names = ["query", "key", "value", "dense"]
+    add_adapters(named, MTLTrainingArguments("unused", lora_r=4, lora_target=names))
+    add_adapters(by_word, MTLTrainingArguments("unused", lora_r=4, lora_target=["all-linear"]))
+    assert adapters_of(by_word).keys() == adapters_of(named).keys()
+    assert len(adapters_of(by_word)) == 2 * 2 * 6  # two factors in both layers: attention has four, and two are above
+
+
 def test_adapters_alone_are_no_checkpoint(trainer_of, model, tmp_path):
     trainer_of(of=copy.deepcopy(model), **EVERY_STEP, **LORA).train()
     folder = tmp_path / "run" / "checkpoint-8"
@@ -167,6 +176,7 @@ def test_what_the_user_froze_stays_frozen(trainer_of, model):
         ({"lora_alpha": 64}, "`lora_merge` need `lora_r`, the rank of the adapters"),
         ({"lora_r": 4, "lora_target": ["query", "vlaue"]}, r"`lora_target` names \['vlaue'\]"),
         ({"lora_r": 4, "lora_target": ["qeury"]}, r"`lora_target` names \['qeury'\]; .* are \['dense', 'key',"),
+        ({"lora_r": 4, "lora_target": ["query", "all-linear"]}, r"names \['all-linear'\]; .*'all-linear' alone"),
         ({"lora_r": 4, "gradient_aggregator": "UPGrad"}, "`lora_r` cannot be used with `gradient_aggregator`"),
         ({"lora_r": 4, "fsdp": "full_shard"}, "`lora_r` cannot be used with FSDP"),
     ],

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from transformers import AlbertConfig, AlbertModel
 
+from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.commands.study import Outcome, main, strategies, study_recipe, study_table, verdict
 from mtsbert.runs import run_once
 
@@ -47,7 +48,9 @@ def test_a_study_runs_every_strategy_once_and_writes_table_and_plot(recipe, tmp_
 
 
 def test_the_strategies_of_an_encoder_with_six_layers():
-    assert strategies(6, ["topic", "ner"]) == {
+    everywhere, adapters = "--lora_target=all-linear", ["--learning_rate=0.003", "--head_learning_rate=0.001"]
+    args = MTLTrainingArguments("unused", learning_rate=2e-4, head_learning_rate=1e-3)
+    assert strategies(6, ["topic", "ner"], args) == {
         "full": [],
         "encoder_frozen": ["--freeze_encoder"],
         "topic_head_frozen": ["--freeze_heads", "topic"],
@@ -55,9 +58,9 @@ def test_the_strategies_of_an_encoder_with_six_layers():
         "lower_half_frozen": ["--freeze_embeddings", "--num_frozen_layers=3", "--feature_cache=True"],
         "top_layer": ["--freeze_embeddings", "--num_frozen_layers=5", "--feature_cache=True"],
         "embeddings_frozen": ["--freeze_embeddings"],
-        "bitfit": ["--bitfit"],
-        "lora_8": ["--lora_r=8"],
-        "lora_32": ["--lora_r=32", "--lora_alpha=64"],
+        "bitfit": ["--bitfit", "--learning_rate=0.001", "--head_learning_rate=0.001"],
+        "lora_8": ["--lora_r=8", everywhere, *adapters],
+        "lora_32": ["--lora_r=32", "--lora_alpha=64", everywhere, *adapters],
         "thawed_after_a_third": ["--freeze_encoder", "--thaw_at=0.33"],
         "gradual": ["--gradual_unfreezing", "--unfreeze_every=0.1250"],
         "adaptive": ["--adaptive_freezing"],
@@ -66,8 +69,16 @@ def test_the_strategies_of_an_encoder_with_six_layers():
 
 
 def test_shallow_encoders_have_no_strategy_that_is_another_one():
-    assert "top_layer" not in strategies(2, ["topic"])
-    assert not {"top_layer", "lower_half_frozen", "adaptive"} & set(strategies(1, ["topic"]))
+    args = MTLTrainingArguments("unused")
+    assert "top_layer" not in strategies(2, ["topic"], args)
+    assert not {"top_layer", "lower_half_frozen", "adaptive"} & set(strategies(1, ["topic"], args))
+
+
+def test_few_parameters_learn_faster_and_heads_as_fast_as_ever():
+    by_default = strategies(6, ["topic"], MTLTrainingArguments("unused", learning_rate=1e-5))
+    assert by_default["lora_32"][-2:] == ["--learning_rate=0.00015", "--head_learning_rate=1e-05"]
+    assert by_default["bitfit"][1:] == ["--learning_rate=5e-05", "--head_learning_rate=1e-05"]
+    assert not [flag for name in ("full", "adaptive", "gradual") for flag in by_default[name] if "rate" in flag]
 
 
 def test_what_a_study_decides_is_taken_out_of_the_recipe(recipe, tmp_path):
