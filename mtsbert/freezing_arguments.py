@@ -72,17 +72,18 @@ class FreezingArguments:
     adaptive_freezing: bool = field(
         default=False,
         metadata={
-            "help": "Freeze layers from the bottom during training, as soon as the gradient of no task changes much "
-            "on them from one twelfth of the run to the next (AutoFreeze, arXiv 2102.01386; each task is judged by "
-            "itself). This saves time: their backward pass is skipped from then on, and their forward pass as well "
-            "where enough epochs are left for a feature cache to pay."
+            "help": "Freeze layers from the bottom in the second half of the run, when their shares in the gradient "
+            "of every task change little from one twelfth of the run to the next (AutoFreeze, arXiv 2102.01386; each "
+            "task is judged by itself). For one twelfth they learn more and more slowly, and then they are frozen. "
+            "This saves time: their backward pass is skipped from then on, and their forward pass as well where "
+            "enough epochs are left for a feature cache to pay."
         },
     )
-    adaptive_freezing_percentile: float = field(
-        default=50.0,
+    adaptive_freezing_change: float = field(
+        default=0.25,
         metadata={
-            "help": "For adaptive_freezing: the change on a layer counts as small if it is at most this percentile of "
-            "the changes on all layers that are still trained. More freezes earlier."
+            "help": "For adaptive_freezing: the largest relative change of a share that counts as little. More tends "
+            "to freeze earlier."
         },
     )
     lora_r: int | None = field(
@@ -170,14 +171,12 @@ class FreezingArguments:
             )
 
     def _check_adaptive_freezing(self) -> None:
-        percentile = self.adaptive_freezing_percentile
-        if not 0.0 <= percentile <= 100.0:
-            raise ValueError(f"`adaptive_freezing_percentile` is {percentile}; it must lie in [0, 100].")
+        change = self.adaptive_freezing_change
+        if not change >= 0.0:
+            raise ValueError(f"`adaptive_freezing_change` is {change}; it must not be negative.")
         if not self.adaptive_freezing:
-            if percentile != FreezingArguments.adaptive_freezing_percentile:
-                raise ValueError(
-                    "`adaptive_freezing_percentile` says what `adaptive_freezing` freezes; set that as well."
-                )
+            if change != FreezingArguments.adaptive_freezing_change:
+                raise ValueError("`adaptive_freezing_change` says when `adaptive_freezing` freezes; set that as well.")
             return
         if self.freeze_encoder:
             raise ValueError("`adaptive_freezing` has nothing left to freeze with `freeze_encoder`; drop one.")

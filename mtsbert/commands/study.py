@@ -45,7 +45,7 @@ NEVER = (
     *("early_stopping_patience", "metric_for_best_model", "resume_from_checkpoint", "seed", "output_dir"),
     *("freeze_encoder", "freeze_embeddings", "num_frozen_layers", "freeze_layers", "freeze_heads"),
     *("gradual_unfreezing", "unfreeze_every", "thaw_at", "layer_decay", "feature_cache", "gradient_aggregator"),
-    *("adaptive_freezing", "adaptive_freezing_percentile"),
+    *("adaptive_freezing", "adaptive_freezing_change"),
     *("freeze_modules", "bitfit", "lora_r", *NEED_ADAPTERS),
     *("num_task_layers", "embedding_distillation", "embedding_distillation_parts"),  # other answers to the question
     "embedding_reference",

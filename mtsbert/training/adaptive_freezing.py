@@ -1,4 +1,7 @@
-"""Adaptive freezing: freezes layers from the bottom during training, as soon as no task's gradient changes on them."""
+"""
+Adaptive freezing: freezes layers from the bottom in the second half of a run, when their shares in the gradient of no
+task change any more.
+"""
 
 import logging
 import math
@@ -17,8 +20,9 @@ from mtsbert.training.losses.joint import TEACHER, JointLossTrainer
 from mtsbert.training.losses.task_statistics import TaskGradients
 
 
-NUM_INTERVALS = 12  # of a run; after each of them but the first, layers may be frozen
-NUM_MEASUREMENTS = 4  # of the gradients of every task in an interval
+NUM_INTERVALS = 12  # of a run; after each of them in its second half, layers may begin to end
+SHORTEST_INTERVAL = 4  # steps
+NUM_MEASUREMENTS = 8  # of the gradients of every task in an interval
 
 ADAPTIVE_STATE = "adaptive_freezing"  # key in the state of the Trainer, for checkpoints
 
@@ -65,26 +69,24 @@ class LayerGradients(TaskGradients):
         return [weight for weight in weights if weight.dim() == 1] or weights
 
 
-def num_settled(changes: dict[str, list[float]], percentile: float) -> int:
+def num_settled(before: dict[str, list[float]], now: dict[str, list[float]], largest: float) -> int:
     """
-    Counts the lowest layers on which the gradients of no task change much any more. For a task, these are the layers
-    whose change is at most a percentile of the changes of all layers. The last layer never counts.
+    Counts the lowest layers whose share in the gradient of no task changes much any more. How long a gradient is in
+    all says more of the rows of a step than of the layers. The last layer never counts.
 
     Args:
-        changes (`dict[str, list[float]]`): Task → relative change of the norm of its gradient on every layer, from the
-            bottom.
-        percentile (`float`): From 0 to 100.
+        before, now (`dict[str, list[float]]`): Task → norm of its gradient on every layer, from the bottom.
+        largest (`float`): The largest relative change of a share that is small.
 
     Example:
 
-        >>> num_settled({"topic": [0.1, 0.2, 0.3, 0.4], "ner": [0.0, 0.3, 0.2, 0.5]}, 50)
+        >>> num_settled({"topic": [2.0, 1.0, 1.0]}, {"topic": [4.0, 2.0, 2.0]}, 0.1)
+        2
+        >>> num_settled({"topic": [2.0, 1.0, 1.0]}, {"topic": [2.0, 2.0, 1.0]}, 0.25)  # 0.5, 0.25, … → 0.4, 0.4, …
         1
     """
-    settled = [
-        [change <= torch.tensor(of_task, dtype=torch.float64).quantile(percentile / 100).item() for change in of_task]
-        for of_task in changes.values()
-    ]
-    for_all = [all(of_layer) for of_layer in zip(*settled, strict=True)]
+    changes = [_changes(_shares(before[task]), _shares(norms)) for task, norms in now.items()]
+    for_all = [max(of_layer) <= largest for of_layer in zip(*changes, strict=True)]
     return [*for_all[:-1], False].index(False)
 
 
@@ -92,20 +94,24 @@ class AdaptiveFreezing:
     """
     Decides during training how many of the lowest layers are frozen. This follows AutoFreeze (arXiv 2102.01386), but
     judges every task by itself: the norm of its gradient on every layer is averaged over an interval of optimizer
-    steps and compared with that of the interval before. See [`num_settled`] for what is frozen then. The embeddings
-    are frozen with the lowest layer; the last layer that all tasks share is always trained.
+    steps and compared with that of the interval before; see [`num_settled`].
+
+    Layers end rather than stop: over the next interval they learn more and more slowly, and then they are frozen. A
+    layer that stops at a high learning rate keeps the noise of its last steps (FreezeOut, arXiv 1706.04983). The first
+    decision is in the middle of the run, because layers that end early cost more than they save. The embeddings end
+    with the lowest layer; the last layer that all tasks share is always trained.
 
     Args:
         freezing ([`Freezing`]): What is frozen at present, and what is frozen in addition.
-        percentile (`float`): `adaptive_freezing_percentile`.
+        largest_change (`float`): `adaptive_freezing_change`.
 
     Raises:
         `ValueError`: if only the last layer that all tasks share is trained anyway.
     """
 
-    def __init__(self, freezing: Freezing, percentile: float):
+    def __init__(self, freezing: Freezing, largest_change: float):
         self.freezing = freezing
-        self.percentile = percentile
+        self.largest_change = largest_change
         self.gradients = LayerGradients(freezing)
         if self.gradients.num_frozen >= len(self.gradients.layers) - 1:
             raise ValueError(
@@ -117,11 +123,20 @@ class AdaptiveFreezing:
     def begin(self, tasks: list[str], num_steps: int) -> None:
         """Must be called before training with the tasks that have labels and the number of optimizer steps."""
         self.gradients.tasks, self.num_steps = tasks, num_steps
-        self.interval = max(NUM_MEASUREMENTS, math.ceil(num_steps / NUM_INTERVALS))
+        self.interval = max(SHORTEST_INTERVAL, math.ceil(num_steps / NUM_INTERVALS))
+        self.first_decision = math.ceil(num_steps / 2 / self.interval) * self.interval
+
+    @property
+    def num_ended(self) -> int:
+        """Number of the lowest layers that are frozen to the end of the run, or will be after this interval."""
+        gone = self.freezing.to_the_end | set(self.ending)
+        return [*(set(parts) <= gone for parts in self.gradients.layers), False].index(False)
 
     def begin_step(self, step: int) -> None:
         """Before an optimizer step, after `step` of them: says whether gradients are to be measured in it."""
-        if self.gradients.num_frozen == len(self.gradients.layers) - 1:
+        if self.ending:
+            self._before = {weight: weight.detach().clone() for weight in self._ending_parameters()}
+        if self.num_ended == len(self.gradients.layers) - 1 or step < self.first_decision - 2 * self.interval:
             return
         place = step % self.interval
         if place * NUM_MEASUREMENTS // self.interval != (place - 1) * NUM_MEASUREMENTS // self.interval:
@@ -129,38 +144,68 @@ class AdaptiveFreezing:
 
     def end_step(self, step: int, reduce: Callable[[torch.Tensor], torch.Tensor], device: torch.device) -> bool:
         """
-        Freezes what is due after an optimizer step, and returns whether anything is.
+        Shortens the step of what is ending, freezes what is due and decides what ends next. Returns whether anything
+        was frozen.
 
         Args:
             step (`int`): Number of finished optimizer steps.
             reduce (`Callable[[torch.Tensor], torch.Tensor]`): Sums a tensor over all ranks.
             device (`torch.device`): Where to sum.
         """
+        self._shorten(step)
         awaited = set(self.gradients.awaited)
         self.gradients.end_step(reduce, device)
         for task in awaited - self.gradients.awaited:
             self._norms.setdefault(task, []).append(self.gradients.norms(task))
-        is_measured = set(self._norms) == set(self.gradients.tasks)
-        return is_measured and step % self.interval == 0 and step < self.num_steps and self._decide(step)
+        if step % self.interval or step >= self.num_steps:
+            return False
+        has_ended = self._freeze(step)
+        if set(self._norms) == set(self.gradients.tasks):
+            self._decide(step)
+        return has_ended
 
-    def _decide(self, step: int) -> bool:
-        before, means = self._means, {task: _means(norms) for task, norms in self._norms.items()}
-        changes = {task: _changes(before[task], means[task]) for task in before}
-        num_frozen, number = self.gradients.num_frozen, num_settled(changes, self.percentile)
-        names = {name for layer in self.gradients.layers[num_frozen : num_frozen + number] for name in layer}
-        self.freezing.settle(self.freezing.settled | dict.fromkeys(names - self.freezing.forever, step))
+    def _shorten(self, step: int) -> None:
+        """Takes back a part of the latest optimizer step, which grows linearly while layers end."""
+        place = (step - 1) % self.interval  # of the step, in its interval
+        with torch.no_grad():
+            for weight, before in self._before.items():
+                weight.lerp_(before, place / self.interval)
+        self._before = {}
+
+    def _freeze(self, step: int) -> bool:
+        """Freezes what has ended."""
+        num_frozen = self.gradients.num_frozen
+        self.freezing.settle(self.freezing.settled | dict.fromkeys(self.ending, step))
+        self.ending = []
         num_new = self.gradients.num_frozen - num_frozen  # may be more, because flags have frozen some layers above
-        self._means, self._norms = {task: of_task[num_new:] for task, of_task in means.items()}, {}
+        self._means = {task: norms[num_new:] for task, norms in self._means.items()}
+        self._norms = {task: [row[num_new:] for row in rows] for task, rows in self._norms.items()}
         return num_new > 0
+
+    def _decide(self, step: int) -> None:
+        means = {task: _means(norms) for task, norms in self._norms.items()}
+        if self._means and self.first_decision <= step < self.num_steps - self.interval:
+            num_frozen = self.gradients.num_frozen
+            number = num_settled(self._means, means, self.largest_change)
+            names = {name for layer in self.gradients.layers[num_frozen : num_frozen + number] for name in layer}
+            self.ending = sorted(names - self.freezing.forever)
+        self._means, self._norms = means, {}
+
+    def _ending_parameters(self) -> list[torch.nn.Parameter]:
+        parts = [self.freezing.parts[name] for name in self.ending]
+        return [weight for part in parts for weight in part.parameters if weight.requires_grad]
 
     def state(self) -> dict[str, Any]:
         """Returns what a resumed run needs to decide the same, as JSON."""
+        decided = {"settled": self.freezing.settled, "ending": self.ending}
         awaited = sorted(self.gradients.awaited)
-        return {"settled": self.freezing.settled, "means": self._means, "norms": self._norms, "awaited": awaited}
+        return decided | {"means": self._means, "norms": self._norms, "awaited": awaited}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continues from a [`state`], or starts anew from an empty one."""
         self.freezing.settle(state.get("settled", {}))
+        self.ending: list[str] = state.get("ending", [])  # parts that are frozen after the interval
+        self._before: dict[torch.nn.Parameter, torch.Tensor] = {}  # their weights before the current step
         self._means: dict[str, list[float]] = state.get("means", {})  # task → mean norm on every layer, last interval
         self._norms: dict[str, list[list[float]]] = state.get("norms", {})  # task → norms on every layer, by step
         self.gradients.awaited = set(state.get("awaited", []))
@@ -173,7 +218,7 @@ class AdaptiveFreezingTrainer(JointLossTrainer):
         super().attach_losses(model)
         self.adaptive_freezing = None
         if self.args.adaptive_freezing:
-            self.adaptive_freezing = AdaptiveFreezing(self.freezing, self.args.adaptive_freezing_percentile)
+            self.adaptive_freezing = AdaptiveFreezing(self.freezing, self.args.adaptive_freezing_change)
 
     def begin_training(self) -> None:
         super().begin_training()
@@ -215,7 +260,7 @@ class AdaptiveFreezingTrainer(JointLossTrainer):
         if self.adaptive_freezing.end_step(step, self._sum_over_processes, self.args.device):
             logger.info(
                 f"Step {step}: the embeddings and the lowest {gradients.num_frozen} of {len(gradients.layers)} layers "
-                "are frozen from here on: the gradient of no task changes much on them any more."
+                "are frozen from here on: their shares in the gradient of every task changed little."
             )
             self.cache_grown_prefix()
 
@@ -247,6 +292,10 @@ def _means(rows: list[list[float]]) -> list[float]:
     return [sum(column) / len(column) for column in zip(*rows, strict=True)]
 
 
+def _shares(norms: list[float]) -> list[float]:
+    return [norm / sum(norms) if norm else 0.0 for norm in norms]
+
+
 def _changes(before: list[float], now: list[float]) -> list[float]:
-    """Returns the relative changes of norms. They are 0 where a layer has no trained weights, and so no gradient."""
+    """Returns the relative changes of shares. They are 0 where a layer has no trained weights, and so no gradient."""
     return [abs(new - old) / old if old else float(new > 0) for old, new in zip(before, now, strict=True)]

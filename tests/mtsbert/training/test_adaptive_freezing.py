@@ -22,82 +22,134 @@ def deep_model(model_on):
 
 
 @pytest.mark.parametrize(
-    ("topic", "ner", "percentile", "expected"),
+    ("topic", "ner", "largest", "expected"),
     [
-        ([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4], 50, 2),
-        ([0.1, 0.2, 0.3, 0.4], [0.1, 0.4, 0.3, 0.2], 50, 1),  # for one of the tasks, the second still changes
-        ([0.1, 0.2, 0.3, 0.4], [0.4, 0.1, 0.2, 0.3], 50, 0),  # nothing is frozen above a layer that is not
-        ([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4], 0, 1),
-        ([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4], 67, 3),
-        ([0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4], 100, 3),  # never the last layer
-        ([0.2, 0.2, 0.2, 0.2], [0.0, 0.0, 0.0, 0.0], 50, 3),
-        ([0.3], [0.1], 100, 0),
+        # Of 10, the shares of 1, 2, 3 and 4 become those of 1.1, 2.4, 3.3 and 3.2.
+        ([11, 24, 33, 32], [1, 2, 3, 4], 0.201, 3),
+        ([11, 24, 33, 32], [1, 2, 3, 4], 0.199, 1),  # the third changes by 0.1, and is not frozen above the second
+        ([11, 24, 33, 32], [1, 2, 3, 4], 0.0, 0),
+        ([1, 2, 3, 4], [12, 18, 31, 39], 0.1, 0),  # for one of the tasks, the lowest changes
+        ([1, 2, 3, 4], [11, 22, 33, 34], 0.1, 1 + 2),
+        (
+            [10, 20, 30, 40],
+            [0.1, 0.2, 0.3, 0.4],
+            0.001,
+            3,
+        ),  # longer, shorter, and shared out as before; never the last
+        ([4, 3, 2, 1], [1, 2, 3, 4], 2, 0),
+        ([4, 3, 2, 1], [1, 2, 3, 4], 3, 3),
     ],
 )
-def test_a_layer_has_settled_if_the_change_is_small_for_every_task(topic, ner, percentile, expected):
-    assert num_settled({"topic": topic, "ner": ner}, percentile) == expected
+def test_a_layer_has_settled_if_its_share_changes_little_for_every_task(topic, ner, largest, expected):
+    before = {"topic": [1.0, 2.0, 3.0, 4.0], "ner": [1.0, 2.0, 3.0, 4.0]}
+    assert num_settled(before, {"topic": topic, "ner": ner}, largest + 1e-9) == expected
 
 
-def decided(model, percentile: float = 50, *, step: int = 32, means=None, norms=None, **flags) -> dict[str, int]:
-    """What is frozen after `step` of 120 steps, given the norms of the last interval and of the current one."""
-    freezing = Freezing(model, MTLTrainingArguments("unused", adaptive_freezing=True, **flags))
-    adaptive = AdaptiveFreezing(freezing, percentile)
-    adaptive.begin(["topic", "ner"], num_steps=120)  # so an interval has ten steps
+def test_a_single_layer_has_no_share_to_settle():
+    assert num_settled({"topic": [0.3]}, {"topic": [0.3]}, 1.0) == 0
+
+
+def adaptive_of(model, largest: float = 0.25, *, means=None, norms=None, **flags) -> AdaptiveFreezing:
+    """For 120 steps, so that an interval has ten, with norms of the last interval and of the current one."""
+    adaptive = AdaptiveFreezing(
+        Freezing(model, MTLTrainingArguments("unused", adaptive_freezing=True, **flags)), largest
+    )
+    adaptive.begin(["topic", "ner"], num_steps=120)
     adaptive.load_state({"means": means or {}, "norms": norms or {}})
-    has_frozen = adaptive.end_step(step, lambda tensor: tensor, torch.device("cpu"))
-    assert has_frozen == bool(freezing.settled)
-    assert all(not weight.requires_grad for name in freezing.settled for weight in freezing.parts[name].parameters)
-    return freezing.settled
+    return adaptive
+
+
+def end_step(adaptive: AdaptiveFreezing, step: int) -> bool:
+    return adaptive.end_step(step, lambda tensor: tensor, torch.device("cpu"))
+
+
+def ending(model, largest: float = 0.25, *, step: int = 60, **norms_and_flags) -> list[str]:
+    """What ends after `step` of 120 steps. Nothing is frozen yet."""
+    adaptive = adaptive_of(model, largest, **norms_and_flags)
+    assert not end_step(adaptive, step)
+    assert not adaptive.freezing.settled
+    return adaptive.ending
 
 
 BEFORE = {"topic": [1.0, 2.0, 1.0, 1.0], "ner": [2.0, 1.0, 1.0, 4.0]}
-# Means 1.1, 1.8, 1.4, 0.5 and 2.0, 1.0, 0.7, 2.0, so changes of 0.1, 0.1, 0.4, 0.5 and 0, 0, 0.3, 0.5.
-NOW = {"topic": [[1.0, 1.8, 1.4, 0.25], [1.2, 1.8, 1.4, 0.75]], "ner": [[2.0, 1.0, 0.7, 2.0]]}
+# The means are 1.1, 1.8, 1.6, 0.5 and 2.0, 1.0, 0.8, 4.2, so shares of 0.2, 0.4, 0.2, 0.2 and 0.25, 0.125, 0.125, 0.5
+# become 0.22, 0.36, 0.32, 0.1 and 0.25, 0.125, 0.1, 0.525.
+NOW = {"topic": [[1.0, 1.8, 1.6, 0.25], [1.2, 1.8, 1.6, 0.75]], "ner": [[2.0, 1.0, 0.8, 4.2]]}
 LOWEST_TWO = ["encoder.embeddings", "encoder.layer.0", "encoder.layer.1"]
 
 
 def test_norms_are_averaged_and_compared_with_those_of_the_interval_before(deep_model):
-    assert decided(deep_model, step=20, means=BEFORE, norms=NOW) == dict.fromkeys(LOWEST_TWO, 20)
-    fewer = NOW | {"ner": [[2.0, 2.0, 0.7, 2.0]]}  # changes of 0, 1, 0.3, 0.5
-    assert decided(deep_model, step=20, means=BEFORE, norms=fewer) == dict.fromkeys(LOWEST_TWO[:2], 20)
+    assert ending(deep_model, means=BEFORE, norms=NOW) == LOWEST_TWO
+    fewer = NOW | {"ner": [[2.0, 2.0, 0.8, 3.2]]}  # a share of 0.25 instead of 0.125
+    assert ending(deep_model, means=BEFORE, norms=fewer) == LOWEST_TWO[:2]
 
 
 @pytest.mark.parametrize(
     ("step", "means", "norms"),
     [
-        (25, BEFORE, NOW),  # within an interval
-        (120, BEFORE, NOW),  # at the end of the run
-        (10, {}, NOW),  # after the first interval, with nothing to compare with
-        (20, BEFORE, {"topic": NOW["topic"]}),  # no step had a label of the other task
+        (65, BEFORE, NOW),  # within an interval
+        (50, BEFORE, NOW),  # in the first half of the run
+        (110, BEFORE, NOW),  # what ends has an interval to do so, and none is left after it
+        (60, {}, NOW),  # with nothing to compare with
+        (60, BEFORE, {"topic": NOW["topic"]}),  # no step had a label of the other task
     ],
 )
-def test_nothing_is_frozen_before_all_tasks_can_be_compared(deep_model, step, means, norms):
-    assert decided(deep_model, step=step, means=means, norms=norms) == {}
+def test_nothing_ends_before_all_tasks_can_be_compared_or_too_late_to_save_time(deep_model, step, means, norms):
+    assert ending(deep_model, step=step, means=means, norms=norms) == []
 
 
-def test_the_next_decision_compares_with_the_layers_that_are_left(deep_model):
-    adaptive = AdaptiveFreezing(Freezing(deep_model, MTLTrainingArguments("unused", adaptive_freezing=True)), 50)
-    adaptive.begin(["topic", "ner"], num_steps=120)
-    adaptive.load_state({"means": BEFORE, "norms": NOW})
-    assert adaptive.end_step(20, lambda tensor: tensor, torch.device("cpu"))
+def test_what_ends_is_frozen_an_interval_later_and_the_next_decision_is_of_the_layers_that_are_left(deep_model):
+    adaptive = adaptive_of(deep_model, means=BEFORE, norms=NOW)
+    end_step(adaptive, 60)
+    adaptive.load_state(adaptive.state() | {"norms": NOW})  # measured while they end
+    assert not end_step(adaptive, 65)
+    assert end_step(adaptive, 70)
+    assert adaptive.freezing.settled == dict.fromkeys(LOWEST_TWO, 70)
+    frozen = [weight for name in LOWEST_TWO for weight in adaptive.freezing.parts[name].parameters]
+    assert not any(weight.requires_grad for weight in frozen)
+    assert adaptive.ending == ["encoder.layer.2"]  # the same shares as before
     assert adaptive.state()["norms"] == {}
-    assert adaptive.state()["means"] == {"topic": [1.4, 0.5], "ner": [0.7, 2.0]}
+    assert adaptive.state()["means"] == {"topic": [1.6, 0.5], "ner": [0.8, 4.2]}
+    assert end_step(adaptive, 80)
+    assert adaptive.freezing.settled == dict.fromkeys(LOWEST_TWO, 70) | {"encoder.layer.2": 80}
+
+
+def test_a_layer_that_ends_learns_more_and_more_slowly(deep_model):
+    adaptive = adaptive_of(deep_model, means=BEFORE, norms=NOW)
+    end_step(adaptive, 60)
+    steps = []
+    for step in range(60, 70):
+        before = copy.deepcopy(deep_model.state_dict())
+        adaptive.begin_step(step)
+        with torch.no_grad():
+            for weight in deep_model.parameters():
+                weight += 1.0
+        end_step(adaptive, step + 1)
+        steps.append({name: (weight - before[name]).mean().item() for name, weight in deep_model.state_dict().items()})
+    for name, _ in deep_model.named_parameters():
+        expected = [1 - place / 10 for place in range(10)] if is_below(name, 2) else [1.0] * 10
+        assert [step[name] for step in steps] == pytest.approx(expected, abs=1e-5), name
 
 
 def test_a_gradient_that_was_zero_has_changed_if_it_no_longer_is(deep_model):
     before = {"topic": [0.0, 1.0, 1.0, 1.0], "ner": [0.0, 1.0, 1.0, 1.0]}
-    still = {"topic": [[0.0, 1.0, 1.2, 1.2]], "ner": [[0.0, 1.0, 1.2, 1.2]]}
-    begins = still | {"ner": [[0.1, 1.0, 1.2, 1.2]]}
-    assert decided(deep_model, step=20, means=before, norms=still) == dict.fromkeys(LOWEST_TWO, 20)
-    assert decided(deep_model, step=20, means=before, norms=begins) == {}
+    still = {"topic": [[0.0, 1.0, 1.4, 0.6]], "ner": [[0.0, 1.0, 1.0, 1.0]]}
+    begins = still | {"ner": [[0.1, 1.0, 1.0, 1.0]]}
+    assert ending(deep_model, means=before, norms=still) == LOWEST_TWO
+    assert ending(deep_model, means=before, norms=begins) == []
+
+
+def test_a_task_without_any_gradient_keeps_nothing_from_ending(deep_model):
+    nothing = [0.0] * 4
+    no_entities = {"means": BEFORE | {"ner": nothing}, "norms": {"topic": [BEFORE["topic"]], "ner": [nothing]}}
+    assert ending(deep_model, **no_entities) == [*LOWEST_TWO, "encoder.layer.2"]
 
 
 def test_what_flags_freeze_is_passed_over(deep_model):
     means = {task: values[1:] for task, values in BEFORE.items()}
-    norms = {task: [row[1:] for row in rows] for task, rows in NOW.items()}
+    norms = {task: [values[1:]] for task, values in BEFORE.items()}
     flags = {"freeze_embeddings": True, "freeze_layers": [0, 2]}
-    # Changes of 0.1, 0.4, 0.5 and 0, 0.3, 0.5: the second layer has settled, and the third is frozen anyway.
-    assert decided(deep_model, 20, step=20, means=means, norms=norms, **flags) == {"encoder.layer.1": 20}
+    assert ending(deep_model, means=means, norms=norms, **flags) == ["encoder.layer.1"]
 
 
 SETTINGS = {  # intervals of four steps, and epochs as well
@@ -108,7 +160,7 @@ SETTINGS = {  # intervals of four steps, and epochs as well
     "weight_decay": 0.1,
     "learning_rate": 1e-3,
 }
-ALL_AT_ONCE = SETTINGS | {"adaptive_freezing_percentile": 100}
+ALL_AT_ONCE = SETTINGS | {"adaptive_freezing_change": 100}
 
 
 @pytest.fixture
@@ -147,16 +199,18 @@ def is_below(name: str, num_layers: int) -> bool:
 def test_settled_layers_stay_bit_identical_in_evaluation_mode_and_the_others_move(start, cached):
     trainer = start(watch := Watch(), **ALL_AT_ONCE, feature_cache=cached)
     trainer.train()
-    assert trainer.freezing.settled == dict.fromkeys([*LOWEST_TWO, "encoder.layer.2"], 8)
+    assert trainer.freezing.settled == dict.fromkeys([*LOWEST_TWO, "encoder.layer.2"], 16)
     assert (trainer.feature_cache is not None) == cached
-    assert watch.modes == [[True] * 5] * 8 + [[False] * 4 + [True]] * 16
+    assert watch.modes == [[True] * 5] * 16 + [[False] * 4 + [True]] * 8
     for step, (before, after) in enumerate(zip(watch.weights, watch.weights[1:], strict=False), start=1):
         moved = {name for name in after if not torch.equal(after[name], before[name])}
-        assert moved == {name for name in after if step < 8 or not is_below(name, 3)}, step
+        assert moved == {name for name in after if step < 16 or not is_below(name, 3)}, step
 
 
 def test_layers_are_frozen_one_after_the_other_from_the_bottom(start):
-    trainer = start(watch := Watch(), **SETTINGS | {"num_train_epochs": 12})
+    trainer = start(
+        watch := Watch(), **SETTINGS | {"num_train_epochs": 12, "learning_rate": 0.02, "adaptive_freezing_change": 0.1}
+    )
     trainer.train()
     steps = [trainer.freezing.settled.get(f"encoder.layer.{index}", 48) for index in range(4)]
     assert steps == sorted(steps)
@@ -171,7 +225,7 @@ def test_layers_are_frozen_one_after_the_other_from_the_bottom(start):
 def test_the_last_layer_that_flags_leave_is_always_trained(start):
     trainer = start(**ALL_AT_ONCE, freeze_layers=[3])
     trainer.train()
-    assert trainer.freezing.settled == dict.fromkeys(LOWEST_TWO, 8)
+    assert trainer.freezing.settled == dict.fromkeys(LOWEST_TWO, 16)
 
 
 def test_the_gradient_of_each_task_is_measured_on_the_biases_and_norms_of_a_layer(start, deep_model):
@@ -195,11 +249,11 @@ def test_the_gradient_of_each_task_is_measured_on_the_biases_and_norms_of_a_laye
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_run_resumed_before_or_after_a_decision_equals_the_uninterrupted_one(start, tmp_path, cached):
     flags = SETTINGS | {"save_strategy": "steps", "save_steps": 1, "feature_cache": cached, "num_train_epochs": 12}
-    flags |= {"gradient_accumulation_steps": 2, "adaptive_freezing_percentile": 70}
+    flags |= {"gradient_accumulation_steps": 2, "adaptive_freezing_change": 0.5}
     straight = start(**flags)
     straight.train()
     first = min(straight.freezing.settled.values())
-    for checkpoint in (3, first - 1, first, first + 3):
+    for checkpoint in (3, first - 4, first - 2, first, first + 3):
         resumed = start(**flags)
         resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{checkpoint}"))
         assert resumed.state.global_step == 24
@@ -210,7 +264,7 @@ def test_a_run_resumed_before_or_after_a_decision_equals_the_uninterrupted_one(s
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_skipping_frozen_layers_changes_nothing_but_the_time(start, model_on, encoder):
-    flags = ALL_AT_ONCE | {"feature_cache_dtype": "fp32", "optim": "sgd", "learning_rate": 0.1, "num_train_epochs": 4}
+    flags = ALL_AT_ONCE | {"feature_cache_dtype": "fp32", "optim": "sgd", "learning_rate": 0.1, "num_train_epochs": 5}
     model = model_on(copy.deepcopy(ENCODERS[encoder]))
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -219,13 +273,13 @@ def test_skipping_frozen_layers_changes_nothing_but_the_time(start, model_on, en
     plain.train()
     cached.train()
     assert cached.num_cached_layers == 1
-    assert plain.freezing.settled == cached.freezing.settled == dict.fromkeys(plain.freezing.settled, 8)
+    assert plain.freezing.settled == cached.freezing.settled == dict.fromkeys(plain.freezing.settled, 16)
     for name, weight in plain.model.state_dict().items():
         assert torch.allclose(weight, cached.model.state_dict()[name], atol=1e-5), name
 
 
 def test_another_training_begins_with_nothing_frozen(start):
-    trainer = start(**ALL_AT_ONCE | {"num_train_epochs": 4})
+    trainer = start(**ALL_AT_ONCE | {"num_train_epochs": 5})
     trainer.train()
     before = copy.deepcopy(trainer.model.state_dict())
     trainer.train()
@@ -246,10 +300,11 @@ def test_another_training_begins_with_nothing_frozen(start):
             "which reentrant activation checkpointing does not support",
         ),
         ({"feature_cache": True, "torch_compile": True}, "`feature_cache` skips layers in the middle of a run"),
-        ({"adaptive_freezing_percentile": 101}, r"`adaptive_freezing_percentile` is 101; it must lie in \[0, 100\]"),
+        ({"adaptive_freezing_change": -0.1}, r"`adaptive_freezing_change` is -0\.1; it must not be negative"),
+        ({"adaptive_freezing_change": float("nan")}, "`adaptive_freezing_change` is nan; it must not be negative"),
         (
-            {"adaptive_freezing": False, "adaptive_freezing_percentile": 40},
-            "`adaptive_freezing_percentile` says what `adaptive_freezing` freezes",
+            {"adaptive_freezing": False, "adaptive_freezing_change": 0.4},
+            "`adaptive_freezing_change` says when `adaptive_freezing` freezes",
         ),
         (
             {"num_frozen_layers": 1, "freeze_embeddings": True},
@@ -266,22 +321,22 @@ def test_what_was_frozen_and_when_is_told(start, tmp_path, caplog):
     trainer = start(**ALL_AT_ONCE)
     with caplog.at_level(logging.INFO, "mtsbert"):
         metrics = trainer.train().metrics
-    assert "Step 8: the embeddings and the lowest 3 of 4 layers are frozen from here on" in caplog.text
+    assert "Step 16: the embeddings and the lowest 3 of 4 layers are frozen from here on" in caplog.text
     frozen = {key: value for key, value in metrics.items() if key.startswith("frozen_from_step_")}
-    assert frozen == {f"frozen_from_step_{name}": 8 for name in [*LOWEST_TWO, "encoder.layer.2"]}
+    assert frozen == {f"frozen_from_step_{name}": 16 for name in [*LOWEST_TWO, "encoder.layer.2"]}
     numbers = [line["num_frozen_layers"] for line in trainer.state.log_history if "loss" in line]
-    assert numbers == [0] * 7 + [3] * 17
+    assert numbers == [0] * 15 + [3] * 9
     trainer.create_model_card()
     lines = (tmp_path / "run" / "README.md").read_text(encoding="utf-8").splitlines()
-    assert len([line for line in lines if "encoder.layer" in line and "frozen from step 8 on" in line]) == 3
+    assert len([line for line in lines if "encoder.layer" in line and "frozen from step 16 on" in line]) == 3
 
 
 @pytest.mark.parametrize(
     ("num_epochs", "flags", "is_cached"),
     [
-        (6, {}, True),  # four epochs are left
-        (3, {}, False),  # one epoch
-        (3, {"feature_cache": True}, True),
+        (6, {}, True),  # two epochs are left
+        (5, {}, False),  # one epoch
+        (5, {"feature_cache": True}, True),
         (6, {"feature_cache": False}, False),
     ],
 )
@@ -292,12 +347,12 @@ def test_frozen_layers_are_computed_once_where_enough_epochs_are_left(start, tmp
     attention.register_forward_hook(lambda *_: was_training.append(trainer.model.training))
     trainer.train()
     assert trainer.num_cached_layers == (3 if is_cached else 0)
-    assert sum(was_training) == (8 if is_cached else 4 * num_epochs)
+    assert sum(was_training) == (16 if is_cached else 4 * num_epochs)
     assert not list((tmp_path / "cache").glob("*/states.bin"))  # of no use to any other run
 
 
 def test_a_cache_that_gains_little_waits_for_the_next_decision(start, model):
-    trainer = start(of=model, **ALL_AT_ONCE | {"num_train_epochs": 4})  # of two layers, the lower one, for two epochs
+    trainer = start(of=model, **ALL_AT_ONCE)  # of two layers, the lower one, for two epochs
     trainer.train()
     assert set(trainer.freezing.settled) == {"encoder.embeddings", "encoder.layer.0"}
     assert trainer.num_cached_layers == 0
@@ -314,11 +369,11 @@ class CachedLayers(TrainerCallback):
 
 
 def test_what_is_frozen_from_the_start_is_computed_once_and_again_when_it_grows(start):
-    flags = ALL_AT_ONCE | {"freeze_embeddings": True, "num_frozen_layers": 1}
+    flags = ALL_AT_ONCE | {"freeze_embeddings": True, "num_frozen_layers": 1, "num_train_epochs": 12}
     watch = CachedLayers()
     watch.trainer = trainer = start(watch, **flags)
     trainer.train()
-    assert watch.numbers == [1] * 8 + [3] * 16
+    assert watch.numbers == [1] * 28 + [3] * 20
     assert set(trainer.freezing.settled) == {"encoder.layer.1", "encoder.layer.2"}
 
 
@@ -329,7 +384,7 @@ def test_the_distillation_of_the_embedding_is_one_more_task(start, model_on, tmp
     before = copy.deepcopy(trainer.model.state_dict())
     trainer.train()
     assert trainer.adaptive_freezing.gradients.tasks == ["topic", "ner", "embedding"]
-    assert trainer.freezing.settled == dict.fromkeys(LOWEST_TWO, 8)  # the last layer that the tasks share is trained
+    assert trainer.freezing.settled == dict.fromkeys(LOWEST_TWO, 16)  # the last layer that the tasks share is trained
     assert not any(torch.equal(weight, before[name]) for name, weight in trainer.model.state_dict().items())
 
 
@@ -341,21 +396,21 @@ def test_the_answers_of_a_teacher_are_one_more_task(start, model, tokenizer, tmp
     gradients = trainer.adaptive_freezing.gradients
     assert gradients.tasks == ["topic", "ner", TEACHER]
     assert gradients.gradients[TEACHER].norm() > 0
-    assert set(trainer.freezing.settled.values()) == {8}
+    assert set(trainer.freezing.settled.values()) == {16}
 
 
 def test_a_task_without_any_label_does_not_keep_layers_from_freezing(start, features):
     unlabelled = features.map(lambda row: {"ner": [-100] * len(row["ner"])})
     trainer = start(**ALL_AT_ONCE, train_dataset=unlabelled)
     trainer.train()
-    assert set(trainer.freezing.settled.values()) == {8}
+    assert set(trainer.freezing.settled.values()) == {16}
 
 
 def test_a_task_without_any_weight_decides_nothing(start):
     trainer = start(**ALL_AT_ONCE, task_weights={"ner": 0.0})
     trainer.train()
     assert trainer.adaptive_freezing.gradients.tasks == ["topic"]
-    assert set(trainer.freezing.settled.values()) == {8}
+    assert set(trainer.freezing.settled.values()) == {16}
 
 
 def test_answers_without_any_weight_decide_nothing(start, model, tokenizer, tmp_path):
@@ -381,7 +436,7 @@ def test_checkpoints_that_are_not_reentrant_can_be_measured(start):
     checkpoints = {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": False}}
     trainer = start(**ALL_AT_ONCE, **checkpoints, padding_free=False)
     trainer.train()
-    assert set(trainer.freezing.settled.values()) == {8}
+    assert set(trainer.freezing.settled.values()) == {16}
 
 
 def test_a_step_that_is_left_out_is_not_measured(start):
