@@ -104,29 +104,39 @@ class InputTexts:
     def rows(self, columns: set[str] | None = None) -> Iterator[dict]:
         """
         Yields each row as a dict with `text`, `text_pair` (if there is a pair column) and the columns to keep. A
-        missing text becomes an empty string. If `columns` is given, the names of all columns are added to it, and the
-        rows are checked for invalid characters.
+        missing text becomes an empty string, and a missing second text `None`. If `columns` is given, the names of all
+        columns are added to it, and the rows are checked for invalid characters and the files for the pair column.
         """
         for file in self.files:
+            of_file: set[str] = set()
             for number, row in enumerate(stream_rows(file, self.options), start=1):
-                kept = {column: _without_nan(row.get(column)) for column in self.keep}
-                pair = {} if self.pair_column is None else {TEXT_PAIR: self._text(row, self.pair_column, file, number)}
-                answered = {**kept, TEXT: self._text(row, self.text_column, file, number), **pair}
+                if self.text_column not in row:
+                    raise ValueError(
+                        f"Row {number} of {file} has no column {self.text_column!r}, only {list(row)}. Name it with "
+                        "--text_column, and the second text of a pair with --pair_column."
+                    )
+                answered = {column: _without_nan(row.get(column)) for column in self.keep}
+                answered[TEXT] = _text(row, self.text_column, file, number) or ""
+                if self.pair_column is not None:
+                    answered[TEXT_PAIR] = _text(row, self.pair_column, file, number)
                 if columns is not None:
-                    columns.update(row)
+                    of_file.update(row)
                     _check_characters(answered, file, number)
                 yield answered
+            if columns is not None:
+                columns |= of_file
+                if of_file and self.pair_column is not None and self.pair_column not in of_file:
+                    raise ValueError(
+                        f"--pair_column {self.pair_column}: no row of {file} has such a column; the columns are "
+                        f"{sorted(of_file)}."
+                    )
 
-    def _text(self, row: dict, column: str, file: Path, number: int) -> str:
-        if column not in row:
-            raise ValueError(
-                f"Row {number} of {file} has no column {column!r}, only {list(row)}. Name it with --text_column, and "
-                "the second text of a pair with --pair_column."
-            )
-        text = row[column]
-        if text is not None and not isinstance(text, str):
-            raise ValueError(f"Row {number} of {file}: the column {column!r} holds {text!r}, which is no text.")
-        return text or ""
+
+def _text(row: dict, column: str, file: Path, number: int) -> str | None:
+    text = row.get(column)
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"Row {number} of {file}: the column {column!r} holds {text!r}, which is no text.")
+    return text
 
 
 def _without_nan(value: Any) -> Any:
@@ -315,7 +325,10 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert predict") -> Non
     parser.add_argument("--input", required=True, type=Path, help="File, or folder of files, with the texts.")
     parser.add_argument("--output", required=True, type=Path, help="File to write: .jsonl or .parquet.")
     parser.add_argument("--text_column", default=TEXT, help="Input column with the texts. Default: %(default)s")
-    parser.add_argument("--pair_column", help="Input column with the second texts, for tasks about pairs.")
+    parser.add_argument(
+        "--pair_column",
+        help="Input column with the second texts, for tasks about pairs; where it is empty, a text is answered alone.",
+    )
     parser.add_argument("--keep", nargs="+", default=[], metavar="COLUMN", help="Input columns to copy to the output.")
     parser.add_argument(
         "--quoting",

@@ -7,6 +7,7 @@ from itertools import islice
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from configuration_mtsbert import PAIR_TYPES
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.sources import TEXT, TEXT_PAIR
 from pipeline_mtsbert import MTSBertPipeline
@@ -23,15 +24,18 @@ def answers(
 
     Args:
         pipeline ([`MTSBertPipeline`]): The model.
-        rows (`Iterable[dict]`): Rows with `text`, optionally `text_pair`, and any other columns.
+        rows (`Iterable[dict]`): Rows with `text`, optionally `text_pair`, and any other columns. Where `text_pair` is
+            `None`, the text is answered alone, and what is said about pairs is `None` as well.
         embeddings (`bool`, *optional*, defaults to `False`): Whether to include the sentence embeddings.
         batch_size (`int`, *optional*): Texts per forward pass. Default: chosen for the machine.
     """
+    of_pairs = ["pair_embedding"] if embeddings else []
+    of_pairs += [task for task, settings in pipeline.model.config.tasks.items() if settings["type"] in PAIR_TYPES]
     for block in blocks_of(rows):
-        texts = [(row[TEXT], row[TEXT_PAIR]) if TEXT_PAIR in row else row[TEXT] for row in block]
+        texts = [row[TEXT] if row.get(TEXT_PAIR) is None else (row[TEXT], row[TEXT_PAIR]) for row in block]
         for row, answer in zip(block, pipeline(texts, batch_size=batch_size), strict=True):
             kept = answer if embeddings else {k: v for k, v in answer.items() if not k.endswith("embedding")}
-            yield row | kept
+            yield row | kept | (dict.fromkeys(of_pairs) if TEXT_PAIR in row and row[TEXT_PAIR] is None else {})
 
 
 def blocks_of(rows: Iterable[dict]) -> Iterator[list[dict]]:

@@ -81,7 +81,7 @@ def test_a_folder_is_read_file_by_file_in_the_order_of_their_names(answer, tmp_p
 
 @pytest.mark.parametrize("output", ["answers.jsonl", "answers.parquet"])
 def test_pairs_are_compared_and_columns_kept(answer, checkpoint, close, tmp_path, output):
-    (tmp_path / "pairs.jsonl").write_text('{"id": "x7", "one": "Lima", "two": "Oslo"}\n{"one": "Lima", "two": null}\n')
+    (tmp_path / "pairs.jsonl").write_text('{"id": "x7", "one": "Lima", "two": "Oslo"}\n{"one": "Lima", "two": ""}\n')
     flags = ["--text_column", "one", "--pair_column", "two", "--keep", "id", "--embeddings"]
     rows = answer(tmp_path / "pairs.jsonl", *flags, output=output)
     asked = [("Lima", "Oslo"), ("Lima", "")]
@@ -89,6 +89,30 @@ def test_pairs_are_compared_and_columns_kept(answer, checkpoint, close, tmp_path
     assert [row["id"] for row in rows] == ["x7", None]
     for row, (text, pair), answers in zip(rows, asked, found, strict=True):
         assert close(row, {"id": row["id"], "text": text, "text_pair": pair} | answers, 1e-5)
+
+
+PAIRS = [("Lima", "Oslo"), ("Lima", None), (None, "Oslo"), ("Lima", ""), (None, None)]
+
+
+@pytest.mark.parametrize("output", ["answers.jsonl", "answers.parquet"])
+@pytest.mark.parametrize("of", ["checkpoint", "onnx_export", "openvino_export"])
+def test_a_row_without_a_second_text_is_answered_alone(of, output, close, tmp_path, request):
+    rows = [{"text": text, "text_pair": pair} for text, pair in PAIRS]
+    del rows[1]["text_pair"]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model, paths = request.getfixturevalue(of), ["--input", str(tmp_path / "pairs.jsonl"), "--output"]
+    flags = ["--pair_column", "text_pair", "--embeddings", "--precision", "fp32"]
+    main(["--model", str(model), *paths, str(tmp_path / output), *flags])
+    asked = [text or "" if pair is None else (text or "", pair) for text, pair in PAIRS]
+    alone = {"pair_embedding": None, "near": None, "follows": None, "fits": None}
+    for row, (text, pair), answer in zip(read(tmp_path / output), PAIRS, load_pipeline(model)(asked), strict=True):
+        assert close(row, {"text": text or "", "text_pair": pair} | (alone if pair is None else {}) | answer, 1e-4)
+
+
+def test_an_empty_cell_is_no_second_text(answer, tmp_path):
+    (tmp_path / "pairs.csv").write_text("text,text_pair\nLima,\nLima,Oslo\n")
+    rows = answer(tmp_path / "pairs.csv", "--pair_column", "text_pair")
+    assert [(row["text_pair"], row["near"] is None) for row in rows] == [(None, True), ("Oslo", False)]
 
 
 @pytest.mark.parametrize("stop_after", [0, 2, 4])
@@ -140,6 +164,8 @@ def test_unfinished_answers_to_another_question_are_not_gone_on_with(answer, tmp
         ("texts.csv", "text\nLima\nOslo,x\n", [], r"Row 2 of .* has 2 cells; the header has 1"),
         ("texts.jsonl", '{"text": "Lima"}\n{"text": 7}\n', [], r"Row 2 of .*'text' holds 7, which is no text"),
         ("texts.jsonl", '{"text": "Lima"}\n{"text"\n', [], r"Line 2 of .* is not JSON"),
+        ("texts.jsonl", '{"text": "Lima", "b": 7}\n', ["--pair_column", "b"], r"'b' holds 7, which is no text"),
+        ("texts.csv", "text,b\nLima,7\n", ["--pair_column", "c"], r"--pair_column c: no row of .*are \['b', 'text'\]"),
         ("texts.txt", b"\xff\xfe", [], r"is not UTF-8"),
         ("texts.parquet", "no", [], r"is not a Parquet file"),
         ("texts.jsonl", '{"text": "Lima \\ud800"}\n', [], r"Row 1 of .* holds half a character"),
