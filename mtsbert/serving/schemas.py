@@ -11,12 +11,14 @@ from mtsbert.serving.limits import Limits
 
 
 FORMS = 'a text, a pair {"text": …, "text_pair": …}, or a list of these'
+FORMS_OF_TEXTS = "a text, or a list of texts"
+FORMS_OF_PAIRS = 'a pair {"text": …, "text_pair": …}, or a list of pairs'
 
 
 class Body(BaseModel):
-    """Base of all requests; unknown fields are errors."""
+    """Base of all requests; unknown fields and values of another type (`true` for a number) are errors."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Pair(Body):
@@ -53,16 +55,16 @@ class Inputs:
         return answers[0] if self.is_single else answers
 
 
-def read_inputs(value: Any) -> Inputs:
-    """Reads `inputs`. Raises `ValueError` if it is something else than texts and pairs."""
+def read_inputs(value: Any, *, forms: str = FORMS) -> Inputs:
+    """Reads `inputs`. Raises `ValueError`, with the `forms` that are taken, for other things than texts and pairs."""
     is_single = not isinstance(value, list)
-    rows = [_read_row(row, index) for index, row in enumerate([value] if is_single else value)]
+    rows = [_read_row(row, index, f"`inputs` is {forms}") for index, row in enumerate([value] if is_single else value)]
     return Inputs(rows, is_single)
 
 
 def read_texts(value: Any) -> Inputs:
     """Like [`read_inputs`], but pairs are refused."""
-    inputs = read_inputs(value)
+    inputs = read_inputs(value, forms=FORMS_OF_TEXTS)
     for index, row in enumerate(inputs.rows):
         if not isinstance(row, str):
             raise ValueError(f"input {index} is a pair, and this takes texts; POST /analyze takes pairs too.")
@@ -71,7 +73,7 @@ def read_texts(value: Any) -> Inputs:
 
 def read_pairs(value: Any) -> Inputs:
     """Like [`read_inputs`], but single texts are refused."""
-    inputs = read_inputs(value)
+    inputs = read_inputs(value, forms=FORMS_OF_PAIRS)
     for index, row in enumerate(inputs.rows):
         if isinstance(row, str):
             raise ValueError(f'input {index} is one text, and this compares two: {{"text": …, "text_pair": …}}.')
@@ -80,31 +82,38 @@ def read_pairs(value: Any) -> Inputs:
 
 def read_openai_input(value: Any) -> Inputs:
     """Reads the `input` of OpenAI's API. Raises `ValueError` for token ids, and for what that API refuses as well."""
-    first = value[0] if isinstance(value, list) and value else value
-    if isinstance(first, int) or (isinstance(first, list) and first and isinstance(first[0], int)):
+    is_single = not isinstance(value, list)
+    first = value[0] if not is_single and value else value
+    if type(first) is int or (isinstance(first, list) and first and type(first[0]) is int):
         raise ValueError(
             "these are token ids, which are those of another model's tokenizer. Send texts; for LangChain's "
             "OpenAIEmbeddings, that is check_embedding_ctx_length=False."
         )
-    inputs = read_texts(value)
-    if not inputs.rows or "" in inputs.rows:
+    texts = [
+        _read_text(text, index, f"`input` is {FORMS_OF_TEXTS}")
+        for index, text in enumerate([value] if is_single else value)
+    ]
+    if not texts or "" in texts:
         raise ValueError("there must be at least one text, and none may be empty.")
-    return inputs
+    return Inputs(texts, is_single)
 
 
-def _read_row(row: Any, index: int) -> Row:
+def _read_row(row: Any, index: int, allowed: str) -> Row:
     if isinstance(row, dict) and set(row) <= {"text", "text_pair"} and "text" in row:
-        texts = [row["text"]] if row.get("text_pair") is None else [row["text"], row["text_pair"]]
-    else:
-        texts = [row]
-    for text in texts:
-        if not isinstance(text, str):
-            raise ValueError(f"input {index} is of the type {_json_type(text)}; `inputs` is {FORMS}.")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"input {index} holds half a character (\\u{ord(text[error.start]):x}).") from None
-    return texts[0] if len(texts) == 1 else (texts[0], texts[1])
+        text = _read_text(row["text"], index, allowed)
+        pair = row.get("text_pair")
+        return text if pair is None else (text, _read_text(pair, index, allowed))
+    return _read_text(row, index, allowed)
+
+
+def _read_text(text: Any, index: int, allowed: str) -> str:
+    if not isinstance(text, str):
+        raise ValueError(f"input {index} is of the type {_json_type(text)}; {allowed}.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"input {index} holds half a character (\\u{ord(text[error.start]):x}).") from None
+    return text
 
 
 def _json_type(value: Any) -> str:

@@ -105,7 +105,7 @@ def test_none_of_many_requests_at_once_is_lost_or_mixed_up(server, ask, close):
         ({"inputs": "a", "threshold": 2}, 422, "`threshold` is 2.0; it must be a probability in [0, 1]."),
         ({"inputs": "a", "threshold": {"near": 0.5}}, 422, "`threshold` names the task 'near', a number"),
         ({"inputs": "a", "threshold": "x"}, 422, "`threshold`: Input should be a valid number"),
-        ({"inputs": "a", "threshold": {"ner": "x"}}, 422, "`threshold`: Input should be a valid number, unable to"),
+        ({"inputs": "a", "threshold": {"ner": "x"}}, 422, "`threshold`: Input should be a valid number."),
         ({"inputs": "a", "tasks": ["ner", 7]}, 422, "`tasks`: Input should be a valid string."),
         (b'{"inputs": "a", "threshold": NaN}', 422, "`threshold` is nan; it must be a probability"),
         ({"inputs": ["a"] * 257}, 422, "There are 257 inputs; a request may have 256."),
@@ -118,6 +118,34 @@ def test_a_wrong_request_is_refused_with_a_reason(server, body, status, reason):
     assert reply.status == status
     assert reason in reply.reason
     assert server.post("/analyze", {"inputs": "a"}).status == 200  # and does the next one no harm
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reason"),
+    [
+        ("/analyze", {"inputs": "a", "threshold": True}, "`threshold`: Input should be a valid number."),
+        ("/analyze", {"inputs": "a", "threshold": "0.5"}, "`threshold`: Input should be a valid number."),
+        ("/analyze", {"inputs": "a", "threshold": {"topic": True}}, "`threshold`: Input should be a valid number."),
+        ("/classify", {"inputs": "a", "threshold": True}, "`threshold`: Input should be a valid number."),
+        ("/entities", {"inputs": "a", "threshold": {"ner": "0.5"}}, "`threshold`: Input should be a valid number."),
+        ("/analyze", {"inputs": "a", "top_k": True}, "`top_k`: Input should be a valid integer."),
+        ("/classify", {"inputs": "a", "top_k": "1"}, "`top_k`: Input should be a valid integer."),
+        ("/analyze", {"inputs": "a", "return_embeddings": 1}, "`return_embeddings`: Input should be a valid boolean."),
+        ("/analyze", {"inputs": "a", "return_embeddings": "no"}, "`return_embeddings`: Input should be a valid bool"),
+        ("/embed", {"inputs": 7}, "`inputs`: input 0 is of the type number; `inputs` is a text, or a list of texts."),
+        ("/similarity", {"inputs": [True]}, "input 0 is of the type boolean; `inputs` is a pair {"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_and_not_converted(server, path, body, reason):
+    reply = server.post(path, body)
+    assert reply.status == 422
+    assert reason in reply.reason
+
+
+def test_whole_numbers_are_thresholds(server, ask, close):
+    for threshold in (0, 1, {"topic": 1}):
+        found = server.post("/analyze", {"inputs": TEXTS, "threshold": threshold}).json
+        assert close(found, ask(TEXTS, return_embeddings=False, threshold=threshold), 1e-5)
 
 
 def test_routes_for_texts_refuse_pairs_and_the_other_way_round(server):
