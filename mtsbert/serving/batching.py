@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from threading import TIMEOUT_MAX, Condition, Thread
 
-from mtsbert.serving.errors import Refusal
+from mtsbert.serving.errors import STOPPING, Refusal
 from mtsbert.serving.inference import Inference, Options, Row
 from mtsbert.serving.limits import Limits
 from mtsbert.serving.metrics import Metrics
@@ -141,7 +141,7 @@ class Batcher:
         job = Job(rows, options, self._loop.create_future())
         with self._changed:
             if self._is_closing:
-                raise Refusal(503, "The server is stopping. Send the request to another one.")
+                raise Refusal(503, STOPPING)
             if not self._thread.is_alive():
                 raise Refusal(503, DIED)
             if (reason := self._reason_to_refuse(len(rows))) is not None:

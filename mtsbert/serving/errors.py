@@ -7,6 +7,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 
+STOPPING = "The server is stopping. Send the request to another one."
+
+
 class Refusal(Exception):
     """A request that is not answered.
 

@@ -6,7 +6,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mtsbert.serving.errors import Refusal, error_response
+from mtsbert.serving.errors import STOPPING, Refusal, error_response
 from mtsbert.serving.limits import Limits
 from mtsbert.serving.metrics import Metrics
 
@@ -49,6 +49,9 @@ class Guard:
             await self._app(scope, _replayed(bytes(held), receive), send_and_note)
         except Refusal as refusal:
             await error_response(refusal)(scope, receive, send_and_note)
+        except asyncio.CancelledError:  # the server ends before this was answered
+            if not statuses:
+                await error_response(Refusal(503, STOPPING))(scope, receive, send_and_note)
         except Exception:
             statuses.append(500)  # which Starlette sends, outside of all middleware
             raise

@@ -1,10 +1,12 @@
 """Runs the app: opens the port, serves until SIGTERM or Ctrl-C, and then answers what was accepted."""
 
+import asyncio
 import logging
 import math
 import os
 import socket
 import sys
+import time
 
 import uvicorn
 from fastapi import FastAPI
@@ -14,6 +16,8 @@ from mtsbert.serving.metrics import Metrics
 
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
+LAST_SECONDS = 1.0  # in which requests are told that they are not answered
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +66,38 @@ class AnnouncingServer(uvicorn.Server):
             sys.stdout.flush()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        watching = asyncio.create_task(self._end_when_forced())
         await super().shutdown(sockets)
+        if self.force_exit:
+            await watching
+        watching.cancel()
+        self._say_what_became()
+
+    async def _end_when_forced(self) -> None:
+        """
+        Waits for a second Ctrl-C. Then all open requests are refused, and the process ends at once: at an orderly end,
+        the thread that still runs the model would crash it.
+        """
+        while not self.force_exit:
+            await asyncio.sleep(0.05)
+        for task in list(self.server_state.tasks):
+            task.cancel()  # `Guard` answers
+        end = time.monotonic() + LAST_SECONDS
+        while (self.server_state.tasks or self.server_state.connections) and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        self._say_what_became()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
+
+    def _say_what_became(self) -> None:
         sys.stdout.write(f"Stopped: {self._metrics.summary()}\n")
         sys.stdout.flush()
 
 
 def run_server(app: FastAPI, listener: socket.socket, *, name: str, limits: Limits, metrics: Metrics) -> None:
     """
-    Serves until SIGTERM or Ctrl-C. Then nothing more is accepted, and everything accepted is answered.
+    Serves until SIGTERM or Ctrl-C. Then nothing more is accepted, and everything accepted is answered. Ctrl-C while
+    that is done refuses what is left with status 503, and ends the process with status 130.
 
     Args:
         app (`FastAPI`): What [`create_app`] returned.

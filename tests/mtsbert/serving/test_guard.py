@@ -1,5 +1,6 @@
 """Tests what a request must pass before it is read: the key, the size of its body, and the time that it takes."""
 
+import asyncio
 import json
 import time
 from http.client import HTTPResponse
@@ -9,6 +10,9 @@ import pytest
 
 pytest.importorskip("fastapi", reason="FastAPI is not installed (requirements-serve.txt)")
 
+from mtsbert.serving.guard import Guard
+from mtsbert.serving.limits import Limits
+from mtsbert.serving.metrics import Metrics
 from tests.mtsbert.serving.servers import wait_until
 
 
@@ -107,3 +111,29 @@ def test_a_client_that_goes_away_does_no_harm(server):
         with server.open() as connection:
             connection.sendall(sent)
     assert server.post("/embed", {"inputs": "a"}).status == 200
+
+
+@pytest.mark.parametrize("has_body", [True, False])
+def test_a_request_that_the_end_of_the_server_cuts_off_is_told_so_in_json(has_body):
+    sent, metrics = [], Metrics()
+
+    async def never(*_) -> None:
+        await asyncio.Event().wait()
+
+    async def receive() -> dict:
+        return {"type": "http.request"} if has_body else await never()
+
+    async def send(message: dict) -> None:
+        sent.append(message)
+
+    async def scenario() -> None:
+        scope = {"type": "http", "path": "/embed", "headers": []}
+        request = asyncio.create_task(Guard(never, limits=Limits(), metrics=metrics)(scope, receive, send))
+        await asyncio.sleep(0.01)
+        request.cancel()
+        await request
+
+    asyncio.run(scenario())
+    assert sent[0]["status"] == 503
+    assert "The server is stopping" in json.loads(sent[1]["body"])["error"]["message"]
+    assert 'status="503"' in metrics.as_text().decode()

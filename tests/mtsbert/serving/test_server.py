@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -23,6 +24,7 @@ from mtsbert.serving.limits import Limits
 from mtsbert.serving.metrics import Metrics
 from mtsbert.serving.server import open_port, run_server
 from tests.mtsbert.serving.client import Client
+from tests.mtsbert.serving.servers import wait_until
 
 
 @contextmanager
@@ -96,6 +98,29 @@ def test_a_key_and_a_name_and_an_open_address(checkpoint, root):
     assert "Everybody who can reach" not in said  # since there is a key
     assert "secret-of-a-test" not in said
     assert "Traceback" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_while_the_server_stops_refuses_what_is_open_and_ends_it(checkpoint, root, first):
+    long = ["Oslo beat Lima " * 1_300] * 90  # takes the model many seconds
+    with serving("--model", str(checkpoint), cwd=root) as (process, client, _):
+        replies = [client.later("/analyze", {"inputs": long}) for _ in range(3)]
+        with client.open() as slow:
+            slow.sendall(b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
+            wait_until(lambda: client.metric("mtsbert_accepted_total") == 3)
+            process.send_signal(first)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGINT)
+            began = time.monotonic()
+            assert process.wait(timeout=30) == 130
+            assert time.monotonic() - began < 4
+            assert slow.recv(100).startswith(b"HTTP/1.1 503")
+        last = process.stdout.read()
+    assert [(reply.result().status, reply.result().reason) for reply in replies] == [
+        (503, "The server is stopping. Send the request to another one.")
+    ] * 3
+    assert last == "Stopped: 3 requests accepted, 0 answered, 0 out of time, 0 failed, 3 cut off.\n"
 
 
 def test_an_open_address_without_a_key_is_warned_of(checkpoint, monkeypatch, caplog):
