@@ -4,7 +4,9 @@ spaCy finds the component by itself if the project is installed. In a clone, imp
 """
 
 import os
+import shutil
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,8 @@ from spacy.training import Example
 from spacy.util import filter_spans, minibatch
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
-from mtsbert.exports.pipeline import load_pipeline
+from mtsbert.exports.pipeline import GRAPH_FILES, ExportedPipeline, load_pipeline
+from mtsbert.network.adapters import has_adapters, merge_adapters
 
 
 @Language.factory(
@@ -34,7 +37,7 @@ def create_component(
     Args:
         nlp (`Language`): The pipeline; not used.
         name (`str`): The name of the component; not used.
-        model (`str`): The checkpoint: a folder or a Hub id.
+        model (`str`): The checkpoint or adapter: a folder or a Hub id; or the folder of an export.
         revision (`str`, *optional*): Branch, tag or commit of a Hub id.
         entity_task, overwrite (*optional*): See [`MTSBertComponent`].
     """
@@ -54,7 +57,7 @@ class MTSBertComponent:
     in `doc._.mtsbert` is kept. The model is loaded when the first text arrives.
 
     Args:
-        model (`str`): The checkpoint: a folder or a Hub id.
+        model (`str`): The checkpoint or adapter: a folder or a Hub id; or the folder of an export.
         revision (`str`, *optional*): Branch, tag or commit of a Hub id.
         entity_task (`str`, *optional*): The task that sets `doc.ents`. Default: the first token classification task,
             if there is one.
@@ -138,8 +141,28 @@ class MTSBertComponent:
         return scores
 
     def to_disk(self, path: Path, *, exclude: tuple = ()) -> None:
-        """Saves the checkpoint into the pipeline's folder, so that the folder is self-contained."""
-        self.pipeline.model.save_pretrained(path)
+        """
+        Saves the checkpoint into the pipeline's folder, so that the folder is self-contained: an adapter merged into
+        its checkpoint, and an export as a copy of its folder.
+
+        Raises:
+            `ValueError`: if the folder of an export is not there any more.
+        """
+        folder, path = Path(self._model), Path(path)
+        is_export = isinstance(self.pipeline, ExportedPipeline)
+        if is_export and not folder.is_dir():
+            raise ValueError(
+                f"{folder}, the export that this pipeline runs on, is gone; it is saved as a copy of that."
+            )
+        if is_export and path.is_dir() and path.samefile(folder):
+            return
+        for file in GRAPH_FILES:  # of an export that was saved here before, which would be opened instead
+            (path / file).unlink(missing_ok=True)
+        if is_export:
+            shutil.copytree(folder, path, dirs_exist_ok=True)
+            return
+        model = self.pipeline.model
+        (merge_adapters(deepcopy(model)) if has_adapters(model) else model).save_pretrained(path)
         self.pipeline.tokenizer.save_pretrained(path)
 
     def from_disk(self, path: Path, *, exclude: tuple = ()) -> "MTSBertComponent":

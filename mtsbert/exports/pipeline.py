@@ -10,8 +10,11 @@ from configuration_mtsbert import PAIR_TYPES, MTSBertConfig
 from mtsbert.exports import onnx, openvino
 from mtsbert.exports.graphs import LOGITS, SENTENCE_EMBEDDING, RuntimeGraphs, make_exportable
 from mtsbert.machine import ANSWER_PRECISIONS, uses_bf16
-from mtsbert.network.starting_point import open_tokenizer, pipeline_of_checkpoint
+from mtsbert.network.starting_point import is_export, open_tokenizer, pipeline_of_checkpoint
 from pipeline_mtsbert import MTSBertPipeline
+
+
+GRAPH_FILES = (onnx.TEXTS_FILE, onnx.PAIRS_FILE, openvino.TEXTS_FILE, openvino.PAIRS_FILE)
 
 
 @dataclass
@@ -127,8 +130,7 @@ def load_pipeline(
     if precision not in ANSWER_PRECISIONS:
         raise ValueError(f"`precision` is {precision!r}; allowed are {list(ANSWER_PRECISIONS)}.")
     folder = Path(name_or_path)
-    is_export = any((folder / file).is_file() for file in (onnx.TEXTS_FILE, openvino.TEXTS_FILE))
-    if is_export and revision is not None:
+    if is_export(folder) and revision is not None:
         raise ValueError(f"{folder} is an export, which has no revision {revision!r}; only Hub ids have.")
     if (folder / onnx.TEXTS_FILE).is_file():
         return OnnxPipeline(folder)

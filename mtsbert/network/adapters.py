@@ -218,7 +218,8 @@ def settings_of_heads(config: MTSBertConfig) -> dict[str, dict]:
 def merge_adapters(model: MTSBertModel) -> MTSBertModel:
     """
     Merges the active adapter of a model into its weights, in place, so that it can be trained, edited and saved like
-    any other. A model without adapters stays as it is.
+    any other. A model without adapters stays as it is, and one that answers without them (`use_adapter(ask, None)`)
+    loses them.
 
     Args:
         model ([`MTSBertModel`]): A model that was opened from the folder of an adapter, or that peft has put one in
@@ -241,10 +242,12 @@ def merge_adapters(model: MTSBertModel) -> MTSBertModel:
         model.encoder = model.encoder.merge_and_unload()
     for name, module in list(model.named_modules()):
         if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer):
-            module.merge()
+            if not module.disable_adapters:
+                module.merge()
             model.set_submodule(name, module.get_base_layer())
         elif isinstance(module, peft.utils.ModulesToSaveWrapper):
-            model.set_submodule(name, module.modules_to_save[module.active_adapter])
+            own = module.original_module if module.disable_adapters else module.modules_to_save[module.active_adapter]
+            model.set_submodule(name, own)
     model._hf_peft_config_loaded = False
     # The second: the names that the weights have in peft's file, by which they would be saved.
     for attribute in ("peft_config", "_weight_conversions", "_loaded_adapters"):

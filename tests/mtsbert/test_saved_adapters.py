@@ -155,6 +155,21 @@ def test_spacy_has_the_answers(adapt, tokenizer):
     assert found == pytest.approx(trained.as_pipeline(tokenizer)(TEXTS[1])["topic"]["scores"], abs=1e-5)
 
 
+@pytest.mark.parametrize("uses", ["one", "another", None])
+def test_a_saved_spacy_pipeline_answers_with_the_adapter_in_use(adapt, tmp_path, uses):
+    folders = {"one": adapt()[0], "another": adapt("another", learning_rate=3e-2)[0], None: None}
+    nlp = spacy.blank("en")
+    ask = nlp.add_pipe("mtsbert", config={"model": str(folders["one"])}).pipeline
+    use_adapter(ask, folders[uses])
+    expected = nlp(TEXTS[1]).cats
+    nlp.to_disk(tmp_path / "saved")
+    assert nlp(TEXTS[1]).cats == expected
+    assert not (tmp_path / "saved" / "mtsbert" / "adapter_config.json").exists()
+    assert spacy.load(tmp_path / "saved")(TEXTS[1]).cats == pytest.approx(expected, abs=1e-5)
+    use_adapter(ask, folders["one" if uses is None else None])  # the component's own model still has its adapters
+    assert nlp(TEXTS[1]).cats != pytest.approx(expected, abs=1e-5)
+
+
 def test_thresholds_have_no_place_in_an_adapter(adapt, news_file):
     folder, _ = adapt()
     with pytest.raises(ValueError, match=r"thresholds are written into its config\.json"):

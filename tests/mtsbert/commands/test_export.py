@@ -2,13 +2,16 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
+import spacy
 import torch
 from transformers import AutoTokenizer, set_seed
 
+import mtsbert.spacy_component  # noqa: F401 (registers the component)
 from modeling_mtsbert import MTSBertModel
 from mtsbert.commands.export import MOST_CALIBRATED, calibration_texts, export_onnx, export_openvino, main
 from mtsbert.exports import onnx, openvino
@@ -269,3 +272,35 @@ def test_a_graph_that_gives_other_numbers_is_refused(model, tokenizer, tmp_path,
     with pytest.raises(ValueError, match=r"cannot be exported: for inputs of shape \(1, 1\), its graph gives other"):
         export_onnx(str(tmp_path / "model"), tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
+
+
+def test_a_saved_spacy_pipeline_needs_the_export_no_more(exported, checkpoint, close, tmp_path):
+    shutil.copytree(exported, tmp_path / "export")
+    saved, expected = tmp_path / "saved", load_pipeline(checkpoint)(TEXTS[0])
+    nlp = spacy_pipeline(tmp_path / "export")
+    nlp.to_disk(saved)
+    shutil.rmtree(tmp_path / "export")
+    again = spacy.load(saved)
+    assert close(again(TEXTS[0])._.mtsbert, expected, 1e-4)
+    again.to_disk(saved)  # in place
+    assert close(spacy.load(saved)(TEXTS[0])._.mtsbert, expected, 1e-4)
+    with pytest.raises(ValueError, match=r"export, the export that this pipeline runs on, is gone"):
+        nlp.to_disk(tmp_path / "other")
+
+
+def test_a_spacy_pipeline_that_is_saved_over_another_replaces_its_graphs(
+    onnx_export, model, tokenizer, close, tmp_path
+):
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    for of in (onnx_export, tmp_path / "model"):
+        spacy_pipeline(of).to_disk(tmp_path / "saved")
+    answer = spacy.load(tmp_path / "saved")(TEXTS[0])._.mtsbert
+    assert close(answer, load_pipeline(tmp_path / "model")(TEXTS[0]), 1e-5)
+
+
+def spacy_pipeline(model) -> spacy.Language:
+    nlp = spacy.blank("en")
+    nlp.add_pipe("mtsbert", config={"model": str(model)})
+    nlp(TEXTS[0])
+    return nlp
