@@ -444,8 +444,8 @@ class MTSBertConfig(PretrainedConfig):
         """
         if names is None:
             return self.tasks
-        chosen = set(names) if isinstance(names, Iterable) and not isinstance(names, str) else {names}
-        if unknown := sorted(chosen - set(self.tasks), key=str):
+        chosen = list(names) if isinstance(names, Iterable) and not isinstance(names, str) else [names]
+        if unknown := sorted((name for name in chosen if name not in [*self.tasks]), key=str):
             raise ValueError(f"`tasks` names tasks that the model does not have: {unknown}; it has {[*self.tasks]}.")
         return {name: task for name, task in self.tasks.items() if name in chosen}
 

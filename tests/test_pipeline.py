@@ -399,6 +399,8 @@ def test_the_threshold_of_entities_stands_in_for_the_least_score_of_the_config(w
         ({"top_k": 1.5}, "`top_k` is 1.5"),
         ({"top_k": True}, "`top_k` is True"),
         ({"tasks": 5}, r"`tasks` names tasks .* not have: \[5\]"),
+        ({"tasks": [["topic"]]}, r"`tasks` names tasks .* not have: \[\['topic'\]\]; it has \['topic', 'ner',"),
+        ({"tasks": ["topic", {"ner": 1}]}, r"`tasks` names tasks .* not have: \[\{'ner': 1\}\]"),
         ({"batch_size": -1}, "`batch_size` is -1; it must be a whole number of at least 1"),
         ({"batch_size": 0}, "`batch_size` is 0"),
         ({"batch_size": 2.5}, "`batch_size` is 2.5"),
