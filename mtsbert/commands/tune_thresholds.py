@@ -82,6 +82,12 @@ def tune(
     asked = tunable(config.select_tasks(tasks), with_pairs=with_pairs)
     if left := sorted(set(tasks or ()) - set(asked)):
         raise ValueError(f"{left} have no thresholds here: a cosine has none, and other tasks on pairs need pairs.")
+    if not asked:
+        types = ", ".join(f"{name} ({task['type']})" for name, task in config.tasks.items())
+        raise ValueError(
+            f"No task of {folder} has thresholds here: numbers and cosines have none, and other tasks on pairs need "
+            f"pairs. Its tasks are {types}."
+        )
     with autocast(pipeline.device, number_format):
         answers = pipeline(list(read.texts(VALIDATION)), tasks=list(asked), threshold=0.0, return_embeddings=False)
     found = {}

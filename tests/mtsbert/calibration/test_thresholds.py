@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from modeling_mtsbert import MTSBertModel
 from mtsbert.calibration.thresholds import Scored, answers_by_label, choose, parse_target, share
 from mtsbert.cli import main
 from mtsbert.exports.pipeline import load_pipeline
@@ -189,3 +190,15 @@ def test_what_cannot_be_tuned_is_told_and_changes_nothing(folder, held_out, more
     with pytest.raises(SystemExit, match=message):
         main(["tune-thresholds", "--model", str(folder), "--data", str(held_out), "--target", "f1", *more])
     assert (folder / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("dropped", [("topic", "ner", "tags", "follows"), ("topic", "ner", "tags")])
+def test_a_model_without_labels_to_answer_with_is_named(folder, held_out, dropped):
+    model = MTSBertModel.from_pretrained(folder)
+    for task in dropped:
+        model.drop_task(task)
+    model.save_pretrained(folder)
+    with held_out.open("a") as file:
+        file.write('\n{"text": "Rain in Lima", "grade": 2.0}')
+    with pytest.raises(SystemExit, match=r"No task of .*model has thresholds here: .*grade \(sequence_regression\)"):
+        main(["tune-thresholds", "--model", str(folder), "--data", str(held_out), "--target", "f1"])
