@@ -23,10 +23,11 @@ from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import NO_ROW, ROW
 from mtsbert.distillation.losses import TAUGHT_TYPES, answers_of
+from mtsbert.network.adapters import merge_adapters
 from mtsbert.network.disk_cache import DiskCache
 from mtsbert.network.embedding_targets import ANSWERS, EMBEDDING, check_input
 from mtsbert.network.feature_cache import PLACE, Texts, cache_key, computed_in
-from mtsbert.network.starting_point import load_checkpoint_config, resolve_name
+from mtsbert.network.starting_point import load_checkpoint_config, open_checkpoint, resolve_name
 
 
 DTYPE = torch.float16  # on disk: logarithms of probabilities with an error of 0.05 %
@@ -90,7 +91,7 @@ class Teacher:
         where = resolve_name(name_or_path)
         try:
             config = load_checkpoint_config(where)
-            teacher = MTSBertModel.from_pretrained(where, config=config, dtype=torch.float32)
+            teacher = merge_adapters(open_checkpoint(where, config, dtype=torch.float32))
             check_input(where, teacher, tokenizer, max_length=max_length, called=f"`teacher` {name_or_path!r}")
         except OSError as error:
             raise ValueError(f"`teacher` {name_or_path!r} cannot be loaded: {error}") from error

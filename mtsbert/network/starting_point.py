@@ -186,12 +186,23 @@ def open_checkpoint(
         config ([`MTSBertConfig`]): Its config, see [`load_checkpoint_config`].
         revision (`str`, *optional*): Branch, tag or commit of a Hub id.
         options: What else `from_pretrained` takes.
+
+    Raises:
+        `ValueError`: for what `mtsbert export` wrote, which has no weights.
     """
     base = config.name_or_path
-    if base == str(name_or_path):
-        return MTSBertModel.from_pretrained(name_or_path, config=config, revision=revision, **options)
-    model = MTSBertModel.from_pretrained(base, config=config, **options)
-    put_adapter(model, name_or_path, revision=revision)
+    is_adapter = base != str(name_or_path)
+    try:
+        model = MTSBertModel.from_pretrained(base, config=config, revision=None if is_adapter else revision, **options)
+    except OSError:
+        if not is_export(base):
+            raise
+        raise ValueError(
+            f"{base!r} is an export, which has a graph in place of weights: `mtsbert predict`, `serve`, `demo`, "
+            "`annotate` and `evaluate-entities` take it. Name the checkpoint that it was made from."
+        ) from None
+    if is_adapter:
+        put_adapter(model, name_or_path, revision=revision)
     return model
 
 

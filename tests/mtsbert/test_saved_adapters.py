@@ -170,6 +170,17 @@ def test_a_saved_spacy_pipeline_answers_with_the_adapter_in_use(adapt, tmp_path,
     assert nlp(TEXTS[1]).cats != pytest.approx(expected, abs=1e-5)
 
 
+def test_an_adapter_teaches(adapt, features, trainer_of, tokenizer, tmp_path):
+    folder, trained = adapt()
+    trainer = trainer_of(
+        teacher=str(folder), feature_cache_dir=str(tmp_path / "cache"), output_dir=str(tmp_path / "t")
+    )
+    inputs = tokenizer(TEXTS[:2], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        taught, expected = (model(**inputs).logits["topic"] for model in (trainer.teacher.model, trained))
+    assert torch.allclose(taught, expected, atol=1e-5)
+
+
 def test_thresholds_have_no_place_in_an_adapter(adapt, news_file):
     folder, _ = adapt()
     with pytest.raises(ValueError, match=r"thresholds are written into its config\.json"):

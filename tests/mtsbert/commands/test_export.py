@@ -13,9 +13,12 @@ from transformers import AutoTokenizer, set_seed
 
 import mtsbert.spacy_component  # noqa: F401 (registers the component)
 from modeling_mtsbert import MTSBertModel
+from mtsbert.cli import main as run
 from mtsbert.commands.export import MOST_CALIBRATED, calibration_texts, export_onnx, export_openvino, main
 from mtsbert.exports import onnx, openvino
 from mtsbert.exports.pipeline import OnnxPipeline, load_pipeline
+from mtsbert.input_arguments import ModelArguments
+from mtsbert.network.starting_point import load_model
 from tests.mtsbert.conftest import ENCODERS
 
 
@@ -272,6 +275,27 @@ def test_a_graph_that_gives_other_numbers_is_refused(model, tokenizer, tmp_path,
     with pytest.raises(ValueError, match=r"cannot be exported: for inputs of shape \(1, 1\), its graph gives other"):
         export_onnx(str(tmp_path / "model"), tmp_path / "onnx")
     assert not (tmp_path / "onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "tune-thresholds --data {rows} --target f1",
+        "edit --output {new} --drop_task topic",
+        "evaluate-embedding --retrieval {rows} --query_column text --document_column label",
+        "export --output {new}",
+    ],
+)
+def test_a_command_that_needs_weights_names_an_export(exported, news_file, tmp_path, command):
+    words = command.format(rows=news_file, new=tmp_path / "new").split()
+    with pytest.raises(SystemExit, match=f"'{exported}' is an export, which has a graph .*: `mtsbert predict`"):
+        run([*words, "--model", str(exported)])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_run_does_not_start_from_an_export(exported):
+    with pytest.raises(ValueError, match=f"'{exported}' is an export"):
+        load_model(ModelArguments(model_name_or_path=str(exported)), {})
 
 
 def test_a_saved_spacy_pipeline_needs_the_export_no_more(exported, checkpoint, close, tmp_path):

@@ -320,6 +320,12 @@ def test_a_teacher_that_cannot_teach_is_refused(trainer_of, taught, settings, me
         trainer_of(**taught | settings)
 
 
+def test_an_export_does_not_teach(trainer_of, taught, teacher_folder):
+    (teacher_folder / "model.safetensors").rename(teacher_folder / "model.onnx")
+    with pytest.raises(ValueError, match=r"teacher' is an export, which has a graph in place of weights"):
+        trainer_of(**taught)
+
+
 def test_a_teacher_with_other_labels_is_refused(trainer_of, teacher, taught):
     teacher.rename_labels("ner", {"GPE": "PLACE"})
     teacher.save_pretrained(taught["teacher"])
