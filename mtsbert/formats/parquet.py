@@ -9,8 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, Features, List, Value, concatenate_datasets
-from datasets import Sequence as SequenceFeature
+from datasets import ClassLabel, Dataset, Features, Value, concatenate_datasets
 from datasets.data_files import DataFilesList
 
 from mtsbert.formats.options import AS_USUAL, FileOptions, Refuse, raise_error
@@ -44,7 +43,8 @@ def joined(parts: Sequence[Dataset], files: Sequence[Path | str]) -> Dataset:
         files (`Sequence[Path | str]`): The names of the files, for messages.
 
     Raises:
-        `ValueError`: naming file and column, for a column whose types do not go together.
+        `ValueError`: naming file and column, for a column whose types do not go together, or whose labels would lose
+            their names.
     """
     named = [by_name(part) if labels_in(part.features) else part for part in parts] if _labels_differ(parts) else parts
     features = Features()
@@ -57,6 +57,12 @@ def joined(parts: Sequence[Dataset], files: Sequence[Path | str]) -> Dataset:
                     f"The files of a split are one dataset, and column {column!r} is "
                     f"{_types_of(column, parts, files)}. Write it alike in all of them."
                 ) from None
+    for part, file in zip(named, files, strict=True):
+        for column, feature in part.features.items():
+            if labels_in(feature) not in (None, labels_in(features[column])):
+                raise ValueError(
+                    f"{file}: the names of labels in column {column!r} would be lost. Write them as text."
+                )
     for column in features:
         if without := [file for part, file in zip(parts, files, strict=True) if column not in part.column_names]:
             logger.warning(
@@ -138,7 +144,7 @@ def _named(feature: Any) -> Any:
         return {name: _named(of_name) for name, of_name in feature.items()}
     if isinstance(feature, list):
         return [_named(feature[0])]
-    return type(feature)(_named(feature.feature)) if isinstance(feature, List | SequenceFeature) else feature
+    return type(feature)(_named(feature.feature)) if hasattr(feature, "feature") else feature  # a list of any kind
 
 
 def name_of(value: Any, feature: Any) -> Any:

@@ -5,11 +5,12 @@ import datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
 from mtsbert.data.examples import read_examples
 from mtsbert.data.loading import load_data
 from mtsbert.data.sources import open_datasets
+from mtsbert.formats import parquet
 
 
 TOPIC = {"label": {"type": "sequence_classification"}}
@@ -65,6 +66,37 @@ def test_lists_of_labels_too(tmp_path):
         Dataset.from_dict({"text": ["x"], "label": [[1]]}, features=features).to_parquet(tmp_path / f"{split}.parquet")
     assert labels_of(tmp_path, "train", tasks) == [["b"]]
     assert labels_of(tmp_path, "test", tasks) == [["a"]]
+
+
+@pytest.mark.parametrize("kinds", [(LargeList, LargeList), (List, LargeList), (LargeList, List)])
+def test_files_may_name_their_labels_in_another_order_in_lists_of_any_kind(tmp_path, kinds):
+    tags, labels, spans = {}, {}, {}
+    for number, (kind, names) in enumerate(zip(kinds, (["a", "b"], ["b", "a"]), strict=True)):
+        tags[number] = ["Oslo"], kind(ClassLabel(names=["O", *(f"B-{name}" for name in names)])), [2 - number]
+        labels[number] = "x", kind(ClassLabel(names=names)), [names.index("b")]
+        of_span = {"start": Value("int32"), "end": Value("int32"), "label": ClassLabel(names=names)}
+        spans[number] = "Oslo", kind(of_span), [{"start": 0, "end": 4, "label": names.index("b")}]
+    for name, files in {"tags": tags, "labels": labels, "spans": spans}.items():
+        (tmp_path / name).mkdir()
+        for number, (text, feature, value) in files.items():
+            features = Features({"text": List(Value("string")) if name == "tags" else Value("string"), "x": feature})
+            rows = Dataset.from_dict({"text": [text], "x": [value]}, features=features)
+            rows.to_parquet(tmp_path / name / f"train-{number}.parquet")
+    expected = [[{"start": 0, "end": 4, "label": "b"}]] * 2
+    assert labels_of(tmp_path / "tags", "train", {"x": NER["ner"]}) == expected
+    assert labels_of(tmp_path / "spans", "train", {"x": NER["ner"]}) == expected
+    several = {"x": {"type": "sequence_classification", "multi_label": True}}
+    assert labels_of(tmp_path / "labels", "train", several) == [["b"]] * 2
+
+
+def test_names_of_labels_that_would_be_lost_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "_named", lambda feature: feature)  # as if it did not know the kind of a list
+    for number, names in enumerate((["a", "b"], ["b", "a"])):
+        features = Features({"text": Value("string"), "label": LargeList(ClassLabel(names=names))})
+        rows = Dataset.from_dict({"text": ["x"], "label": [[1]]}, features=features)
+        rows.to_parquet(tmp_path / f"train-{number}.parquet")
+    with pytest.raises(ValueError, match=r"train-0.parquet: the names of labels in column 'label' would be lost"):
+        labels_of(tmp_path, "train")
 
 
 def test_files_with_integers_of_another_width_are_joined(tmp_path):
