@@ -306,6 +306,8 @@ def _scaled(shares: dict[str, float]) -> list[dict] | None:
 def _read_label(value: Any, feature: Any) -> str | None:
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):  # as Label Studio writes a choice
         (value,) = value
+    if value == []:  # nothing was chosen
+        return None
     if isinstance(feature, ClassLabel):
         return name_of(value, feature)
     if isinstance(value, float) and math.isnan(value):

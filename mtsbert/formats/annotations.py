@@ -4,7 +4,8 @@ Entities become lists of `{"start", "end", "label"}` in characters of the text, 
 their place is kept beside that: `"text"`, the words that were marked, and `"to_name"`, the column of their text.
 """
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,36 @@ from entities_mtsbert import OUTSIDE
 from mtsbert.formats.options import AS_USUAL, FileOptions, Refuse, raise_error
 
 
-def plain_row(row: Any) -> Any:
+LABEL_STUDIO, LABEL_STUDIO_MIN, PRODIGY = "Label Studio", "Label Studio, JSON-MIN", "Prodigy"
+ANSWERS = ("spans", "accept")  # what was marked and chosen in Prodigy; a view may ask for one of them alone
+OF_VIEWS = {
+    "ner_manual": ("spans",),
+    "spans_manual": ("spans",),
+    "choice": ("accept",),
+    "ner": (),
+    "classification": (),
+}
+
+
+def plain_row(row: Any, asked: Mapping[str, Collection[str]] | None = None) -> Any:
     """
     Returns a row of JSON with columns that a recipe can map. Rows that are in none of these forms stay as they are.
+    Where somebody has finished a row and marked or chosen nothing, this is an empty list; a row that nobody has
+    finished has no labels.
 
     | written by | form | becomes |
     |---|---|---|
     | doccano, spaCy 2 | `"label": [[0, 4, "ORG"]]` in any column | entities |
     | spaCy 2 | `["the text", {"entities": [[0, 4, "ORG"]]}]` | columns `text`, `entities` |
     | Label Studio, JSON | `"data"` and `"annotations"`; the first annotation that was not cancelled counts | the columns of `data`, and one for each control of the interface, called by its name; choices for a part of a text are left out |
-    | Label Studio, JSON-MIN | entities with `"labels": ["ORG"]` | entities |
+    | Label Studio, JSON-MIN | `"annotation_id"`, and entities with `"labels": ["ORG"]` | entities |
     | Prodigy | `"answer": "reject"` or `"ignore"` | a row without labels |
     | GLiNER | `"tokenized_text"` and `"ner": [[0, 1, "ORG"]]`, with numbers of words and the last one included | words and BIO tags, in the same columns |
+
+    Args:
+        row (`Any`): The row, as JSON.
+        asked (`Mapping[str, Collection[str]]`, *optional*): What `asked_in` returns for all rows of the file. Default:
+            for this row alone.
 
     Raises:
         `ValueError`: for such a row that contradicts itself.
@@ -33,14 +52,49 @@ def plain_row(row: Any) -> Any:
         row = {"text": row[0], **row[1]}
     if not isinstance(row, dict):
         return row
-    if isinstance(row.get("data"), dict) and isinstance(row.get("annotations"), list):
-        return _of_label_studio(row)
+    form = _form_of(row)
+    columns = (asked_in([row]) if asked is None else asked).get(form, ())
+    if form == LABEL_STUDIO:
+        return _of_label_studio(row, columns)
     if isinstance(row.get("tokenized_text"), list) and isinstance(row.get("ner"), list):
         return row | {"ner": _tags(row["ner"], len(row["tokenized_text"]))}
     row = {column: _entities(value) for column, value in row.items()}
-    if row.get("answer") in ("reject", "ignore") and ("_task_hash" in row or "_input_hash" in row):
+    if form == LABEL_STUDIO_MIN or row.get("answer") == "accept":
+        row = {column: [] for column in columns} | row
+    elif form.startswith(PRODIGY) and row.get("answer") in ("reject", "ignore"):
         row |= {column: None for column in ("spans", "label", "accept", "cats") if column in row}
     return row
+
+
+def asked_in(rows: Iterable[Any]) -> dict[str, set[str]]:
+    """
+    Form of a row → the columns with entities or choices that any row of a file has in it. The tools leave them out
+    where nothing was marked or chosen.
+    """
+    asked: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        form = _form_of(row)
+        if form == LABEL_STUDIO:
+            predictions = row.get("predictions")
+            for one in [*row["annotations"], *(predictions if isinstance(predictions, list) else [])]:
+                asked[form] |= {name for name, _, _ in _results(one)}
+        elif form == LABEL_STUDIO_MIN:
+            asked[form] |= {column for column, value in row.items() if value and _are_marks(value)}
+        elif form:
+            columns = OF_VIEWS.get(form.removeprefix(f"{PRODIGY} "), ANSWERS)
+            asked[form] |= {column for column in columns if isinstance(row.get(column), list)}
+    return dict(asked)
+
+
+def _form_of(row: Any) -> str:
+    """The tool that has written a row, for Prodigy with its view; "" where it is another one or none."""
+    if not isinstance(row, dict):
+        return ""
+    if isinstance(row.get("data"), dict) and isinstance(row.get("annotations"), list):
+        return LABEL_STUDIO
+    if row.get("annotation_id") is not None:
+        return LABEL_STUDIO_MIN
+    return f"{PRODIGY} {row.get('_view_id')}" if "_task_hash" in row or "_input_hash" in row else ""
 
 
 def _is_spacy_pair(row: Any) -> bool:
@@ -65,11 +119,18 @@ def _entities(value: Any) -> Any:
         return value
     if all(map(_is_triple, value)):
         spans = [{"start": start, "end": end, "label": label} for start, end, label in value]
-    elif all(isinstance(span, dict) and {"start", "end", "labels"} <= set(span) for span in value):
+    elif _are_marks(value):
         spans = [_with_one_label(span) for span in value]
     else:
         return value
     return sorted(spans, key=lambda span: span["start"])
+
+
+def _are_marks(value: Any) -> bool:
+    """Whether a value is a list of `{"start", "end", "labels"}`, as of Label Studio."""
+    return isinstance(value, list) and all(
+        isinstance(span, dict) and {"start", "end", "labels"} <= set(span) for span in value
+    )
 
 
 def _with_one_label(span: dict) -> dict:
@@ -80,23 +141,35 @@ def _with_one_label(span: dict) -> dict:
     return {**kept, "label": labels[0]}
 
 
-def _of_label_studio(row: dict) -> dict:
+def _of_label_studio(row: dict, controls: Collection[str]) -> dict:
     """Each control of the labelling interface becomes a column: entities, or a list of choices."""
-    columns = dict(row["data"])
+    if both := sorted(set(controls) & set(row["data"])):
+        raise ValueError(f"its data and its labelling interface both have {both[0]!r}; rename one.")
     kept = [one for one in row["annotations"] if isinstance(one, dict) and not one.get("was_cancelled")]
-    for result in kept[0].get("result", []) if kept else []:
-        value, name = result.get("value"), result.get("from_name")
-        if not isinstance(value, dict) or not isinstance(name, str):
-            continue
-        if name in row["data"]:
-            raise ValueError(f"its data and its labelling interface both have {name!r}; rename one.")
-        if "labels" in value and "start" in value:
-            of_text = {"to_name": result["to_name"]} if result.get("to_name") in list(row["data"]) else {}
-            columns.setdefault(name, []).append(value | of_text)
-        elif isinstance(value.get("choices"), list) and "start" not in value:
-            if columns.setdefault(name, value["choices"]) != value["choices"]:
-                raise ValueError(f"{name!r} has two answers, {columns[name]!r} and {value['choices']!r}.")
-    return {column: _entities(value) for column, value in columns.items()}
+    results = kept[0].get("result") if kept else []
+    if not isinstance(results, list):  # which would be read as an answer without entities
+        raise ValueError(f"its annotation has no list as 'result': {results!r}.")
+    answers: dict[str, list] = {name: [] for name in controls} if kept else {}
+    for name, value, to_name in _results(kept[0]) if kept else ():
+        if "start" in value:
+            answers[name].append(value | ({"to_name": to_name} if to_name in list(row["data"]) else {}))
+        elif answers[name] not in ([], value["choices"]):
+            raise ValueError(f"{name!r} has two answers, {answers[name]!r} and {value['choices']!r}.")
+        else:
+            answers[name] = value["choices"]
+    return {column: _entities(value) for column, value in (row["data"] | answers).items()}
+
+
+def _results(annotation: Any) -> Iterator[tuple[str, dict, Any]]:
+    """Yields the entities and the choices for a whole text: name of the control, value, and what it is about."""
+    results = annotation.get("result") if isinstance(annotation, dict) else None
+    for result in results if isinstance(results, list) else ():
+        value, name = (result.get("value"), result.get("from_name")) if isinstance(result, dict) else (None, None)
+        if isinstance(value, dict) and isinstance(name, str):
+            if ("start" in value and "labels" in value) or (
+                "start" not in value and isinstance(value.get("choices"), list)
+            ):
+                yield name, value, result.get("to_name")
 
 
 def _tags(entities: list, num_words: int) -> list[str | None]:

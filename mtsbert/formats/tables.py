@@ -6,19 +6,21 @@ import logging
 import math
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset
 
-from mtsbert.formats.annotations import plain_row
+from mtsbert.formats.annotations import asked_in, plain_row
 from mtsbert.formats.options import AS_USUAL, FileOptions, Refuse, raise_error
 from mtsbert.settings import unique_keys
 
 
 csv.field_size_limit(sys.maxsize)  # texts may be longer than the csv module's default limit of 131,072 characters
+
+OF_TOOLS = ('"annotations"', '"annotation_id"', '_hash"')  # in every row of Label Studio and Prodigy
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +90,17 @@ def _unquoted(lines: Iterator[str], path: Path, delimiter: str) -> Iterator[list
 
 def json_rows(path: Path, options: FileOptions = AS_USUAL, refuse: Refuse = raise_error) -> Iterator[dict]:
     """Yields the rows of a JSONL file, or of a JSON file with a list of objects; see `plain_row`."""
-    found = _json_list(path) if path.suffix == ".json" else _json_lines(path, refuse)
+    if path.suffix == ".json":
+        found: Iterable[tuple[str, Any]] = list(_json_list(path))
+        asked = asked_in(value for _, value in found)
+    else:
+        found = _json_lines(path, refuse)
+        of_tools = _json_lines(path, lambda row, reason: None, containing=OF_TOOLS)  # others refuse what is wrong
+        asked = asked_in(value for _, value in of_tools)
     for row, (where, value) in enumerate(found):
         columns: Any = {}
         try:
-            columns = plain_row(value)
+            columns = plain_row(value, asked)
         except ValueError as error:
             refuse(row, f"{where} of {path}: {error}")
         if not isinstance(columns, dict):
@@ -116,11 +124,12 @@ def _json_list(path: Path) -> Iterator[tuple[str, Any]]:
         yield f"Entry {number}", row
 
 
-def _json_lines(path: Path, refuse: Refuse) -> Iterator[tuple[str, Any]]:
+def _json_lines(path: Path, refuse: Refuse, containing: Sequence[str] = ("",)) -> Iterator[tuple[str, Any]]:
+    """Yields place and value of each line that is not empty and has one of these strings in it."""
     row = -1
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
+            if not line.strip() or not any(part in line for part in containing):
                 continue
             row += 1
             value: Any = {}

@@ -62,9 +62,11 @@ def label_studio(one: Annotated) -> tuple[Any, dict]:
         }
         for span in reversed(one.spans)
     ]
+    guess = {"from_name": "label", "to_name": "text", "value": {"start": 0, "end": 1, "labels": ["X"]}}
     row = {"id": 1, "data": {"text": one.text}, "annotations": [{"id": 2, "result": result}]}
+    row["predictions"] = [{"result": [guess]}]  # so that the interface is known where nobody has marked anything
     marked = [span | {"text": "", "to_name": "text"} for span in one.spans]
-    return row, {"text": one.text, **({"label": marked} if marked else {})}
+    return row, {"text": one.text, "label": marked}
 
 
 def label_studio_min(one: Annotated) -> tuple[Any, dict]:

@@ -27,13 +27,14 @@ SPAN = {
 }
 
 
-def read(tmp_path, content, name: str = "a.jsonl", **spec) -> list[dict]:
-    """Reads rows as a recipe does, with the task `ner` and a `topic` if it is mapped."""
+def read(tmp_path, content, name: str = "a.jsonl", others: dict | None = None, **spec) -> list[dict]:
+    """Reads rows as a recipe does, with the task `ner`, a `topic` if it is mapped, and others."""
     path = tmp_path / name
     if isinstance(content, list):
         text = json.dumps(content) if name.endswith(".json") else "\n".join(map(json.dumps, content))
         path.write_text(text, encoding="utf-8")
     tasks = NER | ({"topic": {"type": "sequence_classification"}} if "topic" in spec["columns"].values() else {})
+    tasks |= others or {}
     (source,) = open_datasets({"news": {"path": str(path), **spec}}, tasks)
     return [{role: row[role] for role in source.columns} for row in read_examples(source, "train", tasks)]
 
@@ -86,6 +87,43 @@ def test_one_choice_and_several_of_label_studio_are_labels_of_one_task(tmp_path)
     spec = {"path": str(tmp_path / "a.json"), "columns": {"text": "text", "topic": "kind"}}
     (source,) = open_datasets({"news": spec}, kinds)
     assert read_examples(source, "train", kinds)["kind"][:] == [["a", "b"], ["Sports"]]
+
+
+DONE = {"data": {"text": "No"}, "annotations": [{"result": []}]}
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_who_has_finished_a_text_and_marked_or_chosen_nothing_has_said_so(tmp_path, name):
+    several = CHOICE | {"from_name": "kind"}
+    rows = [
+        {"data": {"text": "No"}, "annotations": [{"was_cancelled": True, "result": []}, {"result": []}]},
+        {"data": {"text": "Oslo wins"}, "annotations": [{"result": [SPAN, CHOICE, several]}]},
+        {"data": {"text": "Skipped"}, "annotations": [{"was_cancelled": True, "result": [SPAN]}]},
+        {"data": {"text": "Never"}, "annotations": []},
+    ]
+    kinds = {"kind": {"type": "sequence_classification", "multi_label": True}}
+    columns = {"text": "text", "label": "ner", "topic": "topic", "kind": "kind"}
+    assert read(tmp_path, rows, name, kinds, columns=columns) == [
+        {"text": "No", "ner": [], "topic": None, "kind": []},  # a single choice that was not made is no label
+        {"text": "Oslo wins", "ner": OSLO, "topic": "Sports", "kind": ["Sports"]},
+        {"text": "Skipped", "ner": None, "topic": None, "kind": None},
+        {"text": "Never", "ner": None, "topic": None, "kind": None},
+    ]
+
+
+def test_a_control_is_known_by_what_a_model_predicted_or_by_what_was_cancelled(tmp_path):
+    predicted = {"data": {"text": "x"}, "annotations": [], "predictions": [{"result": [SPAN]}]}
+    expected = [{"text": "No", "ner": []}, {"text": "x", "ner": None}]
+    assert read(tmp_path, [DONE, predicted], "a.json", columns=COLUMNS) == expected
+    cancelled = {"data": {"text": "x"}, "annotations": [{"was_cancelled": True, "result": [SPAN]}]}
+    assert read(tmp_path, [DONE, cancelled], "b.json", columns=COLUMNS) == expected
+
+
+def test_a_short_export_of_label_studio_leaves_out_what_has_no_entity(tmp_path):
+    marks = [{"start": 0, "end": 4, "text": "Oslo", "labels": ["GPE"]}]
+    rows = [{"text": "No", "annotation_id": 1}, {"text": "Oslo wins", "label": marks, "annotation_id": 2}]
+    rows.append({"text": "of another file"})
+    assert [row["ner"] for row in read(tmp_path, rows, "a.json", columns=COLUMNS)] == [[], OSLO, None]
 
 
 def label_studio(results: list[dict], **data) -> list[dict]:
@@ -170,6 +208,23 @@ def test_answers_of_prodigy(tmp_path):
     ]
 
 
+def test_what_was_accepted_in_prodigy_without_a_mark_or_choice_has_none(tmp_path):
+    span = {"start": 0, "end": 4, "label": "GPE"}
+    common = {"text": "Oslo wins", "_task_hash": 2, "answer": "accept"}
+    rows = [
+        {**common, "_view_id": "ner_manual", "spans": [span]},
+        {**common, "_view_id": "ner_manual"},
+        {**common, "_view_id": "ner_manual", "answer": "ignore"},
+        {**common, "_view_id": "choice", "accept": ["a"], "spans": [span]},  # a mark that was shown, and not asked for
+        {**common, "_view_id": "choice"},
+        {**common, "_view_id": "classification"},
+    ]
+    kinds = {"kind": {"type": "sequence_classification", "multi_label": True}}
+    found = read(tmp_path, rows, others=kinds, columns={"text": "text", "spans": "ner", "accept": "kind"})
+    assert [row["ner"] for row in found] == [OSLO, [], None, OSLO, None, None]
+    assert [row["kind"] for row in found] == [None, None, None, ["a"], [], None]
+
+
 def test_an_answer_is_a_column_like_any_other_elsewhere(tmp_path):
     row = {"text": "Oslo wins", "entities": OSLO, "answer": "reject"}
     assert read(tmp_path, [row], columns={"text": "text", "entities": "ner"})[0]["ner"] == OSLO
@@ -228,6 +283,7 @@ def test_a_docbin_of_spacy(tmp_path):
         ),
         ({"data": {"label": "a"}, "annotations": [{"result": [SPAN]}]}, "both have 'label'; rename one"),
         (label_studio([CHOICE, CHOICE | {"value": {"choices": ["World"]}}], text="x")[0], "'topic' has two answers"),
+        (DONE | {"annotations": [{"result": None}]}, "has no list as 'result': None"),
         ({"tokenized_text": ["a"], "ner": [[0, 1, "A"]]}, "is not .first word, last word, label. of 1 words"),
         ({"tokenized_text": ["a"], "ner": [[0, 0, "A"], [0, 0, "B"]]}, "overlaps another one"),
     ],
