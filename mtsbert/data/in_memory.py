@@ -1,15 +1,18 @@
 """Converts in-memory datasets to the format of a recipe's `datasets`, so that the same code reads both."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset
 
 from mtsbert.data.examples import DATASET, ROW
-from mtsbert.data.sources import SPLITS
+from mtsbert.data.sources import SPLITS, TEXT, TEXT_PAIR
 
 
 ONLY = "data"  # name in messages for a dataset without a name
+
+logger = logging.getLogger(__name__)
 
 
 def specs_of(data: Any, columns: Mapping | None = None) -> dict[str, dict]:
@@ -63,6 +66,38 @@ def is_by_dataset(columns: Mapping | None) -> bool:
             "of datasets to such mappings."
         )
     return True in kinds
+
+
+def columns_of_rows(columns: Mapping, datasets: Mapping[str, Dataset]) -> dict[str, Mapping]:
+    """
+    Returns `columns` by dataset, for rows that are evaluated or predicted: without those of labels that a dataset does
+    not have, with one warning. A column may also be called by its role there (`text` instead of `body`).
+
+    Args:
+        columns (`dict`): See `specs_of`. Not every dataset that it names must be there.
+        datasets (`dict[str, Dataset]`): Dataset name → rows.
+    """
+    is_nested = is_by_dataset(columns)
+    found = {}
+    for name, rows in datasets.items():
+        if (of_dataset := columns.get(name) if is_nested else columns) is None:
+            continue
+        found[name], missing = {}, {}
+        for column, role in of_dataset.items():
+            if column in rows.column_names:
+                found[name][column] = role
+            elif role in rows.column_names and role not in of_dataset:
+                found[name][role] = role
+            elif role in (TEXT, TEXT_PAIR):  # an error later
+                found[name][column] = role
+            else:
+                missing[column] = role
+        if missing:
+            logger.warning(
+                f"Dataset {name!r} has no column {', '.join(map(repr, missing))}: its rows are read without "
+                f"{', '.join(map(repr, missing.values()))}."
+            )
+    return found
 
 
 def is_features(rows: Any, tasks: Mapping[str, dict]) -> bool:

@@ -11,7 +11,7 @@ from configuration_mtsbert import TOKEN_CLASSIFICATION
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.examples import fingerprint_of, read_examples
 from mtsbert.data.features import TokenizationReport, build_features
-from mtsbert.data.in_memory import as_datasets, is_by_dataset, is_features, specs_of
+from mtsbert.data.in_memory import as_datasets, columns_of_rows, is_features, specs_of
 from mtsbert.data.labels import check_recipe_tasks, complete_tasks, merge_tasks
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import SPLITS, TEXT, TEXT_PAIR, SourceDataset, open_datasets
@@ -264,15 +264,16 @@ def load_split(
         tasks (`dict[str, dict]`): The tasks of the model.
         tokenizer (`PreTrainedTokenizerBase`): A fast tokenizer.
         argument (`str`): The name of the argument with these rows, for error messages.
-        columns (`dict`, *optional*): See [`~mtsbert.load_data`].
+        columns (`dict`, *optional*): See [`~mtsbert.load_data`]. Other rows than those of training may lack labels.
         max_length (`int`): Longer texts are truncated to this many tokens.
         texts_alone (`bool`, *optional*, defaults to `False`): Whether the rows may have no labels for any task.
     """
     if is_features(rows, tasks):
         return rows
-    datasets = {name: {split: of_name} for name, of_name in as_datasets(rows, argument).items()}
-    if is_by_dataset(columns) and split != "train":  # not every training dataset must be evaluated
-        columns = {name: of_name for name, of_name in columns.items() if name in datasets} or None
+    by_name = as_datasets(rows, argument)
+    if columns is not None and split != "train":  # neither every dataset nor every label must be evaluated
+        columns = columns_of_rows(columns, by_name) or None
+    datasets = {name: {split: of_name} for name, of_name in by_name.items()}
     options = {"columns": columns, "splits": [split], "checkpoint_tasks": tasks, "max_length": max_length}
     options["texts_alone"] = texts_alone
     return load_data(datasets, {}, tokenizer, **options)[split]

@@ -87,7 +87,7 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: As for `Trainer`.
         columns (`dict`, *optional*):
             Column → `"text"`, `"text_pair"`, `"text_negative"` or a task, where they are called otherwise; for
-            several datasets also dataset name → such a mapping.
+            several datasets also dataset name → such a mapping. Rows to evaluate or predict may lack those of labels.
         max_length (`int`, *optional*, defaults to 128, or what the encoder reads if that is less):
             Tokens of a text that are read; the rest is cut.
         provenance ([`Provenance`], *optional*): What the model card says of the data. Default: what can be seen here.

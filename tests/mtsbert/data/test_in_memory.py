@@ -95,3 +95,37 @@ def test_a_max_length_that_is_no_number_of_tokens_is_refused(rows, tokenizer, en
     arguments = MTLTrainingArguments(str(tmp_path))
     with pytest.raises(ValueError, match=f"`max_length` is {max_length!r}; .* reads from 3 to 64 tokens"):
         MTSBertTrainer(model, arguments, train_dataset=rows, max_length=max_length)
+
+
+@pytest.fixture
+def trained(rows, encoder_folder, tmp_path) -> MTSBertTrainer:
+    """A Trainer whose training rows have their own names for columns."""
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=infer_tasks(rows, TOPIC))
+    named = rows.rename_columns({"text": "body", "topic": "label"})
+    arguments = MTLTrainingArguments(str(tmp_path), precision="fp32", disable_tqdm=True, report_to="none")
+    return MTSBertTrainer(model, arguments, train_dataset=named, columns={"body": "text", "label": "topic"})
+
+
+@pytest.mark.parametrize("names", [["body", "label"], ["body"], ["text"], ["text", "label"], ["text", "topic"]])
+@pytest.mark.parametrize("is_named", [True, False])
+def test_rows_that_are_predicted_may_lack_labels_and_name_columns_as_usual(trained, rows, names, is_named, caplog):
+    rows = rows.rename_columns({"text": names[0], "topic": names[-1]} if names[1:] else {"text": names[0]})
+    rows = rows.select_columns(names)
+    if is_named:  # one of several datasets, each with columns of its own
+        trained._reading["columns"] = {"news": trained._reading["columns"], "other": {"x": "text"}}
+        rows = {"news": rows}
+    assert trained.predict(rows).predictions["topic"].shape == (2, 2)
+    assert ("eval_topic_accuracy" in trained.evaluate(rows)) == (len(names) == 2)
+    warnings = [record.getMessage() for record in caplog.records if "has no column 'label'" in record.getMessage()]
+    name = "news" if is_named else "data"
+    assert warnings == [f"Dataset '{name}' has no column 'label': its rows are read without 'topic'."] * (
+        0 if names[1:] else 2  # once for each call
+    )
+
+
+def test_texts_that_are_predicted_must_be_there_and_training_rows_have_every_column(trained, rows):
+    with pytest.raises(ValueError, match=r"Dataset 'data', split 'test', has no column 'body'; it has \['topic'\]"):
+        trained.predict(rows.remove_columns("text"))
+    columns = {"text": "text", "label": "topic"}
+    with pytest.raises(ValueError, match="split 'train', has no column 'label'"):
+        MTSBertTrainer(trained.model, trained.args, train_dataset=rows.select_columns(["text"]), columns=columns)
