@@ -9,10 +9,12 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from mtsbert.preparation import prepare
+from mtsbert.preparation import data_prep, prepare
+from mtsbert.settings import parse_mapping
 
 
 ROOT = Path(__file__).parents[1]  # the clone, or the folder that packages are installed in
@@ -30,10 +32,12 @@ def folder_of_run(config: Path, flags: list[str], *, folder: Path, name: str) ->
     """
     text = config.read_text(encoding="utf-8")
     recipe = yaml.safe_load(text)
-    if (build := recipe.get("prepare")) and not Path(build["output"]).exists():
+    datasets, build = (parse_mapping(recipe.get(key), key) for key in ("datasets", "prepare"))
+    check_data(datasets, build)
+    if build and not Path(build["output"]).exists():
         prepare(**build)
     versions = [f"{name} {version(name)}" for name in LIBRARIES]
-    digest = hashlib.sha256("\n".join([_code(), *versions, text, _data(recipe), *flags]).encode()).hexdigest()
+    digest = hashlib.sha256("\n".join([_code(), *versions, text, _data(datasets), *flags]).encode()).hexdigest()
     return folder / f"{name}_{digest[:8]}"
 
 
@@ -88,12 +92,32 @@ def _code() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _data(recipe: dict) -> str:
+def check_data(datasets: dict[str, dict], build: dict) -> None:
+    """
+    Raises `ValueError` if a dataset of a recipe has no path, or if its `prepare` cannot be used. More is checked when
+    they are read.
+    """
+    for name, spec in datasets.items():
+        if not _paths(spec):
+            raise ValueError(f"Dataset {name!r} needs either 'path' or 'files'; got {spec!r}.")
+    if build:
+        data_prep("build").check_options(build)
+
+
+def _paths(spec: Any) -> list[str]:
+    """The path of a dataset, or those of its files; empty where they are no texts."""
+    if not isinstance(spec, dict):
+        return []
+    files = spec.get("files")
+    paths = [spec["path"]] if "path" in spec else list(files.values()) if isinstance(files, dict) else []
+    return paths if all(isinstance(path, str) and "\0" not in path for path in paths) else []
+
+
+def _data(datasets: dict[str, dict]) -> str:
     """Returns a hash of the local files of a recipe's datasets."""
     digest = hashlib.sha256()
-    for name, dataset in (recipe.get("datasets") or {}).items():
-        paths = [dataset["path"]] if "path" in dataset else (dataset.get("files") or {}).values()
-        for path in map(Path, paths):
+    for name, spec in datasets.items():
+        for path in map(Path, _paths(spec)):
             files = sorted(path.rglob("*")) if path.is_dir() else [path]
             for file in filter(Path.is_file, files):
                 checksum = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -28,12 +28,12 @@ from mtsbert.commands.evaluate.entities import Finder, load_finder
 from mtsbert.data.gold import ENTITIES
 from mtsbert.data.sources import TEXT
 from mtsbert.formats.files import read_file
+from mtsbert.formats.parquet import labels_in
 from mtsbert.machine import add_precision_option
 from mtsbert.preparation import data_prep
 from mtsbert.relabelling.folds import Folds
 from mtsbert.relabelling.models import FoldModels
 from mtsbert.results.unfinished import DESCRIPTION_FILE, locked, new_folder, read_description, write_json
-from mtsbert.settings import spelled_out
 
 
 TRAIN_FILE, CARD_FILE = "train.parquet", "README.md"
@@ -114,8 +114,7 @@ def confirm(
 
 def check_task(models: FoldModels, task: str | None) -> None:
     """Raises `ValueError` unless it is clear which token task of a recipe is asked."""
-    tasks = spelled_out(models.recipe.get("tasks") or {})
-    of_tokens = [name for name, settings in tasks.items() if settings.get("type") == TOKEN_CLASSIFICATION]
+    of_tokens = [name for name, settings in models.tasks.items() if settings["type"] == TOKEN_CLASSIFICATION]
     if task not in of_tokens if task is not None else len(of_tokens) != 1:
         raise ValueError(f"The tasks of {models.config} that find entities are {of_tokens}; --task is {task!r}.")
 
@@ -136,12 +135,12 @@ def _confirm(models: FoldModels, rows: Dataset, output: Path, *, num_folds: int,
     write_json(work / DESCRIPTION_FILE, question)
     shown = round(len(rows) * (1 - 1 / num_folds))
     sys.stdout.write(
-        f"Trains {num_folds} models by {models.config}, {models.epochs} epochs of about {shown:,} texts each, and "
+        f"Trains {num_folds} models by {models.config}, {models.epochs:g} epochs of about {shown:,} texts each, and "
         f"reads {num_folds} x {len(rows):,} texts: about {num_folds - 1} runs of the recipe. What is finished is kept "
         f"in {work}.\n"
     )
     sys.stdout.flush()
-    texts, given = rows[TEXT][:], rows[ENTITIES][:]
+    texts, given = rows[TEXT][:], [spans or [] for spans in rows[ENTITIES]]
     folds = Folds(texts, given, num_folds)
     found_by = [models.found(fold, rows, folds) for fold in range(num_folds)]
     found = (folds.found(text, spans, of_text) for text, spans, *of_text in zip(texts, given, *found_by, strict=True))
@@ -157,13 +156,18 @@ def read_training_rows(data: Path) -> Dataset:
     rows = read_file(data / TRAIN_FILE)
     if missing := sorted({TEXT, ENTITIES} - set(rows.column_names)):
         raise ValueError(f"{data / TRAIN_FILE} has no columns {missing}; it has {rows.column_names}.")
+    if labels_in(rows.features[ENTITIES]):  # which no model answers with
+        raise ValueError(f"{data / TRAIN_FILE} has ids of a ClassLabel in {ENTITIES!r}; write the types as text.")
+    for row, text in enumerate(rows[TEXT]):
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"Row {row} of {data / TRAIN_FILE} has no text in it: {text!r}.")
     return rows.remove_columns([name for name in WORD_COLUMNS if name in rows.column_names])
 
 
 def lost_types(data: Path, output: Path) -> list[str]:
     """The entity types of a prepared dataset of which its relabelled copy has no training entity left."""
     before, after = (
-        {span["label"] for spans in read_training_rows(folder)[ENTITIES] for span in spans}
+        {span["label"] for spans in read_training_rows(folder)[ENTITIES] for span in spans or ()}
         for folder in (data, output)
     )
     return sorted(before - after - {None})
@@ -177,10 +181,12 @@ def _copy(data: Path, output: Path, find: Callable, by: str) -> Agreement:
 
         def agree_on(batch: dict[str, list]) -> dict[str, list]:
             nonlocal counts
-            pairs = zip(batch[ENTITIES], find(batch[TEXT]), strict=True)
-            spans, of_rows = zip(*(agree(given, found) for given, found in pairs), strict=True)
-            counts = sum(of_rows, counts)
-            return {ENTITIES: list(spans)}
+            spans = []
+            for given, found in zip(batch[ENTITIES], find(batch[TEXT]), strict=True):
+                kept, of_row = (None, Agreement()) if given is None else agree(given, found)
+                spans.append(kept)
+                counts += of_row
+            return {ENTITIES: spans}
 
         for path in sorted(data.glob("*.parquet")):  # all splits have the same columns
             split = read_file(path)

@@ -19,6 +19,7 @@ import yaml
 
 from mtsbert.adapters.lora import ALL_LINEAR
 from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.data.labels import check_recipe_tasks
 from mtsbert.freezing_arguments import NEED_ADAPTERS
 from mtsbert.network.starting_point import load_encoder_config, tasks_of_checkpoint
 from mtsbert.preparation import data_prep
@@ -146,6 +147,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert study") -> Path:
     base = ["--config", str(config), "--output_dir", str(folder), *args.flags]
     model_args, data_args, training_args = parse_arguments(base)
     tasks = (tasks_of_checkpoint(model_args) or {}) | data_args.tasks
+    check_recipe_tasks(tasks)
     num_layers = load_encoder_config(model_args).get_text_config().num_hidden_layers
     known = strategies(num_layers, list(tasks), training_args)
     if unknown := [name for name in args.strategies or [] if name not in known]:

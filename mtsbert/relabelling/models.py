@@ -5,11 +5,12 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
 from datasets import Dataset
 
+from mtsbert.data.labels import check_recipe_tasks
+from mtsbert.recipe import parse_arguments
 from mtsbert.relabelling.folds import Folds
-from mtsbert.runs import folder_of_run, run_once
+from mtsbert.runs import check_data, folder_of_run, run_once
 
 
 # Only the last weights count: no evaluation, no checkpoints, no calibration.
@@ -37,9 +38,12 @@ class FoldModels:
         self.config, self.data, self.folder, self._find_with = config, data, folder, find_with
         if not config.is_file():
             raise ValueError(f"--config {config}: no such file.")
-        self.recipe: dict = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
-        self.datasets: dict[str, dict] = self.recipe.get("datasets") or {}
-        self.epochs = self.recipe.get("num_train_epochs", 3)
+        _, data_args, training_args = parse_arguments([f"--config={config}", f"--output_dir={folder}", *FLAGS])
+        self.tasks: dict[str, dict] = data_args.tasks
+        check_recipe_tasks(self.tasks)
+        self.datasets: dict[str, dict] = data_args.datasets
+        check_data(self.datasets, data_args.prepare)
+        self.epochs = training_args.num_train_epochs
         self.names = [
             name for name, spec in self.datasets.items() if Path(spec.get("path", "")).resolve() == data.resolve()
         ]
@@ -80,7 +84,9 @@ class FoldModels:
         part.mkdir(parents=True, exist_ok=True)
         shown = rows.select([n for n, text in enumerate(rows["text"]) if not folds.is_held_out(text, fold)])
         shown = shown.map(
-            lambda row: {"entities": folds.opened(row["text"], row["entities"], fold)},
+            lambda row: {
+                "entities": None if row["entities"] is None else folds.opened(row["text"], row["entities"], fold)
+            },
             load_from_cache_file=False,
             desc=f"Dataset of model {fold + 1}",
         )
@@ -89,5 +95,8 @@ class FoldModels:
         flags = [f"--datasets={json.dumps(datasets)}", *FLAGS]
         where = {"folder": self.folder / "runs", "name": f"model_{fold}"}
         logger.info(f"Model {fold + 1} of {folds.num_folds} learns from {len(shown):,} texts.")
-        run_once(self.config, flags, keeps_weights=True, **where)
+        try:
+            run_once(self.config, flags, keeps_weights=True, **where)
+        except RuntimeError as error:  # with what the run has said, as that a fold is left without entities
+            raise ValueError(f"{error}") from None
         return folder_of_run(self.config, flags, **where)

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mtsbert.cli import main
 from mtsbert.commands.evaluate.entities import Finder
-from mtsbert.commands.relabel import Agreement, agree, relabel
+from mtsbert.commands.relabel import Agreement, agree, lost_types, relabel
 from mtsbert.formats.folders import read_folder
 from mtsbert.relabelling.models import FoldModels
 
@@ -78,6 +78,34 @@ def test_only_training_rows_change_and_the_card_says_how(prepared, tmp_path):
     assert "Of the training rows' 1 entities, 1 were also found by student" in card
 
 
+def test_rows_without_labels_stay_as_they_are(prepared, tmp_path, monkeypatch, capsys):
+    rows = Dataset.from_parquet(str(prepared / "train.parquet"))
+    rows.map(lambda row: {"entities": row["entities"] or None}).to_parquet(prepared / "train.parquet")
+    monkeypatch.setattr("mtsbert.commands.relabel.load_finder", lambda *args, **kwargs: FINDER)
+    main(["relabel", "--model", "student", "--data", str(prepared), "--output", str(tmp_path / "agreed")])
+    assert "of 1 entities 1 are agreed on; the models have 0 others; 0 places are left open" in capsys.readouterr().out
+    agreed = read_folder(tmp_path / "agreed", {"train": "train"})["train"]
+    assert agreed["entities"][:] == [[span(0, 4)], None]
+    assert lost_types(prepared, tmp_path / "agreed") == []
+
+
+@pytest.mark.parametrize("text", [None, " "])
+def test_a_row_without_text_is_not_relabelled(prepared, tmp_path, text):
+    rows = Dataset.from_parquet(str(prepared / "train.parquet"))
+    rows.map(lambda row: {"text": text if row["label"] == 0 else row["text"]}).to_parquet(prepared / "train.parquet")
+    with pytest.raises(ValueError, match=rf"Row 1 of .*train.parquet has no text in it: {text!r}"):
+        relabel(FINDER, prepared, tmp_path / "agreed")
+
+
+def test_ids_of_classes_are_not_compared_with_what_a_model_finds(prepared, tmp_path):
+    entity = {"start": Value("int32"), "end": Value("int32"), "label": ClassLabel(names=["GPE"])}
+    features = Features({"text": Value("string"), "entities": List(entity)})
+    rows = {"text": ["Oslo wins"], "entities": [[span(0, 4, 0)]]}
+    Dataset.from_dict(rows, features=features).to_parquet(prepared / "train.parquet")
+    with pytest.raises(ValueError, match=r"train.parquet has ids of a ClassLabel in 'entities'; write the types as"):
+        relabel(FINDER, prepared, tmp_path / "agreed")
+
+
 def test_what_cannot_be_relabelled_is_named_and_nothing_is_left_behind(prepared, tmp_path):
     with pytest.raises(ValueError, match=r"empty has no train\.parquet; `python -m data_prep` makes such a folder"):
         relabel(FINDER, tmp_path / "empty", tmp_path / "agreed")
@@ -101,6 +129,7 @@ def large(tmp_path):
          "entities": [span(len(f"{number}: "), len(f"{number}: ") + 4)]}
         for number, (one, two) in enumerate(zip(names * 4, names[1:] * 5, strict=False))
     ]  # fmt: skip
+    rows[0]["entities"] = rows[5]["entities"] = None
     entity = {"start": Value("int32"), "end": Value("int32"), "label": Value("string")}
     features = Features(
         {"text": Value("string"), "label": ClassLabel(names=["World", "Sports"]), "entities": List(entity)}
@@ -149,7 +178,11 @@ def test_entities_are_confirmed_out_of_fold_and_an_interrupted_run_goes_on(
     rows = read_folder(output, {"train": "train"})["train"]
     before = read_folder(large, {"train": "train"})["train"]
     assert rows["text"][:] == before["text"][:]
+    assert [confirmed is None for confirmed in rows["entities"]] == [given is None for given in before["entities"]]
+    assert rows["entities"][:][:6].count(None) == 2
     for given, confirmed in zip(before["entities"], rows["entities"], strict=True):
+        if given is None:
+            continue
         marks = {(one["start"], one["end"], one["label"]) for one in given}
         assert all(one["label"] is None or (one["start"], one["end"], one["label"]) in marks for one in confirmed)
     assert "were also found by 2 models" in (output / "README.md").read_text()
@@ -182,6 +215,54 @@ def test_what_cannot_be_confirmed_is_told_before_training(large, first, tmp_path
         main(["relabel", "--config", str(first), "--data", str(large), "--output", str(output), *change])
     assert re.search(message, f"{stopped.value} {capsys.readouterr().err}")
     assert sorted(path.name for path in tmp_path.iterdir() if "confirmed" in path.name) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", "Recipe .*broken.yaml: it must be a mapping of flags to values; got list"),
+        ("a: [1", "Recipe .*broken.yaml is not YAML"),
+        ("\0", "Recipe .*broken.yaml is not YAML: unacceptable character"),
+        ("", "Recipe .*broken.yaml: it must be a mapping of flags to values; got NoneType"),
+    ],
+)
+def test_a_recipe_that_is_none_is_refused(large, tmp_path, text, message):
+    (tmp_path / "broken.yaml").write_text(text)
+    with pytest.raises(SystemExit, match=message):
+        main(["relabel", "--config", str(tmp_path / "broken.yaml"), "--data", str(large), "--output", "o"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("datasets", [1], r"'datasets' must be a mapping; got \[1\]"),
+        ("datasets", "news", "--datasets is not JSON"),
+        ("datasets", {"news": "data/news"}, "Dataset 'news' needs either 'path' or 'files'; got 'data/news'"),
+        ("datasets", {"news": {"path": 5}}, "Dataset 'news' needs either 'path' or 'files'; got {'path': 5}"),
+        ("datasets", {"news": {"files": ["a.csv"]}}, "Dataset 'news' needs either 'path' or 'files'; got {'files'"),
+        ("tasks", ["ner"], r"'tasks' must be a mapping; got \['ner'\]"),
+        ("tasks", {"ner": 5}, "Task 'ner'"),
+        ("prepare", {"source": "sample"}, "`prepare` needs an 'output' folder"),
+        ("num_train_epochs", "many", "invalid float value: 'many'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["relabel", "study"])
+def test_a_recipe_with_what_cannot_be_is_refused_before_the_first_run(
+    large, recipe, tmp_path, command, key, value, message
+):
+    options = ["--data", str(large), "--output"] if command == "relabel" else ["--strategies", "full", "--output_dir"]
+    with pytest.raises(SystemExit, match=message):
+        main([command, "--config", str(recipe(**{key: value})), *options, str(tmp_path / "o")])
+    assert not list(tmp_path.glob("**/log.txt"))
+
+
+def test_a_run_that_fails_is_told_with_the_end_of_its_log(large, first, tmp_path, monkeypatch):
+    def fails(*args, name, **options):
+        raise RuntimeError(f"{name} failed; the end of log.txt:\nError: no row has a label")
+
+    monkeypatch.setattr("mtsbert.relabelling.models.run_once", fails)
+    with pytest.raises(SystemExit, match=r"Error: model_0 failed; the end of log.txt:\nError: no row has a label"):
+        main(["relabel", "--config", str(first), "--data", str(large), "--output", str(tmp_path / "o")])
 
 
 def test_a_recipe_that_does_not_train_on_the_data_is_refused(large, recipe, tmp_path):
