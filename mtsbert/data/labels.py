@@ -219,11 +219,14 @@ def _complete_labels(
     everywhere = set().union(*of_splits.values())
     in_training = of_splits.get("train", set()) if trains else everywhere
     labels = list(task.get("labels") or declared or sorted_labels(one_of_each(in_training)))
+    of_tokens = task["type"] == TOKEN_CLASSIFICATION
+    if of_tokens and not task.get("labels"):
+        labels = [label for label in labels if label != OUTSIDE]  # a row that has it is refused
     if not labels and not everywhere:
         raise ValueError("no row has a label, and the recipe names none.")
     if not task.get("labels") and not declared:
         _check_no_numbers(labels)
-    types = entity_types(labels) if task["type"] == TOKEN_CLASSIFICATION and OUTSIDE in labels else labels
+    types = entity_types(labels) if of_tokens and OUTSIDE in labels else labels
     meant = spellings(everywhere, types)
     reasons = {
         label: f"label {label!r} is not one of task {name!r}, which has {sorted(types)}."
@@ -237,8 +240,15 @@ def _complete_labels(
                     f"label {label!r} of task {name!r} is in no training row, so it cannot be learned. If that is "
                     "meant, name all labels of the task in the recipe (`labels`)."
                 )
+    if of_tokens and OUTSIDE in everywhere:
+        reasons[OUTSIDE] = (
+            f"an entity has the type {OUTSIDE!r}, which stands for no entity in tags. Rename that type, or leave such "
+            "entities out."
+        )
+        if not labels:
+            raise ValueError(reasons[OUTSIDE])
     _join(name, meant, examples)
-    if task["type"] == TOKEN_CLASSIFICATION and OUTSIDE not in labels:
+    if of_tokens and OUTSIDE not in labels:
         labels = bio_labels(labels)
     return labels, reasons
 

@@ -6,6 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from mtsbert.data.labels import check_recipe_tasks, complete_tasks, merge_tasks
+from mtsbert.data.loading import load_data
 from mtsbert.data.sources import SourceDataset
 from tests.mtsbert.rows import examples_of
 
@@ -258,6 +259,33 @@ def test_a_row_with_a_label_that_cannot_be_learned_may_be_skipped():
     complete_tasks(SEQUENCE, [], examples, skipped)
     assert examples["news"]["test"]["topic"][:] == ["a"]
     assert [(one.split, one.row) for one in skipped] == [("test", 1)]
+
+
+@pytest.mark.parametrize("labels", [None, ["GPE"], ["O", "B-GPE", "I-GPE"]])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_an_entity_type_that_is_called_like_no_entity_is_named_with_its_row(split, labels):
+    message = rf"Row 1 of dataset 'news', split '{split}': an entity has the type 'O', which stands for no entity"
+    recipe = {"ner": {**TOKENS["ner"], **({"labels": labels} if labels else {})}}
+    rows = [OSLO, {"text": "Oslo", "ner": [{"start": 0, "end": 4, "label": "O"}]}]
+    examples = {"news": {"train": examples_of(rows[:1], TOKENS), split: examples_of(rows, TOKENS)}}
+    with pytest.raises(ValueError, match=message):
+        complete_tasks(recipe, [], examples)
+    skipped = []
+    tasks = complete_tasks(recipe, [], examples, skipped)
+    assert tasks["ner"]["labels"] == ["O", "B-GPE", "I-GPE"]
+    assert [one.row for one in skipped] == [1]
+
+
+def test_a_tag_of_an_entity_type_that_is_called_like_no_entity_is_named_with_its_row():
+    rows = Dataset.from_dict({"text": [["Oslo"], ["Oslo"]], "ner": [["B-GPE"], ["B-O"]]})
+    with pytest.raises(ValueError, match="Row 1 of dataset 'data', split 'train': an entity has the type 'O'"):
+        load_data(rows, TOKENS)
+
+
+def test_a_task_whose_only_entity_type_is_called_like_no_entity_is_named():
+    rows = [{"text": "Oslo", "ner": [{"start": 0, "end": 4, "label": "O"}]}]
+    with pytest.raises(ValueError, match=r"Task 'ner': an entity has the type 'O'"):
+        complete_tasks(TOKENS, [], {"news": {"train": examples_of(rows, TOKENS)}})
 
 
 def test_a_sample_of_the_training_rows_may_lack_a_label():
