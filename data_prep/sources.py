@@ -98,7 +98,13 @@ def _read_csv(path: Path) -> Iterator[dict]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, strict=True)
+            first_empty = None  # an empty line is an error, unless all that follow are empty
             for row, fields in enumerate(reader, start=1):
+                if not fields:
+                    first_empty = first_empty or row
+                    continue
+                if first_empty is not None:
+                    raise ValueError(f"Row {first_empty} of {path} is empty; it needs class, title and description.")
                 if len(fields) != 3:
                     raise ValueError(
                         f"Row {row} of {path} has {len(fields)} fields; it needs class, title and description."

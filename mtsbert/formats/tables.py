@@ -36,11 +36,23 @@ def csv_rows(
         header = next(rows, [])
         if len(set(header)) != len(header):
             raise ValueError(f"{path} names a column twice in its header: {header}.")
-        for row, cells in enumerate(rows):
+        for row, cells in enumerate(_without_last_empty(rows)):
             if len(cells) != len(header):
                 refuse(row, f"Row {row + 1} of {path} has {len(cells)} cells; the header has {len(header)}: {header}.")
                 cells = [""] * len(header)
             yield {column: cell or None for column, cell in zip(header, cells, strict=True)}
+
+
+def _without_last_empty(rows: Iterator[list[str]]) -> Iterator[list[str]]:
+    """Leaves out empty lines at the end of a file, which are no rows."""
+    empty: list[list[str]] = []
+    for cells in rows:
+        if cells:
+            yield from empty
+            empty.clear()
+            yield cells
+        else:
+            empty.append(cells)
 
 
 def _quoted(lines: Iterator[str], path: Path, delimiter: str) -> Iterator[list[str]]:

@@ -16,6 +16,15 @@ def test_a_byte_order_mark_is_no_part_of_the_first_class(tmp_path):
     assert rows_of(path) == [[0, "Oslo", "wins"], [1, "Lima", 'says "no"']]
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n\r\n"])
+def test_empty_lines_at_the_end_are_no_rows_and_others_are_refused(tmp_path, end):
+    (tmp_path / "train.csv").write_bytes(f"1,Oslo,wins{end}".encode())
+    assert rows_of(tmp_path / "train.csv") == [[0, "Oslo", "wins"]]
+    (tmp_path / "train.csv").write_bytes(f"1,Oslo,wins\n\n\n2,Lima,loses{end}".encode())
+    with pytest.raises(ValueError, match=r"Row 2 of .*train.csv is empty; it needs class, title and description"):
+        rows_of(tmp_path / "train.csv")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -18,9 +18,16 @@ def tsv_rows(data: bytes) -> list[dict] | None:
     except UnicodeDecodeError:
         return None
     header, *rows = [line.removesuffix("\r").split("\t") if line.removesuffix("\r") else [] for line in lines]
+    rows = without_last_empty(rows)
     if len(set(header)) != len(header) or any(len(row) != len(header) for row in rows):
         return None
     return [{column: cell or None for column, cell in zip(header, row, strict=True)} for row in rows] if header else []
+
+
+def without_last_empty(rows: list[list[str]]) -> list[list[str]]:
+    while rows and not rows[-1]:
+        rows = rows[:-1]
+    return rows
 
 
 def csv_rows(data: bytes) -> list[dict] | None:
@@ -54,6 +61,7 @@ def csv_rows(data: bytes) -> list[dict] | None:
     if state == QUOTED:
         return None
     header, *rows = lines or [[]]
+    rows = without_last_empty(rows)
     if len(set(header)) != len(header) or any(len(row) != len(header) for row in rows):
         return None
     if not header:

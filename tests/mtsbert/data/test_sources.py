@@ -322,7 +322,7 @@ def test_a_broken_file_is_named(write, tasks, name, content, message):
 def test_blanks_and_marks_at_the_edges_of_a_file_do_no_harm(write, tasks):
     del tasks["ner"]
     mark, expected = "\ufeff", [{"text": "Oslo", "topic": "a"}]
-    assert examples_of(write("a.csv", f"{mark}text,topic\r\nOslo,a\r\n"), tasks) == expected
+    assert examples_of(write("a.csv", f"{mark}text,topic\r\nOslo,a\r\n\r\n"), tasks) == expected
     assert examples_of(write("a.jsonl", f'{mark}\n{{"text": "Oslo", "topic": "a"}}\n\n'), tasks) == expected
 
 

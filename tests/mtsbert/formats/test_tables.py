@@ -153,3 +153,21 @@ def test_a_plain_file_is_read_in_silence(write, caplog):
     read_file(write("a.csv", 'text,label\n"one, two",a\n'))
     read_file(write("a.tsv", 'text\tlabel\n"Yes" and "no"\ta\n'))
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\n\n", "\n\n\n"])
+@pytest.mark.parametrize(("name", "between"), [("a.csv", ","), ("a.tsv", "\t")])
+def test_empty_lines_at_the_end_are_no_rows_and_others_are_bad_ones(write, name, between, end):
+    path = write(name, f"text{between}label\nOslo{between}a{end}")
+    assert read_file(path).to_list() == list(stream_rows(path)) == [{"text": "Oslo", "label": "a"}]
+    path = write(f"1{name}", f"text{between}label\n\nOslo{between}a{end}")
+    with pytest.raises(ValueError, match=r"Row 1 of .* has 0 cells; the header has 2"):
+        read_file(path)
+    broken: dict[int, str] = {}
+    assert len(read_file(path, broken)) == 2
+    assert list(broken) == [0]
+
+
+def test_an_empty_line_at_the_end_of_a_single_column_is_no_row(write):
+    assert read_file(write("a.csv", "text\nOslo\n\n")).to_list() == [{"text": "Oslo"}]
+    assert read_file(write("b.csv", 'text\nOslo\n""\n')).to_list() == [{"text": "Oslo"}, {"text": None}]
