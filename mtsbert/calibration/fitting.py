@@ -30,6 +30,14 @@ class Fit:
     error_before: float
     error_after: float
     """Expected calibration error on the rows that it was fitted on."""
+    loss_before: float
+    loss_after: float
+    """Log loss there: what is fitted makes it as small as it can."""
+
+    @property
+    def helps(self) -> bool:
+        """Whether scores are no worse with it. Undoing a label smoothing that was not learned makes them worse."""
+        return self.loss_after <= self.loss_before
 
 
 def expected_calibration_error(scores: np.ndarray, is_right: np.ndarray, num_bins: int = NUM_BINS) -> float:
@@ -70,19 +78,21 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
     shares = labels if labels.dim() == 2 else torch.nn.functional.one_hot(labels, logits.shape[1])
     learned = {"smoothing": settings["label_smoothing"]} if settings.get("label_smoothing") else {}
 
-    def loss(log_temperature: float) -> float:
-        found = probabilities_of(
-            {**settings, **learned, "temperature": float(np.exp(log_temperature))}, logits
-        ).double()
+    def loss(found: dict) -> float:
+        found = probabilities_of(settings | found, logits).double()
         if settings.get("multi_label"):
             right = torch.where(labels.bool(), found, 1.0 - found)
             return -right.clamp(min=EPSILON).log().mean().item()
         return -(shares * found.clamp(min=EPSILON).log()).sum(dim=1).mean().item()
 
-    best = minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded")
-    fitted = {"temperature": round(float(np.exp(best.x)), 6), **learned}
-    before, after = (scored_labels(settings | more, logits, labels) for more in ({}, fitted))
-    return Fit(fitted, len(before[0]), expected_calibration_error(*before), expected_calibration_error(*after))
+    def with_temperature(log_temperature: float) -> dict:
+        return {"temperature": round(float(np.exp(log_temperature)), 6), **learned}
+
+    best = minimize_scalar(lambda x: loss(with_temperature(x)), bounds=LOG_TEMPERATURES, method="bounded")
+    fitted = with_temperature(best.x)
+    scored = [scored_labels(settings | more, logits, labels) for more in ({}, fitted)]
+    errors = (expected_calibration_error(*either) for either in scored)
+    return Fit(fitted, len(scored[0][0]), *errors, loss({}), loss(fitted))
 
 
 def fit_entities(settings: dict, scores: np.ndarray, is_right: np.ndarray) -> Fit | None:
@@ -95,8 +105,10 @@ def fit_entities(settings: dict, scores: np.ndarray, is_right: np.ndarray) -> Fi
         return None
     fitted = {"platt": [slope, intercept]}
     after = 1.0 / (1.0 + np.exp(-(slope * logits + intercept)))
-    errors = (expected_calibration_error(either, is_right) for either in (scores, after))
-    return Fit(fitted, len(scores), *errors)
+    errors = [expected_calibration_error(either, is_right) for either in (scores, after)]
+    right = [np.where(is_right, either, 1.0 - either) for either in (scores, after)]  # the probability of what is so
+    losses = [-float(np.log(either.clip(min=EPSILON)).mean()) for either in right]
+    return Fit(fitted, len(scores), *errors, *losses)
 
 
 def scored_labels(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:

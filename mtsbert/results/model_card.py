@@ -319,8 +319,8 @@ class ModelCard:
         ]
         told = [
             f"Scores of **{escape(task)}** are calibrated on {fit.num_items:,} answers on validation texts: a score "
-            f"is the probability of being right. Expected calibration error there: {fit.error_before:.3f} before, "
-            f"{fit.error_after:.3f} after."
+            f"is the probability of being right. Log loss there: {fit.loss_before:.3f} before, {fit.loss_after:.3f} "
+            f"after; expected calibration error: {fit.error_before:.3f} before, {fit.error_after:.3f} after."
             for task, fit in fits.items()
         ]
         if raw:

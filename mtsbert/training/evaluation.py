@@ -113,7 +113,8 @@ class EvaluatingTrainer(BatchingTrainer):
                 Labelled rows that the model was not trained on. Of more than 5,000, so many are drawn.
 
         Returns:
-            By task, what was fitted. Tasks with fewer than 200 labelled texts, or entities found, stay as they are.
+            By task, what was fitted. Tasks with fewer than 200 labelled texts, or entities found, stay as they are,
+            and those whose scores have a higher log loss with it.
         """
         if not self.args.lora_merge:
             raise ValueError("`lora_merge: false` keeps the scores of the checkpoint that the adapter is for.")
@@ -133,14 +134,20 @@ class EvaluatingTrainer(BatchingTrainer):
         for task, logits in output.predictions.items():
             labels = torch.from_numpy(output.label_ids[task])
             found = fit(self.tasks[task], torch.from_numpy(logits), labels) if task in self.tasks else None
-            if found is not None:
+            if found is not None and not found.helps:
+                logger.info(
+                    f"The scores of {task!r} stay as they are: what was fitted to {found.num_items:,} answers makes "
+                    f"their log loss {found.loss_after:.3f} instead of {found.loss_before:.3f}."
+                )
+            elif found is not None:
                 fits[task] = found
                 for tasks in self._task_settings():
                     forget(tasks[task])
                     tasks[task].update(found.settings)
                 logger.info(
-                    f"The scores of {task!r} are calibrated on {found.num_items:,} answers: expected calibration "
-                    f"error {found.error_before:.3f} before, {found.error_after:.3f} after."
+                    f"The scores of {task!r} are calibrated on {found.num_items:,} answers: log loss "
+                    f"{found.loss_before:.3f} before, {found.loss_after:.3f} after; expected calibration error "
+                    f"{found.error_before:.3f} before, {found.error_after:.3f} after."
                 )
         self.calibration |= fits
         return fits

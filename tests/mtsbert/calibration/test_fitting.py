@@ -124,6 +124,32 @@ def test_nothing_is_fitted_to_a_few_answers_to_cosines_or_to_numbers():
     assert fit(NER, entities(300)[0], right) is None  # all are right: any scale would do
 
 
+def test_undoing_a_smoothing_that_was_not_learned_does_not_help():
+    logits, labels = drawn(20_000, 3)
+    found = fit({**TOPIC, "label_smoothing": 0.7}, logits, labels)
+    assert found.loss_after > found.loss_before + 0.01
+    assert not found.helps
+    right = logits.log_softmax(dim=-1).gather(1, labels.unsqueeze(1))
+    assert found.loss_before == pytest.approx(-right.mean().item(), abs=1e-6)
+    assert fit(TOPIC, 3.0 * logits, labels).helps
+    many = torch.nn.functional.one_hot(labels, 3)
+    assert fit({**MANY, "labels": TOPIC["labels"]}, 3.0 * logits, many).helps
+
+
+def test_scores_close_to_each_other_are_judged_by_their_log_loss():
+    """In one bin before, in many after: their calibration error gets worse, and what they say better."""
+    p = torch.tensor([0.15, 0.17, 0.174, 0.18]).repeat(75)  # right are those of 0.174, and of 0.18 every third
+    is_right = torch.tensor([0, 0, 1, 0] * 2 + [0, 0, 1, 1]).repeat(25).bool()
+    logits = torch.stack([(1 - p) / 4, p, *[(1 - p) / 4] * 3], dim=-1).log().unsqueeze(1)
+    logits[..., [0, 2, 3, 4]] -= 1.0  # the entity is likelier than anything else
+    found = fit(NER, logits, torch.where(is_right, 1, 3).unsqueeze(1))
+    assert found.loss_after < found.loss_before - 0.01
+    assert found.error_after > found.error_before + 0.1
+    assert found.helps
+    fitted, right = scored_entities({**NER, **found.settings}, logits, torch.where(is_right, 1, 3).unsqueeze(1))
+    assert fitted.mean() == pytest.approx(right.mean(), abs=1e-3)  # which maximum likelihood makes alike
+
+
 def test_a_calibration_that_is_there_is_replaced():
     logits, labels = drawn(2_000, 3)
     assert fit({**TOPIC, "temperature": 9.0}, logits, labels).settings == fit(TOPIC, logits, labels).settings

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from transformers import TrainerCallback
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
-from mtsbert.calibration.fitting import expected_calibration_error
+from mtsbert.calibration.fitting import expected_calibration_error, fit
 from mtsbert.training.trainer import MTSBertTrainer
 
 
@@ -25,7 +26,7 @@ def test_a_trained_model_has_calibrated_scores(trainer_of, model, many, tmp_path
     with caplog.at_level(logging.INFO):
         trainer.train()
     assert trainer.calibration["topic"].num_items == 420  # one row of eight has no topic
-    assert "The scores of 'topic' are calibrated on 420 answers: expected calibration error" in caplog.text
+    assert "The scores of 'topic' are calibrated on 420 answers: log loss" in caplog.text
     trainer.save_model(str(tmp_path / "saved"))
     saved = json.loads((tmp_path / "saved" / "config.json").read_text())["tasks"]
     assert saved["topic"]["temperature"] == trainer.calibration["topic"].settings["temperature"]
@@ -108,6 +109,20 @@ def test_two_models_of_the_same_tasks_do_not_share_a_calibration(trainer_of, enc
     assert one.config.calibration
     assert not other.config.calibration
     assert "temperature" not in tasks["topic"]
+
+
+@pytest.mark.parametrize(("factor", "is_kept"), [(0.999, True), (1.0, True), (1.001, False)])
+def test_what_raises_the_log_loss_is_not_kept_and_told(trainer_of, model, many, monkeypatch, caplog, factor, is_kept):
+    def fitted(*given):
+        found = fit(*given)
+        return found and replace(found, loss_before=1.0, loss_after=factor)
+
+    monkeypatch.setattr("mtsbert.training.evaluation.fit", fitted)
+    with caplog.at_level(logging.INFO):
+        found = trainer_of(of=model, eval_dataset=many).calibrate()
+    assert ("topic" in found) is ("temperature" in model.config.tasks["topic"]) is is_kept
+    told = "'topic' stay as they are: what was fitted to 420 answers makes their log loss 1.001 instead of 1.000"
+    assert (told in caplog.text) is not is_kept
 
 
 def test_the_users_metrics_are_not_asked_about_the_rows_of_the_calibration(trainer_of, model, many):
