@@ -188,13 +188,20 @@ def answers(task: dict, logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
         return logits.squeeze(-1) if task["type"] == SEQUENCE_REGRESSION else logits
     if task["type"] == TOKEN_CLASSIFICATION:
         tags = decode_tags(logits, is_labelled(labels), task["labels"])
-        if not task.get("thresholds") and not task.get("min_score"):
+        if not has_cuts(task):
             return tags
         return without_doubtful(tags, entity_scores(tags, logits, task), task)
     if not task.get("multi_label"):
         return logits.argmax(dim=-1)
     cuts = [task.get("thresholds", {}).get(label, MULTI_LABEL_THRESHOLD) for label in task["labels"]]
     return (probabilities_of(task, logits) > torch.tensor(cuts, device=logits.device)).long()
+
+
+def has_cuts(task: dict) -> bool:
+    """Whether the metrics of a task depend on how high scores are, not on their order alone."""
+    if task["type"] == TOKEN_CLASSIFICATION:
+        return bool(task.get("thresholds") or task.get("min_score"))
+    return bool(task.get("multi_label") and task.get("thresholds"))
 
 
 def class_ids(task: dict, labels: np.ndarray) -> np.ndarray:

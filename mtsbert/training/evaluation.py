@@ -16,7 +16,7 @@ from mtsbert.calibration.fitting import Fit, fit
 from mtsbert.data.features import num_labelled_rows
 from mtsbert.data.labels import METRIC_NAMES
 from mtsbert.network.embedding_targets import EMBEDDING, EmbeddingTargets, TargetCollator
-from mtsbert.results.metrics import ANSWERS, COMPOSITE, LOGITS, AnswerMetrics, Evaluation, count_answers
+from mtsbert.results.metrics import ANSWERS, COMPOSITE, LOGITS, AnswerMetrics, Evaluation, count_answers, has_cuts
 from mtsbert.training.batches import BatchingTrainer
 from mtsbert.training.losses.nonfinite import numbered
 
@@ -60,6 +60,7 @@ class EvaluatingTrainer(BatchingTrainer):
 
     def train(self, *args, **kwargs):
         self._check_best_metric()
+        self.evaluations.clear()  # they are of weights that are about to change
         self._evaluations_of_steps.clear()
         self._forget_calibration()
         tuned = [task for task, settings in self.tasks.items() if settings.get("thresholds")]
@@ -79,7 +80,12 @@ class EvaluatingTrainer(BatchingTrainer):
                 self.evaluations["eval"] = self._evaluations_of_steps[self.state.best_global_step]
         calibrates = self.args.calibration and self.args.lora_merge  # an adapter alone has the config of its base
         if calibrates and isinstance(self.eval_dataset, Dataset) and self.hp_search_backend is None:
+            measured = self.evaluations.get("eval")
             self.calibrate()
+            if measured is not None and "eval" not in self.evaluations:
+                super().predict(self.eval_dataset, metric_key_prefix="eval")  # neither logged nor told to callbacks
+                found = self.evaluations["eval"]
+                found.metrics = measured.metrics | found.metrics  # how far the embedding has moved is not asked again
         return output
 
     def call_model_init(self, trial: Any = None) -> torch.nn.Module:
@@ -114,7 +120,8 @@ class EvaluatingTrainer(BatchingTrainer):
 
         Returns:
             By task, what was fitted. Tasks with fewer than 200 labelled texts, or entities found, stay as they are,
-            and those whose scores have a higher log loss with it.
+            and those whose scores have a higher log loss with it. Evaluations so far are dropped, so that the model
+            card does not have them, if a task cuts at other answers now (`thresholds`, `min_score`).
         """
         if not self.args.lora_merge:
             raise ValueError("`lora_merge: false` keeps the scores of the checkpoint that the adapter is for.")
@@ -150,6 +157,8 @@ class EvaluatingTrainer(BatchingTrainer):
                     f"{found.error_before:.3f} before, {found.error_after:.3f} after."
                 )
         self.calibration |= fits
+        if any(has_cuts(self.tasks[task]) for task in fits):
+            self.evaluations.clear()
         return fits
 
     def _check_best_metric(self) -> None:

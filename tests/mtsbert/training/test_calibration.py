@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from transformers import TrainerCallback
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
-from mtsbert.calibration.fitting import expected_calibration_error, fit
+from mtsbert.calibration.fitting import Fit, expected_calibration_error, fit
 from mtsbert.training.trainer import MTSBertTrainer
 
 
@@ -123,6 +123,61 @@ def test_what_raises_the_log_loss_is_not_kept_and_told(trainer_of, model, many, 
     assert ("topic" in found) is ("temperature" in model.config.tasks["topic"]) is is_kept
     told = "'topic' stay as they are: what was fitted to 420 answers makes their log loss 1.001 instead of 1.000"
     assert (told in caplog.text) is not is_kept
+
+
+def fitted_coarsely(settings: dict, *_) -> Fit:
+    found = {"temperature": 9.0}
+    if settings["type"] == "token_classification":
+        found = {"platt": [1.0, -9.0]}  # no entity is sure enough
+    return Fit(found, 300, 0.2, 0.1, 0.2, 0.1)
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+@pytest.mark.parametrize(
+    ("task", "changes"),
+    [("tags", {"thresholds": {"Sports": 0.9}}), ("ner", {"min_score": 0.5}), ("ner", {"thresholds": {"GPE": 0.5}})],
+)
+def test_what_is_kept_for_the_card_is_of_calibrated_scores(
+    trainer_of, encoder_folder, tasks, examples, monkeypatch, task, changes, at_end
+):
+    monkeypatch.setattr("mtsbert.training.evaluation.fit", fitted_coarsely)
+    tags = {"type": "sequence_classification", "labels": ["Business", "Sports"], "multi_label": True}
+    tasks = {"tags": tags, "ner": tasks["ner"]}
+    tasks[task] = tasks[task] | changes
+    rows = Dataset.from_list([{"tags": [row["topic"] or "Sports"], **row} for row in examples] * 60)
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks)
+    flags = {"train_dataset": rows, "eval_strategy": "epoch", "num_train_epochs": 3}
+    flags |= {"save_strategy": "epoch", "load_best_model_at_end": True} if at_end else {}
+    trainer = trainer_of(of=model, eval_dataset=rows, **flags)
+    trainer.train()
+    logged = [line for line in trainer.state.log_history if "eval_loss" in line]
+    assert len(logged) == 3
+    kept = trainer.evaluations["eval"].metrics
+    now = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+    assert {name: now[name] for name in kept if name in now} == pytest.approx(
+        {name: kept[name] for name in kept if name in now}
+    )
+    assert f"{task}_{'f1' if task == 'ner' else 'macro_f1'}" in kept
+    assert kept["embedding_cosine"] in [line["eval_embedding_cosine"] for line in logged]
+
+
+def test_without_cuts_the_evaluation_of_the_best_step_stays(trainer_of, model, many):
+    flags = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    trainer = trainer_of(of=model, eval_dataset=many, **flags)
+    trainer.train()
+    assert trainer.evaluations["eval"] is trainer._evaluations_of_steps[trainer.state.best_global_step]
+
+
+def test_calibrating_or_training_again_drops_what_was_measured_before(trainer_of, model, many, monkeypatch):
+    monkeypatch.setattr("mtsbert.training.evaluation.fit", fitted_coarsely)
+    model.config.tasks["ner"]["min_score"] = 0.5
+    trainer = trainer_of(of=model)
+    trainer.evaluate(many, metric_key_prefix="test")
+    trainer.train()
+    assert trainer.evaluations == {}
+    trainer.evaluate(many, metric_key_prefix="test")
+    trainer.calibrate(many)
+    assert trainer.evaluations == {}
 
 
 def test_the_users_metrics_are_not_asked_about_the_rows_of_the_calibration(trainer_of, model, many):
