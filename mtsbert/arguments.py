@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from mtsbert.freezing_arguments import FreezingArguments
 from mtsbert.machine import PRECISIONS, has_native_bf16
-from mtsbert.settings import parse_weights
+from mtsbert.settings import as_annotated, check_numbers, parse_weights
 
 
 PROPORTIONAL, TEMPERATURE, ROUND_ROBIN, WEIGHTS = "proportional", "temperature", "round_robin", "weights"
@@ -279,6 +279,11 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
 
     def check(self) -> None:
         """Raises `ValueError` for values that cannot be, alone or together."""
+        if isinstance(self.thaw_at, int | float):  # the one text that may be a number
+            self.thaw_at = str(self.thaw_at)
+        for name, annotation in (FreezingArguments.__annotations__ | MTLTrainingArguments.__annotations__).items():
+            setattr(self, name, as_annotated(name, getattr(self, name), annotation))
+        check_numbers(vars(self))
         if self.step_decay_every is not None and self.step_decay_every <= 0:
             raise ValueError(f"`step_decay_every` is {self.step_decay_every}; it must be more than 0 epochs.")
         if not 0.0 < self.step_decay_factor <= 1.0:

@@ -3,9 +3,12 @@
 import importlib
 import json
 import math
-from collections.abc import Mapping
-from types import ModuleType
-from typing import Any
+import os
+from collections.abc import Collection, Mapping
+from types import ModuleType, UnionType
+from typing import Any, get_args, get_origin
+
+import numpy as np
 
 
 AT_LEAST = {  # flag → lowest value
@@ -22,6 +25,8 @@ AT_LEAST = {  # flag → lowest value
 }
 MORE_THAN_0 = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps")
 MAX_SEED = 2**32 - 1  # numpy's
+MAPPINGS_OF_NUMBERS = ("_weights", "_temperatures")  # how their names end
+IN_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -59,15 +64,49 @@ def spelled_out(tasks: Mapping[str, str | dict]) -> dict[str, dict]:
     return {name: {"type": task} if isinstance(task, str) else task for name, task in tasks.items()}
 
 
+def as_annotated(name: str, value: Any, annotation: Any) -> Any:
+    """
+    Returns the value of a setting in the type that the setting is annotated with, as a recipe would give it: a lone
+    value of a list becomes a list of one. Raises `ValueError` for a value of another type.
+
+    Args:
+        name (`str`): Name of the setting.
+        value (`Any`): Its value.
+        annotation (`type`): One of `IN_WORDS`, or a list of one, perhaps `| None`. Mappings are not checked here.
+    """
+    allowed = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    if dict in allowed or (value is None and type(None) in allowed):
+        return value
+    if get_origin(allowed[0]) is not list:
+        return _as_type(value, allowed[0], f"`{name}` is {value!r}; it must be")
+    is_lone = not isinstance(value, Collection) or isinstance(value, str | bytes | Mapping)
+    refusal = f"`{name}` is {value!r}; each must be"
+    return [_as_type(one, get_args(allowed[0])[0], refusal) for one in ([value] if is_lone else value)]
+
+
+def _as_type(value: Any, kind: type, refusal: str) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if kind is bool and isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if not isinstance(value, int | float if kind is float else kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{refusal} {IN_WORDS[kind]}.")
+    return value
+
+
 def check_numbers(settings: dict[str, Any]) -> None:
     """Raises `ValueError` for a setting whose number is not finite or out of range."""
     for name, value in settings.items():
-        numbers = value if name.endswith("_weights") and isinstance(value, dict) else {"": value}
+        numbers = value if name.endswith(MAPPINGS_OF_NUMBERS) and isinstance(value, dict) else {"": value}
         for key, number in numbers.items():
             if isinstance(number, float) and not math.isfinite(number):
                 raise ValueError(f"`{name}` is {number}{f' for {key!r}' if key else ''}; it must be a finite number.")
             if key and isinstance(number, bool):
                 raise ValueError(f"`{name}` is {number} for {key!r}; it must be a number.")
+    for name in (*AT_LEAST, *MORE_THAN_0):
+        if (value := settings.get(name)) is not None:
+            _as_type(value, float, f"`{name}` is {value!r}; it must be")
     for name, lowest in AT_LEAST.items():
         if (value := settings.get(name)) is not None and value < lowest:
             raise ValueError(f"`{name}` is {value}; it must be at least {lowest}.")

@@ -254,9 +254,9 @@ def test_layer_decay_multiplies_the_rate_once_for_every_step_down(trainer_of):
         assert rate == pytest.approx(expected[prefix]), name
 
 
-@pytest.mark.parametrize("flag", ["freeze_encoder", "gradual_unfreezing", "num_frozen_layers"])
+@pytest.mark.parametrize("flag", [{"freeze_encoder": True}, {"gradual_unfreezing": True}, {"num_frozen_layers": 1}])
 def test_frozen_parameters_are_in_the_optimizer_from_the_start(trainer_of, model, flag):
-    trainer = trainer_of(**{flag: True})
+    trainer = trainer_of(**flag)
     assert set(rates_and_decays(trainer)) == {name for name, _ in model.named_parameters()}
 
 
