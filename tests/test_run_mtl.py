@@ -57,6 +57,43 @@ def test_a_checkpoint_can_be_evaluated_alone(recipe, tmp_path):
     assert contents(tmp_path / "run") == before
 
 
+def test_an_evaluation_alone_keeps_what_training_has_measured(recipe, tmp_path):
+    path = tmp_path / "run" / "all_results.json"
+    run(recipe, do_eval=True, do_predict=True, num_train_epochs=3)
+    trained = json.loads(path.read_text())
+    marked = trained | {"eval_topic_accuracy": 9.0, "eval_gone_accuracy": 9.0, "test_topic_accuracy": 9.0}
+    path.write_text(json.dumps(marked | {"frozen_from_step_encoder.layer.0": 3}))
+    flags = ["--model_name_or_path", str(tmp_path / "run" / ".." / "run"), "--do_train", "False"]
+    run(recipe, *flags, do_eval=True)
+    found = json.loads(path.read_text())
+    assert set(found) - {"eval_model_preparation_time"} == {*trained, "frozen_from_step_encoder.layer.0"}
+    assert found["eval_topic_accuracy"] == trained["eval_topic_accuracy"]
+    assert found["test_topic_accuracy"] == 9.0  # this split was not measured again
+    of_training = [name for name in trained if name.startswith(("train_", "num_trained", "eval_embedding_"))]
+    assert {"train_loss", "num_trained_parameters", "eval_embedding_cosine"} <= set(of_training)
+    assert all(found[name] == trained[name] for name in of_training)
+    run(recipe, *flags, do_predict=True, do_eval=False)
+    assert json.loads(path.read_text())["test_topic_accuracy"] == trained["test_topic_accuracy"]
+
+
+def test_the_results_of_another_model_do_not_stay(recipe, tmp_path):
+    run(recipe)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "all_results.json").write_text('{"train_loss": 9.0}')
+    flags = ["--model_name_or_path", str(tmp_path / "run"), "--do_train", "False"]
+    metrics = run(recipe, *flags, do_eval=True, output_dir=str(tmp_path / "other"))
+    assert json.loads((tmp_path / "other" / "all_results.json").read_text()) == pytest.approx(metrics)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{"])
+def test_results_that_cannot_be_read_are_written_anew(recipe, tmp_path, content):
+    run(recipe)
+    path = tmp_path / "run" / "all_results.json"
+    path.write_text(content)
+    metrics = run(recipe, "--model_name_or_path", str(tmp_path / "run"), "--do_train", "False", do_eval=True)
+    assert json.loads(path.read_text()) == pytest.approx(metrics)
+
+
 def test_texts_without_labels_are_predicted_by_a_checkpoint_and_its_own_tasks(recipe, tmp_path):
     run(recipe)
     (tmp_path / "texts.csv").write_text("text\nLima hosts the race\nShares rise\n")

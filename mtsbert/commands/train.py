@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
         if data.has_labels("test"):
             metrics |= trainer.evaluate(data.features["test"], metric_key_prefix="test")
         save_predictions(trainer, data.texts("test"), total=len(data.examples["test"]))
-    save_run(trainer, metrics, trained=trains)
+    save_run(trainer, metrics, trained=trains, started_from=model_args.model_name_or_path)
     if trainer.is_world_process_zero():
         sys.stdout.write(f"\n{results_table(metrics, list(data.tasks))}\n\nSaved in {training_args.output_dir}\n")
     try:

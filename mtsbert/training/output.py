@@ -14,12 +14,15 @@ from tqdm import tqdm
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.sources import TEXT, TEXT_PAIR
 from mtsbert.machine import number_format
+from mtsbert.network.embedding_targets import EMBEDDING
 from mtsbert.network.starting_point import resolve_name
 from mtsbert.results.answers import answers
+from mtsbert.runs import RESULTS_FILE
 from mtsbert.training.trainer import MTSBertTrainer
 
 
 PREDICTIONS_FILE = "predictions.jsonl"
+OF_TRAINING = f"eval_{EMBEDDING}_"  # of the validation split, but measured only by a run that trains
 
 logger = logging.getLogger(__name__)
 
@@ -52,17 +55,44 @@ def check_writable(output_dir: str, *, others: Iterable[str | None] = ()) -> Non
         raise ValueError(f"The output folder {output_dir} cannot be written: {error}.") from None
 
 
-def save_run(trainer: MTSBertTrainer, metrics: dict[str, float], *, trained: bool) -> None:
+def save_run(
+    trainer: MTSBertTrainer, metrics: dict[str, float], *, trained: bool, started_from: str | None = None
+) -> None:
     """
     Writes `all_results.json` and, after training, the checkpoint and the trainer's state. With `do_train`, the model
     card and its plots are written as well.
+
+    Args:
+        trainer ([`MTSBertTrainer`]): The trainer of the run.
+        metrics (`dict[str, float]`): What the run has measured.
+        trained (`bool`): Whether it has trained.
+        started_from (`str`, *optional*): The checkpoint that it started from. If that is the output folder and nothing
+            was trained, the results of training stay in `all_results.json`.
     """
+    folder = Path(trainer.args.output_dir)
+    is_same = started_from is not None and Path(resolve_name(started_from)).resolve() == folder.resolve()
+    if is_same and not trained and trainer.is_world_process_zero():
+        metrics = metrics | _not_measured_again(folder / RESULTS_FILE, metrics)
     if trained:
         trainer.save_model(_internal_call=True)  # does not push; that happens once, later
         trainer.save_state()
     trainer.save_metrics("all", metrics, combined=False)
     if trainer.args.do_train:
         trainer.create_model_card()
+
+
+def _not_measured_again(path: Path, metrics: dict[str, float]) -> dict[str, float]:
+    """What is in a file of results, without the splits that `metrics` are of."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # there is none, or it is not ours
+        return {}
+    if not isinstance(before, dict):
+        return {}
+    splits = tuple(prefix for prefix in ("eval_", "test_") if any(name.startswith(prefix) for name in metrics))
+    return {
+        name: value for name, value in before.items() if name.startswith(OF_TRAINING) or not name.startswith(splits)
+    }
 
 
 def save_predictions(trainer: MTSBertTrainer, texts: Iterable[str | tuple[str, str]], *, total: int) -> None:
