@@ -54,7 +54,8 @@ def compare(name: str, ways: Ways, description: str) -> None:
                 runs[way][seed] = measure([*arguments, *flags, f"--seed={seed}"], data)
                 sys.stdout.write(f"{way}, seed {seed}: {runs[way][seed]}\n")
                 sys.stdout.flush()
-            path = write_report(name, args.config.stem, {"rows": args.rows, **summary(runs), "runs": runs})
+            subject = f"{args.config.stem}_{args.rows}"
+            path = write_report(name, subject, {"rows": args.rows, **summary(runs), "runs": runs})
             sys.stdout.write(f"Written to {path}\n")
 
 
