@@ -172,7 +172,7 @@ class FreezingArguments:
 
     def _check_adaptive_freezing(self) -> None:
         change = self.adaptive_freezing_change
-        if not change >= 0.0:
+        if change < 0.0:
             raise ValueError(f"`adaptive_freezing_change` is {change}; it must not be negative.")
         if not self.adaptive_freezing:
             if change != FreezingArguments.adaptive_freezing_change:

@@ -301,7 +301,7 @@ def test_another_training_begins_with_nothing_frozen(start):
         ),
         ({"feature_cache": True, "torch_compile": True}, "`feature_cache` skips layers in the middle of a run"),
         ({"adaptive_freezing_change": -0.1}, r"`adaptive_freezing_change` is -0\.1; it must not be negative"),
-        ({"adaptive_freezing_change": float("nan")}, "`adaptive_freezing_change` is nan; it must not be negative"),
+        ({"adaptive_freezing_change": float("nan")}, "`adaptive_freezing_change` is nan; it must be a finite number"),
         (
             {"adaptive_freezing": False, "adaptive_freezing_change": 0.4},
             "`adaptive_freezing_change` says when `adaptive_freezing` freezes",
