@@ -2,6 +2,7 @@
 
 import logging
 import math
+import zlib
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -171,11 +172,19 @@ class OptimizingTrainer(EvaluatingTrainer):
         check_alike(checkpoint, "optimizer", saved, self._optimizer_settings())
 
     def _optimizer_settings(self) -> dict:
-        """The class of the optimizer, and what its parameter groups follow from."""
+        """The class of the optimizer, and what its parameter groups follow from. Other flags leave them alone."""
         kind, _ = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, self.model)
         of_heads = head_learning_rate(self.args)
         of_heads = None if of_heads == self.args.learning_rate else of_heads
-        return {"optim": kind.__name__, "head_learning_rate": of_heads, "layer_decay": self.args.layer_decay}
+        flags = {name: getattr(self.args, name) for name in ("layer_decay", "bitfit", "freeze_modules")}
+        flags |= {"optim": kind.__name__, "head_learning_rate": of_heads}
+        return flags | {"weights_left_out": self._weights_left_out()}
+
+    def _weights_left_out(self) -> str:
+        """How many weights are in no group, and a checksum of their names. Adapters have a check of their own."""
+        fixed, weights = self.freezing.fixed, self.freezing.model.named_parameters()
+        names = [name for name, weight in weights if id(weight) in fixed] if self.args.lora_r is None else []
+        return f"{len(names)} ({zlib.crc32(' '.join(names).encode()):08x})" if names else "0"
 
     def end_backward(self) -> bool:
         is_left_out = super().end_backward()

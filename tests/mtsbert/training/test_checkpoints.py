@@ -285,6 +285,8 @@ def test_a_checkpoint_of_a_model_with_more_layers_is_not_resumed(saved, trainer_
         ({"layer_decay": 0.9}, "its optimizer has layer_decay None, and that of this run has 0.9"),
         ({"optim": "adafactor"}, "its optimizer has optim AdamW, and that of this run has Adafactor"),
         ({"optim": "sgd"}, "its optimizer has optim AdamW, and that of this run has SGD"),
+        ({"bitfit": True}, "its optimizer has bitfit False, and that of this run has True"),
+        ({"freeze_modules": "bias"}, "its optimizer has freeze_modules None, and that of this run has bias"),
     ],
 )
 def test_a_checkpoint_of_another_optimizer_is_not_resumed(saved, trainer_of, flags, message):
@@ -301,10 +303,63 @@ def test_a_checkpoint_whose_optimizer_has_the_same_form_is_resumed(saved, traine
     assert resumed.state.global_step == 4
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        ({"freeze_modules": "layer.0"}, {"freeze_modules": "layer.1"}, "freeze_modules layer.0, and that of this run"),
+        ({"freeze_modules": "layer.0"}, {}, "freeze_modules layer.0, and that of this run has None"),
+        ({"bitfit": True}, {}, "bitfit True, and that of this run has False"),
+    ],
+)
+def test_moments_of_other_weights_are_not_taken(trainer_of, tmp_path, before, now, message):
+    trainer_of(**EVERY_STEP | before).train()
+    checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    with pytest.raises(ValueError, match=f"cannot be resumed: its optimizer has {message}"):
+        trainer_of(**EVERY_STEP | now).train(resume_from_checkpoint=checkpoint)
+    resumed = trainer_of(**EVERY_STEP | before)
+    resumed.train(resume_from_checkpoint=checkpoint)
+    assert resumed.state.global_step == 4
+
+
+def test_moments_of_weights_that_the_user_froze_are_not_taken_for_others(trainer_of, encoder_folder, tasks, tmp_path):
+    def model_without(layer: int) -> MTSBertModel:
+        model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks)
+        model.encoder.encoder.layer[layer].requires_grad_(False)
+        return model
+
+    trainer_of(of=model_without(0), **EVERY_STEP).train()
+    checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    with pytest.raises(ValueError, match=r"has weights_left_out 16 \(.*\), and that of this run has 16 \("):
+        trainer_of(of=model_without(1), **EVERY_STEP).train(resume_from_checkpoint=checkpoint)
+    resumed = trainer_of(of=model_without(0), **EVERY_STEP)
+    resumed.train(resume_from_checkpoint=checkpoint)
+    assert resumed.state.global_step == 4
+
+
+@pytest.mark.parametrize("flags", [{"freeze_layers": [0]}, {"freeze_encoder": True}, {"freeze_heads": ["topic"]}])
+def test_a_checkpoint_is_resumed_with_other_frozen_parts(saved, trainer_of, flags):
+    """Their parameters are in the groups all the same."""
+    resumed = trainer_of(**EVERY_STEP | flags)
+    resumed.train(resume_from_checkpoint=str(saved))
+    assert resumed.state.global_step == 4
+
+
 def test_a_checkpoint_that_does_not_name_its_optimizer_is_resumed(saved, trainer_of):
     state = json.loads((saved / "trainer_state.json").read_text())
     assert state["stateful_callbacks"].pop("optimizer")["optim"] == "AdamW"
     (saved / "trainer_state.json").write_text(json.dumps(state))
     resumed = trainer_of(**EVERY_STEP)
     resumed.train(resume_from_checkpoint=str(saved))
+    assert resumed.state.global_step == 4
+
+
+def test_a_checkpoint_that_does_not_say_what_was_in_no_group_is_resumed(trainer_of, tmp_path):
+    trainer_of(**EVERY_STEP, freeze_modules="bias").train()
+    path = tmp_path / "run" / "checkpoint-2" / "trainer_state.json"
+    state = json.loads(path.read_text())
+    for name in ("bitfit", "freeze_modules", "weights_left_out"):
+        state["stateful_callbacks"]["optimizer"].pop(name)
+    path.write_text(json.dumps(state))
+    resumed = trainer_of(**EVERY_STEP, freeze_modules="bias")
+    resumed.train(resume_from_checkpoint=str(path.parent))
     assert resumed.state.global_step == 4
