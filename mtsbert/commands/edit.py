@@ -12,12 +12,16 @@ import shutil
 import sys
 from pathlib import Path
 
+from configuration_mtsbert import CALIBRATIONS, PAIR_CLASSIFICATION
 from modeling_mtsbert import MTSBertModel
 from mtsbert.network.starting_point import pipeline_of_checkpoint
 from mtsbert.results.model_card import CARD_FILE
 from mtsbert.results.tables import escape
 from mtsbert.results.unfinished import new_folder
 from mtsbert.settings import parse_mapping
+
+
+OF_SCORES = (*CALIBRATIONS, "thresholds")  # settings that were fitted to the scores of the weights
 
 
 def edit(model_name_or_path: str, output: Path, edits: list[tuple[str, list[str]]]) -> list[str]:
@@ -60,8 +64,7 @@ def _apply(model: MTSBertModel, kind: str, words: list[str]) -> str:
     if kind == "embedding_size":
         if not words[0].isdecimal():
             raise ValueError(f"--embedding_size {words[0]!r} is not a whole number.")
-        model.set_embedding_size(int(words[0]))
-        return f"the sentence embedding has {words[0]} numbers"
+        return _cut_embedding(model, int(words[0]))
     task, *pairs = words
     if wrong := [pair for pair in pairs if "=" not in pair]:
         raise ValueError(f"--rename_labels {wrong[0]!r}: write OLD=NEW, such as Sci/Tech=Science.")
@@ -70,6 +73,22 @@ def _apply(model: MTSBertModel, kind: str, words: list[str]) -> str:
     renamed = dict(pair.split("=", 1) for pair in pairs)
     model.rename_labels(task, renamed)
     return f"labels of task {task!r} are called otherwise: " + ", ".join(f"{a} → {b}" for a, b in renamed.items())
+
+
+def _cut_embedding(model: MTSBertModel, size: int) -> str:
+    """Cuts the embedding, and with it the heads on pairs: their scores change, so what was fitted to them goes."""
+    before, told = model.config.embedding_size, f"the sentence embedding has {size} numbers"
+    model.set_embedding_size(size)
+    tasks, dropped = dict(model.config.tasks), []
+    for task in model.config.tasks_of_type(PAIR_CLASSIFICATION) if size < before else ():
+        kept = {name: value for name, value in tasks[task].items() if name not in OF_SCORES}
+        if gone := [name for name in OF_SCORES if name in tasks[task]]:
+            tasks[task] = kept
+            dropped.append(f"{' and '.join(gone)} of task {task!r}")
+    if not dropped:
+        return told
+    model.config.tasks = tasks
+    return f"{told}, and what was fitted to the scores of the whole one is gone: {', '.join(dropped)}"
 
 
 def _write_card(old: Path, new: Path, name: str, changes: list[str]) -> None:

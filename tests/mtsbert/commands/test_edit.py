@@ -1,6 +1,7 @@
 """Tests that `mtsbert edit` changes the tasks of a saved checkpoint and nothing else."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -95,6 +96,45 @@ def test_a_smaller_embedding_is_its_first_numbers_through_every_door(checkpoint,
     export_encoder(str(tmp_path / "edited"), tmp_path / "encoder")
     vectors = SentenceTransformer(str(tmp_path / "encoder")).encode(texts[0])
     assert vectors == pytest.approx(cut[0]["embedding"], abs=1e-5)
+
+
+FITTED = {
+    "follows": {"temperature": 2.0, "thresholds": {"yes": 0.9}},
+    "topic": {"temperature": 3.0, "thresholds": {"Sports": 0.8}},
+}
+
+
+@pytest.fixture
+def calibrated(checkpoint, tmp_path_factory):
+    """The checkpoint with calibrated scores and thresholds of a task on pairs and of one on texts."""
+    folder = tmp_path_factory.mktemp("calibrated") / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text())
+    for task, settings in FITTED.items():
+        config["tasks"][task].update(settings)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("size", [8, 31])
+def test_a_smaller_embedding_drops_what_was_fitted_to_scores_of_pairs_and_says_so(calibrated, tmp_path, capsys, size):
+    run(calibrated, tmp_path / "edited", "--embedding_size", str(size))
+    tasks = json.loads((tmp_path / "edited" / "config.json").read_text())["tasks"]
+    assert not {"temperature", "thresholds"} & set(tasks["follows"])
+    assert tasks["topic"].items() >= FITTED["topic"].items()  # it does not read the embedding
+    told = "is gone: temperature and thresholds of task 'follows'"
+    assert told in capsys.readouterr().out
+    assert told in (tmp_path / "edited" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("edits", [["--embedding_size", "32"], ["--rename_task", "near", "close"]])
+def test_an_edit_that_leaves_the_scores_of_pairs_alone_keeps_what_was_fitted_to_them(
+    calibrated, tmp_path, capsys, edits
+):
+    run(calibrated, tmp_path / "edited", *edits)
+    tasks = json.loads((tmp_path / "edited" / "config.json").read_text())["tasks"]
+    assert all(tasks[task].items() >= settings.items() for task, settings in FITTED.items())
+    assert "is gone:" not in capsys.readouterr().out
 
 
 def test_a_folder_that_exists_is_not_replaced(checkpoint, tmp_path):
