@@ -5,10 +5,11 @@ from pathlib import Path
 import torch
 
 from mtsbert.exports.graphs import PAIRS, TEXTS, PairGraph, RuntimeGraphs, Session, TextGraph, without_warnings
+from mtsbert.network.starting_point import ONNX_GRAPH
 from mtsbert.settings import import_extra
 
 
-TEXTS_FILE, PAIRS_FILE = "model.onnx", "pairs.onnx"
+TEXTS_FILE, PAIRS_FILE = ONNX_GRAPH, "pairs.onnx"
 EXTRA = "onnx"
 OPSET = 23  # the first with attention as a single operator, which is faster
 # All operators would include opset 23's attention, which onnxruntime confuses with an older operator of its own.

@@ -24,6 +24,7 @@ from mtsbert.exports.graphs import (
     check_texts,
     without_warnings,
 )
+from mtsbert.network.starting_point import OPENVINO_GRAPH
 from mtsbert.settings import import_extra
 from pipeline_mtsbert import MTSBertPipeline
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from openvino import CompiledModel, Core, Model
 
 
-TEXTS_FILE, PAIRS_FILE = "openvino_model.xml", "openvino_pairs.xml"  # the weights lie beside them, as .bin
+TEXTS_FILE, PAIRS_FILE = OPENVINO_GRAPH, "openvino_pairs.xml"  # the weights lie beside them, as .bin
 EXTRA = "openvino"
 HINTS = {"fp32": "f32", "bf16": "bf16"}  # what OpenVINO calls them
 

@@ -23,7 +23,7 @@ DROPOUTS = (  # what configs of encoders call it: BERT and its kin, DistilBERT, 
     *("activation_dropout", "embedding_dropout", "mlp_dropout", "attn_dropout", "activation_dropout_prob"),
 )
 PACKAGE_PREFIX = "package:"
-GRAPHS = ("model.onnx", "openvino_model.xml")  # what an export has in place of weights
+ONNX_GRAPH, OPENVINO_GRAPH = "model.onnx", "openvino_model.xml"  # what an export has in place of weights
 
 logger = logging.getLogger(__name__)
 
@@ -172,7 +172,7 @@ def load_checkpoint_config(name_or_path: str, *, revision: str | None = None) ->
 
 def is_export(folder: str | Path) -> bool:
     """Whether a folder has a graph that `mtsbert export` wrote."""
-    return any((Path(folder) / file).is_file() for file in GRAPHS)
+    return any((Path(folder) / file).is_file() for file in (ONNX_GRAPH, OPENVINO_GRAPH))
 
 
 def open_checkpoint(

@@ -52,8 +52,11 @@ class LayerGradients(TaskGradients):
     @property
     def num_frozen(self) -> int:
         """Number of the lowest layers that are frozen to the end of the run."""
-        is_frozen = [set(parts) <= self.freezing.to_the_end for parts in self.layers]
-        return [*is_frozen, False].index(False)
+        return self.num_lowest(self.freezing.to_the_end)
+
+    def num_lowest(self, names: set[str]) -> int:
+        """Number of the lowest layers all of whose parts are among these."""
+        return [*(set(parts) <= names for parts in self.layers), False].index(False)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -129,8 +132,7 @@ class AdaptiveFreezing:
     @property
     def num_ended(self) -> int:
         """Number of the lowest layers that are frozen to the end of the run, or will be after this interval."""
-        gone = self.freezing.to_the_end | set(self.ending)
-        return [*(set(parts) <= gone for parts in self.gradients.layers), False].index(False)
+        return self.gradients.num_lowest(self.freezing.to_the_end | set(self.ending))
 
     def begin_step(self, step: int) -> None:
         """Before an optimizer step, after `step` of them: says whether gradients are to be measured in it."""
