@@ -2,9 +2,10 @@
 
 python benchmarks/faults/fuzz.py --inputs 10000
 
-Half of the inputs of a format are written by its standard writer, and must be read as they were written. The other
-half are changed in a few places. If our readers accept such a file, an independent reader must read the same; if they
-reject it, they must raise a `ValueError` from our own code that names the file. The smallest failing input is shown.
+Half of the inputs of a format are written by its standard writer, or as an annotation tool does, and must be read as
+they were written. The other half are changed in a few places. If our readers accept such a file, an independent reader
+must read the same (exports: no more rows than there are); if they reject it, they must raise a `ValueError` from our
+own code that names the file. The smallest failing input is shown.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,33 @@ from hypothesis.strategies import SearchStrategy
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from mtsbert.recipe import build_parser
-from tests.fuzz.checks import check_changed, check_changed_recipe, check_written, check_written_recipe
+from tests.fuzz.annotations import EXPORTS
+from tests.fuzz.checks import (
+    check_broken_export,
+    check_changed,
+    check_changed_recipe,
+    check_export,
+    check_written,
+    check_written_recipe,
+)
 from tests.fuzz.inputs import FILES, changed
 
 
-RECIPE = ".yaml"
+Check = Callable[[Any, Path], str]
+
+recipe_parser = build_parser()
+CHECKS: dict[str, dict[str, tuple[SearchStrategy, Check]]] = {
+    suffix: {"written": (FILES[suffix], check_written), "changed": (changed(suffix), check_changed)}
+    for suffix in FILES
+}
+CHECKS[".yaml"] = {
+    "written": (FILES[".yaml"], partial(check_written_recipe, parser=recipe_parser)),
+    "changed": (changed(".yaml"), partial(check_changed_recipe, parser=recipe_parser)),
+}
+CHECKS |= {
+    name: {"written": (whole, check_export), "changed": (broken, check_broken_export)}
+    for name, (whole, broken) in EXPORTS.items()
+}
 
 
 def main() -> None:
@@ -39,7 +63,7 @@ def main() -> None:
         allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--inputs", type=int, default=10_000, help="Number of inputs per format.")
-    parser.add_argument("--formats", nargs="+", default=list(FILES), choices=list(FILES), metavar="SUFFIX")
+    parser.add_argument("--formats", nargs="+", default=list(CHECKS), choices=list(CHECKS), metavar="SUFFIX")
     parser.add_argument(
         "--seed",
         type=int,
@@ -52,18 +76,8 @@ def main() -> None:
     sys.stdout.write(f"seed {args.seed}\n\n| format | kind | inputs | read | refused | failed | CPU seconds |\n")
     sys.stdout.write("|---|---|---:|---:|---:|---:|---:|\n")
     failed = []
-    recipe_parser = build_parser()
     for suffix in args.formats:
-        checks: dict[str, tuple[SearchStrategy, Callable]] = {
-            "written": (FILES[suffix], check_written),
-            "changed": (changed(suffix), check_changed),
-        }
-        if suffix == RECIPE:
-            checks = {
-                "written": (FILES[suffix], lambda file, path: check_written_recipe(file, path, recipe_parser)),
-                "changed": (changed(suffix), lambda data, path: check_changed_recipe(data, path, recipe_parser)),
-            }
-        for kind, (files, check) in checks.items():
+        for kind, (files, check) in CHECKS[suffix].items():
             counts, failure, seconds = run(files, check, suffix, args.inputs // 2, args.seed)
             failed += [failure] if failure else []
             sys.stdout.write(
@@ -76,7 +90,7 @@ def main() -> None:
 
 
 def run(
-    files: SearchStrategy, check: Callable[[Any, Path], str], suffix: str, num_inputs: int, number: int
+    files: SearchStrategy, check: Check, suffix: str, num_inputs: int, number: int
 ) -> tuple[Counter, str | None, float]:
     """
     Reads random inputs of a format.

@@ -9,7 +9,7 @@ import spacy
 from hypothesis import strategies as st
 from spacy.tokens import Doc, DocBin, Span
 
-from tests.fuzz.inputs import TYPES, texts
+from tests.fuzz.inputs import TYPES, Written, texts
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ TOOLS = {
 
 
 @st.composite
-def exports(draw, tool: str) -> tuple[list, list[dict]]:
+def exports(draw, tool: str, suffix: str) -> Written:
     pairs = [TOOLS[tool](one) for one in draw(st.lists(annotated(), min_size=1, max_size=3))]
-    return [row for row, _ in pairs], [expected for _, expected in pairs]
+    return Written(as_file([row for row, _ in pairs], suffix), [expected for _, expected in pairs])
 
 
 values = st.recursive(
@@ -106,9 +106,10 @@ values = st.recursive(
 
 
 @st.composite
-def exchanged(draw, tool: str) -> list:
+def exchanged(draw, tool: str, suffix: str) -> Written:
     """An export in which one or two values, however deep, are others or are gone."""
-    rows = copy.deepcopy(draw(exports(tool))[0])
+    pairs = [TOOLS[tool](one) for one in draw(st.lists(annotated(), min_size=1, max_size=3))]
+    rows = copy.deepcopy([row for row, _ in pairs])
     for _ in range(draw(st.integers(1, 2))):
         place: Any = rows
         while True:
@@ -124,7 +125,7 @@ def exchanged(draw, tool: str) -> list:
             else:
                 del place[key]
             break
-    return rows
+    return Written(as_file(rows, suffix), rows)
 
 
 def as_file(rows: list, suffix: str) -> bytes:
@@ -132,11 +133,27 @@ def as_file(rows: list, suffix: str) -> bytes:
 
 
 @st.composite
-def docbins(draw) -> tuple[bytes, list[dict]]:
-    written, expected, vocabulary = DocBin(), [], spacy.blank("xx").vocab
+def docbins(draw) -> Written:
+    docs, expected, vocabulary = DocBin(), [], spacy.blank("xx").vocab
     for one in draw(st.lists(annotated(), min_size=1, max_size=3)):
         doc = Doc(vocabulary, words=one.words, spaces=[True] * (len(one.words) - 1) + [False])
         doc.set_ents([Span(doc, first, last + 1, label=label) for first, last, label in one.entities])
-        written.add(doc)
+        docs.add(doc)
         expected.append({"text": doc.text, "entities": one.spans, "cats": None})
-    return written.to_bytes(), expected
+    return Written(docs.to_bytes(), expected)
+
+
+@st.composite
+def broken_docbins(draw) -> Written:
+    whole = draw(docbins())
+    at = draw(st.integers(0, len(whole.data) - 1))
+    rest = whole.data[at + draw(st.integers(1, 8)) :]
+    return Written(whole.data[:at] + draw(st.binary(max_size=2)) + rest, whole.rows)
+
+
+EXPORTS = {
+    f"{tool}{suffix}": (exports(tool, suffix), exchanged(tool, suffix))
+    for tool in TOOLS
+    for suffix in (".json", ".jsonl")
+} | {"docbin.spacy": (docbins(), broken_docbins())}
+"""The end of a file's name -> what its tool writes, and the same when it is broken."""

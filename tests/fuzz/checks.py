@@ -58,6 +58,25 @@ def check_changed(data: bytes, path: Path) -> str:
     return READ
 
 
+def check_export(file: Written, path: Path) -> str:
+    """What an annotation tool wrote is read as it was meant."""
+    path.write_bytes(file.data)
+    found = read(path)
+    assert not isinstance(found, Refused), found
+    columns = {column for row in file.rows for column in row}
+    expected = [{column: row.get(column) for column in columns} for row in file.rows]
+    assert same([{column: row.get(column) for column in columns} for row in found], expected), (found, expected)
+    return READ
+
+
+def check_broken_export(file: Written, path: Path) -> str:
+    """What is broken is refused in our own words, or its whole rows are read."""
+    path.write_bytes(file.data)
+    found = read(path)
+    assert isinstance(found, Refused) or len(found) <= len(file.rows)
+    return REFUSED if isinstance(found, Refused) else READ
+
+
 def arguments_of(path: Path, parser: HfArgumentParser):
     return outcome_of(lambda: build_arguments(parser, recipe_flags(path, parser)), names="")
 

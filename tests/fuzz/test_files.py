@@ -1,46 +1,35 @@
-"""Tests with fourteen thousand valid and broken files that each is read correctly, or rejected with a clear error."""
-
-import itertools
+"""Tests that each of 1,400 valid and broken files is read correctly, or rejected with a clear error."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
 from mtsbert.recipe import build_parser
 from tests.fuzz.checks import check_changed, check_changed_recipe, check_written, check_written_recipe
+from tests.fuzz.conftest import fuzz
 from tests.fuzz.inputs import FILES, changed
 
 
 SUFFIXES = [".csv", ".tsv", ".json", ".jsonl", ".bio", ".parquet"]
-NUM_INPUTS = 400  # of each kind below and each format
-
-numbers = itertools.count()  # datasets takes files of one name for one file
-fuzz = settings(
-    max_examples=NUM_INPUTS,
-    deadline=None,  # the watchdog of `outcome_of` knows hangs
-    derandomize=True,  # the same inputs each time; `benchmarks/faults/fuzz.py` tries others
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_written_file_is_read_as_it_was_written(folder, suffix):
+def test_a_written_file_is_read_as_it_was_written(path_of, suffix):
     @fuzz
     @given(FILES[suffix])
     def check(file):
-        check_written(file, folder / f"{next(numbers)}{suffix}")
+        check_written(file, path_of(suffix))
 
     check()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_changed_file_is_read_as_another_reader_does_or_refused(folder, suffix):
+def test_a_changed_file_is_read_as_another_reader_does_or_refused(path_of, suffix):
     @fuzz
     @given(changed(suffix))
     def check(data):
-        check_changed(data, folder / f"{next(numbers)}{suffix}")
+        check_changed(data, path_of(suffix))
 
     check()
 

@@ -1,13 +1,13 @@
 """Tests that each row of a readable file becomes the right example, or is left out with a reason."""
 
-import itertools
 import json
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mtsbert.data.examples import read_examples
 from mtsbert.data.sources import open_datasets
+from tests.fuzz.conftest import fuzz
 from tests.fuzz.independent import spans_of
 from tests.fuzz.inputs import FILES, texts
 from tests.fuzz.outcome import outcome_of
@@ -15,8 +15,6 @@ from tests.fuzz.outcome import outcome_of
 
 TASKS = {"topic": {"type": "sequence_classification"}, "ner": {"type": "token_classification"}}
 NER = {"ner": TASKS["ner"]}
-numbers = itertools.count()
-fuzz = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
 spans = st.fixed_dictionaries(
     {"start": st.integers(-1, 9), "end": st.integers(-1, 9), "label": st.sampled_from(["GPE", "ORG", "", None])}
@@ -63,8 +61,8 @@ def read_with_skipping(path, tasks: dict, columns: dict) -> tuple[list[dict], li
 
 @fuzz
 @given(rows)
-def test_good_rows_are_kept_with_their_labels_and_the_others_are_named(folder, rows):
-    path = folder / f"{next(numbers)}.jsonl"
+def test_good_rows_are_kept_with_their_labels_and_the_others_are_named(path_of, rows):
+    path = path_of(".jsonl")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found, skipped = read_with_skipping(path, TASKS, {name: name for name in rows[0]})
     assert skipped == [number for number, row in enumerate(rows) if not is_good(row)]
@@ -75,8 +73,8 @@ def test_good_rows_are_kept_with_their_labels_and_the_others_are_named(folder, r
 
 @fuzz
 @given(FILES[".bio"].filter(lambda file: file.rows))
-def test_tags_become_the_entities_that_they_mark(folder, file):
-    path = folder / f"{next(numbers)}.bio"
+def test_tags_become_the_entities_that_they_mark(path_of, file):
+    path = path_of(".bio")
     path.write_bytes(file.data)
     found, skipped = read_with_skipping(path, NER, {"tokens": "text", "tags": "ner"})
     meant = [spans_of(row["tokens"], row["tags"]) for row in file.rows]
