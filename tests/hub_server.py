@@ -7,19 +7,47 @@ checksum. Large files are transferred with LFS, so clients must set `HF_HUB_DISA
 import base64
 import hashlib
 import json
+import os
 import re
+import shlex
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from tests.warm import WarmPython
 
 
 LARGE_FILES = (".safetensors", ".bin", ".pt", ".pth", ".parquet", ".onnx", ".png")
 REPO = r"(?P<repo>[\w.-]+/[\w.-]+)"
 API = rf"/api/(?P<kind>models|datasets)/{REPO}"
 FILES = rf"/(?P<kind>datasets/)?{REPO}"
+
+RUN_PROGRAMS = """
+import json, os, sys
+root, jobs, answer = sys.argv[1:]
+sys.path.insert(0, root)
+import data_prep.__main__, run_mtl
+errors = {}
+for name, (program, token, argv) in json.loads(jobs).items():
+    sys.stderr.write(f"=== {name}\\n")
+    os.environ.pop("HF_TOKEN", None)
+    if token is not None:
+        os.environ["HF_TOKEN"] = token
+    try:
+        (run_mtl if program == "run_mtl" else data_prep.__main__).main(argv)
+        errors[name] = None
+    except (Exception, SystemExit) as error:
+        errors[name] = f"{type(error).__name__}: {error}"
+json.dump(errors, open(answer, "w"))
+"""
 
 
 @dataclass
@@ -115,6 +143,48 @@ class HubServer:
 
     def files(self, repo_id: str, revision: str = "main", kind: str = "models") -> dict[str, bytes]:
         return self.repo(repo_id, kind).at(revision).files
+
+
+class Client:
+    """Runs programs that know no other Hub than this. What one loads is kept in the folder `home` where it runs."""
+
+    def __init__(self, hub: HubServer):
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HF_", "HUGGING")) and not name.lower().endswith("_proxy") and name != "PYTHONPATH"
+        }
+        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": "home", "HF_HUB_DISABLE_XET": "1", "DO_NOT_TRACK": "1"}
+        self.variables = kept | settings
+        self.python = WarmPython()  # which imports the libraries with these variables
+
+    def run(self, *words: str | Path, cwd: Path, token: str | None = None) -> subprocess.CompletedProcess:
+        """Runs `python WORDS…`."""
+        token_if_any = {"HF_TOKEN": token} if token else {}
+        with mock.patch.dict(os.environ, self.variables, clear=True):
+            modules = {"HF_MODULES_CACHE": str(cwd / "home" / "modules")}
+            return self.python.run(*words, cwd=cwd, variables=modules | token_if_any)
+
+    def execute(self, *words: str | Path, cwd: Path, token: str | None = None) -> str:
+        """Like `run`, for what must succeed; returns what it prints."""
+        done = self.run(*words, cwd=cwd, token=token)
+        assert done.returncode == 0, done.stderr[-4000:]
+        return done.stdout
+
+    def run_programs(self, jobs: dict[str, tuple], folder: Path) -> SimpleNamespace:
+        """Runs programs with tokens and arguments in one process; returns their `errors` and what they `said`."""
+        answer = folder / "errors.json"
+        done = self.run("-c", RUN_PROGRAMS, Path(__file__).parent.parent, json.dumps(jobs), answer, cwd=folder)
+        assert done.returncode == 0, done.stderr[-4000:]
+        parts = re.split(r"^=== (\w+)\n", done.stderr, flags=re.MULTILINE)
+        said = dict(zip(parts[1::2], parts[2::2], strict=True))
+        return SimpleNamespace(errors=json.loads(answer.read_text()), said=said, output=done.stdout + done.stderr)
+
+    def upload(self, command: str, cwd: Path, token: str) -> None:
+        """Runs a command `hf upload …` as a user does."""
+        name, *words = shlex.split(command)
+        environment = self.variables | {"HF_TOKEN": token}
+        subprocess.run([Path(sys.executable).with_name(name), *words], cwd=cwd, env=environment, check=True)
 
 
 class _Handler(BaseHTTPRequestHandler):

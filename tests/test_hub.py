@@ -1,11 +1,8 @@
-"""Tests pushing and loading over HTTP with the Hub of `tests/hub_server.py`; each client is a separate process."""
+"""Tests pushing and loading over HTTP with the Hub of `tests/hub_server.py`; each client is a process of its own."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +13,7 @@ import yaml
 from modeling_mtsbert import MTSBertForTokenClassification, MTSBertModel
 from mtsbert.training.hub import push_command
 from tests.conftest import ROOT, ROWS
-from tests.hub_server import HubServer
+from tests.hub_server import Client, HubServer
 from tests.test_doors import PYTHON_FILES
 
 
@@ -31,25 +28,6 @@ WHOLE = {
 TRAINER_STATE = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin"}
 TEXT = "Ada Perez joins Nimbus Labs in Oslo"
 STRATEGIES = ["end", "every_save", "checkpoint", "all_checkpoints"]
-
-RUN_PROGRAMS = """
-import json, os, sys
-root, jobs, answer = sys.argv[1:]
-sys.path.insert(0, root)
-import data_prep.__main__, run_mtl
-errors = {}
-for name, (program, token, argv) in json.loads(jobs).items():
-    sys.stderr.write(f"=== {name}\\n")
-    os.environ.pop("HF_TOKEN", None)
-    if token is not None:
-        os.environ["HF_TOKEN"] = token
-    try:
-        (run_mtl if program == "run_mtl" else data_prep.__main__).main(argv)
-        errors[name] = None
-    except (Exception, SystemExit) as error:
-        errors[name] = f"{type(error).__name__}: {error}"
-json.dump(errors, open(answer, "w"))
-"""
 
 OPEN_EVERY_DOOR = """
 import json, sys
@@ -129,28 +107,18 @@ assert {split: len(part) for split, part in rows.items()} == {"train": 3, "valid
 """
 
 
-def environment(hub: HubServer, home: Path, token: str | None = None, **more: str) -> dict[str, str]:
-    """Of a process that knows no other Hub than this, and nothing that was loaded before."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("HF_", "HUGGING")) and not name.lower().endswith("_proxy") and name != "PYTHONPATH"
-    }
-    settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "DO_NOT_TRACK": "1"}
-    return {**kept, **settings, **({"HF_TOKEN": token} if token else {}), **more}
-
-
-def execute(command: list, env: dict[str, str], cwd: Path) -> subprocess.CompletedProcess:
-    done = subprocess.run([str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done
-
-
 @pytest.fixture(scope="module")
 def hub():
     server = HubServer({TOKEN: "write", READ_TOKEN: "read"})
     yield server
     server.close()
+
+
+@pytest.fixture(scope="module")
+def client(hub):
+    client = Client(hub)
+    yield client
+    client.python.close()
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +160,7 @@ def workplace(tmp_path_factory, encoder_folder) -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def ran(hub, workplace) -> SimpleNamespace:
+def ran(hub, client, workplace) -> SimpleNamespace:
     """Runs that push to the repo of their name, one after another: their `errors` and what they `said`."""
     jobs = {
         strategy: ("run_mtl", TOKEN, workplace.flags(strategy, "--hub_strategy", strategy)) for strategy in STRATEGIES
@@ -214,17 +182,11 @@ def ran(hub, workplace) -> SimpleNamespace:
 
     hub.fail("POST /api/models/org/flaky/commit/main", times=2)
     hub.fail("POST /api/models/org/dropped/commit/main", status=None, times=1)
-    answer = workplace.folder / "errors.json"
-    command = [sys.executable, "-c", RUN_PROGRAMS, ROOT, json.dumps(jobs), answer]
-    done = execute(command, environment(hub, workplace.folder / "home"), workplace.folder)
-    parts = re.split(r"^=== (\w+)\n", done.stderr, flags=re.MULTILINE)
-    return SimpleNamespace(
-        errors=json.loads(answer.read_text()), said=dict(zip(parts[1::2], parts[2::2], strict=True))
-    )
+    return client.run_programs(jobs, workplace.folder)
 
 
 @pytest.fixture(scope="module")
-def opened(hub, ran, workplace) -> dict[str, dict]:
+def opened(hub, client, ran, workplace) -> dict[str, dict]:
     """What every door answers, in one fresh process: by repo id and by folder, of the last and of an earlier state."""
     first = hub.repo("org/every_save").commits[1].sha
     names = {
@@ -236,8 +198,7 @@ def opened(hub, ran, workplace) -> dict[str, dict]:
     elsewhere = workplace.folder / "elsewhere"
     elsewhere.mkdir()
     answer = workplace.folder / "doors.json"
-    command = [sys.executable, "-I", "-c", OPEN_EVERY_DOOR, json.dumps(list(names.values())), TEXT, answer, ROOT]
-    execute(command, environment(hub, elsewhere / "home"), elsewhere)
+    client.execute("-I", "-c", OPEN_EVERY_DOOR, json.dumps(list(names.values())), TEXT, answer, ROOT, cwd=elsewhere)
     return dict(zip(names, json.loads(answer.read_text()), strict=True))
 
 
@@ -249,9 +210,10 @@ DOORS = [
 
 PUSH_BY_NAME = """
 import sys
+encoder, output, root = sys.argv[1:]
+sys.path.insert(0, root)
 from datasets import Dataset
 from mtsbert import MTLTrainingArguments, MTSBertModel, MTSBertTrainer, infer_tasks
-encoder, output = sys.argv[1:]
 rows = Dataset.from_list([{"text": "Oslo beat Lima", "topic": "Sports"}, {"text": "Shares rise", "topic": "Business"}])
 model = MTSBertModel.from_encoder(encoder, tasks=infer_tasks(rows, {"topic": "sequence_classification"}))
 trainer = MTSBertTrainer(model, MTLTrainingArguments(output, max_steps=1), train_dataset=rows)
@@ -260,9 +222,8 @@ trainer.push_to_hub("org/by_name")
 """
 
 
-def test_a_trainer_pushes_to_the_name_that_it_is_given(hub, encoder_folder, tmp_path):
-    variables = environment(hub, tmp_path / "home") | {"PYTHONPATH": str(ROOT), "HF_TOKEN": TOKEN}
-    execute([sys.executable, "-c", PUSH_BY_NAME, encoder_folder, tmp_path / "run"], variables, tmp_path)
+def test_a_trainer_pushes_to_the_name_that_it_is_given(hub, client, encoder_folder, tmp_path):
+    client.execute("-c", PUSH_BY_NAME, encoder_folder, tmp_path / "run", ROOT, cwd=tmp_path, token=TOKEN)
     commit = hub.repo("org/by_name").commits[-1]
     assert WHOLE | {"README.md"} <= set(commit.files)
     assert "rows in memory" in commit.files["README.md"].decode()
@@ -385,18 +346,16 @@ def test_a_push_that_fails_during_training_is_warned_about_once_and_made_up_for(
     assert last.files["model.safetensors"] == (workplace.folder / run / "model.safetensors").read_bytes()
 
 
-def test_a_last_push_that_fails_leaves_a_whole_folder_and_the_command_to_push_it(hub, workplace):
+def test_a_last_push_that_fails_leaves_a_whole_folder_and_the_command_to_push_it(hub, client, workplace):
     hub.fail("PUT /lfs/", status=403, times=1)
-    env = environment(hub, workplace.folder / "home", TOKEN)
-    command = [sys.executable, ROOT / "run_mtl.py", *workplace.flags("broken", "--hub_strategy", "end", "--seed", "9")]
-    done = subprocess.run(list(map(str, command)), cwd=workplace.folder, env=env, capture_output=True, text=True)
+    flags = workplace.flags("broken", "--hub_strategy", "end", "--seed", "9")
+    done = client.run(ROOT / "run_mtl.py", *flags, cwd=workplace.folder, token=TOKEN)
     assert done.returncode == 1
     assert "Saved in" in done.stdout
     assert list(hub.files("org/broken")) == [".gitattributes"]
     MTSBertModel.from_pretrained(workplace.folder / "broken")
     (later,) = re.findall(r"The model is whole in .*To push it later: (hf upload org/broken .*)", done.stderr)
-    words = shlex.split(later)
-    execute([Path(sys.executable).with_name(words[0]), *words[1:]], env, workplace.folder)
+    client.upload(later, workplace.folder, TOKEN)
     pushed = hub.files("org/broken")
     assert set(pushed) >= WHOLE
     assert not TRAINER_STATE & set(pushed)
@@ -409,12 +368,11 @@ def test_the_command_to_push_later_names_the_branch():
 
 
 @pytest.fixture(scope="module")
-def saved_again(hub, ran, workplace) -> Path:
+def saved_again(client, ran, workplace) -> Path:
     """A view and a model that were loaded from the Hub, saved in folders; the model also pushed as `org/fork`."""
     folder = workplace.folder / "again"
     folder.mkdir()
-    command = [sys.executable, "-I", "-c", SAVE_AGAIN, "org/end", folder, "org/fork"]
-    execute(command, environment(hub, folder / "home", TOKEN), folder)
+    client.execute("-I", "-c", SAVE_AGAIN, "org/end", folder, "org/fork", cwd=folder, token=TOKEN)
     return folder
 
 
@@ -432,10 +390,8 @@ def test_what_was_loaded_from_the_hub_is_saved_with_code_heads_and_auto_map(save
     assert all(torch.equal(weights[name], expected[name]) for name in weights)
 
 
-def test_a_saved_view_loads_from_its_folder_without_any_hub(hub, saved_again, opened, workplace, tmp_path):
-    env = environment(hub, tmp_path / "home", HF_HUB_OFFLINE="1")
-    command = [sys.executable, "-I", "-c", LOAD_VIEW, saved_again / "view", TEXT, tmp_path / "answer.json"]
-    execute(command, env, tmp_path)
+def test_a_saved_view_loads_from_its_folder_without_any_hub(run_elsewhere, saved_again, opened, workplace, tmp_path):
+    run_elsewhere(LOAD_VIEW, saved_again / "view", TEXT, tmp_path / "answer.json")
     whole, sequence, token = json.loads((tmp_path / "answer.json").read_text())
     assert whole["topic"] == nearly(sequence)
     assert whole["ner"] == nearly(token)
@@ -445,10 +401,9 @@ def test_a_saved_view_loads_from_its_folder_without_any_hub(hub, saved_again, op
     assert token == nearly(expected.tolist())
 
 
-def test_a_fork_stands_alone(hub, saved_again, opened, tmp_path):
+def test_a_fork_stands_alone(hub, client, saved_again, tmp_path):
     hub.requests.clear()
-    command = [sys.executable, "-I", "-c", LOAD_VIEW, "org/fork", TEXT, tmp_path / "answer.json"]
-    execute(command, environment(hub, tmp_path / "home"), tmp_path)
+    client.execute("-I", "-c", LOAD_VIEW, "org/fork", TEXT, tmp_path / "answer.json", cwd=tmp_path)
     assert set(hub.files("org/fork")) >= WHOLE
     assert [request for request in hub.requests if "org/fork" in request]
     assert not [request for request in hub.requests if "org/end" in request]
@@ -458,24 +413,26 @@ def test_a_fork_stands_alone(hub, saved_again, opened, tmp_path):
 
 
 @pytest.mark.spacy_model
-def test_a_dataset_is_pushed_or_else_the_command_to_push_it_is_named(hub, workplace, tmp_path):
+def test_a_dataset_is_pushed_or_else_the_command_to_push_it_is_named(hub, client, tmp_path):
     hub.fail("POST /api/datasets/org/news/commit/main", times=1)
-    env = environment(hub, workplace.folder / "home", TOKEN)
-    flags = ["--source", "sample", "--max_rows", "3", "--output", str(tmp_path / "news"), "--push_to_hub", "org/news"]
-    command = [sys.executable, "-m", "data_prep", *flags]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
-    assert done.returncode == 1
-    (later,) = re.findall(r"To push it later: (hf upload org/news .* --repo-type dataset)", done.stderr)
-    words = shlex.split(later)
-    execute([Path(sys.executable).with_name(words[0]), *words[1:]], env, tmp_path)
-    execute([sys.executable, "-I", "-c", LOAD_DATASET, "org/news"], environment(hub, tmp_path / "home"), tmp_path)
-    execute([*command, "--overwrite", "--push_to_hub", "org/news2"], env, ROOT)
+    flags = ["--source", "sample", "--max_rows", "3", "--output", str(tmp_path / "news"), "--push_to_hub"]
+    jobs = {
+        "fails": ("data_prep", TOKEN, [*flags, "org/news"]),
+        "works": ("data_prep", TOKEN, [*flags, "org/news2", "--overwrite"]),
+    }
+    errors = client.run_programs(jobs, tmp_path).errors
+    (later,) = re.findall(r"To push it later: (hf upload org/news .* --repo-type dataset)", errors["fails"])
+    client.upload(later, tmp_path, TOKEN)
+    (tmp_path / "elsewhere").mkdir()
+    client.execute("-I", "-c", LOAD_DATASET, "org/news", cwd=tmp_path / "elsewhere")
+    assert errors["works"] is None
     pushed = {path: data for path, data in hub.files("org/news2", kind="datasets").items() if path != ".gitattributes"}
     assert pushed == {path.name: path.read_bytes() for path in (tmp_path / "news").iterdir()}
 
 
 LABELS_OF_HUB = """
 import json, sys
+sys.path.insert(0, sys.argv[1])
 from datasets import ClassLabel, Dataset, Features, Value
 from huggingface_hub import HfApi
 from mtsbert import load_data
@@ -492,8 +449,40 @@ print(json.dumps([data.tasks["label"]["labels"], *found]))
 """
 
 
-def test_the_splits_of_a_dataset_may_name_their_labels_in_another_order(hub, tmp_path):
+def test_the_splits_of_a_dataset_may_name_their_labels_in_another_order(client, tmp_path):
     (tmp_path / "moods").mkdir()
-    variables = environment(hub, tmp_path / "home", TOKEN) | {"PYTHONPATH": str(ROOT)}
-    done = execute([sys.executable, "-c", LABELS_OF_HUB], variables, tmp_path)
-    assert json.loads(done.stdout.splitlines()[-1]) == [["neg", "pos"], ["pos", "neg"], ["pos", "neg"]]
+    said = client.execute("-c", LABELS_OF_HUB, ROOT, cwd=tmp_path, token=TOKEN)
+    assert json.loads(said.splitlines()[-1]) == [["neg", "pos"], ["pos", "neg"], ["pos", "neg"]]
+
+
+def test_a_token_is_in_no_file_log_or_error(hub, client, recipe, tmp_path):
+    token = "hf_aTokenThatNobodyMaySee"
+    flags = ["--config", str(recipe(do_eval=True, save_strategy="epoch", log_level="debug"))]
+    jobs = {
+        "trains": ("run_mtl", token, flags),
+        "pushes": ("run_mtl", token, [*flags, "--push_to_hub", "--hub_model_id", "some/name"]),
+        "names_it": ("run_mtl", None, [*flags, "--hub_token", token]),
+    }
+    (tmp_path / "jobs").mkdir()
+    hub.fail("GET /api/whoami-v2", status=None, times=1)
+    ran = client.run_programs(jobs, tmp_path / "jobs")
+    assert ran.errors["trains"] is None
+    assert "Nothing could be pushed to some/name, so nothing was trained. Without the push" in ran.errors["pushes"]
+    assert "--hub_token is refused" in ran.errors["names_it"]
+    assert token not in ran.output
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert any(file.name == "training_args.bin" for file in files)
+    assert [file for file in files if token.encode() in file.read_bytes()] == []
+
+
+def test_a_space_is_pinned_to_a_commit(hub, client, checkpoint, tmp_path):
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from huggingface_hub import HfApi; from mtsbert.commands.demo import main\n"
+        "HfApi().create_repo('some/space'); HfApi().upload_folder(repo_id='some/space', folder_path=sys.argv[2]);"
+        "main(['--model', 'some/space', '--app', 'space'])"
+    )
+    client.execute("-c", script, ROOT, checkpoint, cwd=tmp_path, token=TOKEN)
+    commit = hub.repo("some/space").commits[-1].sha
+    assert f"REVISION = '{commit}'" in (tmp_path / "space" / "app.py").read_text()
+    assert f"that of commit {commit}" in (tmp_path / "space" / "README.md").read_text()
