@@ -89,13 +89,18 @@ def test_a_checkpoint_carries_its_code(checkpoint):
 
 
 @pytest.mark.parametrize("kind", ["model", "layered_model"])
-def test_model_views_and_pipeline_load_bit_equal_and_in_silence(kind, request, tokenizer, root, tmp_path):
+def test_model_views_and_pipeline_load_bit_equal_and_in_silence(
+    kind, request, tokenizer, root, tmp_path, run_elsewhere
+):
     model, checkpoint = request.getfixturevalue(kind), tmp_path / "checkpoint"
     for part in (model, tokenizer):
         part.save_pretrained(checkpoint)
     answer = tmp_path / "answer.json"
     script = LOAD_EVERYTHING.format(root=str(root), folder=str(checkpoint), text=TEXT, answer=str(answer))
-    in_fresh_interpreter(script, tmp_path, tmp_path / "modules")
+    if kind == "model":
+        in_fresh_interpreter(script, tmp_path, tmp_path / "modules")
+    else:
+        run_elsewhere(script)
     found = json.loads(answer.read_text())
     inputs = tokenizer(TEXT, return_tensors="pt")
     expected = model(**inputs).logits
@@ -171,10 +176,9 @@ def test_the_standard_pipelines_give_the_numbers_of_our_own(checkpoint, model, t
         assert embedding.tolist() == pytest.approx(answer["embedding"], abs=1e-5)
 
 
-def test_the_script_that_asks_a_checkpoint_needs_no_clone(checkpoint, root, tmp_path):
-    command = [sys.executable, "-I", str(root / "recipes" / "ask.py"), str(checkpoint), TEXT, "Lima hosts the race"]
-    environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+def test_the_script_that_asks_a_checkpoint_needs_no_clone(checkpoint, root, tmp_path, warm_python):
+    words = ["-I", root / "recipes" / "ask.py", checkpoint, TEXT, "Lima hosts the race"]
+    done = warm_python.run(*words, cwd=tmp_path, variables={"HF_MODULES_CACHE": str(tmp_path / "modules")})
     assert done.returncode == 0, done.stderr
     lines = done.stdout.split("\n")
     assert lines[1] == TEXT

@@ -7,7 +7,7 @@ import pytest
 
 from mtsbert.exports.pipeline import load_pipeline
 from pipeline_mtsbert import HANDLER
-from tests.test_doors import TEXT, in_fresh_interpreter
+from tests.test_doors import TEXT
 
 
 # What the service does: https://github.com/huggingface/huggingface-inference-toolkit, `utils.py`.
@@ -32,21 +32,20 @@ json.dump(said, open({answer!r}, "w"))
 
 
 @pytest.fixture
-def asked(checkpoint, root, tmp_path):
-    """Sends requests to the handler of a checkpoint, in a fresh interpreter, and returns its answers."""
+def asked(checkpoint, root, tmp_path, run_elsewhere):
+    """Sends requests to the handler of a checkpoint, in a process of its own, and returns its answers."""
 
     def ask(*requests: dict) -> list:
         answer = tmp_path / "answers.json"
         script = SERVICE.format(
             root=str(root), folder=str(checkpoint), requests=json.dumps(requests), answer=str(answer)
         )
-        in_fresh_interpreter(script, tmp_path, tmp_path / "cache")
+        run_elsewhere(script)
         return json.loads(answer.read_text())
 
     return ask
 
 
-@pytest.mark.slow
 def test_the_service_gets_the_answers_of_the_pipeline(asked, checkpoint, close):
     pair = {"text": TEXT, "text_pair": "Oslo"}
     parameters = {"tasks": ["topic"], "top_k": 1, "return_embeddings": False, "threshold": {"topic": 0.1}}
