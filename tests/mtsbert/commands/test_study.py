@@ -24,7 +24,7 @@ def outcome(composite: float, sd: float, seconds: float, **changes) -> Outcome:
 
 
 @pytest.mark.slow
-def test_a_study_runs_every_strategy_once_and_writes_table_and_plot(recipe, tmp_path, capsys):
+def test_a_study_runs_every_strategy_once_and_writes_table_and_plot(recipe, warm_runs, tmp_path, capsys):
     config = recipe(num_train_epochs=2, feature_cache_dir=str(tmp_path / "cache"))
     command = ["--config", str(config), "--seeds", "1", "--output_dir", str(tmp_path / "study")]
     command += ["--strategies", "encoder_frozen", "nothing_trained", "--", "--learning_rate=0.01"]
@@ -147,7 +147,7 @@ def test_the_verdict_names_the_best_its_lead_and_a_faster_one_that_the_seeds_do_
     assert verdict(outcomes) == "Best composite: full with 80.0, 2.0 points before lower_half_frozen."
 
 
-def test_a_run_that_fails_shows_the_end_of_its_log(recipe, warm_runs, tmp_path):
+def test_a_run_that_fails_shows_the_end_of_its_log(recipe, tmp_path):
     with pytest.raises(RuntimeError, match=r"(?s)bad failed; the end of .*log.txt.*`num_frozen_layers` is 9"):
         run_once(recipe(), ["--num_frozen_layers=9"], folder=tmp_path, name="bad")
     assert not list(tmp_path.glob("bad_*/all_results.json"))
