@@ -82,7 +82,7 @@ def test_planting_follows_from_the_seed_and_needs_entities(given):
 @pytest.mark.slow
 def test_mistakes_planted_in_tweets_are_found(minilm, real_data):
     given = read_entities(real_data / "ner_gold" / "wnut17" / "dev.bio", "tokens", "tags", num_folds=5)
-    given = LabelledEntities(given.rows[:400], given.texts[:400], given.entities[:400], given.types)
+    given = LabelledEntities(given.rows[:200], given.texts[:200], given.entities[:200], given.types)
     tokens = read_tokens(load_encoder(minilm), given.texts, precision="fp32")
     wrong, planted = plant_entities(given, 0.05)
     tags = wrong.tags(tokens)
