@@ -25,6 +25,7 @@ MODULES = [
     "pipeline_mtsbert",
 ]
 TRIES = 3
+LARGEST_SHARE = 0.25  # of the time of transformers
 
 # Hides every package from the imports but torch, transformers, and what these two require.
 HIDE_THE_REST = """
@@ -106,6 +107,8 @@ def seconds_of(root) -> dict[str, float]:
     for _ in range(TRIES):  # others use the machine too
         found = dict(zip(("torch", "transformers", "ours"), map(float, run(script).split()), strict=True))
         best = {name: min(value, best.get(name, value)) for name, value in found.items()}
+        if best["ours"] < LARGEST_SHARE * best["transformers"]:
+            break
     return best
 
 
@@ -114,7 +117,7 @@ def test_the_files_of_the_model_need_nothing_but_torch_and_transformers(seconds_
 
 
 def test_next_to_all_of_that_time_is_that_of_transformers(seconds_of):
-    assert seconds_of["ours"] < 0.25 * seconds_of["transformers"], seconds_of
+    assert seconds_of["ours"] < LARGEST_SHARE * seconds_of["transformers"], seconds_of
 
 
 def test_a_checkpoint_needs_nothing_but_torch_and_transformers(checkpoint, tmp_path):
