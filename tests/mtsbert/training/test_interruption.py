@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import sys
 import threading
 
 import pytest
@@ -261,15 +260,55 @@ def test_a_worker_begins_as_it_would_have_begun(tmp_path):
     assert list(DataLoader([1, 2], num_workers=1, worker_init_fn=deaf_to_signals(None)))
 
 
+KILLING = """
+import multiprocessing, os, runpy, sys
+from pathlib import Path
+from types import SimpleNamespace
+import torch
+
+torch.set_num_threads(1)  # the threads of this process would be missing in its forks
+script = Path(sys.argv[1])
+sys.path.insert(0, str(script.parent))
+import small_run
+
+class Forked:
+    # Starts `python SCRIPT ARGUMENTS` as `subprocess.Popen` does, but with the libraries of this process.
+    def __init__(self, words, *, env, cwd, preexec_fn, **streams):
+        reader, writer = os.pipe()
+        def become():
+            preexec_fn()
+            for descriptor in (1, 2):
+                os.dup2(writer, descriptor)
+            os.close(reader)
+            os.close(writer)
+            os.chdir(cwd)
+            os.environ.update(env)
+            sys.argv[:], sys.path[0] = words[1:], str(cwd)
+            for stream in (sys.stdout, sys.stderr):
+                stream.reconfigure(line_buffering=True)
+            runpy.run_path(words[1], run_name="__main__")
+        self._process = multiprocessing.get_context("fork").Process(target=become)
+        self._process.start()
+        os.close(writer)
+        self.stdout = os.fdopen(reader, encoding="utf-8")
+    def poll(self):
+        return self._process.exitcode
+    def wait(self, timeout):
+        self._process.join(timeout)
+        return self._process.exitcode
+    def send_signal(self, number):
+        os.kill(self._process.pid, number)
+
+small_run.subprocess = SimpleNamespace(Popen=Forked, PIPE=None, STDOUT=None)
+del sys.argv[0]
+runpy.run_path(str(script), run_name="__main__")
+"""
+
+
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_weights(root, tmp_path):
-    script = root / "benchmarks" / "faults" / "kill_and_resume.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--kills", "1", "--signals", "SIGTERM", "SIGKILL", "--folder", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=1800,  # half a minute of computing, on a machine that others use as well
-    )
+def test_a_killed_run_goes_on_to_the_same_weights(root, tmp_path, warm_python):
+    words = ["--kills", "1", "--signals", "SIGTERM", "SIGKILL", "--folder", tmp_path]
+    done = warm_python.run("-c", KILLING, root / "benchmarks" / "faults" / "kill_and_resume.py", *words)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     for line in ("SIGTERM: ended by it: 1", "SIGKILL: ended by it: 1", "chains with other weights: 0"):
         assert line in done.stdout.splitlines(), done.stdout
