@@ -49,6 +49,7 @@ class WarmPython:
         cwd: Path | None = None,
         variables: dict[str, str] | None = None,
         num_ranks: int = 1,
+        awaits_all: bool = False,
     ) -> subprocess.CompletedProcess:
         """
         Runs `python WORDS…` in the environment of the tests and returns its status and what it wrote.
@@ -62,6 +63,8 @@ class WarmPython:
             num_ranks (`int`, *optional*, defaults to 1): With two or more, that many processes run at once and find
                 each other as those of torchrun do. If one fails, the others are killed. The status is that of the
                 first to fail; the output is that of all, one rank after the other.
+            awaits_all (`bool`, *optional*, defaults to `False`): Whether the others may end by themselves if one
+                process fails.
         """
         if self._process is None:
             self._process = subprocess.Popen(
@@ -71,6 +74,7 @@ class WarmPython:
         ranks = [environment | rank for rank in (ranks_of(num_ranks) if num_ranks > 1 else [{}])]
         with tempfile.TemporaryDirectory() as folder:
             job = {"words": list(map(str, words)), "cwd": str(cwd or Path.cwd()), "folder": folder, "ranks": ranks}
+            job["awaits_all"] = awaits_all
             self._process.stdin.write(json.dumps(job) + "\n")
             self._process.stdin.flush()
             status = int(self._process.stdout.readline())
@@ -115,7 +119,7 @@ def serve() -> None:
             running.remove(child)
             if ended and not status:
                 status = os.waitstatus_to_exitcode(ended)
-                for other in running:
+                for other in set() if job["awaits_all"] else running:
                     os.kill(other, signal.SIGKILL)
         print(status, flush=True)  # noqa: T201
     return None
