@@ -1,5 +1,7 @@
 """Fixture for a Trainer on the eight rows of `tests/conftest.py`."""
 
+import copy
+import json
 import subprocess
 from types import SimpleNamespace
 
@@ -31,11 +33,21 @@ ENCODERS = {
 }
 
 
+@pytest.fixture(scope="session")
+def built_features():
+    """The features of tests that have the same examples and tasks, which are built once."""
+    return {}
+
+
 @pytest.fixture
-def features(examples, tasks, tokenizer):
+def features(examples, tasks, tokenizer, built_features):
     examples[1]["topic"] = None  # unequal numbers of labels in the micro-batches
     examples[2]["ner"] = None
-    return build_features(examples_of(examples, tasks), tasks, tokenizer, max_length=32, split="train")[0]
+    key = json.dumps([examples, tasks])
+    if key not in built_features:
+        rows = examples_of(examples, tasks)
+        built_features[key] = build_features(rows, tasks, tokenizer, max_length=32, split="train")[0]
+    return copy.copy(built_features[key])
 
 
 @pytest.fixture

@@ -3,7 +3,10 @@
 import copy
 import hashlib
 import json
+import shutil
 from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import spacy
@@ -55,8 +58,8 @@ def base(model, tokenizer, tmp_path):
 def adapt(base, features, trainer_of, tmp_path):
     """Trains an adapter on the base; returns its folder and the trained model."""
 
-    def train(name: str = "one", *, resume=None, eval_dataset=features, **arguments):
-        of = MTSBertModel.from_pretrained(base)
+    def train(name: str | Path = "one", *, of=base, resume=None, eval_dataset=features, **arguments):
+        of = MTSBertModel.from_pretrained(of)
         trainer = trainer_of(of=of, eval_dataset=eval_dataset, output_dir=str(tmp_path / name), **ALONE | arguments)
         trainer.train(resume_from_checkpoint=resume and str(resume))
         save_run(trainer, {}, trained=True)
@@ -64,6 +67,20 @@ def adapt(base, features, trainer_of, tmp_path):
         return tmp_path / name, trainer.model.eval()
 
     return train
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> SimpleNamespace:
+    return SimpleNamespace(folder=tmp_path_factory.mktemp("kept"), model=None)
+
+
+@pytest.fixture
+def adapted(kept, request):
+    """The folder of an adapter that all tests read and none changes, and the trained model."""
+    if kept.model is None:
+        shutil.copytree(request.getfixturevalue("base"), kept.folder / "base")
+        _, kept.model = request.getfixturevalue("adapt")(kept.folder / "one", of=kept.folder / "base")
+    return kept.folder / "one", copy.deepcopy(kept.model)
 
 
 def digest(folder) -> str:
@@ -95,8 +112,8 @@ def test_another_adapter_on_minilm_is_small(tasks, tmp_path):
     assert 300_000 < sum(path.stat().st_size for path in (tmp_path / "adapter").glob("*.*")) < 600_000
 
 
-def test_our_doors_and_those_of_peft_give_the_answers_of_the_trained_model(adapt, tokenizer, close):
-    folder, trained = adapt()
+def test_our_doors_and_those_of_peft_give_the_answers_of_the_trained_model(adapted, tokenizer, close):
+    folder, trained = adapted
     expected = trained.as_pipeline(tokenizer)(TEXTS)
     assert not close(load_pipeline(trained.config.name_or_path)(TEXTS), expected, 1e-3)
     assert close(load_pipeline(folder)(TEXTS), expected, 1e-5)
@@ -107,8 +124,8 @@ def test_our_doors_and_those_of_peft_give_the_answers_of_the_trained_model(adapt
 
 
 @by_transformers
-def test_the_doors_of_transformers_give_the_answers_of_the_trained_model(adapt, tokenizer, close):
-    folder, trained = adapt()
+def test_the_doors_of_transformers_give_the_answers_of_the_trained_model(adapted, tokenizer, close):
+    folder, trained = adapted
     expected = trained.as_pipeline(tokenizer)(TEXTS)
     assert close(pipeline("multi-task", model=str(folder), trust_remote_code=True)(TEXTS), expected, 1e-5)
     inputs = tokenizer(TEXTS[:2], return_tensors="pt", padding=True)
@@ -122,16 +139,16 @@ def test_the_doors_of_transformers_give_the_answers_of_the_trained_model(adapt, 
 
 
 @by_transformers
-def test_sentence_transformers_gives_the_embeddings(adapt, tokenizer):
-    folder, trained = adapt()
+def test_sentence_transformers_gives_the_embeddings(adapted, tokenizer):
+    folder, trained = adapted
     found = SentenceTransformer(str(folder), trust_remote_code=True).encode(TEXTS[:2], convert_to_tensor=True)
     expected = [answer["embedding"] for answer in trained.as_pipeline(tokenizer)(TEXTS[:2])]
     assert torch.allclose(found, torch.tensor(expected), atol=1e-5)
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_an_export_has_the_adapter_merged(adapt, tokenizer, close, tmp_path, runtime):
-    folder, trained = adapt()
+def test_an_export_has_the_adapter_merged(adapted, tokenizer, close, tmp_path, runtime):
+    folder, trained = adapted
     export(["--model", str(folder), "--output", str(tmp_path / "export"), "--format", runtime])
     ask = load_pipeline(tmp_path / "export")
     assert close(ask(TEXTS), trained.as_pipeline(tokenizer)(TEXTS), 1e-4)
@@ -139,8 +156,8 @@ def test_an_export_has_the_adapter_merged(adapt, tokenizer, close, tmp_path, run
         use_adapter(ask, folder)
 
 
-def test_the_encoder_is_saved_with_the_adapter_merged(adapt, tokenizer, tmp_path):
-    folder, trained = adapt()
+def test_the_encoder_is_saved_with_the_adapter_merged(adapted, tokenizer, tmp_path):
+    folder, trained = adapted
     export(["--model", str(folder), "--output", str(tmp_path / "encoder"), "--encoder"])
     saved = AutoModel.from_pretrained(tmp_path / "encoder").state_dict()
     expected = {name: weight for name, weight in trained.state_dict().items() if name.startswith("encoder.")}
@@ -148,8 +165,8 @@ def test_the_encoder_is_saved_with_the_adapter_merged(adapt, tokenizer, tmp_path
     assert all(torch.allclose(saved[name.removeprefix("encoder.")], expected[name], atol=1e-6) for name in expected)
 
 
-def test_spacy_has_the_answers(adapt, tokenizer):
-    folder, trained = adapt()
+def test_spacy_has_the_answers(adapted, tokenizer):
+    folder, trained = adapted
     nlp = spacy.blank("en")
     found = MTSBertComponent(str(folder))(nlp(TEXTS[1])).cats
     assert found == pytest.approx(trained.as_pipeline(tokenizer)(TEXTS[1])["topic"]["scores"], abs=1e-5)
@@ -170,8 +187,8 @@ def test_a_saved_spacy_pipeline_answers_with_the_adapter_in_use(adapt, tmp_path,
     assert nlp(TEXTS[1]).cats != pytest.approx(expected, abs=1e-5)
 
 
-def test_an_adapter_teaches(adapt, features, trainer_of, tokenizer, tmp_path):
-    folder, trained = adapt()
+def test_an_adapter_teaches(adapted, features, trainer_of, tokenizer, tmp_path):
+    folder, trained = adapted
     trainer = trainer_of(
         teacher=str(folder), feature_cache_dir=str(tmp_path / "cache"), output_dir=str(tmp_path / "t")
     )
@@ -181,8 +198,8 @@ def test_an_adapter_teaches(adapt, features, trainer_of, tokenizer, tmp_path):
     assert torch.allclose(taught, expected, atol=1e-5)
 
 
-def test_thresholds_have_no_place_in_an_adapter(adapt, news_file):
-    folder, _ = adapt()
+def test_thresholds_have_no_place_in_an_adapter(adapted, news_file):
+    folder, _ = adapted
     with pytest.raises(ValueError, match=r"thresholds are written into its config\.json"):
         tune(["--model", str(folder), "--data", str(news_file), "--target", "f1"])
 
@@ -254,8 +271,8 @@ def test_settings_that_the_base_does_not_have_are_refused(trainer_of, base, chan
         trainer_of(of=model, **ALONE)
 
 
-def test_a_folder_has_one_kind_of_model(adapt, base, trainer_of):
-    folder, _ = adapt()
+def test_a_folder_has_one_kind_of_model(adapted, base, trainer_of):
+    folder, _ = adapted
     with pytest.raises(ValueError, match=r"has the adapter of another run \(adapter_config\.json\)"):
         trainer_of(output_dir=str(folder))
     with pytest.raises(ValueError, match=r"has the whole checkpoint of another run \(model\.safetensors\)"):
@@ -334,8 +351,8 @@ def test_an_adapter_on_another_model_is_refused(adapt, base, tokenizer):
         ("broken", r"The adapter_config\.json of '.*one' is broken"),
     ],
 )
-def test_a_config_that_cannot_be_is_refused(adapt, change, message):
-    folder, _ = adapt()
+def test_a_config_that_cannot_be_is_refused(adapted, tmp_path, change, message):
+    folder = shutil.copytree(adapted[0], tmp_path / "one")
     path = folder / "adapter_config.json"
     if change == "broken":
         path.write_text("{")
@@ -373,8 +390,8 @@ def test_a_model_that_has_changed_since_it_was_loaded_is_refused(trainer_of, bas
     trainer_of(of=MTSBertModel.from_pretrained(base.parent / "saved"), **ALONE)
 
 
-def test_a_run_starts_from_an_adapter_as_from_a_checkpoint(adapt, trainer_of):
-    folder, trained = adapt()
+def test_a_run_starts_from_an_adapter_as_from_a_checkpoint(adapted, trainer_of, tmp_path):
+    folder, trained = adapted
     with pytest.raises(ValueError, match=r"merge them \(`mtsbert.merge_adapters`\)"):
         trainer_of(of=load_pipeline(folder).model)
     of_run = load_model(ModelArguments(model_name_or_path=str(folder)), trained.config.tasks)
@@ -388,8 +405,8 @@ def test_a_run_starts_from_an_adapter_as_from_a_checkpoint(adapt, trainer_of):
             assert torch.allclose(started.state_dict()[name], weight, atol=1e-6), name
         assert all(weight.requires_grad for weight in started.parameters())
         with pytest.raises(ValueError, match="starts from 'weights that are in no folder"):
-            trainer_of(of=started, output_dir=str(folder.parent / "onwards"), **ALONE)
-        trainer_of(of=started, output_dir=str(folder.parent / "onwards")).train()
+            trainer_of(of=started, output_dir=str(tmp_path / "onwards"), **ALONE)
+        trainer_of(of=started, output_dir=str(tmp_path / "onwards")).train()
 
 
 def test_a_wrapped_encoder_is_merged(model, tokenizer):
@@ -401,8 +418,8 @@ def test_a_wrapped_encoder_is_merged(model, tokenizer):
     assert not [name for name in merged.state_dict() if "lora" in name or "base_" in name]
 
 
-def test_tasks_are_edited_once_the_adapter_is_merged(adapt):
-    folder, _ = adapt()
+def test_tasks_are_edited_once_the_adapter_is_merged(adapted):
+    folder, _ = adapted
     model = load_pipeline(folder).model
     for change in (
         lambda: model.rename_task("topic", "subject"),
@@ -448,8 +465,8 @@ def test_a_retrained_adapter_is_read_again(adapt, tokenizer, close):
     assert close(ask(TEXTS), trained.as_pipeline(tokenizer)(TEXTS), 1e-5)
 
 
-def test_embeddings_are_compared_and_held_by_an_adapter(adapt, base, trainer_of, tmp_path):
-    folder, trained = adapt()
+def test_embeddings_are_compared_and_held_by_an_adapter(adapted, base, trainer_of, tmp_path):
+    folder, trained = adapted
     assert kind_of(str(folder)) == OURS
     trainer = trainer_of(
         of=MTSBertModel.from_pretrained(base), output_dir=str(tmp_path / "held"), embedding_distillation=1.0,
@@ -469,8 +486,8 @@ def test_what_is_pushed_is_not_for_a_folder_of_this_machine(adapt, base, trainer
         trainer.push_to_hub()
 
 
-def test_an_edited_adapter_is_a_checkpoint(adapt, tokenizer, close, tmp_path):
-    folder, trained = adapt()
+def test_an_edited_adapter_is_a_checkpoint(adapted, tokenizer, close, tmp_path):
+    folder, trained = adapted
     edit(["--model", str(folder), "--output", str(tmp_path / "edited"), "--rename_task", "topic", "subject"])
     found = load_pipeline(tmp_path / "edited")(TEXTS[0])
     assert close(found["subject"], trained.as_pipeline(tokenizer)(TEXTS[0])["topic"], 1e-5)

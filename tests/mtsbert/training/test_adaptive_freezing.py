@@ -254,7 +254,7 @@ def test_a_run_resumed_before_or_after_a_decision_equals_the_uninterrupted_one(s
     straight.train()
     first = min(straight.freezing.settled.values())
     for checkpoint in (3, first - 4, first - 2, first, first + 3):
-        resumed = start(**flags)
+        resumed = start(**flags | {"save_strategy": "no"})
         resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{checkpoint}"))
         assert resumed.state.global_step == 24
         assert resumed.freezing.settled == straight.freezing.settled

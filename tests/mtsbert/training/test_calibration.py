@@ -1,5 +1,6 @@
 """Tests that training ends with calibrated scores, and that they are those of the weights that are saved."""
 
+import functools
 import json
 import logging
 from dataclasses import replace
@@ -19,6 +20,12 @@ from mtsbert.training.trainer import MTSBertTrainer
 @pytest.fixture
 def many(features):
     return concatenate_datasets([features] * 60)
+
+
+@pytest.fixture
+def trainer_of(trainer_of):
+    """In evaluation, large batches."""
+    return functools.partial(trainer_of, per_device_eval_batch_size=64)
 
 
 def test_a_trained_model_has_calibrated_scores(trainer_of, model, many, tmp_path, caplog):
@@ -93,7 +100,8 @@ def test_a_model_init_may_open_a_calibrated_checkpoint(trainer_of, model, many, 
     trainer_of(of=model, eval_dataset=many).train()
     model.save_pretrained(tmp_path / "first")
     assert model.config.calibration
-    args = MTLTrainingArguments(str(tmp_path / "run"), precision="fp32", disable_tqdm=True, save_strategy="no")
+    flags = {"precision": "fp32", "disable_tqdm": True, "save_strategy": "no", "max_steps": 1}
+    args = MTLTrainingArguments(str(tmp_path / "run"), per_device_eval_batch_size=64, **flags)
     trainer = MTSBertTrainer(
         args=args, model_init=lambda: MTSBertModel.from_pretrained(tmp_path / "first"), processing_class=tokenizer,
         train_dataset=many, eval_dataset=many,
@@ -144,7 +152,7 @@ def test_what_is_kept_for_the_card_is_of_calibrated_scores(
     tags = {"type": "sequence_classification", "labels": ["Business", "Sports"], "multi_label": True}
     tasks = {"tags": tags, "ner": tasks["ner"]}
     tasks[task] = tasks[task] | changes
-    rows = Dataset.from_list([{"tags": [row["topic"] or "Sports"], **row} for row in examples] * 60)
+    rows = Dataset.from_list([{"tags": [row["topic"] or "Sports"], **row} for row in examples] * 12)
     model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks)
     flags = {"train_dataset": rows, "eval_strategy": "epoch", "num_train_epochs": 3}
     flags |= {"save_strategy": "epoch", "load_best_model_at_end": True} if at_end else {}

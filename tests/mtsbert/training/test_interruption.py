@@ -60,6 +60,20 @@ def start(trainer_of, model, features):
     return start
 
 
+@pytest.fixture(scope="module")
+def kept() -> dict[str, MTSBertTrainer]:
+    return {}
+
+
+@pytest.fixture
+def straight(start, kept) -> MTSBertTrainer:
+    """After a run without interruption, which is the same for all tests."""
+    if not kept:
+        kept["straight"] = start()
+        kept["straight"].train()
+    return kept["straight"]
+
+
 def assert_same_weights(one: MTSBertTrainer, other: MTSBertTrainer) -> None:
     for name, weight in one.model.state_dict().items():
         assert torch.equal(weight, other.model.state_dict()[name]), name
@@ -71,10 +85,8 @@ def assert_same_weights(one: MTSBertTrainer, other: MTSBertTrainer) -> None:
     [("on_step_begin", 5, 6), ("on_substep_end", 5, 6), ("on_step_end", 5, 6), ("on_step_begin", 15, 16)],
 )
 def test_the_step_is_finished_and_saved_and_the_resumed_run_ends_the_same(
-    start, tmp_path, caplog, number, event, step, saved
+    start, straight, tmp_path, caplog, number, event, step, saved
 ):
-    straight = start()
-    straight.train()
     told = start(SignalAt(event, step, number))
     with pytest.raises(Interrupted) as stopped:
         told.train()
@@ -118,9 +130,7 @@ def test_no_step_follows_the_last_one_though_it_is_within_an_epoch(start, stops)
 
 
 @pytest.mark.parametrize("event", ["on_evaluate", "on_train_end"])
-def test_a_run_that_is_told_after_its_last_step_stops_as_well(start, tmp_path, event):
-    straight = start()
-    straight.train()
+def test_a_run_that_is_told_after_its_last_step_stops_as_well(start, straight, tmp_path, event):
     told = start(SignalAt(event, 16, signal.SIGTERM), eval_strategy="epoch")
     with pytest.raises(Interrupted):
         told.train()
