@@ -164,7 +164,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(case_model, trainer_of_rows,
     other = copy.deepcopy(case_model)
     straight = trainer_of_rows(case_model, **EVERY_STEP)
     straight.train()
-    resumed = trainer_of_rows(other, **EVERY_STEP)
+    resumed = trainer_of_rows(other, **EVERY_STEP | {"save_strategy": "no"})
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{checkpoint}"))
     weights = resumed.model.state_dict()
     for name, weight in straight.model.state_dict().items():
@@ -261,7 +261,7 @@ def test_where_the_encoder_keeps_its_matrices_capital_letters_are_learned(case_m
 def test_with_adapters_a_resumed_run_learns_the_same_of_capital_letters(case_model, trainer_of_rows, tmp_path):
     straight, resumed = copy.deepcopy(case_model), copy.deepcopy(case_model)
     trainer_of_rows(straight, **EVERY_STEP, lora_r=4).train()
-    trainer_of_rows(resumed, **EVERY_STEP, lora_r=4).train(
+    trainer_of_rows(resumed, **EVERY_STEP | {"save_strategy": "no"}, lora_r=4).train(
         resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3")
     )
     for name, weight in straight.named_parameters():

@@ -224,7 +224,7 @@ def test_a_run_resumed_within_a_schedule_equals_the_uninterrupted_one(
     }
     straight = trainer_of(of=copy.deepcopy(model), **settings)
     straight.train()
-    resumed = trainer_of(of=copy.deepcopy(model), **settings)
+    resumed = trainer_of(of=copy.deepcopy(model), **settings | {"save_strategy": "no"})
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{checkpoint}"))
     assert resumed.state.global_step == 8
     for name, weight in straight.model.state_dict().items():
