@@ -6,6 +6,7 @@ import logging
 import os
 import resource
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +27,20 @@ def trained(trainer_of, model) -> MTSBertTrainer:
     trainer = trainer_of(of=copy.deepcopy(model), **EVERY_STEP)
     trainer.train()
     return trainer
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("kept") / "run"
+
+
+@pytest.fixture
+def run(kept, request, tmp_path) -> Path:
+    """The folder of such a Trainer, in a copy for every test."""
+    if not kept.exists():
+        request.getfixturevalue("trained")
+        (tmp_path / "run").rename(kept)
+    return shutil.copytree(kept, tmp_path / "run")
 
 
 def cut(name: str):
@@ -61,13 +76,11 @@ DAMAGE = [
 
 
 @pytest.mark.parametrize(("damage", "flaw"), DAMAGE, ids=[flaw for _, flaw in DAMAGE])
-def test_the_newest_whole_checkpoint_is_chosen_and_what_is_passed_over_is_told(
-    trained, tmp_path, caplog, damage, flaw
-):
-    damage(tmp_path / "run" / "checkpoint-4")
+def test_the_newest_whole_checkpoint_is_chosen_and_what_is_passed_over_is_told(trainer_of, run, caplog, damage, flaw):
+    damage(run / "checkpoint-4")
     with caplog.at_level(logging.INFO, "mtsbert"):
-        chosen = checkpoint_to_resume(trained.args, "true")
-    assert chosen == str(tmp_path / "run" / "checkpoint-3")
+        chosen = checkpoint_to_resume(trainer_of(**EVERY_STEP).args, "true")
+    assert chosen == str(run / "checkpoint-3")
     assert f"Going on from {chosen}" in caplog.text
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     with pytest.raises(AssertionError, match=f"checkpoint-4 is passed over, because it is not whole: .*{flaw}"):
@@ -215,9 +228,9 @@ def test_early_stopping_goes_on_counting(trainer_of, features, tmp_path, checkpo
 
 
 @pytest.fixture
-def saved(trained, tmp_path):
+def saved(run):
     """The folder of a checkpoint."""
-    return tmp_path / "run" / "checkpoint-2"
+    return run / "checkpoint-2"
 
 
 @pytest.mark.parametrize(
