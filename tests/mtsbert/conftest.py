@@ -1,4 +1,4 @@
-"""Fixture for a Trainer on the eight rows of `tests/conftest.py`."""
+"""Fixtures: a Trainer on the eight rows of `tests/conftest.py`, and exports of its checkpoint, which take seconds."""
 
 import copy
 import json
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import (
     AutoModel,
+    BertConfig,
     DistilBertConfig,
     ElectraConfig,
     ModernBertConfig,
@@ -18,6 +19,7 @@ from transformers import (
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.commands.export import main as export
 from mtsbert.data.features import build_features
 from mtsbert.training.trainer import MTSBertTrainer
 from tests.mtsbert.rows import examples_of
@@ -37,6 +39,25 @@ ENCODERS = {
 def built_features():
     """The features of tests that have the same examples and tasks, which are built once."""
     return {}
+
+
+@pytest.fixture(scope="session")
+def onnx_export(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exports") / "onnx"
+    export(["--model", str(checkpoint), "--output", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def openvino_export(checkpoint, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exports") / "openvino"
+    export(["--model", str(checkpoint), "--output", str(folder), "--format", "openvino"])
+    return folder
+
+
+@pytest.fixture(params=["onnx", "openvino"])
+def exported(request):
+    return request.getfixturevalue(f"{request.param}_export")
 
 
 @pytest.fixture
@@ -90,6 +111,12 @@ def warm_runs(warm_python, monkeypatch):
         return done
 
     monkeypatch.setattr("mtsbert.runs.subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
+
+
+@pytest.fixture
+def shallow_model(model_on):
+    """A model with one layer. Each layer takes the exporters a second or two."""
+    return model_on(BertConfig(**{**SMALL, "num_hidden_layers": 1}, max_position_embeddings=64)).eval()
 
 
 @pytest.fixture

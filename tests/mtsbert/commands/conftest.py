@@ -1,31 +1,10 @@
-"""Fixtures with exports of the shared checkpoint, which take seconds to make, and a browser."""
+"""Fixtures with a checkpoint that cannot be exported, and a browser."""
 
 import json
 import shutil
 
 import pytest
 from transformers import LongformerConfig
-
-from mtsbert.commands.export import main as export
-
-
-@pytest.fixture(scope="session")
-def onnx_export(checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exports") / "onnx"
-    export(["--model", str(checkpoint), "--output", str(folder)])
-    return folder
-
-
-@pytest.fixture(scope="session")
-def openvino_export(checkpoint, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exports") / "openvino"
-    export(["--model", str(checkpoint), "--output", str(folder), "--format", "openvino"])
-    return folder
-
-
-@pytest.fixture(params=["onnx", "openvino"])
-def exported(request):
-    return request.getfixturevalue(f"{request.param}_export")
 
 
 @pytest.fixture
@@ -38,7 +17,7 @@ def untraceable(model_on, tokenizer, tmp_path):
     return tmp_path / "untraceable"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser():
     """Chromium without a window, driven by selenium; it keeps a log of what it asks for."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -53,14 +32,14 @@ def browser():
     with webdriver.Chrome(
         options=options, service=webdriver.ChromeService(executable_path=programs["chromedriver"])
     ) as driver:
-        driver.get("about:blank")
-        driver.get_log("performance")  # what the browser itself asks for as it starts
         yield driver
 
 
 @pytest.fixture
 def addresses_asked(browser):
-    """The addresses that the pages of the browser have asked for since the last call."""
+    """The addresses that the pages of the browser have asked for since the test began or the last call."""
+    browser.get("about:blank")
+    browser.get_log("performance")  # what the browser itself has asked for as it started, and the pages before
 
     def addresses() -> list[str]:
         messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]

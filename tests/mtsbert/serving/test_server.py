@@ -15,7 +15,6 @@ import pytest
 
 pytest.importorskip("fastapi", reason="FastAPI is not installed (requirements-serve.txt)")
 
-from mtsbert.commands.export import main as export
 from mtsbert.commands.serve import main
 from mtsbert.exports.pipeline import ExportedPipeline, load_pipeline
 from mtsbert.serving.app import create_app
@@ -23,42 +22,52 @@ from mtsbert.serving.inference import Inference
 from mtsbert.serving.limits import Limits
 from mtsbert.serving.metrics import Metrics
 from mtsbert.serving.server import open_port, run_server
+from tests.mtsbert.background import ForkedProcess
 from tests.mtsbert.serving.client import Client
 from tests.mtsbert.serving.servers import wait_until
 
 
+SERVE = "sys.argv[0] = 'mtsbert'; runpy.run_module('mtsbert', run_name='__main__', alter_sys=True)"
+
+
 @contextmanager
-def serving(*arguments: str, cwd, **environment: str):
-    """Runs `mtsbert serve` on a free port. Yields its process, a client, and the lines until it is ready."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mtsbert", "serve", "--port", "0", *arguments],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # Where tests run in the background of a shell, it has told all its children to ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+def serving(*arguments: str, cwd, log, python=None, **environment: str):
+    """
+    Runs `mtsbert serve` on a free port, with all that it says in the log. Yields its process and a client.
+
+    Args:
+        python (`WarmPython`, *optional*): Runs it in a fork, without the time of imports; default: a new interpreter.
+    """
+    words = ["serve", "--port", "0", *arguments]
+    if python is not None:
+        process = ForkedProcess(python, SERVE, *words, log=log, cwd=cwd, variables=environment)
+    else:
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "mtsbert", *words],
+                cwd=cwd,
+                env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Where tests run in the background of a shell, it has told all its children to ignore Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
     try:
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if (address := re.search(r": http://[\d.]+:(\d+)$", line)) is not None:
-                break
-        else:
-            raise AssertionError("".join(lines))
-        yield process, Client(int(address[1])), lines
+        while (address := re.search(r": http://[\d.]+:(\d+)\n", log.read_text())) is None:
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.05)
+        yield process, Client(int(address[1]))
     finally:
         process.kill()
         process.wait()
-        process.stdout.close()
 
 
 @pytest.mark.slow
-def test_everything_accepted_is_answered_after_sigterm(checkpoint, root):
-    with serving("--model", str(checkpoint), "--max_batch_tokens", "64", cwd=root) as (process, client, lines):
-        assert lines[-1].startswith(f"{checkpoint.name}: http://127.0.0.1:")
+def test_everything_accepted_is_answered_after_sigterm(checkpoint, root, tmp_path):
+    log = tmp_path / "log"
+    arguments = ["--model", str(checkpoint), "--max_batch_tokens", "64"]
+    with serving(*arguments, cwd=root, log=log) as (process, client):
+        assert f"\n{checkpoint.name}: http://127.0.0.1:" in f"\n{log.read_text()}"
 
         def work(number: int) -> list[int]:
             statuses = []
@@ -74,8 +83,8 @@ def test_everything_accepted_is_answered_after_sigterm(checkpoint, root):
 
         with ThreadPoolExecutor(8) as executor:
             statuses = [status for found in executor.map(work, range(8)) for status in found]
-        last = process.stdout.read()
         assert process.wait(timeout=30) == -signal.SIGTERM
+    last = log.read_text()
     assert set(statuses) == {200}
     assert (
         f"Stopped: {len(statuses)} requests accepted, {len(statuses)} answered, 0 out of time, 0 failed, 0 cut off."
@@ -85,16 +94,17 @@ def test_everything_accepted_is_answered_after_sigterm(checkpoint, root):
 
 
 @pytest.mark.slow
-def test_a_key_and_a_name_and_an_open_address(checkpoint, root):
+def test_a_key_and_a_name_and_an_open_address(checkpoint, root, tmp_path, warm_python):
+    log = tmp_path / "log"
     arguments = ["--model", str(checkpoint), "--name", "news", "--host", "0.0.0.0"]
-    with serving(*arguments, cwd=root, MTSBERT_API_KEY="secret-of-a-test") as (process, client, lines):
+    environment = {"MTSBERT_API_KEY": "secret-of-a-test"}
+    with serving(*arguments, cwd=root, log=log, python=warm_python, **environment) as (process, client):
         assert client.get("/v1/models").status == 401
         listed = client.get("/v1/models", Authorization="Bearer secret-of-a-test").json["data"]
         assert [model["id"] for model in listed] == ["news"]
         process.send_signal(signal.SIGINT)
-        last = process.stdout.read()
         assert process.wait(timeout=30) == 130
-    said = "".join([*lines, last])
+    said = log.read_text()
     assert "Everybody who can reach" not in said  # since there is a key
     assert "secret-of-a-test" not in said
     assert "Traceback" not in said
@@ -102,9 +112,13 @@ def test_a_key_and_a_name_and_an_open_address(checkpoint, root):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_while_the_server_stops_refuses_what_is_open_and_ends_it(checkpoint, root, first):
+def test_ctrl_c_while_the_server_stops_refuses_what_is_open_and_ends_it(
+    checkpoint, root, tmp_path, warm_python, first
+):
     long = ["Oslo beat Lima " * 1_300] * 90  # takes the model many seconds
-    with serving("--model", str(checkpoint), cwd=root) as (process, client, _):
+    log = tmp_path / "log"
+    with serving("--model", str(checkpoint), cwd=root, log=log, python=warm_python) as (process, client):
+        ready = log.read_text()
         replies = [client.later("/analyze", {"inputs": long}) for _ in range(3)]
         with client.open() as slow:
             slow.sendall(b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n")
@@ -116,11 +130,13 @@ def test_ctrl_c_while_the_server_stops_refuses_what_is_open_and_ends_it(checkpoi
             assert process.wait(timeout=30) == 130
             assert time.monotonic() - began < 4
             assert slow.recv(100).startswith(b"HTTP/1.1 503")
-        last = process.stdout.read()
     assert [(reply.result().status, reply.result().reason) for reply in replies] == [
         (503, "The server is stopping. Send the request to another one.")
     ] * 3
-    assert last == "Stopped: 3 requests accepted, 0 answered, 0 out of time, 0 failed, 3 cut off.\n"
+    assert (
+        log.read_text().removeprefix(ready)
+        == "Stopped: 3 requests accepted, 0 answered, 0 out of time, 0 failed, 3 cut off.\n"
+    )
 
 
 def test_an_open_address_without_a_key_is_warned_of(checkpoint, monkeypatch, caplog):
@@ -211,11 +227,8 @@ def test_the_extra_that_is_missing_is_named(checkpoint, monkeypatch):
         main(["--model", str(checkpoint)])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
-def test_an_export_answers_as_the_checkpoint_does(checkpoint, ask, serve, close, tmp_path, runtime):
-    export(["--model", str(checkpoint), "--output", str(tmp_path / runtime), "--format", runtime])
-    pipeline = load_pipeline(tmp_path / runtime)
+def test_an_export_answers_as_the_checkpoint_does(exported, ask, serve, close):
+    pipeline = load_pipeline(exported)
     assert isinstance(pipeline, ExportedPipeline)
     client, _ = serve(pipeline)
     assert {"_alone", "_beside_others", "_pairs"} <= set(vars(pipeline.model.graphs))  # the sessions are open
