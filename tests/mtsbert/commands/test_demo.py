@@ -21,6 +21,7 @@ from configuration_mtsbert import ONTONOTES_TYPES
 from entities_mtsbert import bio_labels
 from modeling_mtsbert import MTSBertModel
 from mtsbert.commands.demo import SDK_VERSION, load_pipeline, main
+from tests.mtsbert.background import ForkedProcess
 
 
 # Says when anything but this machine is spoken to: Python tells of every name looked up and every connection.
@@ -71,16 +72,8 @@ def app():
 
 
 @contextmanager
-def running(program: str, *arguments: str, cwd, log, **environment: str):
-    """Starts a program that serves the page, waits for it, and gives its process."""
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-c", program, *arguments],
-            cwd=cwd,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+def running(process):
+    """Gives a process, and ends it."""
     try:
         yield process
     finally:
@@ -251,7 +244,15 @@ def test_the_app_of_a_space_answers_on_its_own_and_speaks_to_nobody(app, ask, ch
     port, log = free_port(), tmp_path / "log"
     url = f"http://127.0.0.1:{port}/"
     environment = {"GRADIO_SERVER_PORT": str(port), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    with running(RUN_APP, cwd=tmp_path / "space", log=log, **environment) as process:
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN_APP],
+            cwd=tmp_path / "space",
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    with running(process):
         wait_for(url, process, log)
         _, topic, tags, spans = Client(url, verbose=False).predict(TEXT, api_name="/read")
     expected = ask(TEXT)
@@ -265,7 +266,7 @@ def test_the_app_of_a_space_answers_on_its_own_and_speaks_to_nobody(app, ask, ch
 
 @pytest.mark.slow
 def test_in_a_browser_the_page_answers_shows_html_as_text_and_fetches_nothing(
-    app, ask, checkpoint, browser, addresses_asked, root, tmp_path
+    app, ask, checkpoint, browser, addresses_asked, root, warm_python, tmp_path
 ):
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -285,7 +286,8 @@ def test_in_a_browser_the_page_answers_shows_html_as_text_and_fetches_nothing(
         box.send_keys(text)
         find("button.primary").click()
 
-    with running(SERVE, "--model", str(checkpoint), "--port", str(port), cwd=root, log=log) as process:
+    arguments = ["--model", str(checkpoint), "--port", str(port)]
+    with running(ForkedProcess(warm_python, SERVE, *arguments, log=log, cwd=root)) as process:
         wait_for(url, process, log)
         with pytest.raises(ConnectionRefusedError):  # it listens on 127.0.0.1 and nowhere else
             socket.create_connection(("127.0.0.2", port), timeout=5)
