@@ -2,8 +2,6 @@
 
 import multiprocessing
 import re
-import subprocess
-import sys
 from collections import Counter
 
 import pyarrow as pa
@@ -190,25 +188,21 @@ def test_no_pipeline_is_refused(csv_file, tmp_path):
         build_dataset(source=str(csv_file), spacy_model=[], output=tmp_path / "out")
 
 
-def test_the_same_input_gives_the_same_bytes(csv_file, tmp_path):
-    for name, num_proc in (("one", 1), ("two", 2)):
-        build_dataset(source=str(csv_file), output=tmp_path / name, num_proc=num_proc)
-    one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
-    assert [path.name for path in one] == ["README.md", "train.parquet"]
-    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
-
-
-def test_several_blocks_are_the_rows_in_order(tmp_path, monkeypatch):
+def test_several_blocks_are_the_rows_in_order_and_the_same_bytes_by_any_number_of_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "ROWS_PER_BLOCK", 3)
     monkeypatch.setattr(build, "ROWS_PER_GROUP", 7)
     path = tmp_path / "train.csv"
-    path.write_text("".join(f'"1","Item {number}",""\n"1","",""\n' for number in range(20)))
-    provenance = build_dataset(source=str(path), output=tmp_path / "out", num_proc=2)
-    assert (provenance.num_rows, provenance.num_empty) == ({"train": 20}, 20)
-    table = pq.read_table(tmp_path / "out" / "train.parquet")
-    assert table["text"].to_pylist() == [f"Item {number}" for number in range(20)]
+    path.write_text(CSV + "".join(f'"1","Item {number}",""\n"1","",""\n' for number in range(20)))
+    for name, num_proc in (("one", 1), ("two", 2)):
+        provenance = build_dataset(source=str(path), output=tmp_path / name, num_proc=num_proc)
+    assert (provenance.num_rows, provenance.num_empty) == ({"train": 23}, 21)
+    table = pq.read_table(tmp_path / "two" / "train.parquet")
+    assert table["text"].to_pylist()[3:] == [f"Item {number}" for number in range(20)]
     counted = Counter(span["label"] for spans in table["entities"].to_pylist() for span in spans)
     assert counted == provenance.type_counts
+    one, two = (sorted((tmp_path / name).iterdir()) for name in ("one", "two"))
+    assert [path.name for path in one] == ["README.md", "train.parquet"]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
 
 
 def test_a_killed_process_is_an_error_and_leaves_nothing_behind(csv_file, tmp_path, monkeypatch):
@@ -367,8 +361,7 @@ def test_spacy_is_not_imported_before_texts_are_labelled(root, warm_python):
     assert warm_python.run("-c", script, cwd=root).stdout == "False\n"
 
 
-def test_the_module_runs_from_the_clone(root, csv_file, tmp_path):
-    command = [sys.executable, "-m", "data_prep", "--source", str(csv_file), "--output", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+def test_the_module_runs_from_the_clone(root, csv_file, tmp_path, warm_python):
+    done = warm_python.run("-m", "data_prep", "--source", csv_file, "--output", tmp_path / "out", cwd=root)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr

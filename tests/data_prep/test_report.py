@@ -407,11 +407,10 @@ def test_entities_that_do_not_fit_their_text_are_named_by_file_and_row(tmp_path)
     assert not (folder / "report.md").exists()
 
 
-def test_the_command_ends_with_one_line_where_there_is_nothing_to_report(tmp_path, root):
+def test_the_command_ends_with_one_line_where_there_is_nothing_to_report(tmp_path, root, warm_python):
     with pytest.raises(ValueError, match=r"has none of the files"):
         main(["--data", str(tmp_path)])
-    command = [sys.executable, "-m", "data_prep.report", "--data", str(tmp_path)]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    done = warm_python.run("-m", "data_prep.report", "--data", tmp_path, cwd=root)
     assert done.returncode == 1
     assert re.fullmatch(r"Error: .* has none of the files .*\n", done.stderr)
 
