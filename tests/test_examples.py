@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 from tests.conftest import ROOT
@@ -34,6 +35,21 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("examples")
 
 
+@pytest.fixture(scope="module")
+def kernel(root, folder):
+    """A kernel for all notebooks, so that torch is imported once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MTSBERT_EXAMPLE_STEPS", str(STEPS))
+        patch.setenv("PYTHONPATH", str(root))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("HF_HOME", str(folder / "cache"))
+        patch.setenv("IPYTHONDIR", str(folder / "ipython"))
+        kernel = KernelManager(kernel_name="python3")
+        kernel.start_kernel(cwd=str(folder))
+    yield kernel
+    kernel.shutdown_kernel(now=True)
+
+
 def test_there_are_three():
     assert NOTEBOOKS == ["freezing", "news_sample", "partial_labels"]
 
@@ -45,15 +61,15 @@ def test_there_are_three():
     "name",
     [pytest.param(name, marks=[pytest.mark.spacy_model] if name in NEED_SPACY else []) for name in NOTEBOOKS],
 )
-def test_a_notebook_runs(root, name, folder, monkeypatch):
-    monkeypatch.setenv("MTSBERT_EXAMPLE_STEPS", str(STEPS))
-    monkeypatch.setenv("PYTHONPATH", str(root))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("HF_HOME", str(folder / "cache"))
-    monkeypatch.setenv("IPYTHONDIR", str(folder / "ipython"))
+def test_a_notebook_runs(name, folder, kernel):
     notebook = read(name)
-    resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    forget = nbformat.v4.new_code_cell("%reset -f")  # the names of a notebook that has run before
+    notebook.cells.insert(0, forget)
+    client = NotebookClient(notebook, timeout=300, km=kernel)
+    try:
+        client.execute()
+    finally:
+        client.kc.stop_channels()
     text = "\n".join(said(notebook))
     if name == "news_sample":
         assert "{'train': 638, 'validation': 81, 'test': 81}" in text
