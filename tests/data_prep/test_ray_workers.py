@@ -192,15 +192,10 @@ def answer(cluster, checkpoint, tmp_path, monkeypatch):
     torch.set_num_threads(num_threads)
 
 
-def test_answers_are_the_bytes_of_the_local_engine_though_a_worker_is_killed(answer, kills):
-    expected = answer("local.parquet")
-    killed = kills(predict, 15)
-    assert answer("ray.parquet", "--engine", "ray", "--num_workers", "2") == expected
-    assert len(killed) == 1
-
-
-def test_a_worker_goes_on_where_the_local_engine_was_interrupted(answer, monkeypatch):
-    expected = answer("whole.jsonl")
+def test_workers_go_on_where_the_local_engine_was_interrupted_with_the_same_bytes_though_one_is_killed(
+    answer, kills, monkeypatch
+):
+    expected = answer("whole.parquet")
     blocks_of = predict.blocks_of
 
     def interrupted(rows):
@@ -209,11 +204,13 @@ def test_a_worker_goes_on_where_the_local_engine_was_interrupted(answer, monkeyp
 
     monkeypatch.setattr(predict, "blocks_of", interrupted)
     with pytest.raises(SystemExit, match="130"):
-        answer("parts.jsonl")
+        answer("parts.parquet")
     asked = []
     monkeypatch.setattr(predict, "blocks_of", lambda rows: (asked.append(block) or block for block in blocks_of(rows)))
-    assert answer("parts.jsonl", "--engine", "ray") == expected
+    killed = kills(predict, 9)
+    assert answer("parts.parquet", "--engine", "ray", "--num_workers", "2") == expected
     assert sum(map(len, asked)) == 240 - 80
+    assert len(killed) == 1
 
 
 @pytest.mark.spacy_model
