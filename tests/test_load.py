@@ -1,8 +1,6 @@
 """Tests large and unusual input: many texts, very long texts, many tasks and many labels."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -29,10 +27,10 @@ def model_of(encoder_folder, tasks: dict[str, dict]) -> MTSBertModel:
 
 
 @pytest.mark.slow
-def test_the_second_half_of_the_texts_takes_no_more_memory_than_the_first(root):
+def test_the_second_half_of_the_texts_takes_no_more_memory_than_the_first(root, warm_python):
     """`benchmarks/faults/load.py` does the same with a million of them."""
-    command = [sys.executable, root / "benchmarks" / "faults" / "load.py", "--only", "texts", "--rows", "20000"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    program = root / "benchmarks" / "faults" / "load.py"
+    done = warm_python.run(program, "--only", "texts", "--rows", "20000")
     assert done.returncode == 0, done.stderr[-3000:]
     measured = json.loads(done.stdout)
     tenth, half, whole = measured["resident_mb"].values()  # at so much of the rows
