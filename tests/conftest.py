@@ -1,5 +1,6 @@
 """Shared fixtures: a two-layer encoder, a tokenizer, a model and a few labelled rows."""
 
+import copy
 import gc
 import importlib.util
 import json
@@ -14,6 +15,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import hypothesis
 import pytest
+import torch
 from transformers import BertConfig, BertModel, BertTokenizer, set_seed
 
 from configuration_mtsbert import MTSBertConfig
@@ -158,11 +160,19 @@ def tasks() -> dict[str, dict]:
     return json.loads(json.dumps(TASKS))
 
 
+@pytest.fixture(scope="session")
+def pristine(encoder_folder) -> tuple[MTSBertModel, torch.Tensor]:
+    """What `model` copies, and the random state after it was made."""
+    set_seed(0)
+    return MTSBertModel.from_encoder(str(encoder_folder), tasks=TASKS).eval(), torch.get_rng_state()
+
+
 @pytest.fixture
-def model(encoder_folder, tasks) -> MTSBertModel:
+def model(pristine) -> MTSBertModel:
     """A fresh model on the small encoder with the tasks topic and ner, in evaluation mode."""
     set_seed(0)
-    return MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks).eval()
+    torch.set_rng_state(pristine[1])
+    return copy.deepcopy(pristine[0])
 
 
 @pytest.fixture

@@ -74,3 +74,11 @@ def test_a_rank_that_fails_ends_the_others(warm_python, failing):
     )
     done = warm_python.run("-c", code, num_ranks=2)
     assert (done.returncode, done.stdout) == (5, "")
+
+
+def test_ranks_may_all_end_by_themselves(warm_python):
+    code = (
+        "import os, sys, time; rank = int(os.environ['RANK']); time.sleep(rank / 2); print(rank); sys.exit(5 + rank)"
+    )
+    done = warm_python.run("-c", code, num_ranks=2, awaits_all=True)
+    assert (done.returncode, done.stdout) == (5, "0\n1\n")

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -102,10 +103,12 @@ def ranks_of(num_ranks: int) -> list[dict[str, str]]:
 
 
 def serve() -> None:
-    """Imports the libraries, and then runs the job in each line of the standard input."""
+    """Imports the libraries, builds what opening the first model builds, and then runs the job in each line of the standard input."""
     for library in LIBRARIES:
         if importlib.util.find_spec(library.partition(".")[0]) is not None:  # some come with extras
             importlib.import_module(library)
+    with suppress(ImportError, AttributeError):  # transformers 4 has no such table
+        importlib.import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("bert")
     gc.freeze()  # a fork that collects garbage would copy the memory of all libraries
     for line in sys.stdin:
         job = json.loads(line)
