@@ -161,18 +161,22 @@ def tasks() -> dict[str, dict]:
 
 
 @pytest.fixture(scope="session")
-def pristine(encoder_folder) -> tuple[MTSBertModel, torch.Tensor]:
-    """What `model` copies, and the random state after it was made."""
-    set_seed(0)
-    return MTSBertModel.from_encoder(str(encoder_folder), tasks=TASKS).eval(), torch.get_rng_state()
+def opened_models() -> dict:
+    """The models of tests that have the same encoder and tasks, which are made once, and the random state after it."""
+    return {}
 
 
 @pytest.fixture
-def model(pristine) -> MTSBertModel:
+def model(encoder_folder, tasks, opened_models) -> MTSBertModel:
     """A fresh model on the small encoder with the tasks topic and ner, in evaluation mode."""
     set_seed(0)
-    torch.set_rng_state(pristine[1])
-    return copy.deepcopy(pristine[0])
+    key = json.dumps([str(encoder_folder), tasks])
+    if key not in opened_models:
+        opened = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks).eval()
+        opened_models[key] = opened, torch.get_rng_state()
+    opened, random_state = opened_models[key]
+    torch.set_rng_state(random_state)
+    return copy.deepcopy(opened)
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def ranks_of(num_ranks: int) -> list[dict[str, str]]:
 
 
 def serve() -> None:
-    """Imports the libraries, builds what opening the first model builds, and then runs the job in each line of the standard input."""
+    """Imports the libraries, prepares what opening a model needs, and then runs the job in each line of the input."""
     for library in LIBRARIES:
         if importlib.util.find_spec(library.partition(".")[0]) is not None:  # some come with extras
             importlib.import_module(library)
