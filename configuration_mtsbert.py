@@ -411,11 +411,12 @@ class MTSBertConfig(PretrainedConfig):
 
     @calibration.setter
     def calibration(self, wanted: bool) -> None:
-        if not wanted:
-            self.tasks = {
-                name: {key: value for key, value in task.items() if key not in CALIBRATIONS}
-                for name, task in self.tasks.items()
-            }
+        self.forget([] if wanted else list(self.tasks), CALIBRATIONS)
+
+    def forget(self, tasks: list[str], keys: tuple[str, ...] = (*CALIBRATIONS, "thresholds")) -> None:
+        """Drops settings of tasks, by default those that were fitted to their scores."""
+        kept = {task: {key: value for key, value in self.tasks[task].items() if key not in keys} for task in tasks}
+        self.tasks = self.tasks | kept
 
     def take_other_labels(self, head: str) -> None:
         """Gives a task the labels that were passed to `from_pretrained` of a single-task view, if there are any."""
@@ -423,9 +424,8 @@ class MTSBertConfig(PretrainedConfig):
         is_asked = self.has_other_labels or labels != ["LABEL_0", "LABEL_1"]
         is_number = len(labels) == 1 and self.tasks[head]["type"] == SEQUENCE_REGRESSION
         if is_asked and not is_number and labels not in [task.get("labels") for task in self.tasks.values()]:
-            of_labels = ("class_weights", "pos_weight", "thresholds", *CALIBRATIONS)
-            task = {key: value for key, value in self.tasks[head].items() if key not in of_labels}
-            self.tasks = self.tasks | {head: task | {"labels": labels}}
+            self.forget([head], ("class_weights", "pos_weight", "thresholds", *CALIBRATIONS))
+            self.tasks = self.tasks | {head: self.tasks[head] | {"labels": labels}}
             check_tasks(self.tasks)
 
     # What tools ask of the config of any text encoder.

@@ -291,7 +291,7 @@ class TaskEditing:
 
     def set_embedding_size(self, size: int) -> None:
         """
-        Cuts the sentence embedding to its first numbers. Heads on pairs forget what they learned of the others.
+        Cuts the sentence embedding to its first numbers. Pair classifications forget the others and their calibration.
 
         Args:
             size (`int`): The new size, at most that of now.
@@ -303,10 +303,10 @@ class TaskEditing:
         if not isinstance(size, int) or not 1 <= size <= before:
             raise ValueError(f"The embedding has {before} numbers, and can be cut to 1 to {before}, not to {size!r}.")
         for task in self.config.tasks_of_type(PAIR_CLASSIFICATION):  # which read u, v and |u - v|
-            head = self.heads[task]
-            first = head.classifier if head.hidden is None else head.hidden
+            first = self.heads[task].hidden or self.heads[task].classifier
             kept = first.weight.detach().unflatten(1, (3, before))[..., :size].flatten(1)
             first.weight, first.in_features = nn.Parameter(kept.clone(), first.weight.requires_grad), 3 * size
+            self.config.forget([task] if size < before else [])
         self.config.embedding_size = size
 
     def _check_name(self, name: str, *, exists: bool) -> None:

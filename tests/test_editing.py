@@ -274,6 +274,21 @@ def test_a_cut_embedding_is_kept_by_saving_and_loading(full_model, batch, tmp_pa
         assert torch.is_tensor(one) is False or torch.allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.parametrize(("size", "is_kept"), [(8, False), (31, False), (32, True)])
+def test_a_cut_embedding_drops_what_was_fitted_to_scores_of_pairs(full_model, size, is_kept):
+    fitted = {"temperature": 0.5, "smoothing": 0.1}
+    tasks = full_model.config.tasks
+    pairs = full_model.config.tasks_of_type("pair_classification")
+    assert pairs
+    full_model.config.tasks = {task: settings | fitted for task, settings in tasks.items()}
+    cuts = {task: {tasks[task]["labels"][0]: 0.7} for task in pairs}
+    full_model.config.tasks |= {task: full_model.config.tasks[task] | {"thresholds": cuts[task]} for task in pairs}
+    full_model.set_embedding_size(size)
+    for task, settings in full_model.config.tasks.items():
+        expected = tasks[task] | fitted | ({"thresholds": cuts[task]} if task in pairs else {})
+        assert settings == (expected if is_kept or task not in pairs else tasks[task]), task
+
+
 @pytest.mark.parametrize("size", [0, 33, 1.5])
 def test_an_embedding_cannot_be_cut_to_more_than_it_is(full_model, unchanged, size):
     with pytest.raises(ValueError, match=r"The embedding has 32 numbers, and can be cut to 1 to 32, not to"):

@@ -12,16 +12,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from configuration_mtsbert import CALIBRATIONS, PAIR_CLASSIFICATION
 from modeling_mtsbert import MTSBertModel
 from mtsbert.network.starting_point import pipeline_of_checkpoint
 from mtsbert.results.model_card import CARD_FILE
 from mtsbert.results.tables import escape
 from mtsbert.results.unfinished import new_folder
 from mtsbert.settings import parse_mapping
-
-
-OF_SCORES = (*CALIBRATIONS, "thresholds")  # settings that were fitted to the scores of the weights
 
 
 def edit(model_name_or_path: str, output: Path, edits: list[tuple[str, list[str]]]) -> list[str]:
@@ -77,18 +73,14 @@ def _apply(model: MTSBertModel, kind: str, words: list[str]) -> str:
 
 def _cut_embedding(model: MTSBertModel, size: int) -> str:
     """Cuts the embedding, and with it the heads on pairs: their scores change, so what was fitted to them goes."""
-    before, told = model.config.embedding_size, f"the sentence embedding has {size} numbers"
+    before = model.config.tasks
     model.set_embedding_size(size)
-    tasks, dropped = dict(model.config.tasks), []
-    for task in model.config.tasks_of_type(PAIR_CLASSIFICATION) if size < before else ():
-        kept = {name: value for name, value in tasks[task].items() if name not in OF_SCORES}
-        if gone := [name for name in OF_SCORES if name in tasks[task]]:
-            tasks[task] = kept
-            dropped.append(f"{' and '.join(gone)} of task {task!r}")
-    if not dropped:
-        return told
-    model.config.tasks = tasks
-    return f"{told}, and what was fitted to the scores of the whole one is gone: {', '.join(dropped)}"
+    gone = {
+        task: [key for key in settings if key not in model.config.tasks[task]] for task, settings in before.items()
+    }
+    dropped = ", ".join(f"{' and '.join(keys)} of task {task!r}" for task, keys in gone.items() if keys)
+    told = f"the sentence embedding has {size} numbers"
+    return f"{told}, and what was fitted to the scores of the whole one is gone: {dropped}" if dropped else told
 
 
 def _write_card(old: Path, new: Path, name: str, changes: list[str]) -> None:
