@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,8 @@ def open_source(source: str) -> Source:
         return _open_csv_files(sorted(path.glob("*.csv")), source)
     if path.is_file():
         return _open_csv_files([path], source)
-    if path.suffix or path.is_absolute() or source.startswith("."):
+    is_file = re.fullmatch(r"\.(?!v\d)[A-Za-z]\w*", path.suffix)  # and not the version of a dataset, as in `news-1.5`
+    if is_file or path.is_absolute() or source.startswith("."):
         raise ValueError(f"Source {source!r} is neither a file nor a folder, and no Hub id looks like that.")
     return _open_hub_dataset(source)
 

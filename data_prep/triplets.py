@@ -77,6 +77,8 @@ def read_nli(path: Path) -> Iterator[tuple[str, str, str]]:
             if missing := [column for column in COLUMNS if column not in (reader.fieldnames or [])]:
                 raise ValueError(f"{path} has no column {missing[0]!r}; it needs {list(COLUMNS)} in its header.")
             for row, cells in enumerate(reader, start=1):
+                if None in cells:
+                    raise ValueError(f"Row {row} of {path} has more cells than the header; quote texts with a comma.")
                 label, premise, hypothesis = (cells[column] for column in COLUMNS)
                 if label not in LABELS:
                     raise ValueError(f"Row {row} of {path} has the label {label!r}; allowed are {list(LABELS)}.")

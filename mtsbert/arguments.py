@@ -13,6 +13,7 @@ from mtsbert.settings import as_annotated, check_numbers, parse_weights
 
 PROPORTIONAL, TEMPERATURE, ROUND_ROBIN, WEIGHTS = "proportional", "temperature", "round_robin", "weights"
 DISTILLATION_TEMPERATURE = 2.0  # of a task without one of its own
+LOWER_IS_BETTER = "_mae"  # the end of the metrics of which that is so, beside losses
 ADAM = "adam"  # which is not among the optimizers of transformers
 DATASET_SAMPLING = (PROPORTIONAL, TEMPERATURE, ROUND_ROBIN, WEIGHTS)
 STATIC, UNCERTAINTY, DWA, FIRST_STEP = "static", "uncertainty", "dwa", "first_step"
@@ -252,7 +253,7 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
                     f"{self.weight_decay}. Set it to 0, or use `adamw_torch`."
                 )
             self.optim = "adamw_torch"  # which is Adam where nothing decays
-        if self.greater_is_better is None and str(self.metric_for_best_model).endswith("_mae"):
+        if self.greater_is_better is None and str(self.metric_for_best_model).endswith(LOWER_IS_BETTER):
             self.greater_is_better = False  # transformers knows this of losses alone
         super().__post_init__()
         if self.gradual_unfreezing or self.thaw_at is not None or self.adaptive_freezing:
@@ -275,6 +276,8 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
             default = setting.default_factory() if setting.default is MISSING else setting.default
             if setting.init and value != default:
                 changed[setting.name] = value
+        if str(changed.get("metric_for_best_model")).endswith(LOWER_IS_BETTER):
+            changed.pop("greater_is_better", None)  # transformers has derived it, and knows of losses alone
         return cls(**changed)
 
     def check(self) -> None:

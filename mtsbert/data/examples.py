@@ -195,7 +195,8 @@ def _read_example(row: dict[str, Any], source: SourceDataset, features: Any, tas
     if source.ranking is not None:
         example[source.ranking] = None if pair is None else 1
     for task, flags in source.label_columns.items():
-        example[task] = _read_flags({label: row.get(label) for label in flags}, features)
+        is_there = set(flags) <= set(row)  # a split that lacks one of the columns is unlabelled
+        example[task] = _read_flags({label: row[label] for label in flags}, features) if is_there else None
     for role, value in row.items():
         if role in (TEXT, TEXT_PAIR, TEXT_NEGATIVE) or role not in source.columns:
             continue

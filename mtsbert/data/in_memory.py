@@ -145,7 +145,7 @@ def _are_splits(data: Mapping, where: str | None = None) -> bool:
             f"{_called(where)} has {list(data)}, of which {others} are no splits. Splits are called {list(SPLITS)}: "
             "rename or leave out the others. To learn from several datasets, give a `dict` with names of your own."
         )
-    return bool(data) and not others
+    return bool(data) and not others and not all(isinstance(rows, Mapping) for rows in data.values())
 
 
 def _checked(name: str, split: str, rows: Any) -> Dataset:

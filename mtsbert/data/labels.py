@@ -236,7 +236,7 @@ def _complete_labels(
         learned = {meant.get(label) for label in in_training}
         for label in everywhere:
             if meant.get(label) not in learned:
-                reasons[label] = (
+                reasons[meant.get(label, label)] = (  # as it is written once spellings are joined
                     f"label {label!r} of task {name!r} is in no training row, so it cannot be learned. If that is "
                     "meant, name all labels of the task in the recipe (`labels`)."
                 )

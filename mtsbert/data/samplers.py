@@ -94,13 +94,17 @@ class DatasetSampler(Sampler[int]):
 
     def _schedule(self, generator: torch.Generator) -> list[int]:
         """Returns the dataset of each batch of the epoch."""
-        total, num_datasets = sum(self.num_batches), len(self.rows)
+        total = sum(self.num_batches)
         if self.sampling == ROUND_ROBIN:
-            return [batch % num_datasets for batch in range(total)]
+            there = [dataset for dataset, number in enumerate(self.num_batches) if number]
+            return [there[batch % len(there)] for batch in range(total)]
         if self.sampling == PROPORTIONAL:
             every = [dataset for dataset, number in enumerate(self.num_batches) for _ in range(number)]
             return [every[place] for place in torch.randperm(total, generator=generator).tolist()]
-        weights = torch.tensor(self.weights, dtype=torch.float64)
+        weights = torch.tensor(self.weights, dtype=torch.float64)[: len(self.rows)]
+        weights[[not rows for rows in self.rows]] = 0  # a dataset whose rows were all filtered out
+        if not weights.any():
+            raise ValueError("`sampling_weights` are 0 for every dataset that has rows.")
         return torch.multinomial(weights, total, replacement=True, generator=generator).tolist()
 
     def _endless(self, dataset: int, generator: torch.Generator) -> Iterator[int]:

@@ -11,8 +11,8 @@ from datasets import Dataset, DatasetDict
 
 from configuration_mtsbert import PAIR_RANKING, PAIR_TYPES, SCORE_TYPES, TOKEN_CLASSIFICATION
 from mtsbert.formats.files import read_file
-from mtsbert.formats.folders import is_saved, read_folder, read_saved
-from mtsbert.formats.hub import load_from_hub
+from mtsbert.formats.folders import is_saved, of_one_split, read_folder, read_saved
+from mtsbert.formats.hub import is_no_hub_id, load_from_hub
 from mtsbert.formats.options import OPTION_KEYS, options_of
 from mtsbert.formats.tag_schemes import TAG_SCHEMES
 
@@ -167,16 +167,19 @@ def _read_splits(spec: dict, needed: Sequence[str] | None, broken: dict[str, dic
     if "dataset" in spec:  # in memory, see `in_memory.py`
         return DatasetDict({split: _without_transform(split, rows) for split, rows in spec["dataset"].items()})
     if "files" in spec:
+        if "splits" in spec:
+            raise ValueError("'splits' names what is in a 'path'; 'files' gives the file of each split.")
         files = _check_split_names("files", spec["files"])
         wanted = {split: name for split, name in files.items() if needed is None or split in needed} or files
         return DatasetDict({split: read(split, _path("files", name)) for split, name in wanted.items()})
     path = _path("path", spec["path"])
-    if path.is_file():
-        return DatasetDict({"train": read("train", path)})
     splits = _check_split_names("splits", spec.get("splits", dict(zip(SPLITS, SPLITS, strict=True))))
+    if path.is_file():
+        return DatasetDict({split: read(split, path) for split in of_one_split(path, splits)})
+    options.check(path)
     if path.is_dir():
         return read_saved(path, splits) if is_saved(path) else read_folder(path, splits)
-    if path.suffix or path.is_absolute() or len(path.parts) != 2:
+    if is_no_hub_id(path.as_posix()):
         raise ValueError(
             f"{path} is neither a file nor a folder. A folder of labelled news is made by "
             f"`python -m data_prep --output {path}`."

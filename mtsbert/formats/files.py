@@ -65,7 +65,7 @@ def read_file(path: Path, broken: dict[int, str] | None = None, options: FileOpt
     except UnicodeDecodeError as error:
         raise _not_utf8(path, error) from None
     if broken and len(broken) >= len(rows):
-        raise ValueError(f"No row of {path} can be read. The first: {broken[0]}")
+        raise ValueError(f"No row of {path} can be read. The first: {broken[min(broken)]}")
     return rows
 
 

@@ -1,10 +1,14 @@
 """Reads datasets that are folders: Parquet files by split, or what `save_to_disk` wrote."""
 
+import re
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, load_from_disk
 
 from mtsbert.formats.parquet import num_rows, read_parquet_files
+
+
+SPLIT_WORDS = {"train", "training", "validation", "valid", "val", "dev", "development", "eval", "evaluation", "test"}
 
 
 def read_folder(folder: Path, splits: dict[str, str]) -> DatasetDict:
@@ -13,8 +17,11 @@ def read_folder(folder: Path, splits: dict[str, str]) -> DatasetDict:
     Args:
         folder (`Path`): The folder.
         splits (`dict[str, str]`): `train`, `validation` or `test` → how the file names begin.
+
+    Raises:
+        `ValueError`: If there is no row in a split, or a name like `train_dev.parquet` says two things.
     """
-    files = {split: sorted(folder.glob(f"**/{stem}*.parquet")) for split, stem in splits.items()}
+    files = _files_of(folder, splits)
     files = {split: [path for path in paths if num_rows(path)] for split, paths in files.items() if paths}
     if empty := [split for split, paths in files.items() if not paths]:
         raise ValueError(f"folder {folder} has no row in its files of split {empty[0]!r}.")
@@ -28,13 +35,39 @@ def read_folder(folder: Path, splits: dict[str, str]) -> DatasetDict:
     return DatasetDict({split: read_parquet_files(paths) for split, paths in files.items()})
 
 
+def _files_of(folder: Path, splits: dict[str, str]) -> dict[str, list[Path]]:
+    """The files of each split: those whose names begin like it, and not like another one with a longer name."""
+    files: dict[str, list[Path]] = {split: [] for split in splits}
+    found = {path for stem in splits.values() for path in folder.glob(f"**/{stem}*.parquet")}
+    for path in sorted(found):
+        begins = [stem for stem in splits.values() if path.match(f"{stem}*")]
+        stem = max(begins, key=len)
+        others = SPLIT_WORDS & set(re.split(r"[^a-z]+", path.stem.removeprefix(stem).lower()))
+        if others:
+            raise ValueError(
+                f"{path} may be of split {stem!r} or of {min(others)!r}. Say under 'splits' how the names of each "
+                "split begin, or name the files under 'files'."
+            )
+        for split, named in splits.items():
+            if named == stem:
+                files[split].append(path)
+    return files
+
+
+def of_one_split(path: Path, splits: dict[str, str]) -> list[str]:
+    """The splits to which a file or folder with a single split belongs. That split is called `train`."""
+    if not (found := [split for split, named in splits.items() if named == "train"]):
+        raise ValueError(f"{path} has one split, 'train', and 'splits' names {list(splits.values())}.")
+    return found
+
+
 def is_saved(folder: Path) -> bool:
     """Whether the folder was written by `save_to_disk` of a `Dataset` or `DatasetDict`."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 
 def read_saved(folder: Path, splits: dict[str, str]) -> DatasetDict:
-    """Reads a folder written by `save_to_disk`. A single `Dataset` becomes the training split.
+    """Reads a folder written by `save_to_disk`. A single `Dataset` is a split called `train`.
 
     Args:
         folder (`Path`): The folder.
@@ -45,7 +78,7 @@ def read_saved(folder: Path, splits: dict[str, str]) -> DatasetDict:
     except Exception as error:  # the errors of pyarrow and datasets for broken files share no base class
         raise ValueError(f"{folder} cannot be read ({type(error).__name__}: {error}).") from None
     if isinstance(saved, Dataset):
-        return DatasetDict({"train": saved})
+        return DatasetDict({split: saved for split in of_one_split(folder, splits)})
     found = DatasetDict({split: saved[named] for split, named in splits.items() if named in saved})
     if not found:
         raise ValueError(f"{folder} has none of the splits {list(splits.values())}; it has {list(saved)}.")

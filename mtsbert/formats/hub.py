@@ -1,6 +1,8 @@
 """Loads datasets from the Hub."""
 
+import re
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 import fsspec
 import pyarrow.parquet as pq
@@ -9,6 +11,13 @@ from datasets.data_files import DataFilesList
 
 from mtsbert.formats.files import PARQUET
 from mtsbert.formats.parquet import features_in, joined, labels_in
+
+
+def is_no_hub_id(name: str) -> bool:
+    """Whether a name is a path, and no `owner/name`, which may end in a version (`owner/name-1.5`)."""
+    path = PurePosixPath(name)
+    is_file = re.fullmatch(r"\.(?!v\d)[A-Za-z]\w*", path.suffix) is not None
+    return is_file or path.is_absolute() or name.startswith(".") or len(path.parts) != 2
 
 
 def load_from_hub(name: str, splits: dict[str, str]) -> DatasetDict:

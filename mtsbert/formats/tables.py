@@ -169,6 +169,11 @@ def to_dataset(rows: list[dict], path: Path, refuse: Refuse) -> Dataset:
     if (name := next(filter(lambda name: "\0" in name, _names_in(rows)), None)) is not None:
         raise ValueError(f"{path} has a name with a NUL character in it: {name!r}. Arrow would cut it off there.")
     columns = {name: _without_nan([row.get(name) for row in rows]) for name in names}
+    for name, values in columns.items():
+        for row in _entities_without_label(values):
+            refuse(row, f"Row {row + 1} of {path} has an entity without 'label' in {name!r}, where others have one.")
+            for others in columns.values():
+                others[row] = None
     try:
         return Dataset.from_dict(columns)
     except (ValueError, TypeError, OverflowError, RecursionError):  # Arrow columns have a single type
@@ -181,6 +186,18 @@ def to_dataset(rows: list[dict], path: Path, refuse: Refuse) -> Dataset:
         return Dataset.from_dict(columns)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} mixes kinds of values in a column, or names one oddly: {error}") from None
+
+
+def _entities_without_label(values: list) -> list[int]:
+    """Rows of a column of entities that have one without the key `label`, though others have it: Arrow adds a null."""
+    entities = {
+        row: [part for part in value if isinstance(part, dict) and {"start", "end"} <= set(part)]
+        for row, value in enumerate(values)
+        if isinstance(value, list)
+    }
+    if not any("label" in part for parts in entities.values() for part in parts):
+        return []
+    return [row for row, parts in entities.items() if not all("label" in part for part in parts)]
 
 
 def _names_in(value: Any) -> Iterator[str]:

@@ -47,3 +47,15 @@ def test_a_card_says_whether_titles_were_labelled_apart():
     assert "Title and description were labelled apart" not in card(False)
     assert "`text`: the text of the source" in card(False)
     assert "they were labelled together" in card(False)
+
+
+@pytest.mark.parametrize("name", ["news.csv", "news.xlsx", "owner/news.txt", "./news", "../news-1.5"])
+def test_a_path_that_is_not_there_is_no_hub_id(name):
+    with pytest.raises(ValueError, match="is neither a file nor a folder, and no Hub id looks like that"):
+        open_source(name)
+
+
+@pytest.mark.parametrize("name", ["nobody/news-1.5", "nobody/news.v2"])
+def test_a_hub_id_may_end_in_a_version(name):
+    with pytest.raises(ValueError, match=f"{name}.*could not be loaded as a Hub dataset"):
+        open_source(name)

@@ -67,6 +67,7 @@ def test_the_command_makes_them_from_a_file_and_replaces_only_if_told(nli, tmp_p
     [
         ("premise,hypothesis\na,b\n", "has no column 'label'; it needs"),
         (HEADER + "entailment,a,b\n-,c,d\n", "Row 2 of .* has the label '-'; allowed are"),
+        (HEADER + "entailment,a, b,c\n", "Row 1 of .* has more cells than the header"),
         (HEADER + "entailment, ,b\n", "Row 1 of .* lacks a premise or a hypothesis"),
         (HEADER + "neutral,a,b\n", "has no pair with the label 'entailment'"),
         (HEADER + 'neutral,"a,b\n', "cannot be read: unexpected end of data"),

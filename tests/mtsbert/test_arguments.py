@@ -112,3 +112,14 @@ def test_numbers_that_are_not_finite_are_refused_before_training(tmp_path, name,
 def test_plain_arguments_are_checked_as_ours_are(tmp_path):
     with pytest.raises(ValueError, match="`learning_rate` is nan; it must be a finite number"):
         MTLTrainingArguments.of(TrainingArguments(str(tmp_path), learning_rate=float("nan")))
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"), [("eval_rating_mae", False), ("eval_topic_f1", True), ("loss", False)]
+)
+def test_plain_arguments_know_of_which_metric_less_is_better(tmp_path, metric, expected):
+    settings = {"metric_for_best_model": metric, "load_best_model_at_end": True, "save_strategy": "epoch"}
+    plain = TrainingArguments(str(tmp_path), eval_strategy="epoch", **settings)
+    assert MTLTrainingArguments.of(plain).greater_is_better is expected
+    plain = TrainingArguments(str(tmp_path), eval_strategy="epoch", greater_is_better=False, **settings)
+    assert MTLTrainingArguments.of(plain).greater_is_better is False

@@ -50,6 +50,7 @@ JSONL = [
     {**GOOD, "topic": "Weather", "ner": None},
     '{"text": "a", "text": "b"}',
     {**GOOD, "text": "Half \ud800"},
+    {**GOOD, "ner": [{"start": 0, "end": 4, "label": "GPE"}, {"start": 5, "end": 9}]},
 ]
 REASONS = {  # rows counted from 0; blank lines are none
     1: "Line 2 of .* is not JSON",
@@ -60,6 +61,7 @@ REASONS = {  # rows counted from 0; blank lines are none
     7: "label 'Weather' is not one of task 'topic'",
     8: "Line 10 of .*: 'text' stands twice in one mapping",
     9: "Row 10 of .* 'text' has what cannot be kept there",
+    10: "Row 11 of .* has an entity without 'label' in 'ner', where others have one",
 }
 
 
@@ -160,6 +162,7 @@ def test_row_numbers_of_a_sample_are_those_of_the_file(tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.jsonl", "{}\nnonsense\n", r"No row of .*a.jsonl can be read. The first: Line 2 of .* is not JSON"),
         ("a.jsonl", '{"text"\n[]\n', r"No row of .*a.jsonl can be read. The first: Line 1 of .* is not JSON"),
         (
             "a.jsonl",

@@ -52,6 +52,8 @@ def test_every_dataset_may_have_splits_and_be_called_like_one(rows):
         "test": {"dataset": {"train": rows}},
     }
     assert list(load_data(splits, TOPIC).examples) == ["train", "test"]
+    alone = load_data({"test": {"train": rows, "validation": rows}}, TOPIC)
+    assert (alone.dataset_names, list(alone.examples)) == (["test"], ["train", "validation"])
 
 
 @pytest.mark.parametrize(

@@ -248,6 +248,8 @@ def test_a_label_that_no_training_row_has_is_named_with_its_rows(split):
 def test_a_declared_label_or_an_entity_type_that_no_training_row_has_is_named():
     with pytest.raises(ValueError, match="label 'c' of task 'topic' is in no training row"):
         complete_tasks(SEQUENCE, [declared("news", ["a", "b", "c"])], labelled(train=["a", "b"], test=["c"]))
+    with pytest.raises(ValueError, match=r"split 'test': label '2\.0' of task 'topic' is in no training row"):
+        complete_tasks(SEQUENCE, [declared("news", ["1", "2"])], labelled(train=["1"], test=["2.0"]))
     spans = [{"start": 0, "end": 4, "label": "ORG"}]
     examples = ENTITIES["news"] | {"test": examples_of([{"text": "Oslo", "ner": spans}], TOKENS)}
     with pytest.raises(ValueError, match="split 'test': label 'ORG' of task 'ner' is in no training row"):

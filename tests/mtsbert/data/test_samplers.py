@@ -58,6 +58,20 @@ def test_round_robin_takes_turns():
     assert len(found) == 50
 
 
+@pytest.mark.parametrize(("sampling", "weights"), [("round_robin", None), ("weights", [4, 1, 1, 9])])
+def test_datasets_whose_rows_were_all_filtered_out_are_passed_over(sampling, weights):
+    rows = DatasetSampler([1] * 8 + [2] * 8, batch_size=4, seed=0, sampling=sampling, weights=weights)
+    order = list(rows)
+    assert len(order) == 16
+    assert {row // 8 for row in order} == {0, 1}
+
+
+def test_weights_that_leave_no_row_are_refused():
+    rows = DatasetSampler([1, 1, 2], batch_size=1, seed=0, sampling="weights", weights=[1, 0, 0])
+    with pytest.raises(ValueError, match="`sampling_weights` are 0 for every dataset that has rows"):
+        list(rows)
+
+
 @pytest.mark.parametrize(
     ("sampling", "weights"),
     [("temperature", dataset_weights(SIZES, 2.0)), ("weights", [1, 2, 5]), ("weights", [0, 1, 1])],

@@ -164,6 +164,56 @@ def test_splits_may_be_called_otherwise(tmp_path, tasks):
     assert examples_of(spec, tasks, "validation")[0]["text"] == "Oslo"
 
 
+def test_a_file_or_a_saved_dataset_is_one_split_that_may_be_called_otherwise(write, tasks, tmp_path):
+    csv = write("dev.csv", "text,topic\nOslo,Sports\n", splits={"validation": "train"})
+    Dataset.from_dict({"text": ["Oslo"], "topic": ["Sports"]}).save_to_disk(tmp_path / "saved")
+    del tasks["ner"]
+    for path in (csv["path"], str(tmp_path / "saved")):
+        (source,) = open_datasets({"news": csv | {"path": path}}, tasks)
+        assert {split: len(rows) for split, rows in source.splits.items()} == {"validation": 1}
+        (source,) = open_datasets({"news": {"path": path}}, tasks)
+        assert list(source.splits) == ["train"]
+        with pytest.raises(ValueError, match=r"has one split, 'train', and 'splits' names \['dev'\]"):
+            open_datasets({"news": {"path": path, "splits": {"validation": "dev"}}}, tasks)
+
+
+@pytest.fixture
+def folder_of(tmp_path):
+    """Writes Parquet files of these names, each with its name as the only text."""
+
+    def write(*names: str) -> str:
+        for name in names:
+            rows = {"text": [name], "topic": ["Sports"], "ner": [[]]}
+            Dataset.from_dict(rows).to_parquet(tmp_path / "d" / f"{name}.parquet")
+        return str(tmp_path / "d")
+
+    return write
+
+
+def test_a_file_of_a_folder_is_of_the_split_with_the_longest_name(folder_of, tasks):
+    path = folder_of("train", "train-00000-of-00002", "train_dev", "traintest1")
+    splits = {"train": "train", "validation": "train_dev", "test": "traintest"}
+    (source,) = open_datasets({"news": {"path": path, "splits": splits}}, tasks)
+    assert {split: sorted(rows["text"]) for split, rows in source.splits.items()} == {
+        "train": ["train", "train-00000-of-00002"],
+        "validation": ["train_dev"],
+        "test": ["traintest1"],
+    }
+
+
+@pytest.mark.parametrize("name", ["train_dev", "validation-test-0", "test_train"])
+def test_a_file_that_may_be_of_two_splits_is_refused(folder_of, tasks, name):
+    path = folder_of("train", name)
+    with pytest.raises(ValueError, match=rf"{name}.parquet may be of split '\w+' or of '\w+'. Say under 'splits'"):
+        open_datasets({"news": {"path": path}}, tasks)
+
+
+@pytest.mark.parametrize("option", [{"quoting": True}, {"conll_comments": True}])
+def test_an_option_of_files_is_refused_where_a_folder_has_others(folder_of, tasks, option):
+    with pytest.raises(ValueError, match=rf"'{next(iter(option))}' is for .* files, and .* is none"):
+        open_datasets({"news": {"path": folder_of("train"), **option}}, tasks)
+
+
 def test_parquet_with_class_labels_and_files_per_split(tmp_path, tasks):
     features = Features(
         {
@@ -396,6 +446,7 @@ def test_a_truth_value_is_no_score(write):
         ({"path": "a/b", "splits": {"train": 5}}, "'splits' maps some of .*; got {'train': 5}"),
         ({"path": "no/such/file.csv"}, "no/such/file.csv is neither a file nor a folder.*data_prep"),
         ({"files": {"train": "nowhere.jsonl"}}, "nowhere.jsonl: no such file"),
+        ({"files": {"train": "a.csv"}, "splits": {"train": "x"}}, "'splits' names what is in a 'path'; 'files' gives"),
         ({"files": {"dev": "a.jsonl"}}, r"'files' maps some of \['train', 'validation', 'test'\]"),
         ({"path": "a", "files": {}}, "needs either 'path' or 'files'"),
         ({}, "needs either 'path' or 'files'"),
@@ -406,6 +457,10 @@ def test_a_truth_value_is_no_score(write):
         ),
         ({"path": "a", "column": {}}, r"unknown keys \['column'\]"),
         ({"path": "nobody/nothing-here"}, "nobody/nothing-here could not be loaded"),
+        ({"path": "nobody/Nothing-2.5"}, "nobody/Nothing-2.5 could not be loaded"),
+        ({"path": "nobody/nothing.v2"}, "nobody/nothing.v2 could not be loaded"),
+        ({"path": "nobody/nothing.xlsx"}, "nobody/nothing.xlsx is neither a file nor a folder"),
+        ({"path": "../nothing"}, r"\.\./nothing is neither a file nor a folder"),
     ],
 )
 def test_a_dataset_that_cannot_be_found_is_named(tasks, spec, message):
@@ -464,6 +519,11 @@ def test_a_column_of_zeros_and_ones_for_each_label(write):
     )
     with pytest.raises(ValueError, match=r"Row 0 .*column 'threat' holds '2'; it needs 0 or 1 for its label"):
         examples_of(wrong, KINDS)
+    without = write("c.csv", "text,insult\na,1\n")["path"]
+    del spec["path"]
+    spec["files"] = {"train": wrong["path"], "validation": without}
+    (source,) = open_datasets({"news": spec}, KINDS)
+    assert read_examples(source, "validation", KINDS)["kind"][:] == [None]  # as the warning says
 
 
 @pytest.mark.parametrize(
