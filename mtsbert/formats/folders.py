@@ -42,8 +42,8 @@ def _files_of(folder: Path, splits: dict[str, str]) -> dict[str, list[Path]]:
     for path in sorted(found):
         begins = [stem for stem in splits.values() if path.match(f"{stem}*")]
         stem = max(begins, key=len)
-        others = SPLIT_WORDS & set(re.split(r"[^a-z]+", path.stem.removeprefix(stem).lower()))
-        if others:
+        rest = path.stem.removeprefix(Path(stem).name)  # of a stem that may have folders in it
+        if others := SPLIT_WORDS & set(re.split(r"[^a-z]+", rest.lower())):
             raise ValueError(
                 f"{path} may be of split {stem!r} or of {min(others)!r}. Say under 'splits' how the names of each "
                 "split begin, or name the files under 'files'."

@@ -1,6 +1,7 @@
 """Tests opening the datasets of a recipe in all formats, and that errors are raised before training."""
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -199,6 +200,8 @@ def test_a_file_of_a_folder_is_of_the_split_with_the_longest_name(folder_of, tas
         "validation": ["train_dev"],
         "test": ["traintest1"],
     }
+    (source,) = open_datasets({"news": {"path": str(Path(path).parent), "splits": {"test": "d/train_dev"}}}, tasks)
+    assert source.splits["test"]["text"][:] == ["train_dev"]
 
 
 @pytest.mark.parametrize("name", ["train_dev", "validation-test-0", "test_train"])
