@@ -49,15 +49,16 @@ def build_pairs(*, pairs_of: str, output: str | Path, overwrite: bool = False) -
 
 def pairs(rows: Iterable[dict], labels: list[str]) -> Iterator[dict]:
     """
-    Yields two pairs for each text: with the next one of the same topic, and with the next one of another; after the
-    last text comes the first.
+    Yields two pairs for each text that has a topic: with the next one of the same topic, and with the next one of
+    another; after the last text comes the first.
 
     Args:
         rows (`Iterable[dict]`): Rows with `parts` and the ids of their labels.
         labels (`list[str]`): The labels that are compared; `"label"` is the topic.
     """
     texts = [(" ".join(filter(None, map(clean, row["parts"]))), [row[name] for name in labels]) for row in rows]
-    texts = [(text, ids) for text, ids in dict(texts).items() if text]  # each text once
+    # Each text once. The Hub writes -1 for what is not labelled.
+    texts = [(text, ids) for text, ids in dict(texts).items() if text and ids[0] is not None and ids[0] >= 0]
     partners: list[tuple] = [()] * len(texts)
     next_of: dict[int, int] = {}  # topic → the next text of it, seen from the end; twice around
     for place in [*reversed(range(len(texts)))] * 2:

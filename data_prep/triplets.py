@@ -63,8 +63,10 @@ def triplets_of(rows: Iterable[tuple[str, str, str]]) -> Iterator[dict[str, str 
         if hypothesis not in hypotheses[premise][label]:
             hypotheses[premise][label].append(hypothesis)
     for premise, by_label in hypotheses.items():
-        against = by_label[CONTRADICTION]
         for place, hypothesis in enumerate(by_label[ENTAILMENT]):
+            against = [
+                other for other in by_label[CONTRADICTION] if other != hypothesis
+            ]  # sources contradict themselves
             negative = against[place % len(against)] if against else None
             yield {"text": premise, "text_pair": hypothesis, "text_negative": negative}
 

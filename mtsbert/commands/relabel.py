@@ -45,7 +45,7 @@ class Agreement:
     """Counts of entities over all rows."""
 
     given: int = 0
-    """Entities of the dataset."""
+    """Entities of the dataset whose type is known."""
     agreed: int = 0
     """Entities of the dataset that the model found as well."""
     added: int = 0
@@ -62,7 +62,10 @@ def agree(given: Sequence[dict], found: Sequence[dict]) -> tuple[list[dict], Agr
     Returns the spans that are in both lists, and spans without a label that cover the others (overlapping ones are
     merged), with their counts. A given span without a label stays without one.
     """
-    marks = [{(span["start"], span["end"], span["label"]) for span in spans} for spans in (given, found)]
+    marks = [
+        {(span["start"], span["end"], span["label"]) for span in spans if span["label"] is not None}
+        for spans in (given, found)
+    ]
     spans = data_prep("spans").vote([given, found])
     counts = Agreement(
         given=len(marks[0]),
@@ -203,7 +206,8 @@ def _note(card: Path, by: str, counts: Agreement) -> None:
     card.write_text(
         f"{text}\n## Entities that a second model confirmed\n\nOf the training rows' {counts.given:,} entities, "
         f"{counts.agreed:,} were also found by {by}. {counts.open:,} "
-        "stretches of text, where the two differ, have an entity without a label: it is not known what is there. "
+        "stretches of text, where the two differ or the dataset leaves it open, have an entity without a label: it is "
+        "not known what is there. "
         "`tokens` and `ner_tags` are left out.\n",
         encoding="utf-8",
     )

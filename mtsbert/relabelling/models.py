@@ -13,10 +13,10 @@ from mtsbert.relabelling.folds import Folds
 from mtsbert.runs import check_data, folder_of_run, run_once
 
 
-# Only the last weights count: no evaluation, no checkpoints, no calibration.
+# Only the last weights count, and for nobody else: no evaluation, no checkpoints, no calibration, no push.
 FLAGS = [
-    "--do_eval=False", "--do_predict=False", "--eval_strategy=no", "--save_strategy=no",
-    "--load_best_model_at_end=False", "--calibration=False",
+    "--do_train=True", "--do_eval=False", "--do_predict=False", "--check_data=False", "--eval_strategy=no",
+    "--save_strategy=no", "--load_best_model_at_end=False", "--calibration=False", "--push_to_hub=False",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)

@@ -97,7 +97,8 @@ def _losses(tasks: list[str], log_history: list[dict]) -> "Figure | None":
             color=figures.ORANGE, marker="s", markersize=5, markerfacecolor="none", linestyle="--", label="validation",
         )  # fmt: skip
         axes.set_title(label)
-        axes.set_ylim(bottom=0)
+        if axes.get_ylim()[0] > 0:  # learned weights can make the loss of all tasks negative
+            axes.set_ylim(bottom=0)
         axes.set_xlim(left=0)
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.25)

@@ -25,6 +25,13 @@ def test_each_text_meets_the_next_of_its_topic_and_of_another():
     ]
 
 
+@pytest.mark.parametrize("unlabelled", [-1, None])
+def test_texts_without_a_topic_are_in_no_pair(unlabelled):
+    rows = [news("a", 0), news("x", unlabelled), news("y", unlabelled), news("b", 1)]
+    found = [tuple(pair.values())[:3] for pair in pairs(rows, ["label"])]
+    assert found == [("a", "b", 1), ("b", "a", 1)]
+
+
 def test_a_text_is_no_pair_with_itself_and_many_texts_take_no_longer_each():
     assert list(pairs([news("a", 0), news("a", 0)], ["label"])) == []
     many = [news(f"text {number}", number // 10_000) for number in range(20_000)]

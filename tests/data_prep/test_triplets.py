@@ -40,6 +40,8 @@ def test_every_entailed_pair_gets_a_contradiction_of_its_premise_where_there_is_
 def test_several_contradictions_are_used_in_turn():
     pairs = [("entailment", "a", text) for text in "123"] + [("contradiction", "a", text) for text in "xy"]
     assert [row["text_negative"] for row in triplets_of(pairs)] == ["x", "y", "x"]
+    both = [("entailment", "a", "1"), ("contradiction", "a", "1"), ("entailment", "a", "2")]  # as sources have it
+    assert [row["text_negative"] for row in triplets_of(both)] == [None, "1"]
 
 
 def test_a_folder_becomes_a_dataset_that_datasets_opens(nli, tmp_path):

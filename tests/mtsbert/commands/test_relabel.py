@@ -27,7 +27,8 @@ def test_what_both_say_is_kept_and_differences_are_left_open():
 
 def test_what_touches_is_not_joined_and_what_was_open_stays_open():
     assert agree([span(0, 4)], [span(4, 6)])[0] == [span(0, 4, None), span(4, 6, None)]
-    assert agree([span(0, 4, None)], []) == ([span(0, 4, None)], Agreement(given=1, agreed=0, added=0, open=1))
+    assert agree([span(0, 4, None)], []) == ([span(0, 4, None)], Agreement(given=0, agreed=0, added=0, open=1))
+    assert agree([span(0, 4, None), span(8, 10)], [span(8, 10)])[1] == Agreement(given=1, agreed=1, added=0, open=1)
     assert agree([], []) == ([], Agreement())
 
 
@@ -143,7 +144,8 @@ def large(tmp_path):
 @pytest.fixture
 def first(large, recipe):
     columns = {"text": "text", "label": "topic", "entities": "ner"}
-    return recipe(datasets={"news": {"path": str(large), "columns": columns}}, output_dir="unused")
+    published = {"push_to_hub": True, "hub_model_id": "org/finished"}  # which the models of the folds are not
+    return recipe(datasets={"news": {"path": str(large), "columns": columns}}, output_dir="unused", **published)
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from data_prep.figures import MOST_SHOWN
 from entities_mtsbert import bio_labels
 from mtsbert.results.metrics import Evaluation, count_answers, f1_score_of, precision_of, recall_of
-from mtsbert.results.plots import draw_plots, merge_rare
+from mtsbert.results.plots import _losses, draw_plots, merge_rare
 
 
 NASTY = ["<script>", "$x^{$", "a|b", "---", "two\nlines", "`", "日本語", "x" * 200]
@@ -115,6 +115,14 @@ def test_the_losses_show_training_and_validation(tmp_path):
     image = pixels(path)[pixels(path).shape[0] // 5 :]
     for colour in (BLUE, ORANGE):
         assert (abs(image - np.array(to_rgb(colour))) < 0.02).all(axis=-1).sum() > 20
+
+
+@pytest.mark.parametrize("losses", [[1.0, 0.5], [1.0, -1.5], [-1.0, -2.0]])
+def test_the_losses_are_seen_whole_below_zero_too(losses):
+    log = [{"step": step, "epoch": step, "loss": loss, "a_loss": 1.0} for step, loss in enumerate(losses)]
+    lowest, highest = _losses(["a", "b"], log).get_axes()[0].get_ylim()
+    assert lowest <= min(losses) < max(losses) <= highest
+    assert lowest == 0 or min(losses) < 0
 
 
 def test_without_numbers_there_is_no_plot(tmp_path):
