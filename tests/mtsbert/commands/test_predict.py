@@ -107,6 +107,18 @@ def test_a_row_without_a_second_text_is_answered_alone(of, output, close, tmp_pa
         assert close(row, {"text": text or "", "text_pair": pair} | (alone if pair is None else {}) | answer, 1e-4)
 
 
+def test_a_task_whose_name_ends_like_the_embedding_is_answered(model, tokenizer, tmp_path, close):
+    model.rename_task("topic", "about_embedding")
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("Lima")
+    paths = ["--input", str(tmp_path / "texts.txt"), "--output", str(tmp_path / "answers.jsonl")]
+    main(["--model", str(tmp_path / "model"), *paths, "--precision", "fp32"])
+    (row,) = read(tmp_path / "answers.jsonl")
+    assert list(row) == ["text", "about_embedding", "ner"]
+    assert close(row["about_embedding"], load_pipeline(tmp_path / "model")("Lima")["about_embedding"], 1e-5)
+
+
 def test_an_empty_cell_is_no_second_text(answer, tmp_path):
     (tmp_path / "pairs.csv").write_text("text,text_pair\nLima,\nLima,Oslo\n")
     rows = answer(tmp_path / "pairs.csv", "--pair_column", "text_pair")
