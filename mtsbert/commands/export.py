@@ -148,8 +148,8 @@ def calibration_texts(path: Path, column: str = TEXT) -> list[str]:
         raise ValueError(
             f"{path} has no texts in its column {column!r}, and int8 needs some for the ranges of activations."
         )
-    every = max(1, len(texts) // MOST_CALIBRATED)
-    return texts[::every][:MOST_CALIBRATED]
+    number = min(MOST_CALIBRATED, len(texts))
+    return [texts[place * len(texts) // number] for place in range(number)]
 
 
 def export_encoder(model_name_or_path: str, output: Path) -> None:

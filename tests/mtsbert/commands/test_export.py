@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from itertools import pairwise
 
 import pytest
 import spacy
@@ -146,6 +147,12 @@ def test_calibration_takes_texts_spread_over_the_whole_file(tmp_path):
     texts = calibration_texts(tmp_path / "texts.jsonl", "title")
     assert texts[:2] == ["Text 0", "Text 3"]
     assert len(texts) == MOST_CALIBRATED
+    (tmp_path / "some.txt").write_text("".join(f"Text {number}\n" for number in range(599)))
+    some = [int(text.split()[1]) for text in calibration_texts(tmp_path / "some.txt")]
+    assert (len(some), some[-1]) == (MOST_CALIBRATED, 597)  # all of it, not its first half
+    assert {later - earlier for earlier, later in pairwise(some)} == {1, 2}
+    (tmp_path / "few.txt").write_text("Lima\nOslo\n")
+    assert calibration_texts(tmp_path / "few.txt") == ["Lima", "Oslo"]
     with pytest.raises(ValueError, match=r"Row 1 of .*texts\.jsonl has no column 'text', only \['title'\]"):
         calibration_texts(tmp_path / "texts.jsonl")
     (tmp_path / "empty.txt").write_text("\n\n")
