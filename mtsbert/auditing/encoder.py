@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from configuration_mtsbert import MTSBertConfig
 from mtsbert.machine import autocast
+from mtsbert.network.adapters import base_of
 from mtsbert.network.embedders import plain_encoder
 from mtsbert.network.starting_point import pipeline_of_checkpoint, resolve_name
 from pipeline_mtsbert import MTSBertPipeline
@@ -26,17 +27,22 @@ logger = logging.getLogger(__name__)
 
 
 def load_encoder(name_or_path: str) -> MTSBertPipeline:
-    """Loads a pretrained encoder with mean pooling, or an mtsbert checkpoint."""
-    try:
-        settings, _ = MTSBertConfig.get_config_dict(resolve_name(name_or_path))
-    except OSError as error:
-        raise ValueError(f"No encoder found under {name_or_path!r}: {error}") from error
-    if settings.get("model_type") == MTSBertConfig.model_type:
-        logger.warning(
-            f"If {name_or_path} was trained on these rows, it knows their labels, and finds fewer mistakes."
-        )
-        return pipeline_of_checkpoint(name_or_path)
-    return plain_encoder(name_or_path)
+    """
+    Loads a pretrained encoder with mean pooling, or an mtsbert checkpoint, which may be an adapter.
+
+    Raises:
+        `ValueError`: if there is none.
+    """
+    path = resolve_name(name_or_path)
+    if base_of(path) is None:  # an adapter has no config of its own
+        try:
+            settings, _ = MTSBertConfig.get_config_dict(path)
+        except OSError as error:
+            raise ValueError(f"No encoder found under {name_or_path!r}: {error}") from error
+        if settings.get("model_type") != MTSBertConfig.model_type:
+            return plain_encoder(name_or_path)
+    logger.warning(f"If {name_or_path} was trained on these rows, it knows their labels, and finds fewer mistakes.")
+    return pipeline_of_checkpoint(path)
 
 
 def embed(pipeline: MTSBertPipeline, texts: list[str], *, precision: str = "auto") -> np.ndarray:

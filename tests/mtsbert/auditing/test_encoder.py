@@ -1,5 +1,7 @@
 """Tests what is read of tokens: their states, their words, and how these are written."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,16 @@ def pipeline(encoder_folder):
 @pytest.fixture(scope="module")
 def tokens(pipeline) -> Tokens:
     return read_tokens(pipeline, TEXTS, precision="fp32")
+
+
+def test_a_checkpoint_in_a_package_is_opened(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "weights_of_ours").mkdir()
+    (tmp_path / "weights_of_ours" / "__init__.py").touch()
+    shutil.copytree(checkpoint, tmp_path / "weights_of_ours" / "model")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = read_tokens(load_encoder("package:weights_of_ours/model"), TEXTS, precision="fp32")
+    expected = read_tokens(load_encoder(str(checkpoint)), TEXTS, precision="fp32")
+    assert found.features == pytest.approx(expected.features, abs=2e-3)
 
 
 def test_tokens_have_the_states_of_three_layers_in_the_order_of_the_texts(pipeline, tokens):
