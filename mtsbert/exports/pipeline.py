@@ -90,7 +90,7 @@ class OnnxPipeline(ExportedPipeline):
         parameters: Defaults for every call; see [`~MTSBertPipeline.__call__`].
 
     Raises:
-        `ValueError`: where the folder is no export, or onnxruntime is not installed.
+        `ValueError`: where the folder is no export, or has no tokenizer, or onnxruntime is not installed.
     """
 
     def __init__(self, folder: str | Path, **parameters):
@@ -118,8 +118,8 @@ def load_pipeline(
             `torch.autocast` for checkpoints.
 
     Raises:
-        `ValueError`: where there is no checkpoint of ours, or the runtime of an export is not installed, or the
-            precision is unknown, or an export is given a revision.
+        `ValueError`: where there is no checkpoint of ours, or no tokenizer in it, or the runtime of an export is not
+            installed, or the precision is unknown, or an export is given a revision.
 
     Example:
 

@@ -58,7 +58,6 @@ def load_tokenizer(model_args: ModelArguments) -> PreTrainedTokenizerBase:
         tokenizer = open_tokenizer(resolve_name(asked), load_encoder_config(model_args))
     except (OSError, KeyError) as error:
         raise ValueError(f"No tokenizer found for {asked!r}: {error}") from error
-    _check_vocabulary(tokenizer, asked)
     _check_fast(tokenizer, asked)
     return with_letter_case(tokenizer) if model_args.letter_case else tokenizer
 
@@ -78,22 +77,20 @@ def open_tokenizer(
     Loads a tokenizer from a folder or a Hub id, without running custom code or reading files outside of it.
 
     Raises:
-        `ValueError`: if the tokenizer has custom code, or refers to a file outside of the folder.
+        `ValueError`: if the tokenizer has custom code, refers to a file outside of the folder, or has no vocabulary.
     """
     settings = get_tokenizer_config(name_or_path, revision=revision)
     files = settings.get("fast_tokenizer_files") or []  # transformers opens the one for its own version
     if elsewhere := [file for file in files if PureWindowsPath(file).name != file]:
         raise ValueError(f"{name_or_path}: its tokenizer_config.json names files outside the folder: {elsewhere}.")
-    return AutoTokenizer.from_pretrained(
+    tokenizer = AutoTokenizer.from_pretrained(
         name_or_path, config=encoder_config, revision=revision, trust_remote_code=False
     )
-
-
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, name_or_path: str) -> None:
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one up if the files are missing
         raise ValueError(
-            f"No tokenizer found for {name_or_path!r}: the folder has no vocabulary (tokenizer.json) in it."
+            f"No tokenizer found for {str(name_or_path)!r}: the folder has no vocabulary (tokenizer.json) in it."
         )
+    return tokenizer
 
 
 def load_encoder_config(model_args: ModelArguments) -> PreTrainedConfig:
@@ -223,7 +220,6 @@ def pipeline_of_checkpoint(name_or_path: str, *, revision: str | None = None, me
         tokenizer = open_tokenizer(name_or_path, config.encoder_config, revision=revision)
     except OSError as error:
         raise ValueError(f"The checkpoint {name_or_path!r} is not whole: {error}") from error
-    _check_vocabulary(tokenizer, name_or_path)
     return pipeline_of(merge_adapters(model) if merges else model, tokenizer)
 
 
@@ -324,7 +320,6 @@ def tokenizer_of(model: MTSBertModel) -> PreTrainedTokenizerBase:
         )
     try:
         tokenizer = open_tokenizer(name, encoder_config)
-        _check_vocabulary(tokenizer, name)
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"No tokenizer found for {name!r}; give it as `processing_class`. ({error})") from error
     _check_fast(tokenizer, name)

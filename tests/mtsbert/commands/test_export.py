@@ -135,6 +135,14 @@ def test_what_load_pipeline_cannot_do_is_refused(checkpoint, onnx_export):
         load_pipeline(onnx_export, revision="main")
 
 
+def test_an_export_without_its_tokenizer_is_refused(exported, tmp_path):
+    ours = tmp_path / "export"
+    shutil.copytree(exported, ours, ignore=shutil.ignore_patterns("tokenizer*", "vocab*", "special_tokens*"))
+    for door in (load_pipeline, OnnxPipeline) if (ours / onnx.TEXTS_FILE).is_file() else (load_pipeline,):
+        with pytest.raises(ValueError, match=f"No tokenizer found for '{ours}': the folder has no vocabulary"):
+            door(ours)
+
+
 def test_an_export_to_openvino_computes_in_bf16_if_asked(openvino_export):
     whole, half = (load_pipeline(openvino_export, precision=precision)(TEXTS[0]) for precision in ("fp32", "bf16"))
     cosine = torch.tensor(whole["embedding"]) @ torch.tensor(half["embedding"])
