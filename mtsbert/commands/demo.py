@@ -17,7 +17,8 @@ import yaml
 from huggingface_hub import HfApi
 
 from mtsbert.exports.pipeline import load_pipeline
-from mtsbert.network.starting_point import load_checkpoint_config, title_of
+from mtsbert.network.adapters import base_of
+from mtsbert.network.starting_point import check_no_export, load_checkpoint_config, title_of
 from mtsbert.results.tables import escape
 from mtsbert.results.unfinished import new_folder
 from mtsbert.settings import import_extra
@@ -81,8 +82,10 @@ def write_app(model_name_or_path: str, folder: Path, *, revision: str | None = N
     pinned to its current commit, or to the commit of `revision`.
 
     Raises:
-        `ValueError`: if the folder already exists, or the model is not an mtsbert checkpoint.
+        `ValueError`: if the folder already exists, or the model is not an mtsbert checkpoint, or an export of one,
+            which has no code for a Space to run.
     """
+    check_no_export(model_name_or_path)
     tasks = load_checkpoint_config(model_name_or_path, revision=revision).tasks
     is_local = Path(model_name_or_path).is_dir()
     commit = None if is_local else commit_of(model_name_or_path, revision)
@@ -98,7 +101,10 @@ def write_app(model_name_or_path: str, folder: Path, *, revision: str | None = N
         "app_file": "app.py",
         **({} if is_local else {"models": [model]}),
     }
-    versions = {name: importlib.metadata.version(name).partition("+")[0] for name in ("torch", "transformers")}
+    needed = ["torch", "transformers"]
+    if base_of(model_name_or_path, revision=revision) is not None:
+        needed.append("peft")
+    versions = {name: importlib.metadata.version(name).partition("+")[0] for name in needed}
     files = {
         "app.py": page,
         "requirements.txt": "".join(

@@ -172,6 +172,16 @@ def is_export(folder: str | Path) -> bool:
     return any((Path(folder) / file).is_file() for file in (ONNX_GRAPH, OPENVINO_GRAPH))
 
 
+def check_no_export(name_or_path: str | Path) -> None:
+    """Raises `ValueError` for what `mtsbert export` wrote, which has no weights."""
+    if is_export(name_or_path):
+        raise ValueError(
+            f"{str(name_or_path)!r} is an export, which has a graph in place of weights: `mtsbert predict`, `serve`, "
+            "`demo` without `--app`, `annotate` and `evaluate-entities` take it. Name the checkpoint that it was made "
+            "from."
+        )
+
+
 def open_checkpoint(
     name_or_path: str, config: MTSBertConfig, *, revision: str | None = None, **options
 ) -> MTSBertModel:
@@ -192,12 +202,8 @@ def open_checkpoint(
     try:
         model = MTSBertModel.from_pretrained(base, config=config, revision=None if is_adapter else revision, **options)
     except OSError:
-        if not is_export(base):
-            raise
-        raise ValueError(
-            f"{base!r} is an export, which has a graph in place of weights: `mtsbert predict`, `serve`, `demo`, "
-            "`annotate` and `evaluate-entities` take it. Name the checkpoint that it was made from."
-        ) from None
+        check_no_export(base)
+        raise
     if is_adapter:
         put_adapter(model, name_or_path, revision=revision)
     return model

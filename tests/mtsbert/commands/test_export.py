@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, set_seed
 import mtsbert.spacy_component  # noqa: F401 (registers the component)
 from modeling_mtsbert import MTSBertModel
 from mtsbert.cli import main as run
+from mtsbert.commands.demo import main as demo
 from mtsbert.commands.export import MOST_CALIBRATED, calibration_texts, export_onnx, export_openvino, main
 from mtsbert.exports import onnx, openvino
 from mtsbert.exports.pipeline import OnnxPipeline, load_pipeline
@@ -310,6 +311,12 @@ def test_a_command_that_needs_weights_names_an_export(exported, news_file, tmp_p
 def test_a_run_does_not_start_from_an_export(exported):
     with pytest.raises(ValueError, match=f"'{exported}' is an export"):
         load_model(ModelArguments(model_name_or_path=str(exported)), {})
+
+
+def test_a_space_of_an_export_is_refused(exported, tmp_path):
+    with pytest.raises(ValueError, match=f"'{exported}' is an export, which has a graph .*`demo` without `--app`"):
+        demo(["--model", str(exported), "--app", str(tmp_path / "space")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_saved_spacy_pipeline_needs_the_export_no_more(exported, checkpoint, close, tmp_path):
