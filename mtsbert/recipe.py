@@ -70,6 +70,12 @@ def parse_arguments(
     return build_arguments(parser, flags)
 
 
+def names_set_by(flags: list[str]) -> set[str]:
+    """The names of the arguments that flags set, however these are written: `--lora-r=8`, `--no_lora_merge`."""
+    names = {option: action.dest for action in build_parser()._actions for option in action.option_strings}
+    return {names[option] for flag in flags if (option := flag.partition("=")[0]) in names}
+
+
 def build_arguments(
     parser: HfArgumentParser, flags: list[str]
 ) -> tuple[ModelArguments, DataArguments, MTLTrainingArguments]:

@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from mtsbert.commands import train
-from mtsbert.recipe import parse_arguments, read_yaml
+from mtsbert.recipe import names_set_by, parse_arguments, read_yaml
 
 
 HELD = "embedding_distillation"
@@ -34,10 +34,9 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert distill") -> dic
     parser.add_argument("--model", required=True, help="The teacher: an mtsbert checkpoint, a folder or a Hub id.")
     parser.add_argument("--layers", required=True, type=int, help="Number of encoder layers of the student.")
     parser.add_argument("--config", required=True, type=Path, help="Recipe with the data, as for `mtsbert train`.")
-    for flag in ("--teacher", "--model_name_or_path", "--num_layers"):  # these are what --model and --layers set
-        parser.add_argument(flag, help=argparse.SUPPRESS)
     args, flags = parser.parse_known_args(argv)
-    if set_twice := [name for name in ("teacher", "model_name_or_path", "num_layers") if getattr(args, name)]:
+    given = names_set_by(flags)
+    if set_twice := [name for name in ("teacher", "model_name_or_path", "num_layers") if name in given]:
         parser.error(f"--{set_twice[0]} is set by --model and --layers; leave it out, or use `mtsbert train`")
     own = [f"--model_name_or_path={args.model}", f"--teacher={args.model}", f"--num_layers={args.layers}"]
     command = [f"--config={args.config}", *flags, *own]
@@ -50,4 +49,4 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert distill") -> dic
 
 def is_set(name: str, recipe: Path, flags: list[str]) -> bool:
     """Whether a recipe or flags set an argument of `mtsbert train`."""
-    return any(flag.partition("=")[0] == f"--{name}" for flag in flags) or name in read_yaml(recipe, "Recipe", dict)
+    return name in names_set_by(flags) or name in read_yaml(recipe, "Recipe", dict)

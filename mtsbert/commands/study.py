@@ -23,7 +23,7 @@ from mtsbert.data.labels import check_recipe_tasks
 from mtsbert.freezing_arguments import NEED_ADAPTERS
 from mtsbert.network.starting_point import load_encoder_config, tasks_of_checkpoint
 from mtsbert.preparation import data_prep
-from mtsbert.recipe import parse_arguments
+from mtsbert.recipe import NOT_IN_RECIPES, names_set_by, parse_arguments
 from mtsbert.results.metrics import COMPOSITE, PRIMARY_METRIC
 from mtsbert.results.tables import markdown_table
 from mtsbert.runs import mean_and_sd, run_once
@@ -196,8 +196,7 @@ def _parse(argv: list[str] | None, prog: str) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.seeds < 1:
         raise ValueError(f"`--seeds` is {args.seeds}; it must be at least 1.")
-    given = {flag.partition("=")[0].removeprefix("--") for flag in args.flags if flag.startswith("--")}
-    if mine := sorted(given & {*NEVER, *ALWAYS}):
+    if mine := sorted(names_set_by(args.flags) & {*NEVER, *ALWAYS, *NOT_IN_RECIPES}):
         raise ValueError(f"The study decides {mine} itself; leave them out behind '--'.")
     return args
 

@@ -71,7 +71,7 @@ def test_the_student_learns_from_the_teacher_and_says_so(student):
 
 @pytest.mark.parametrize(
     ("flags", "weight"),
-    [([], 2.0), (["--embedding_distillation", "5"], 5.0), (["--embedding_distillation=0"], 0.0)],
+    [([], 2.0), (["--embedding_distillation", "5"], 5.0), (["--embedding-distillation=0"], 0.0)],
 )
 def test_the_embedding_is_held_unless_a_flag_says_otherwise(recipe, teacher, tmp_path, flags, weight):
     path = recipe(feature_cache_dir=str(tmp_path / "cache"), max_steps=1)
@@ -94,11 +94,18 @@ def test_a_weight_in_the_recipe_is_kept(recipe):
     assert not distill.is_set("teacher", path, ["--teachers"])
 
 
-@pytest.mark.parametrize("flag", ["--teacher", "--model_name_or_path", "--num_layers"])
+@pytest.mark.parametrize("flags", [["--embedding-distillation=0"], ["--embedding-distillation", "0"]])
+def test_a_weight_in_a_flag_with_dashes_is_kept(recipe, flags):
+    assert distill.is_set("embedding_distillation", recipe(), flags)
+
+
+@pytest.mark.parametrize(
+    "flag", ["--teacher", "--model_name_or_path", "--num_layers", "--model-name-or-path", "--num-layers"]
+)
 def test_what_the_command_sets_itself_is_refused(recipe, capsys, flag):
     with pytest.raises(SystemExit):
         distill.main(["--model", "big", "--layers", "3", "--config", str(recipe()), f"{flag}=1"])
-    assert f"{flag} is set by --model and --layers" in capsys.readouterr().err
+    assert f"--{flag[2:].replace('-', '_')} is set by --model and --layers" in capsys.readouterr().err
 
 
 def test_more_layers_than_the_teacher_has_are_refused(recipe, teacher):

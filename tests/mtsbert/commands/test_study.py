@@ -160,6 +160,9 @@ def test_a_run_that_fails_shows_the_end_of_its_log(recipe, tmp_path):
         (["--seeds", "0"], "`--seeds` is 0"),
         (["--", "--seed", "7"], r"The study decides \['seed'\] itself"),
         (["--", "--freeze_encoder"], r"The study decides \['freeze_encoder'\] itself"),
+        (["--", "--num-frozen-layers=2", "--lora-r", "8"], r"decides \['lora_r', 'num_frozen_layers'\] itself"),
+        (["--", "--no_lora_merge"], r"The study decides \['lora_merge'\] itself"),
+        (["--", "--config", "other.yaml"], r"The study decides \['config'\] itself"),
     ],
 )
 def test_a_study_that_cannot_be_is_refused(recipe, flags, message):
