@@ -76,7 +76,7 @@ def labels_of(
         chosen = [label for label, score in scores.items() if score > cuts.get(label, MULTI_LABEL_THRESHOLD)]
         return {"labels": chosen, "scores": best}
     label = max(scores, key=scores.__getitem__)
-    is_sure = scores[label] >= cuts.get(label, 0.0)
+    is_sure = scores[label] >= cuts.get(label, 0.0) < 1.0  # at 1 never, also if the score is rounded to 1
     return {"label": label if is_sure else None, "score": scores[label], "scores": best}
 
 

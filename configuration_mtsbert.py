@@ -281,7 +281,7 @@ class MTSBertConfig(PretrainedConfig):
             Classification tasks need `labels` and may have `hidden_size` (the width of a hidden layer in the head),
             `class_weights` (one number per label; with `multi_label` also `pos_weight`), `label_smoothing`, `loss:
             focal`, `soft_labels` (probabilities; not of tokens) and `thresholds` (label or entity type → the score
-            that an answer needs). Training sets what calibrates scores: `temperature`, `smoothing`, `platt`.
+            that an answer needs; 1: never). Training sets what calibrates scores: `temperature`, `smoothing`, `platt`.
         embedding_size (`int`, *optional*, defaults to the encoder's `hidden_size`):
             How many numbers the sentence embedding has: the first of the pooled state (Matryoshka representations,
             arXiv 2205.13147). They are scaled after that, and pair tasks compare them. Tasks on single texts see the

@@ -225,7 +225,8 @@ def without_doubtful(tags: torch.Tensor, found: torch.Tensor, settings: dict) ->
     """Makes entities `O` whose score, in `found` by [`entity_scores`], is below the threshold of their type."""
     labels, cuts = settings["labels"], settings.get("thresholds", {})
     least = [0.0 if tag == OUTSIDE else cuts.get(tag[2:], settings.get("min_score", 0.0)) for tag in labels]
-    return tags.where(found >= torch.tensor(least, device=tags.device)[tags], labels.index(OUTSIDE))
+    least = torch.tensor([cut if cut < 1.0 else torch.inf for cut in least], device=tags.device)  # at 1, never
+    return tags.where(found >= least[tags], labels.index(OUTSIDE))
 
 
 @cache

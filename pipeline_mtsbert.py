@@ -144,7 +144,7 @@ class MTSBertPipeline(Pipeline):
                 A probability for all tasks, or one per task, instead of the `thresholds` of the config. `"labels"` of
                 a multi-label task are those with a score above it (default: 0.5). Entities need at least this score
                 (default: `min_score` of the task). For other classification tasks, `"label"` is `None` if its score is
-                below the threshold (default: never). Similarities have no threshold.
+                below the threshold (default: never). Similarities have no threshold. At 1, no label is given.
             return_embeddings (`bool` or `"numpy"`, *optional*, defaults to `True`):
                 `True` returns embeddings as lists of floats, `"numpy"` as float32 arrays of shape `(H,)`, and `False`
                 leaves them out.
@@ -236,9 +236,7 @@ class MTSBertPipeline(Pipeline):
         )
         if any(len(pieces) == max_length for pieces in encoded["input_ids"]):
             for broken in BROKEN_TOKENIZERS:
-                require_version(
-                    f"tokenizers!={broken}", "It loses parts of texts that are longer than the model reads."
-                )
+                require_version(f"tokenizers!={broken}", "It loses parts of texts longer than the model reads.")
         text_of = encoded.pop("overflow_to_sample_mapping")
         offsets = encoded.pop("offset_mapping")
         special = encoded.pop("special_tokens_mask")

@@ -14,7 +14,7 @@ from configuration_mtsbert import PAIR_TYPES, SCORE_TYPES, TOKEN_CLASSIFICATION
 
 F1, PRECISION = "f1", "precision"
 CONFIDENCE = 0.95  # of the intervals (Wilson's)
-DIGITS = 6  # of a threshold
+DIGITS = 6  # of a threshold, unless scores are nearer to each other
 
 
 @dataclass
@@ -81,7 +81,8 @@ def choose(scored: Scored, precision: float | None) -> Threshold | None:
             possible. By default the threshold has the highest F1.
 
     Returns:
-        [`Threshold`], or None if no answer names the label. If none of them is right, it is 1.
+        [`Threshold`], or None if no answer names the label. If none of them is right, it is 1, at which the label is
+        never given.
     """
     order = np.argsort(-np.array(scored.scores), kind="stable")
     scores, right = np.array(scored.scores)[order], np.array(scored.is_right, dtype=int)[order]
@@ -98,11 +99,19 @@ def choose(scored: Scored, precision: float | None) -> Threshold | None:
         is_reached = len(reached) > 0
         shares = num_right / num_answers
         best = int(reached[-1] if is_reached else np.flatnonzero(shares == shares.max())[-1])
-    below = scores[last[best] + 1] if last[best] + 1 < len(scores) else 0.0
-    lowest = float(scores[last[best]])
-    value = round((lowest + float(below)) / 2, DIGITS)  # in the middle: doors differ in the last digits
-    value = value if value < lowest else (lowest + float(below)) / 2
+    lowest, *lower = scores[last[best] :].tolist()
+    value = _between(max(lower, default=0.0), lowest)
     return Threshold(value, int(num_answers[best]), int(num_right[best]), scored.num_true, is_reached)
+
+
+def _between(below: float, lowest: float) -> float:
+    """
+    A threshold for scores from `lowest` on and none from `below` down: in the middle, as doors differ in the last
+    digits, and rounded where that leaves it between the two. Entities are compared with it in float32.
+    """
+    middle = (below + lowest) / 2
+    values = (round(middle, DIGITS), middle, (middle + lowest) / 2)
+    return next((value for value in values if below < np.float32(value) and value < lowest), middle)
 
 
 def answers_by_label(

@@ -54,7 +54,8 @@ export function labelsOf(settings, probabilities) {
 
 // The threshold of a label or entity type. `thresholds[label]` alone would find what every object has ("constructor").
 export function cutOf({ thresholds = {} }, label, otherwise) {
-  return Object.hasOwn(thresholds, label) ? thresholds[label] : otherwise;
+  const cut = Object.hasOwn(thresholds, label) ? thresholds[label] : otherwise;
+  return cut < 1 ? cut : Infinity; // at 1 never, also if the score is rounded to 1
 }
 
 export function cosine(u, v) {

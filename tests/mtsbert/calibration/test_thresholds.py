@@ -5,7 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
+from answers_mtsbert import labels_of, probabilities_of
+from entities_mtsbert import entities_of, without_doubtful
 from modeling_mtsbert import MTSBertModel
 from mtsbert.calibration.thresholds import Scored, answers_by_label, choose, parse_target, share
 from mtsbert.cli import main
@@ -62,6 +65,48 @@ def test_a_label_that_is_never_right_is_not_answered_with(num_true, precision):
 def test_a_threshold_lets_the_answers_through_that_it_counts():
     found = choose(Scored([0.99999994, 0.9999997], [True, False], num_true=1), 1.0)
     assert 0.9999997 < found.value < 0.99999994
+
+
+@pytest.mark.parametrize(
+    ("scores", "precision"),
+    [
+        ([0.9999996, 0.9999992, 0.9999991], 1.0),  # the middle rounds to 0.999999
+        ([4e-7, 3e-7, 2e-7, *[1e-7] * 1_000], None),  # to 0
+        ([0.25, np.nextafter(np.float32(0.25), np.float32(0.0)).item()], 1.0),  # neighbours in float32
+        ([1.0, np.nextafter(np.float32(1.0), np.float32(0.0)).item()], 1.0),
+        ([np.nextafter(np.float32(0.25), np.float32(1.0)).item(), 0.25], 1.0),
+    ],
+)
+def test_a_threshold_keeps_the_answers_out_that_it_does_not_count(scores, precision):
+    found = choose(Scored(scores, [True, *[False] * (len(scores) - 1)], num_true=1), precision)
+    assert (found.num_answers, found.num_right, found.is_reached) == (1, 1, True)
+    assert scores[1] < found.value < scores[0]
+    single = {"type": "sequence_classification", "labels": ["a", "b"], "thresholds": {"a": found.value}}
+    entities = {"labels": ["O", "B-X", "I-X"], "thresholds": {"X": found.value}}
+    for score, expected in zip(scores[:2], [True, False], strict=True):
+        assert (labels_of(single | {"multi_label": True}, torch.tensor([score, 0.0]))["labels"] == ["a"]) == expected
+        assert without_doubtful(torch.tensor([[1]]), torch.tensor([[score]]), entities).tolist() == [[int(expected)]]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_at_a_threshold_of_1_nothing_is_answered_though_its_score_is_rounded_to_1(multi_label):
+    never = choose(Scored([1.0], [False], num_true=1), 0.9).value
+    task = {"type": "sequence_classification", "labels": ["a", "b"], "multi_label": multi_label}
+    probabilities = probabilities_of(task, torch.tensor([200.0, -200.0]))
+    assert probabilities.tolist() == [1.0, 0.0]
+    key, nothing, something = ("labels", [], ["a"]) if multi_label else ("label", None, "a")
+    assert labels_of(task | {"thresholds": {"a": never}}, probabilities)[key] == nothing
+    assert labels_of(task, probabilities, threshold=1)[key] == nothing
+    assert labels_of(task | {"thresholds": {"a": 0.999}}, probabilities)[key] == something
+
+
+@pytest.mark.parametrize("how", [{"thresholds": {"X": 1.0}}, {"min_score": 1.0}, {"min_score": 1}])
+def test_at_a_threshold_of_1_no_entity_is_found_though_its_score_is_rounded_to_1(how):
+    settings = {"labels": ["O", "B-X", "I-X"]}
+    scores = torch.tensor([[0.0, 200.0, 0.0]]).log_softmax(dim=-1)
+    (sure,), (none,) = (entities_of(["Oslo"], [[(0, 4)]], [scores], settings | more) for more in ({}, how))
+    assert [entity["score"] for entity in sure] == [1.0]
+    assert none == []
 
 
 def test_the_interval_of_a_share_is_wilsons():

@@ -104,6 +104,23 @@ def test_special_tokens_in_a_text_are_found_as_the_tokenizer_finds_them(tokens_i
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="no node on this machine")
+def test_at_a_threshold_of_1_nothing_is_answered_though_its_score_is_1(tmp_path):
+    for name in ("entities.js", "answers.js"):
+        shutil.copy(web.PAGE / name, tmp_path / name)
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "run.js").write_text(
+        'import { entitiesOf } from "./entities.js"; import { labelsOf } from "./answers.js";\n'
+        'const topic = (thresholds) => labelsOf({ labels: ["a", "b"], thresholds }, [1, 0]).label;\n'
+        'const ner = (cuts) => entitiesOf(["a"], [{ start: 0, end: 1 }], [[-Infinity, 0, -Infinity]],\n'
+        '  { labels: ["O", "B-X", "I-X"], ...cuts }).length;\n'
+        "console.log(JSON.stringify([topic({ a: 1 }), topic({ a: 0.999 }), topic({}),\n"
+        "  ner({ thresholds: { X: 1 } }), ner({ min_score: 1 }), ner({ min_score: 0.999 }), ner({})]));\n"
+    )
+    done = subprocess.run(["node", "run.js"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == [None, "a", "a", 0, 0, 1, 1]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="no node on this machine")
 def test_pieces_that_share_a_character_are_decoded_as_in_python(tmp_path):
     """As BERT's of Korean are, where accents are stripped: its syllables are taken apart for that."""
     settings = {"labels": ["O", "B-X", "I-X", "I-Y", "B-Y"], "platt": [1.5, 0.25], "min_score": 0.3}
