@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +186,8 @@ class MTSBertPipeline(Pipeline):
 
     def _stream(self, inputs: Iterator | Dataset, options: dict) -> Iterator[dict]:
         """Answers a few texts at a time, so that memory does not grow and the first answers come soon."""
-        rows = iter(inputs) if isinstance(inputs, Iterator) else (inputs[index] for index in range(len(inputs)))
+        rows = inputs if hasattr(inputs, "__iter__") else (inputs[index] for index in range(len(inputs)))
+        rows = map(text_or_pair, rows, count())  # here, since every call numbers its texts from 0
         while some := list(islice(rows, LOOK_AHEAD)):
             yield from self(some, **options)
 

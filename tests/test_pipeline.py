@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
+from torch.utils.data import IterableDataset
 from transformers import (
     AutoModel,
     BertConfig,
@@ -505,6 +506,27 @@ def test_a_dataset_of_transformers_is_answered_while_it_is_read(pipeline, close)
     texts = [f"Oslo {number}" for number in range(5)]
     rows = KeyDataset([{"text": text} for text in texts], "text")
     assert close(list(pipeline(rows)), pipeline(texts), 1e-5)
+
+
+class Lines(IterableDataset):
+    """What a torch `DataLoader` reads one after another: it has no length."""
+
+    def __iter__(self):
+        return iter(["Oslo", ("Oslo", "Lima"), {"text": "Lima"}])
+
+
+def test_a_torch_dataset_without_a_length_is_answered_while_it_is_read(pipeline, close):
+    assert close(list(pipeline(Lines())), pipeline(list(Lines())), 1e-5)
+
+
+@pytest.mark.parametrize("wrong", [7, "\ud800", ("Oslo", None)])
+def test_a_wrong_text_of_an_iterator_has_the_number_of_its_place(pipeline, monkeypatch, wrong):
+    monkeypatch.setattr("pipeline_mtsbert.LOOK_AHEAD", 4)
+    texts = [f"Oslo {number}" for number in range(9)]
+    answers = pipeline(iter([*texts, wrong, "Lima"]), tasks=["topic"])
+    assert len([next(answers) for _ in range(8)]) == 8
+    with pytest.raises(ValueError, match=r"^Text 9 "):
+        next(answers)
 
 
 def test_windows_do_not_depend_on_the_side_that_a_tokenizer_cuts(pipeline, close):
