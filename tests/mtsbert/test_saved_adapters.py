@@ -23,8 +23,6 @@ from modeling_mtsbert import MTSBertModel
 from mtsbert.adapters.lora import add_adapters
 from mtsbert.adapters.saved import save_alone, use_adapter
 from mtsbert.arguments import MTLTrainingArguments
-from mtsbert.auditing.encoder import load_encoder, read_tokens
-from mtsbert.commands.demo import main as demo
 from mtsbert.commands.edit import main as edit
 from mtsbert.commands.export import main as export
 from mtsbert.commands.tune_thresholds import main as tune
@@ -187,22 +185,6 @@ def test_a_saved_spacy_pipeline_answers_with_the_adapter_in_use(adapt, tmp_path,
     assert spacy.load(tmp_path / "saved")(TEXTS[1]).cats == pytest.approx(expected, abs=1e-5)
     use_adapter(ask, folders["one" if uses is None else None])  # the component's own model still has its adapters
     assert nlp(TEXTS[1]).cats != pytest.approx(expected, abs=1e-5)
-
-
-def test_a_space_of_an_adapter_installs_peft(adapted, tmp_path):
-    folder, _ = adapted
-    demo(["--model", str(folder), "--app", str(tmp_path / "space")])
-    needed = (tmp_path / "space" / "requirements.txt").read_text().splitlines()
-    assert [line.partition("==")[0] for line in needed] == ["gradio", "torch", "transformers", "peft"]
-    assert needed[-1] == f"peft=={version('peft')}"
-
-
-def test_an_adapter_reads_the_texts_of_an_audit_and_is_warned_of(adapted, tokenizer, caplog):
-    folder, trained = adapted
-    found = read_tokens(load_encoder(str(folder)), TEXTS[:2], precision="fp32")
-    expected = read_tokens(trained.as_pipeline(tokenizer), TEXTS[:2], precision="fp32")
-    assert found.features == pytest.approx(expected.features, abs=2e-3)
-    assert f"If {folder} was trained on these rows" in caplog.text
 
 
 def test_an_adapter_teaches(adapted, features, trainer_of, tokenizer, tmp_path):

@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from modeling_mtsbert import MTSBertModel
+from mtsbert.adapters.lora import add_adapters
+from mtsbert.adapters.saved import save_alone
+from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.auditing import encoder
 from mtsbert.auditing.encoder import Tokens, load_encoder, read_tokens, words_of, writing
 from tests.conftest import ROWS
@@ -32,6 +36,23 @@ def test_a_checkpoint_in_a_package_is_opened(checkpoint, tmp_path, monkeypatch):
     found = read_tokens(load_encoder("package:weights_of_ours/model"), TEXTS, precision="fp32")
     expected = read_tokens(load_encoder(str(checkpoint)), TEXTS, precision="fp32")
     assert found.features == pytest.approx(expected.features, abs=2e-3)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning:transformers")  # peft's
+def test_an_adapter_is_opened_on_its_checkpoint_and_warned_of(checkpoint, tokenizer, tmp_path, caplog):
+    model = MTSBertModel.from_pretrained(checkpoint).eval()
+    add_adapters(model, MTLTrainingArguments("unused", lora_r=4))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    save_alone(model, tmp_path / "adapter")
+    tokenizer.save_pretrained(tmp_path / "adapter")
+    found = read_tokens(load_encoder(str(tmp_path / "adapter")), TEXTS, precision="fp32")
+    assert f"If {tmp_path / 'adapter'} was trained on these rows" in caplog.text
+    expected = read_tokens(model.eval().as_pipeline(tokenizer), TEXTS, precision="fp32")
+    assert found.features == pytest.approx(expected.features, abs=2e-3)
+    of_checkpoint = read_tokens(load_encoder(str(checkpoint)), TEXTS, precision="fp32")
+    assert not found.features == pytest.approx(of_checkpoint.features, abs=2e-1)
 
 
 def test_tokens_have_the_states_of_three_layers_in_the_order_of_the_texts(pipeline, tokens):

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import json
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from html import escape
+from importlib.metadata import version
 from itertools import pairwise
 
 import pytest
@@ -224,6 +226,15 @@ def test_a_space_installs_versions_that_this_project_allows(checkpoint, root, tm
         assert exactly.operator == "=="
         assert allowed[asked.name].contains(exactly.version)
         assert "+" not in exactly.version  # a build of this machine (2.13.0+cpu), which PyPI does not have
+
+
+def test_a_space_of_an_adapter_installs_peft(checkpoint, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(checkpoint)}))
+    main(["--model", str(tmp_path / "one"), "--app", str(tmp_path / "space")])
+    needed = (tmp_path / "space" / "requirements.txt").read_text().splitlines()
+    assert [line.partition("==")[0] for line in needed] == ["gradio", "torch", "transformers", "peft"]
+    assert needed[-1] == f"peft=={version('peft')}"
 
 
 def test_a_folder_that_is_there_and_a_model_that_is_not_are_refused(checkpoint, tmp_path):
