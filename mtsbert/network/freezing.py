@@ -53,7 +53,9 @@ class Freezing:
     def __init__(self, model: MTSBertModel, args: MTLTrainingArguments):
         self.model = model
         self.parts = model_parts(model)
-        self.fixed = _fixed_parameters(model) | _fixed_by_flags(model, args)
+        self._named = dict(model.named_parameters())
+        self._fixed_by_flags = _fixed_by_flags(model, args)
+        self.fixed = self._fixed_now()
         by_flags, without_use = _frozen_by_flags(model, self.parts, args), _without_use(model, self.parts, args)
         self.forever = by_flags | without_use
         self.periods: dict[str, int] = {}  # part → for how many periods it is frozen
@@ -90,6 +92,11 @@ class Freezing:
             logger.warning(
                 f"The last part would thaw at {unit} {last}, and the run has {length:g} {unit}s: it stays frozen."
             )
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the user has frozen or unfrozen parameters by hand (`requires_grad_`) since this was built."""
+        return self._fixed_now() != self.fixed
 
     @property
     def num_trained_parameters(self) -> int:
@@ -151,24 +158,41 @@ class Freezing:
         return "trained"
 
     def _apply(self) -> None:
+        fixed = self.fixed | self._fixed_now()  # a callback may freeze by hand as well
         for name, part in self.parts.items():
             for parameter in part.parameters:
-                parameter.requires_grad_(name not in self.frozen and id(parameter) not in self.fixed)
+                parameter.requires_grad_(name not in self.frozen and id(parameter) not in fixed)
+        self.model._left_by_trainer = {name: weight.requires_grad for name, weight in self._named.items()}
+
+    def _fixed_now(self) -> set[int]:
+        held = getattr(self.model, "_held_by_adapters", set())
+        names = held | fixed_by_hand(self.model, self._named)
+        return self._fixed_by_flags | {id(self._named[name]) for name in names if name in self._named}
 
     def _trained_parameters(self, frozen: set[str]) -> list[nn.Parameter]:
         parts = [part for name, part in self.parts.items() if name not in frozen]
         return [parameter for part in parts for parameter in part.parameters if id(parameter) not in self.fixed]
 
 
-def _fixed_parameters(model: MTSBertModel) -> set[int]:
+def fixed_by_hand(model: MTSBertModel, named: dict[str, nn.Parameter]) -> set[str]:
     """
-    Returns the `id()` of each parameter that did not require gradients from the start, such as sinusoidal positions or
-    parameters that the user froze. They are never trained. Their names are stored on the model, because a second
-    Trainer sees the model as the first one has left it.
+    Returns the names of the parameters that require no gradients, and not because a [`Freezing`] has left them so:
+    what the user froze, before the first Trainer or after it, and what came so, such as sinusoidal positions. They are
+    never trained.
+
+    The names are stored on the model, with what a [`Freezing`] has set last. The user changed what differs from that.
+
+    Args:
+        model ([`MTSBertModel`]): The model.
+        named (`dict[str, nn.Parameter]`): Its parameters by name.
     """
-    if not hasattr(model, "_fixed_names"):
-        model._fixed_names = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {id(parameter) for name, parameter in model.named_parameters() if name in model._fixed_names}
+    before, left = getattr(model, "_fixed_names", set()), getattr(model, "_left_by_trainer", {})
+    model._fixed_names = {
+        name
+        for name, weight in named.items()
+        if (name in before if weight.requires_grad == left.get(name) else not weight.requires_grad)
+    }
+    return model._fixed_names
 
 
 def _fixed_by_flags(model: MTSBertModel, args: MTLTrainingArguments) -> set[int]:

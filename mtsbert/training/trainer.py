@@ -235,11 +235,16 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         return model
 
     def get_train_dataloader(self) -> DataLoader:
-        if own_settings(self.args) != self._attached_with:  # a trial sets its arguments once it has its model
+        self._attach_changes()  # a trial sets its arguments once it has its model
+        return super().get_train_dataloader()
+
+    def _attach_changes(self) -> None:
+        """Attaches the model again if arguments, what is frozen by hand, or its adapters are others by now."""
+        has_other_adapters = lora_settings(self.args) != getattr(self.model, "_lora_settings", {})
+        if own_settings(self.args) != self._attached_with or self.freezing.is_outdated or has_other_adapters:
             self.args.check()
             self._check_read_once()
             self._attach(self.model)
-        return super().get_train_dataloader()
 
     def _check_read_once(self) -> None:
         """Raises `ValueError` if arguments have changed that are read only when the Trainer is built."""
@@ -261,6 +266,8 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         """Adds to the metrics the seconds that the feature cache took before training, and the peak of memory."""
         if self.train_dataset is None:
             raise ValueError("There is nothing to train on: give the Trainer a `train_dataset`.")
+        if self.model_init is None:  # which makes another model to attach
+            self._attach_changes()
         if self.freezing.is_total:
             raise ValueError("Everything is frozen, so there is nothing to train.")
         if self.args.dataloader_drop_last and len(self.train_dataset) < self.args.train_batch_size:

@@ -283,6 +283,86 @@ def test_what_comes_without_gradients_stays_without(trainer_of, model):
     assert not model.encoder.encoder.layer[0].output.dense.weight.requires_grad
 
 
+EMBEDDINGS_OF_BERT = "encoder.embeddings."
+
+
+def test_what_is_frozen_by_hand_once_the_trainer_is_built_stays_as_it_is(trainer_of, model):
+    before = copy.deepcopy(model.state_dict())
+    trainer = trainer_of(num_train_epochs=2)
+    model.encoder.embeddings.requires_grad_(False)
+    trainer.train()
+    assert moved(before, model) == trainable_names(model, "") - trainable_names(model, EMBEDDINGS_OF_BERT)
+    before = copy.deepcopy(model.state_dict())
+    model.encoder.requires_grad_(False)
+    trainer.train()
+    assert moved(before, model) == trainable_names(model, "heads.")
+
+
+@pytest.mark.parametrize("first", [{}, {"num_frozen_layers": 1, "freeze_heads": ["topic"]}], ids=str)
+def test_what_is_frozen_by_hand_between_two_trainers_stays_as_it_is(trainer_of, model, first):
+    trainer_of(**first).train()
+    model.encoder.embeddings.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    trainer_of(num_train_epochs=2).train()  # what flags of the first one froze is trained
+    assert moved(before, model) == trainable_names(model, "") - trainable_names(model, EMBEDDINGS_OF_BERT)
+    model.encoder.embeddings.requires_grad_(True)
+    before = copy.deepcopy(model.state_dict())
+    trainer_of(num_train_epochs=2).train()
+    assert moved(before, model) == trainable_names(model, "")
+
+
+def test_a_trainer_sees_what_was_frozen_by_hand_before_another_was_built(trainer_of, model):
+    trainer = trainer_of()
+    model.heads["ner"].requires_grad_(False)
+    trainer_of(freeze_encoder=True)
+    before = copy.deepcopy(model.state_dict())
+    trainer.train()
+    assert moved(before, model) == trainable_names(model, "") - trainable_names(model, "heads.ner.")
+
+
+def test_a_callback_may_freeze_by_hand_while_a_schedule_thaws(trainer_of, model):
+    class Freeze(TrainerCallback):
+        def on_epoch_begin(self, args, state, control, model, **kwargs):
+            if state.epoch == 1:
+                model.heads["topic"].requires_grad_(False)
+
+    trainer = trainer_of(gradual_unfreezing=True, num_train_epochs=3, lr_scheduler_type="constant")
+    trainer.add_callback(watch := Watch(model))
+    trainer.add_callback(Freeze())
+    trainer.train()
+    last, lower = FROM_THE_TOP[:2]
+    assert watch.steps == [HEADS, {"heads.ner", last}, {"heads.ner", last, lower}]
+
+
+@pytest.mark.parametrize(
+    ("flags", "frozen", "message"),
+    [
+        ({}, "", "Everything is frozen, so there is nothing to train"),
+        ({"freeze_encoder": True}, "heads", "Everything is frozen, so there is nothing to train"),
+        ({"gradual_unfreezing": True}, "heads", "begins with the heads alone, and there is none that is trained"),
+    ],
+    ids=str,
+)
+def test_what_is_frozen_by_hand_may_not_leave_a_run_without_anything_to_train(
+    trainer_of, model, flags, frozen, message
+):
+    trainer = trainer_of(**flags)
+    model.get_submodule(frozen).requires_grad_(False)
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+
+
+def test_flags_that_change_between_two_runs_decide_whether_there_is_anything_to_train(trainer_of, model):
+    trainer = trainer_of(freeze_encoder=True, freeze_heads=["topic", "ner"])
+    trainer.args.freeze_heads = ["topic"]
+    before = copy.deepcopy(model.state_dict())
+    trainer.train()
+    assert moved(before, model) == trainable_names(model, "heads.ner.")
+    trainer.args.freeze_heads = ["topic", "ner"]
+    with pytest.raises(ValueError, match="Everything is frozen, so there is nothing to train"):
+        trainer.train()
+
+
 def test_a_schedule_that_the_run_is_too_short_for_is_said(trainer_of, caplog):
     with caplog.at_level(logging.WARNING, "mtsbert"):
         trainer_of(gradual_unfreezing=True, unfreeze_every=2, num_train_epochs=5).train()
