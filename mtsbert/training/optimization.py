@@ -5,6 +5,7 @@ import math
 import zlib
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.training_args import OptimizerNames
 
@@ -28,6 +29,10 @@ from mtsbert.training.losses.balancing import StaticBalancing
 
 
 OPTIMIZER_STATE = "optimizer"  # key in the state of the Trainer, for checkpoints
+# Arguments that an optimizer is made from, beside the learning rates.
+OF_OPTIMIZER = (
+    "optim", "optim_args", "optim_target_modules", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +147,7 @@ class OptimizingTrainer(EvaluatingTrainer):
     and `num_items` in each optimizer step.
     """
 
+    _own_optimizer: torch.optim.Optimizer | None = None
     learning_rates: dict[str, float]
     balancing: StaticBalancing
     num_items: dict[str, torch.Tensor]
@@ -152,6 +158,10 @@ class OptimizingTrainer(EvaluatingTrainer):
         logger.info(describe_optimization(self.args, self.model.config.tasks))
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Like `Trainer.create_optimizer`. That of an earlier run is kept if it would be made from the same again."""
+        made_from = self._made_from()
+        if self.has_own_optimizer and self._optimizer_made_from != made_from:
+            self.optimizer = None
         created_before = self.optimizer is not None
         with self.freezing.lifted():  # frozen parameters are in a group as well, because some are unfrozen later
             optimizer = super().create_optimizer(model)
@@ -160,7 +170,23 @@ class OptimizingTrainer(EvaluatingTrainer):
             if learned := self.balancing.parameters():
                 rate = head_learning_rate(self.args)
                 optimizer.add_param_group({"params": learned, "lr": rate, "weight_decay": 0.0})
+            self._own_optimizer, self._optimizer_made_from = optimizer, made_from
         return optimizer
+
+    @property
+    def has_own_optimizer(self) -> bool:
+        """Whether the optimizer is one that this Trainer has made, and not one that the user gave."""
+        optimizer = self.optimizer
+        if isinstance(optimizer, AcceleratedOptimizer):
+            optimizer = optimizer.optimizer
+        return optimizer is not None and optimizer is self._own_optimizer
+
+    def _made_from(self) -> tuple:
+        settings = [getattr(self.args, name) for name in OF_OPTIMIZER]
+        learned = [id(parameter) for parameter in self.balancing.parameters()]
+        rates = dict(self.learning_rates), head_learning_rate(self.args)
+        weights = [id(weight) for part in self.freezing.parts.values() for weight in part.parameters]
+        return settings, rates, learned, weights, set(self.freezing.fixed)
 
     def kept_state(self) -> dict[str, dict]:
         """What decides the form of the optimizer's state, for a run that is resumed."""

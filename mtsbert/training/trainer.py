@@ -244,7 +244,10 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         if own_settings(self.args) != self._attached_with or self.freezing.is_outdated or has_other_adapters:
             self.args.check()
             self._check_read_once()
+            balancing = self.balancing
             self._attach(self.model)
+            if type(self.balancing) is type(balancing):
+                self.balancing.load_state(balancing.state())
 
     def _check_read_once(self) -> None:
         """Raises `ValueError` if arguments have changed that are read only when the Trainer is built."""
@@ -292,6 +295,9 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
     def begin_training(self) -> None:
         super().begin_training()
         self.freezing.begin(self.state.max_steps, self.state.num_train_epochs)
+        self.balancing.begin_run()
+        for log in (self._log_since_line, self._log_of_step, self._embedding_log, self._distillation_log):
+            log.sums = None  # an earlier run may have ended in an error
         if (kept := self.state.stateful_callbacks.get(BALANCING_STATE)) is not None:  # of the checkpoint
             self.balancing.load_state(kept["state"])
         self._warn_of_unfed_heads()

@@ -57,6 +57,9 @@ class StaticBalancing:
         """Returns the parameters that the optimizer trains along with the model."""
         return []
 
+    def begin_run(self) -> None:
+        """Called before the first step of a run, also of one that is resumed: forgets what an earlier run has left."""
+
     def end_step(self, losses: dict[str, float]) -> None:
         """Called after an optimizer step with L_k for the tasks that took part in it."""
 
@@ -96,6 +99,10 @@ class UncertaintyBalancing(StaticBalancing):
     def parameters(self) -> list[torch.nn.Parameter]:
         return list(self.log_variances.values())
 
+    def begin_run(self) -> None:
+        for parameter in self.parameters():  # which stay what they are, as the weights of the model do
+            parameter.grad = None
+
     def state(self) -> dict:
         return {"log_variances": {task: value.item() for task, value in self.log_variances.items()}}
 
@@ -117,10 +124,13 @@ class DynamicWeightAverage(StaticBalancing):
 
     def __init__(self, tasks: dict[str, dict], task_weights: dict[str, float]):
         super().__init__(tasks, task_weights)
-        self.factors = dict.fromkeys(tasks, 1.0)
+        self.begin_run()
+
+    def begin_run(self) -> None:
+        self.factors = dict.fromkeys(self.tasks, 1.0)
         self.epochs: list[dict[str, float]] = []  # mean losses of the last two epochs
-        self.sums = dict.fromkeys(tasks, 0.0)
-        self.steps = dict.fromkeys(tasks, 0)
+        self.sums = dict.fromkeys(self.tasks, 0.0)
+        self.steps = dict.fromkeys(self.tasks, 0)
         self.epoch = 0  # the epoch of sums and steps
 
     def factor(self, task: str) -> float:
@@ -167,6 +177,9 @@ class FirstStepBalancing(StaticBalancing):
 
     def __init__(self, tasks: dict[str, dict], task_weights: dict[str, float]):
         super().__init__(tasks, task_weights)
+        self.begin_run()
+
+    def begin_run(self) -> None:
         self.first_losses: dict[str, float] = {}
 
     def factor(self, task: str) -> float:

@@ -124,3 +124,23 @@ def test_the_state_of_a_scheme_goes_through_json(name):
     other.load_state(json.loads(json.dumps(one.state())))
     assert other.state() == one.state()
     assert other.weights() == one.weights()
+
+
+@pytest.mark.parametrize("name", ["dwa", "first_step"])
+def test_a_scheme_that_follows_losses_begins_every_run_anew(name):
+    scheme = balancing(name)
+    for epoch in range(3):
+        scheme.end_step({"topic": 0.3 / (epoch + 1), "sts": 1.7})
+        scheme.begin_epoch(epoch + 1)
+    assert scheme.weights() != WEIGHTS
+    scheme.begin_run()
+    assert scheme.state() == balancing(name).state()
+
+
+def test_learned_variances_are_kept_for_the_next_run_without_their_gradients():
+    scheme = balancing("uncertainty")
+    scheme.load_state({"log_variances": {"topic": 0.5, "sts": -1.5}})
+    scheme.combine(losses(math.nan, 3.0), ALL).backward()
+    scheme.begin_run()
+    assert scheme.state() == {"log_variances": {"topic": 0.5, "sts": -1.5}}
+    assert all(parameter.grad is None for parameter in scheme.parameters())

@@ -103,6 +103,19 @@ def test_what_balancing_learns_from_has_only_steps_that_were_taken(trainer_of, p
     assert "NaN" not in json.dumps(trainer.balancing.state())
 
 
+@pytest.mark.parametrize("scheme", ["static", "uncertainty"])
+def test_a_run_that_has_ended_in_an_error_leaves_nothing_to_the_next(trainer_of, poisoned, tokenizer, scheme):
+    trainer = trainer_of(of=poisoned, loss_balancing=scheme, logging_steps=2, **HALVES)
+    with pytest.raises(FloatingPointError):
+        trainer.train()
+    with torch.no_grad():
+        poisoned.get_input_embeddings().weight.nan_to_num_(0.0)
+    trainer.train()
+    logged = [value for log in trainer.state.log_history for name, value in log.items() if name.endswith("_loss")]
+    assert len(logged) == 3  # topic, ner, and the mean of the run
+    assert all(map(math.isfinite, logged))
+
+
 def test_only_the_first_ones_are_told_one_by_one(trainer_of, poisoned, caplog):
     trainer = trainer_of(of=poisoned, skip_nonfinite=True, num_train_epochs=5, **HALVES)
     with caplog.at_level(logging.WARNING, "mtsbert"):
