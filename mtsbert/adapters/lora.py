@@ -19,6 +19,7 @@ from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.freezing_arguments import OF_ADAPTERS
 from mtsbert.letter_case.embedding import case_vectors
 from mtsbert.network.adapters import has_adapters
+from mtsbert.network.freezing import fixed_by_hand
 from mtsbert.settings import import_extra
 
 
@@ -49,13 +50,14 @@ def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
         if given != asked:
             raise ValueError(
                 f"The model has adapters of {given}, and this Trainer asks for {asked or 'none'}. Go on with the "
-                "same, or save the model and load the checkpoint, which has the merged weights."
+                "same, or merge them (`mtsbert.merge_adapters`)."
             )
         return
     if not asked:
         return
-    heads = [weight.requires_grad for weight in model.heads.parameters()]
-    if heads and not any(heads) and not args.freeze_heads:
+    named = dict(model.named_parameters())
+    by_hand = {id(named[name]) for name in fixed_by_hand(model, named)}
+    if len(model.heads) and by_hand >= set(map(id, model.heads.parameters())) and not args.freeze_heads:
         logger.warning(
             "All heads were frozen (`requires_grad`) before the Trainer got the model, and stay as they are."
         )
@@ -76,13 +78,18 @@ def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
         r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, target_modules=targets
     )
     trained = {id(weight) for weight in [*model.heads.parameters(), *(case_vectors(model) if args.lora_merge else [])]}
-    fixed = {id(weight) for weight in model.parameters() if id(weight) not in trained or not weight.requires_grad}
+    held = set(map(id, named.values())) - trained
     for module in filter(None, (model.encoder, model.task_layers)):
         peft.inject_adapter_in_model(config, module)
-    model._fixed_names = {name for name, weight in model.named_parameters() if id(weight) in fixed}  # see `Freezing`
+    named = dict(model.named_parameters())  # many are called otherwise by now
+    # For `Freezing`, which must not take what peft has frozen for what the user froze.
+    model._held_by_adapters = {name for name, weight in named.items() if id(weight) in held}
+    model._fixed_names = {name for name, weight in named.items() if id(weight) in by_hand}
+    model._left_by_trainer = {name: weight.requires_grad for name, weight in named.items()}
     model._lora_settings = asked
-    model.register_state_dict_post_hook(_merge)
-    model.register_load_state_dict_pre_hook(_split)
+    model._lora_hooks = [
+        model.register_state_dict_post_hook(_merge), model.register_load_state_dict_pre_hook(_split)
+    ]  # fmt: skip
 
 
 def check_no_others(model: nn.Module) -> None:

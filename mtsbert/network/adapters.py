@@ -21,6 +21,7 @@ from mtsbert.settings import import_extra
 
 BASE_FILE = "adapter_base.json"  # what an adapter of ours belongs to, see `fingerprint_of`
 OF_MODEL = ("embedding_size", "pooling", "normalize", "num_task_layers")
+OF_TRAINER = ("_lora_settings", "_held_by_adapters", "_fixed_names", "_left_by_trainer")  # what it notes on a model
 IN_FILE = "base_model.model."  # how the names in peft's file begin
 
 
@@ -222,8 +223,8 @@ def merge_adapters(model: MTSBertModel) -> MTSBertModel:
     loses them.
 
     Args:
-        model ([`MTSBertModel`]): A model that was opened from the folder of an adapter, or that peft has put one in
-            (`get_peft_model`, `add_adapter`).
+        model ([`MTSBertModel`]): A model that was opened from the folder of an adapter, or trained with `lora_r`, or
+            that peft has put one in (`get_peft_model`, `add_adapter`).
 
     Returns:
         [`MTSBertModel`]: The model, all of whose weights are trained.
@@ -249,8 +250,10 @@ def merge_adapters(model: MTSBertModel) -> MTSBertModel:
             own = module.original_module if module.disable_adapters else module.modules_to_save[module.active_adapter]
             model.set_submodule(name, own)
     model._hf_peft_config_loaded = False
+    for hook in model.__dict__.pop("_lora_hooks", ()):
+        hook.remove()
     # The second: the names that the weights have in peft's file, by which they would be saved.
-    for attribute in ("peft_config", "_weight_conversions", "_loaded_adapters"):
+    for attribute in ("peft_config", "_weight_conversions", "_loaded_adapters", *OF_TRAINER):
         model.__dict__.pop(attribute, None)
     model.config.name_or_path = ""
     model.requires_grad_(True)

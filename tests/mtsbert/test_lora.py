@@ -12,6 +12,7 @@ from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
 from mtsbert.adapters.lora import add_adapters
 from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.network.adapters import merge_adapters
 from mtsbert.training.checkpoints import flaw_of
 from tests.mtsbert.conftest import ENCODERS
 
@@ -164,6 +165,62 @@ def test_what_the_user_froze_stays_frozen(trainer_of, model):
     before = copy.deepcopy(model.heads["topic"].state_dict())
     trainer_of(num_train_epochs=2, **LORA).train()
     assert all(torch.equal(weight, before[name]) for name, weight in model.heads["topic"].state_dict().items())
+
+
+def test_what_is_frozen_by_hand_beside_adapters_stays_frozen_until_it_is_undone(trainer_of, model):
+    trainer = trainer_of(num_train_epochs=2, **LORA)
+    base = {name: weight.detach().clone() for name, weight in model.named_parameters() if "lora_" not in name}
+    model.heads["topic"].requires_grad_(False)
+    trainer.train()
+    heads = {name for name in base if name.startswith("heads.")}
+    of_topic = {name for name in heads if name.startswith("heads.topic.")}
+    moved = {name for name, weight in base.items() if not torch.equal(model.get_parameter(name), weight)}
+    assert moved == heads - of_topic
+    model.requires_grad_(True)  # which is not what adapters hold
+    trainer.train()
+    moved = {name for name, weight in base.items() if not torch.equal(model.get_parameter(name), weight)}
+    assert moved == heads
+
+
+@pytest.mark.parametrize("flags", [{"freeze_heads": ["topic"]}, {"freeze_encoder": True}], ids=str)
+def test_what_flags_of_an_earlier_trainer_froze_is_trained_beside_adapters(trainer_of, model, flags):
+    trainer_of(**flags).train()
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    trainer_of(num_train_epochs=2, **LORA).train()
+    now = {name.replace(".base_layer", ""): weight for name, weight in model.named_parameters()}
+    moved = {name for name, weight in before.items() if not torch.equal(now[name], weight)}
+    assert moved == {name for name in before if name.startswith("heads.")}
+    assert any(weight.any() for name, weight in adapters_of(model).items() if "lora_B" in name)
+
+
+def test_merged_adapters_leave_a_model_that_is_trained_like_any_other(trainer_of, model, tokenizer, tmp_path):
+    trainer_of(num_train_epochs=2, **LORA).train()
+    merged = merge_adapters(copy.deepcopy(model))
+    assert same(merged, model)
+    again = copy.deepcopy(merged)
+    trainer_of(of=merged).train()
+    now = merged.state_dict()
+    assert not [name for name, weight in again.state_dict().items() if torch.equal(weight, now[name])]
+    trainer = trainer_of(of=again, num_train_epochs=2, **LORA)
+    before = {name: weight.detach().clone() for name, weight in again.named_parameters()}
+    assert len(adapters_of(again)) == 8
+    trainer.train()
+    moved = {name for name, weight in again.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved == set(adapters_of(again)) | {name for name in before if name.startswith("heads.")}
+    again.save_pretrained(tmp_path / "twice")
+    opened = MTSBertModel.from_pretrained(tmp_path / "twice").eval()
+    inputs = tokenizer(TEXTS, return_tensors="pt", padding=True)
+    assert torch.allclose(opened(**inputs).pooler_output, again.eval()(**inputs).pooler_output, atol=1e-5)
+
+
+def test_a_trainer_whose_adapters_were_merged_puts_in_new_ones(trainer_of, model):
+    trainer = trainer_of(num_train_epochs=2, **LORA)
+    trainer.train()
+    merge_adapters(model)
+    trainer.train()
+    adapters = adapters_of(model)
+    assert len(adapters) == 8
+    assert all(weight.any() for name, weight in adapters.items() if "lora_B" in name)
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,15 @@ def test_where_the_encoder_keeps_its_matrices_capital_letters_are_learned(case_m
     assert "nothing is learned of capital letters" not in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # peft's
+def test_adapters_learn_capital_letters_after_a_run_that_froze_the_encoder(case_model, trainer_of_rows, caplog):
+    trainer_of_rows(case_model, **EVERY_STEP | {"save_strategy": "no"}, freeze_encoder=True).train()
+    caplog.clear()
+    trainer_of_rows(case_model, **EVERY_STEP | {"save_strategy": "no"}, lora_r=4).train()
+    assert case_model.get_input_embeddings().cases.abs().sum(-1).min() > 0
+    assert "nothing is learned of capital letters" not in caplog.text
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_with_adapters_a_resumed_run_learns_the_same_of_capital_letters(case_model, trainer_of_rows, tmp_path):
     straight, resumed = copy.deepcopy(case_model), copy.deepcopy(case_model)
