@@ -78,7 +78,7 @@ class Freezing:
         self.settled: dict[str, int] = {}  # part that was frozen during training → the steps it was trained for
         # Parts that are unfrozen later are frozen only in the first `move_to`, after DDP has seen them as trainable.
         self.frozen = self.forever
-        self._apply()
+        self.apply()
 
     def begin(self, num_steps: int, num_epochs: float) -> None:
         """Must be called before training with the number of optimizer steps and epochs of the run."""
@@ -119,13 +119,13 @@ class Freezing:
         frozen = self.to_the_end | {name for name, thaws in self.periods.items() if period < thaws}
         if frozen != self.frozen:
             self.frozen = frozen
-            self._apply()
+            self.apply()
 
     def settle(self, settled: dict[str, int]) -> None:
         """Freezes parts to the end of the run: part → after how many steps. Replaces what was settled before."""
         self.frozen = (self.frozen - set(self.settled)) | set(settled)
         self.settled = settled
-        self._apply()
+        self.apply()
 
     def set_modes(self) -> None:
         """Puts the frozen parts in evaluation mode. Must be called after `model.train()`."""
@@ -138,36 +138,65 @@ class Freezing:
     def lifted(self) -> Iterator[None]:
         """Temporarily unfreezes everything, for code that must see all parameters from the start."""
         frozen, self.frozen = self.frozen, set()
-        self._apply()
+        self.apply()
         try:
             yield
         finally:
             self.frozen = frozen
-            self._apply()
+            self.apply()
+
+    def num_trained_of(self, name: str) -> int:
+        """Number of parameters of a part that are trained at some point."""
+        if name in self.forever:
+            return 0
+        return sum(weight.numel() for weight in self.parts[name].parameters if id(weight) not in self.fixed)
 
     def state_of(self, name: str) -> str:
-        """Describes the state of a part: `"trained"`, `"frozen"`, or from or until when it is frozen."""
-        if name in self.forever:
+        """
+        Describes the state of a part: `"trained"`, `"frozen"`, how many of its parameters are trained if not all are,
+        and from or until when it is frozen.
+        """
+        number, total = self.num_trained_of(name), self.parts[name].num_parameters
+        if not number:
             return "frozen"
+        trained = "trained" if number == total else f"{number:,} of {total:,} trained"
         if name in self.settled:
-            return f"frozen from step {self.settled[name]} on"
-        if name in self.periods and self.steps_per_period is None:
-            return f"frozen until epoch {self.periods[name]}"
+            then = f"frozen from step {self.settled[name]} on"
+            return then if number == total else f"{trained}, {then}"
         if name in self.periods:
-            return f"frozen until step {self.periods[name] * self.steps_per_period}"
-        return "trained"
+            at, unit = self.periods[name], "epoch"
+            if self.steps_per_period is not None:
+                at, unit = at * self.steps_per_period, "step"
+            first = f"frozen until {unit} {at}"
+            return first if number == total else f"{first}, then {trained}"
+        return trained
 
-    def _apply(self) -> None:
+    def release(self) -> None:
+        """
+        After a run: only what the user froze, or adapters hold, requires no gradients. What is frozen by hand from now
+        on is seen, also where flags had frozen it before.
+        """
+        self._leave(self._fixed_on_model())
+
+    def apply(self) -> None:
+        """Freezes what is to be frozen now. Must be called before a run, as the one before has undone it."""
         fixed = self.fixed | self._fixed_now()  # a callback may freeze by hand as well
-        for name, part in self.parts.items():
+        frozen = {id(parameter) for name in self.frozen for parameter in self.parts[name].parameters}
+        self._leave(fixed | frozen)
+
+    def _leave(self, frozen: set[int]) -> None:
+        for part in self.parts.values():
             for parameter in part.parameters:
-                parameter.requires_grad_(name not in self.frozen and id(parameter) not in fixed)
+                parameter.requires_grad_(id(parameter) not in frozen)
         self.model._left_by_trainer = {name: weight.requires_grad for name, weight in self._named.items()}
 
     def _fixed_now(self) -> set[int]:
+        return self._fixed_by_flags | self._fixed_on_model()
+
+    def _fixed_on_model(self) -> set[int]:
         held = getattr(self.model, "_held_by_adapters", set())
         names = held | fixed_by_hand(self.model, self._named)
-        return self._fixed_by_flags | {id(self._named[name]) for name in names if name in self._named}
+        return {id(self._named[name]) for name in names if name in self._named}
 
     def _trained_parameters(self, frozen: set[str]) -> list[nn.Parameter]:
         parts = [part for name, part in self.parts.items() if name not in frozen]

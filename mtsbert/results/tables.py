@@ -45,12 +45,14 @@ def parameter_table(freezing: Freezing, learning_rates: dict[str, float]) -> str
         |--------------------|------------|---------|---------------|
         | encoder.embeddings | 11,918,592 | frozen  |               |
         | encoder.layer.0    | 1,774,464  | trained | 5e-05         |
+
+    Where only some parameters of a part are trained, the state says how many, as in `512 of 9,056 trained`.
     """
     cells = [["part", "parameters", "state", "learning rate"]]
     for name, part in freezing.parts.items():
         if part.parameters:
             state = freezing.state_of(name)
-            rate = "" if name in freezing.forever else f"{learning_rates[name]:.3g}"
+            rate = "" if not freezing.num_trained_of(name) else f"{learning_rates[name]:.3g}"
             cells.append([name, f"{part.num_parameters:,}", state, rate])
     return markdown_table(cells)
 

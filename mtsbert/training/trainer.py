@@ -271,6 +271,7 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
             raise ValueError("There is nothing to train on: give the Trainer a `train_dataset`.")
         if self.model_init is None:  # which makes another model to attach
             self._attach_changes()
+            self.freezing.apply()
         if self.freezing.is_total:
             raise ValueError("Everything is frozen, so there is nothing to train.")
         if self.args.dataloader_drop_last and len(self.train_dataset) < self.args.train_batch_size:
@@ -284,8 +285,11 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         reset_peak_memory()
         # Several backward passes through one compiled forward pass, as gradient statistics need them.
         keep_buffers = torch._functorch.config.patch(donated_buffer=False)
-        with fast_attention_dropout(), keep_buffers:
-            output = super().train(*args, **kwargs)
+        try:
+            with fast_attention_dropout(), keep_buffers:
+                output = super().train(*args, **kwargs)
+        finally:
+            self.freezing.release()
         output.metrics["feature_cache_runtime"] = self._cache_seconds
         output.metrics["train_peak_memory_gb"] = peak_memory_gb()
         output.metrics.update({f"frozen_from_step_{name}": step for name, step in self.freezing.settled.items()})

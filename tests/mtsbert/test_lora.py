@@ -13,6 +13,7 @@ from modeling_mtsbert import MTSBertModel
 from mtsbert.adapters.lora import add_adapters
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.network.adapters import merge_adapters
+from mtsbert.results.tables import parameter_table
 from mtsbert.training.checkpoints import flaw_of
 from tests.mtsbert.conftest import ENCODERS
 
@@ -51,6 +52,15 @@ def test_adapters_and_heads_are_trained_and_nothing_else(trainer_of, model):
     assert moved == set(adapters_of(model)) | {name for name in before if name.startswith("heads.")}
     trained = sum(weight.numel() for name, weight in model.named_parameters() if name in moved)
     assert trainer.freezing.num_trained_parameters == trained
+
+
+def test_the_table_of_what_is_trained_counts_adapters_alone(trainer_of, model):
+    total = sum(weight.numel() for weight in model.encoder.encoder.layer[0].parameters())
+    trainer = trainer_of(**LORA)
+    table = parameter_table(trainer.freezing, trainer.learning_rates)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    some = f"512 of {total + 512:,} trained"  # queries and values: two factors of 4 x 32 each
+    assert [line[2:] for line in lines] == [["frozen", ""], *[[some, "0.01"]] * 2, *[["trained", "0.01"]] * 2]
 
 
 def test_the_copies_that_tasks_have_of_layers_get_adapters_too(trainer_of, layered_model):

@@ -311,6 +311,18 @@ def test_what_is_frozen_by_hand_between_two_trainers_stays_as_it_is(trainer_of, 
     assert moved(before, model) == trainable_names(model, "")
 
 
+@pytest.mark.parametrize(
+    "flags", [{"freeze_encoder": True}, {"freeze_modules": "^encoder"}, {"bitfit": True}], ids=str
+)
+def test_what_flags_froze_before_may_be_frozen_by_hand_for_the_next_run(trainer_of, model, flags):
+    trainer_of(**flags).train()
+    assert all(weight.requires_grad for weight in model.parameters())
+    model.encoder.requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    trainer_of().train()
+    assert moved(before, model) == trainable_names(model, "heads.")
+
+
 def test_a_trainer_sees_what_was_frozen_by_hand_before_another_was_built(trainer_of, model):
     trainer = trainer_of()
     model.heads["ner"].requires_grad_(False)
@@ -401,6 +413,40 @@ def test_the_table_says_what_is_trained_and_how_fast(trainer_of):
         ["heads.ner", "frozen", ""],
     ]
     assert cells[3][1] == f"{number:,}"
+
+
+def states_and_rates(trainer) -> dict[str, tuple[str, str]]:
+    table = parameter_table(trainer.freezing, trainer.learning_rates)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    return {name: (state, rate) for name, _, state, rate in lines}
+
+
+def test_the_table_says_how_many_parameters_of_a_part_are_trained(trainer_of, model):
+    frozen, trained = ("frozen", ""), ("trained", "0.01")
+    layer = model.encoder.encoder.layer[0]
+    total = sum(weight.numel() for weight in layer.parameters())
+    biases = sum(weight.numel() for name, weight in layer.named_parameters() if name.endswith("bias"))
+    bitfit = states_and_rates(trainer_of(of=copy.deepcopy(model), bitfit=True))
+    norm = model.encoder.embeddings.LayerNorm.bias.numel()
+    of_embeddings = sum(weight.numel() for weight in model.encoder.embeddings.parameters())
+    assert bitfit == {
+        "encoder.embeddings": (f"{norm:,} of {of_embeddings:,} trained", "0.01"),
+        "encoder.layer.0": (f"{biases:,} of {total:,} trained", "0.01"),
+        "encoder.layer.1": (f"{biases:,} of {total:,} trained", "0.01"),
+        "heads.topic": trained,
+        "heads.ner": trained,
+    }
+    by_name = states_and_rates(trainer_of(of=copy.deepcopy(model), freeze_modules=r"layer\.0"))
+    assert list(by_name.values()) == [trained, frozen, trained, trained, trained]
+    model.encoder.requires_grad_(False)
+    layer.attention.requires_grad_(True)
+    rest = sum(weight.numel() for weight in layer.attention.parameters())
+    by_hand = states_and_rates(trainer_of())
+    assert list(by_hand.values()) == [frozen, (f"{rest:,} of {total:,} trained", "0.01"), frozen, trained, trained]
+    schedule = trainer_of(gradual_unfreezing=True)
+    schedule.freezing.begin(num_steps=100, num_epochs=9)
+    some = f"frozen until epoch 2, then {rest:,} of {total:,} trained"
+    assert list(states_and_rates(schedule).values()) == [frozen, (some, "0.01"), frozen, trained, trained]
 
 
 def test_an_encoder_without_anything_to_train_is_seen(trainer_of):
