@@ -145,6 +145,11 @@ class Freezing:
             self.frozen = frozen
             self.apply()
 
+    def trained_weights(self) -> dict[str, nn.Parameter]:
+        """Returns the parameters that are trained at some point, by name."""
+        trained = set(map(id, self._trained_parameters(self.forever)))
+        return {name: weight for name, weight in self._named.items() if id(weight) in trained}
+
     def num_trained_of(self, name: str) -> int:
         """Number of parameters of a part that are trained at some point."""
         if name in self.forever:

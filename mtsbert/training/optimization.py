@@ -6,7 +6,7 @@ import zlib
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers.training_args import OptimizerNames
 
 from configuration_mtsbert import COSENT, FOCAL, NUMBER_TYPES, PAIR_RANKING, PAIR_TYPES
@@ -37,14 +37,23 @@ OF_OPTIMIZER = (
 logger = logging.getLogger(__name__)
 
 
-def describe_optimization(args: MTLTrainingArguments, tasks: dict[str, dict]) -> str:
-    """Names the optimizer, the schedule and the loss of every task of a run."""
+def describe_optimization(args: MTLTrainingArguments, tasks: dict[str, dict], given: tuple = (None, None)) -> str:
+    """
+    Names the optimizer, the schedule and the loss of every task of a run.
+
+    Args:
+        args ([`MTLTrainingArguments`]): What they follow from.
+        tasks (`dict[str, dict]`): The settings of the tasks.
+        given (`tuple`, *optional*): The names of the classes of an optimizer and a schedule that the user gave; None
+            for those that the Trainer makes.
+    """
     schedule = f"{args.lr_scheduler_type.value} schedule"
     if args.step_decay_every is not None:
         schedule = f"rates times {args.step_decay_factor:g} every {args.step_decay_every:g} epochs"
+    optimizer = f"{OptimizerNames(args.optim).value}, weight decay {args.weight_decay:g}"
+    optimizer, schedule = given[0] or optimizer, given[1] or schedule
     losses = "; ".join(f"{task} by {_loss_in_words(settings)}" for task, settings in tasks.items())
-    optimizer = f"Optimizer {OptimizerNames(args.optim).value}, weight decay {args.weight_decay:g}, {schedule}."
-    return f"{optimizer} Losses: {losses}."
+    return f"Optimizer {optimizer}, {schedule}. Losses: {losses}."
 
 
 def _loss_in_words(settings: dict) -> str:
@@ -141,6 +150,20 @@ def let_unlabelled_rest(model: MTSBertModel, num_items: dict[str, int]) -> None:
             parameter.grad = None
 
 
+def check_beside_given(
+    args: MTLTrainingArguments, optimizer: torch.optim.Optimizer | None, schedule: LRScheduler | None
+) -> None:
+    """Raises `ValueError` for arguments that an optimizer or a schedule of the user's leaves without use."""
+    of_optimizer = ("head_learning_rate", "layer_decay") if optimizer is not None else ()
+    of_schedule = ("step_decay_every",) if schedule is not None else ()
+    for name in (*of_optimizer, *of_schedule):
+        if getattr(args, name) is not None:
+            raise ValueError(
+                f"`{name}` sets rates that an optimizer or a schedule of yours (`optimizers`) has itself. Drop it, or "
+                "let the Trainer make both; `optimizer_cls_and_kwargs` names a class of optimizers for it."
+            )
+
+
 class OptimizingTrainer(EvaluatingTrainer):
     """
     A Trainer with a learning rate for each part of the model. Subclasses must set `learning_rates` and `balancing`,
@@ -155,7 +178,11 @@ class OptimizingTrainer(EvaluatingTrainer):
 
     def begin_training(self) -> None:
         super().begin_training()
-        logger.info(describe_optimization(self.args, self.model.config.tasks))
+        given = self.optimizer_cls_and_kwargs and self.optimizer_cls_and_kwargs[0].__name__
+        if not self.has_own_optimizer and isinstance(self.optimizer, AcceleratedOptimizer):
+            given = type(self.optimizer.optimizer).__name__
+        schedule = None if self._created_lr_scheduler else type(self.lr_scheduler).__name__
+        logger.info(describe_optimization(self.args, self.model.config.tasks, (given, schedule)))
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Like `Trainer.create_optimizer`. That of an earlier run is kept if it would be made from the same again."""
@@ -172,6 +199,36 @@ class OptimizingTrainer(EvaluatingTrainer):
                 optimizer.add_param_group({"params": learned, "lr": rate, "weight_decay": 0.0})
             self._own_optimizer, self._optimizer_made_from = optimizer, made_from
         return optimizer
+
+    def check_given_optimizer(self) -> None:
+        """
+        Checks an optimizer that the user gave, if any, and has [`parameter_table`] show its rates.
+
+        Raises:
+            `ValueError`: if it leaves out what is trained, or if arguments set rates that it does not have.
+        """
+        if self.optimizer is None or self.has_own_optimizer or self.is_deepspeed_enabled:
+            return
+        check_beside_given(self.args, self.optimizer, None)
+        rates = {
+            id(weight): group.get("initial_lr", group["lr"])
+            for group in self.optimizer.param_groups
+            for weight in group["params"]
+        }
+        left_out = [name for name, weight in self.freezing.trained_weights().items() if id(weight) not in rates]
+        if any(id(parameter) not in rates for parameter in self.balancing.parameters()):
+            left_out.append("the weights that `loss_balancing` learns")
+        if left_out:
+            more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+            raise ValueError(
+                f"The optimizer that was given (`optimizers`) does not have {left_out[-1]}{more}, which would never "
+                "be trained. Freeze what is not to be trained (`requires_grad_(False)`). What the Trainer itself puts "
+                "in (`lora_r`, `loss_balancing`, `letter_case`) is in an optimizer that it makes: choose that by "
+                "`optim` or `optimizer_cls_and_kwargs`."
+            )
+        for name, part in self.freezing.parts.items():
+            if of_part := [rates[id(weight)] for weight in part.parameters if id(weight) in rates]:
+                self.learning_rates[name] = float(max(of_part))
 
     @property
     def has_own_optimizer(self) -> bool:

@@ -1,5 +1,6 @@
 """The Trainer for multi-task models: combined loss, exact means over optimizer steps, and logging for each task."""
 
+import copy
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ from mtsbert.results.tables import parameter_table
 from mtsbert.training.adaptive_freezing import AdaptiveFreezingTrainer
 from mtsbert.training.batches import check_sampling, training_datasets
 from mtsbert.training.checkpoints import check_same_settings, check_same_tasks
-from mtsbert.training.optimization import peak_learning_rates
+from mtsbert.training.optimization import check_beside_given, peak_learning_rates
 from mtsbert.training.resuming import StepCallback
 from mtsbert.training.text_parts import with_parts
 
@@ -84,7 +85,8 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
             Makes the model anew for every call of `train`, as `hyperparameter_search` needs it.
         compute_metrics (`Callable[[EvalPrediction], dict]`, *optional*):
             Metrics beside those of the tasks. `predictions` and `label_ids` are mappings of task to array.
-        callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics: As for `Trainer`.
+        callbacks, optimizers, optimizer_cls_and_kwargs, preprocess_logits_for_metrics:
+            As for `Trainer`. An optimizer of yours must have all weights that are trained.
         columns (`dict`, *optional*):
             Column → `"text"`, `"text_pair"`, `"text_negative"` or a task, where they are called otherwise; for
             several datasets also dataset name → such a mapping. Rows to evaluate or predict may lack those of labels.
@@ -174,6 +176,10 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         self._read_once = {name: getattr(args, name) for name in READ_ONCE}
         self._untaught = [task for task in self.tasks if args.distillation_weights.get(task) == 0]
         self.training_metrics: dict[str, float] = {}
+        check_beside_given(args, *optimizers)
+        if optimizer_cls_and_kwargs is not None and "lr" in optimizer_cls_and_kwargs[1]:
+            args = copy.copy(args)
+            args.learning_rate = optimizer_cls_and_kwargs[1]["lr"]
         self.args = args
         self._attach(first)
         super().__init__(
@@ -272,6 +278,7 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         if self.model_init is None:  # which makes another model to attach
             self._attach_changes()
             self.freezing.apply()
+            self.check_given_optimizer()
         if self.freezing.is_total:
             raise ValueError("Everything is frozen, so there is nothing to train.")
         if self.args.dataloader_drop_last and len(self.train_dataset) < self.args.train_batch_size:
