@@ -231,6 +231,13 @@ def test_a_run_without_evaluation_has_a_card(recipe, tmp_path):
     assert "What was trained: " in card.text
 
 
+def test_the_card_says_how_many_parameters_of_a_part_were_trained(recipe, tmp_path):
+    run(recipe, bitfit=True)
+    card = card_of(tmp_path / "run")
+    assert re.search(r"\| encoder\.layer\.0 +\| [\d,]+ +\| [\d,]+ of [\d,]+ trained +\|", card.text)
+    assert re.search(r"\| heads\.topic +\| [\d,]+ +\| trained +\|", card.text)
+
+
 def test_with_everything_frozen_the_card_has_results_and_no_snippets(recipe, tmp_path):
     metrics = run(recipe, do_eval=True, freeze_encoder=True, freeze_heads=["topic", "ner"])
     card = card_of(tmp_path / "run")
