@@ -191,7 +191,8 @@ class JointLossTrainer(OptimizingTrainer):
     def begin_step(self) -> None:
         """Before an optimizer step: says which tasks' gradients are to be measured."""
         super().begin_step()
-        self._log_before = self._log_since_line.sums
+        logs = (self._log_since_line, self._embedding_log, self._distillation_log)
+        self._sums_before = [(log, log.sums) for log in logs]
         every = 0 if self.is_fsdp_enabled else self.args.gradient_statistics_steps
         if every > 0 and self.state.global_step % every == 0 and self.gradient_statistics.parameters:
             self.gradient_statistics.awaited = set(self.task_weights)
@@ -205,7 +206,8 @@ class JointLossTrainer(OptimizingTrainer):
 
     def leave_step_out(self) -> None:
         super().leave_step_out()
-        self._log_since_line.sums = self._log_before
+        for log, sums in self._sums_before:
+            log.sums = sums
         self.gradient_statistics.leave_step_out()
         self._log_of_step.sums = None
         for parameter in self.balancing.parameters():

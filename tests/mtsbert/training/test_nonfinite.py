@@ -79,6 +79,28 @@ def test_the_log_has_the_means_of_the_steps_that_were_taken(trainer_of, poisoned
     assert metrics["train_loss"] == pytest.approx(expected["loss"], rel=1e-4)
 
 
+def test_what_is_learned_beside_labels_is_logged_for_the_steps_that_were_taken(trainer_of, model, tokenizer, tmp_path):
+    (rare,) = tokenizer(RARE_WORD, add_special_tokens=False)["input_ids"]
+    model.save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    flags = {"teacher": str(tmp_path / "teacher"), "embedding_distillation": 1.0, "feature_cache_dir": str(tmp_path)}
+
+    def no_number_in_training(module, inputs, vectors):
+        (ids,) = inputs
+        is_poisoned = (ids == rare).unsqueeze(-1) & module.training
+        return torch.where(is_poisoned, math.nan, vectors)
+
+    taken = trainer_of(of=copy.deepcopy(model), max_steps=1, **HALVES, **flags)
+    taken.train()
+    model.get_input_embeddings().register_forward_hook(no_number_in_training)
+    trainer = trainer_of(of=model, skip_nonfinite=True, logging_steps=2, **HALVES, **flags)
+    trainer.train()
+    line, expected = trainer.state.log_history[0], taken.state.log_history[0]
+    assert line[SKIPPED_STEPS] == 1
+    for key in ("embedding_loss", "topic_distillation_loss", "ner_distillation_loss"):
+        assert line[key] == pytest.approx(expected[key], rel=1e-5), key
+
+
 def test_a_line_of_steps_that_were_all_left_out_has_no_loss(trainer_of, poisoned):
     trainer = trainer_of(of=poisoned, skip_nonfinite=True, **HALVES)
     trainer.train()
