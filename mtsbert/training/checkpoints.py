@@ -79,11 +79,7 @@ def checkpoint_to_resume(args: TrainingArguments, asked: str | None) -> str | No
 
 def _chosen(asked: str, args: TrainingArguments) -> Path:
     if asked.lower() != "true":
-        if (flaw := flaw_of(Path(asked))) is not None:
-            raise ValueError(
-                f"`resume_from_checkpoint` is {asked}, which is no whole checkpoint: {flaw}. A new run can begin with "
-                "weights alone, as its `model_name_or_path`."
-            )
+        check_whole(Path(asked))
         return Path(asked)
     flaws = {}
     for checkpoint in checkpoints(args.output_dir):
@@ -184,6 +180,15 @@ def newest_whole(folder: str | Path) -> Path | None:
 def num_processes_of(checkpoint: Path) -> int:
     """Returns the number of ranks of the run that saved a checkpoint, from its random states."""
     return len(list(checkpoint.glob("rng_state*.pth")))
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Raises `ValueError` for a folder that no run can be resumed from exactly."""
+    if (flaw := flaw_of(checkpoint)) is not None:
+        raise ValueError(
+            f"`resume_from_checkpoint` is {checkpoint}, which is no whole checkpoint: {flaw}. A new run can begin "
+            "with weights alone, as its `model_name_or_path`."
+        )
 
 
 def flaw_of(checkpoint: Path) -> str | None:

@@ -17,7 +17,13 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
-from mtsbert.training.checkpoints import checkpoint_being_written, checkpoint_to_resume, disk_named, newest_whole
+from mtsbert.training.checkpoints import (
+    check_whole,
+    checkpoint_being_written,
+    checkpoint_to_resume,
+    disk_named,
+    newest_whole,
+)
 from mtsbert.training.hub import PushingTrainer
 
 
@@ -118,11 +124,14 @@ class ResumableTrainer(PushingTrainer):
         output folder.
 
         Raises:
+            `ValueError`: if there is no such checkpoint, or it is not complete.
             `Interrupted`: if the process is told to stop, after a checkpoint was saved.
             `RuntimeError`: if another rank has died.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = checkpoint_to_resume(self.args, "true")
+        elif resume_from_checkpoint:
+            check_whole(Path(resume_from_checkpoint))
         if resume_from_checkpoint:
             state = TrainerState.load_from_json(str(Path(resume_from_checkpoint) / TRAINER_STATE_NAME))
             self.check_kept_state(state.stateful_callbacks, resume_from_checkpoint)

@@ -349,6 +349,26 @@ def test_moments_of_weights_that_the_user_froze_are_not_taken_for_others(trainer
     assert resumed.state.global_step == 4
 
 
+@pytest.mark.parametrize(
+    ("missing", "flaw"),
+    [
+        (None, "there is no such folder"),
+        ("trainer_state.json", "it has no trainer_state.json"),
+        ("optimizer.pt", "it has no optimizer"),
+    ],
+)
+def test_a_folder_that_is_no_checkpoint_is_refused_in_python(saved, trainer_of, tmp_path, missing, flaw):
+    if missing is not None:
+        (saved / missing).unlink()
+    folder = str(saved if missing else tmp_path / "missing")
+    trainer = trainer_of(**EVERY_STEP)
+    with pytest.raises(
+        ValueError, match=f"`resume_from_checkpoint` is {folder}, which is no whole checkpoint: {flaw}"
+    ):
+        trainer.train(resume_from_checkpoint=folder)
+    assert trainer.state.global_step == 0
+
+
 @pytest.mark.parametrize("flags", [{"freeze_layers": [0]}, {"freeze_encoder": True}, {"freeze_heads": ["topic"]}])
 def test_a_checkpoint_is_resumed_with_other_frozen_parts(saved, trainer_of, flags):
     """Their parameters are in the groups all the same."""
