@@ -65,8 +65,9 @@ class FreezingArguments:
     thaw_at: str | None = field(
         default=None,
         metadata={
-            "help": "Train what the other flags freeze from here on: a number of optimizer steps (500), a share of "
-            "them below 1 (0.25), or whole epochs ('2 epochs')."
+            "help": "Train the parts that the other flags freeze from here on: a number of optimizer steps (500), a "
+            "share of them below 1 (0.25), or whole epochs ('2 epochs'). What bitfit and freeze_modules freeze stays "
+            "frozen."
         },
     )
     adaptive_freezing: bool = field(
@@ -137,6 +138,13 @@ class FreezingArguments:
                 raise ValueError("`feature_cache` keeps what is frozen to the end, and `thaw_at` thaws it; drop one.")
             if self.gradual_unfreezing:
                 raise ValueError("`thaw_at` thaws everything at once, and `gradual_unfreezing` in turn; drop one.")
+            freezes_parts = self.freeze_encoder or self.freeze_embeddings or self.num_frozen_layers
+            freezes_parts = freezes_parts or self.freeze_layers or self.freeze_heads
+            if (self.bitfit or self.freeze_modules is not None) and not freezes_parts:
+                raise ValueError(
+                    "`thaw_at` has nothing to thaw: what `bitfit` and `freeze_modules` freeze stays frozen to the "
+                    "end. Freeze embeddings, layers, the encoder or heads as well, or drop `thaw_at`."
+                )
         if self.fsdp or self.deepspeed:
             self.check_sharded()
         self._check_adaptive_freezing()

@@ -475,6 +475,11 @@ def test_an_encoder_without_anything_to_train_is_seen(trainer_of):
         ({"unfreeze_every": 0, "gradual_unfreezing": True}, "`unfreeze_every` is 0"),
         ({"layer_decay": 1.5}, "`layer_decay` is 1.5"),
         ({"thaw_at": "100"}, "`thaw_at` has nothing to thaw: no flag freezes a part"),
+        ({"thaw_at": "100", "bitfit": True}, "what `bitfit` and `freeze_modules` freeze stays frozen to the end"),
+        (
+            {"thaw_at": "100", "freeze_modules": "bias"},
+            "what `bitfit` and `freeze_modules` freeze stays frozen",
+        ),
         (HEADS_ALONE | {"thaw_at": "1.5"}, "`thaw_at` is '1.5'; it must be a number of steps"),
         (HEADS_ALONE | {"thaw_at": "0"}, "`thaw_at` is '0'"),
         (HEADS_ALONE | {"thaw_at": "soon"}, "`thaw_at` is 'soon'"),
