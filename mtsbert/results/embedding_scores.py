@@ -42,6 +42,12 @@ def embedding_metrics(embeddings: np.ndarray, references: np.ndarray) -> dict[st
     return metrics
 
 
+def embedding_metric_names(num_texts: int) -> list[str]:
+    """Returns the names of the metrics of [`embedding_metrics`] for so many texts and embeddings of the same width."""
+    overlap = [f"embedding_overlap_at_{NUM_NEIGHBORS}"] if num_texts > NUM_NEIGHBORS + 1 else []
+    return ["embedding_cosine", *overlap]
+
+
 def _normalized(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
 

@@ -11,11 +11,12 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, EvalPrediction
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
-from configuration_mtsbert import CALIBRATIONS
+from configuration_mtsbert import CALIBRATIONS, PAIR_SIMILARITY
 from mtsbert.calibration.fitting import Fit, fit
 from mtsbert.data.features import num_labelled_rows
 from mtsbert.data.labels import METRIC_NAMES
-from mtsbert.network.embedding_targets import EMBEDDING, EmbeddingTargets, TargetCollator
+from mtsbert.network.embedding_targets import EmbeddingTargets, TargetCollator
+from mtsbert.results.embedding_scores import embedding_metric_names
 from mtsbert.results.metrics import ANSWERS, COMPOSITE, LOGITS, AnswerMetrics, Evaluation, count_answers, has_cuts
 from mtsbert.training.batches import BatchingTrainer
 from mtsbert.training.losses.nonfinite import numbered
@@ -70,8 +71,7 @@ class EvaluatingTrainer(BatchingTrainer):
                 f"The thresholds of {tuned} were tuned for the scores of the model that this run goes on from. They "
                 f"are kept{then}."
             )
-        can_differ = self.reference is not None or not self.args.freeze_encoder
-        if self.eval_targets is None and isinstance(self.eval_dataset, Dataset) and can_differ:
+        if self.eval_targets is None and self._measures_embedding:
             self.eval_targets = self.targets_of(self.eval_dataset)  # before a checkpoint changes the weights
         output = super().train(*args, **kwargs)
         if self.state.best_model_checkpoint and self.args.load_best_model_at_end:
@@ -87,6 +87,12 @@ class EvaluatingTrainer(BatchingTrainer):
                 found = self.evaluations["eval"]
                 found.metrics = measured.metrics | found.metrics  # how far the embedding has moved is not asked again
         return output
+
+    @property
+    def _measures_embedding(self) -> bool:
+        """Whether evaluations say how far the embedding has moved: a frozen encoder's moves only from another's."""
+        can_move = not self.args.freeze_encoder or self.args.thaw_at is not None
+        return isinstance(self.eval_dataset, Dataset) and (self.reference is not None or can_move)
 
     def call_model_init(self, trial: Any = None) -> torch.nn.Module:
         model = super().call_model_init(trial)
@@ -173,9 +179,13 @@ class EvaluatingTrainer(BatchingTrainer):
             f"{task}_{metric}" for task in labelled for metric in (*METRIC_NAMES[self.tasks[task]["type"]], "loss")
         ]
         known += ["loss", COMPOSITE]
-        of_embedding = [f"{EMBEDDING}_cosine", f"{EMBEDDING}_overlap_at_10"]
-        at_sizes = [f"{task}_spearman_at_{size}" for task in labelled for size in self.args.matryoshka_dims or ()]
-        if name.removeprefix("eval_") not in [*known, *of_embedding, *at_sizes, "runtime", "samples_per_second"]:
+        if self.eval_targets is not None or self._measures_embedding:
+            known += embedding_metric_names(len(self.eval_dataset))
+        similarities = [task for task in labelled if self.tasks[task]["type"] == PAIR_SIMILARITY]
+        known += [f"{task}_spearman_at_{size}" for task in similarities for size in self.args.matryoshka_dims or ()]
+        if self.args.prediction_loss_only:
+            known = ["loss"]
+        if name.removeprefix("eval_") not in [*known, "runtime", "samples_per_second"]:
             raise ValueError(
                 f"`metric_for_best_model` is {name!r}, which no evaluation of this run reports; there are {known}."
             )

@@ -359,25 +359,6 @@ def test_a_model_that_fsdp_gave_another_class_is_saved_under_its_own(trainer_of,
     assert (tmp_path / "saved" / "pipeline_mtsbert.py").is_file()
 
 
-@pytest.mark.parametrize("name", ["f1", "accuracy", "eval_f1", "topic_f1", "ner_accuracy"])
-def test_a_metric_that_no_evaluation_reports_is_refused_before_training(trainer_of, features, name):
-    flags = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
-    trainer = trainer_of(eval_dataset=features, metric_for_best_model=name, **flags)
-    with pytest.raises(
-        ValueError, match=f"`metric_for_best_model` is '{name}', which no evaluation .*'topic_accuracy'"
-    ):
-        trainer.train()
-    assert trainer.state.global_step == 0
-
-
-@pytest.mark.parametrize("name", ["eval_topic_macro_f1", "ner_f1", "loss", "composite", "eval_embedding_cosine"])
-def test_every_reported_metric_can_choose_the_best_model(trainer_of, features, name):
-    flags = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
-    trainer = trainer_of(eval_dataset=features, metric_for_best_model=name, **flags)
-    trainer.train()
-    assert trainer.state.best_metric is not None
-
-
 def test_dropping_the_last_batch_may_not_leave_none(trainer_of):
     with pytest.raises(ValueError, match="`dataloader_drop_last` leaves nothing of 8 training rows: a batch has 16"):
         trainer_of(dataloader_drop_last=True, per_device_train_batch_size=16).train()
