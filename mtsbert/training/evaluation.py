@@ -71,8 +71,8 @@ class EvaluatingTrainer(BatchingTrainer):
                 f"The thresholds of {tuned} were tuned for the scores of the model that this run goes on from. They "
                 f"are kept{then}."
             )
-        if self.eval_targets is None and self._measures_embedding:
-            self.eval_targets = self.targets_of(self.eval_dataset)  # before a checkpoint changes the weights
+        if self.model is not None:  # a trial of `hyperparameter_search` has no model yet
+            self._open_eval_targets()  # before a checkpoint changes the weights
         output = super().train(*args, **kwargs)
         if self.state.best_model_checkpoint and self.args.load_best_model_at_end:
             self.evaluations.pop("eval", None)  # it belongs to the last weights, which have been replaced
@@ -90,12 +90,26 @@ class EvaluatingTrainer(BatchingTrainer):
 
     @property
     def _measures_embedding(self) -> bool:
-        """Whether evaluations say how far the embedding has moved: a frozen encoder's moves only from another's."""
-        can_move = not self.args.freeze_encoder or self.args.thaw_at is not None
+        """
+        Whether evaluations say how far the embedding has moved: a frozen encoder's moves only from another's. All
+        trials of a search do, so that they can be compared by it.
+        """
+        can_move = not self.args.freeze_encoder or self.args.thaw_at is not None or self.hp_search_backend is not None
         return isinstance(self.eval_dataset, Dataset) and (self.reference is not None or can_move)
+
+    def _open_eval_targets(self) -> None:
+        if self.eval_targets is None and self._measures_embedding:
+            self.eval_targets = self.targets_of(self.eval_dataset)
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.is_training:
+            self._open_eval_targets()  # of a trial, whose model was made after `train` has begun
+        return super().get_train_dataloader()
 
     def call_model_init(self, trial: Any = None) -> torch.nn.Module:
         model = super().call_model_init(trial)
+        if trial is not None:  # `model_init` may make another encoder for it
+            self.eval_targets = self.targets = None
         if self.args.lora_merge:
             for settings in model.config.tasks.values():
                 forget(settings)  # it may be a checkpoint, whose weights are about to change
@@ -270,15 +284,18 @@ class EvaluatingTrainer(BatchingTrainer):
             compute_objective (`Callable`, *optional*): Metrics of an evaluation → the number to optimize.
             hp_space, n_trials, direction, backend, hp_name, kwargs: As in transformers.
         """
-        return super().hyperparameter_search(
-            hp_space,
-            compute_objective or (lambda metrics: metrics[f"eval_{COMPOSITE}"]),
-            n_trials,
-            direction,
-            backend,
-            hp_name,
-            **kwargs,
-        )
+        try:
+            return super().hyperparameter_search(
+                hp_space,
+                compute_objective or (lambda metrics: metrics[f"eval_{COMPOSITE}"]),
+                n_trials,
+                direction,
+                backend,
+                hp_name,
+                **kwargs,
+            )
+        finally:
+            self.hp_search_backend = None  # also after a trial that failed
 
     def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         with _same_weights(self.model):  # `bf16_full_eval` and `fp16_full_eval` cast them for good

@@ -231,28 +231,35 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         warn_of_frozen_cases(model)
         self.learning_rates = peak_learning_rates(model, self.freezing.parts, self.args)
         self.attach_losses(model)
-        self._attached_with = own_settings(self.args)
+        self._attached_with: dict | None = own_settings(self.args)
 
     def call_model_init(self, trial: Any = None) -> MTSBertModel:
         model, self._made_first = self._made_first, None
         if model is None:
             model = super().call_model_init(trial)
-        self._attach(model)
+        if trial is None:
+            self._attach(model)
+        else:  # whose arguments are set once it has its model; see `get_train_dataloader`
+            read_letter_case(model, self._tokenizer)  # before the Trainer places the model
+            self._attached_with = None
         return model
 
     def get_train_dataloader(self) -> DataLoader:
         self._attach_changes()  # a trial sets its arguments once it has its model
+        if self.is_training:
+            self._check_can_train()
         return super().get_train_dataloader()
 
     def _attach_changes(self) -> None:
         """Attaches the model again if arguments, what is frozen by hand, or its adapters are others by now."""
+        before = self._attached_with
         has_other_adapters = lora_settings(self.args) != getattr(self.model, "_lora_settings", {})
-        if own_settings(self.args) != self._attached_with or self.freezing.is_outdated or has_other_adapters:
+        if own_settings(self.args) != before or self.freezing.is_outdated or has_other_adapters:
             self.args.check()
             self._check_read_once()
             balancing = self.balancing
             self._attach(self.model)
-            if type(self.balancing) is type(balancing):
+            if before is not None and type(self.balancing) is type(balancing):  # and no trial, whose model is new
                 self.balancing.load_state(balancing.state())
 
     def _check_read_once(self) -> None:
@@ -269,6 +276,16 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         if self.teacher is not None and self.args.embedding_reference is None:
             self.teacher.embeds(self.model, self.args)
 
+    def _check_can_train(self) -> None:
+        """Raises `ValueError` if everything is frozen now, or no batch is full."""
+        if self.freezing.is_total:
+            raise ValueError("Everything is frozen, so there is nothing to train.")
+        if self.args.dataloader_drop_last and len(self.train_dataset) < self.args.train_batch_size:
+            raise ValueError(
+                f"`dataloader_drop_last` leaves nothing of {len(self.train_dataset)} training rows: a batch has "
+                f"{self.args.train_batch_size}. Set a smaller `per_device_train_batch_size`."
+            )
+
     # Training
 
     def train(self, *args, **kwargs):
@@ -277,26 +294,16 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
             raise ValueError("There is nothing to train on: give the Trainer a `train_dataset`.")
         if self.model_init is None:  # which makes another model to attach
             self._attach_changes()
-            self.freezing.apply()
+            self._check_can_train()
             self.check_given_optimizer()
-        if self.freezing.is_total:
-            raise ValueError("Everything is frozen, so there is nothing to train.")
-        if self.args.dataloader_drop_last and len(self.train_dataset) < self.args.train_batch_size:
-            raise ValueError(
-                f"`dataloader_drop_last` leaves nothing of {len(self.train_dataset)} training rows: a batch has "
-                f"{self.args.train_batch_size}. Set a smaller `per_device_train_batch_size`."
-            )
         # `accelerate launch` turns them on without setting `fsdp` or `deepspeed`.
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             self.args.check_sharded()
         reset_peak_memory()
         # Several backward passes through one compiled forward pass, as gradient statistics need them.
         keep_buffers = torch._functorch.config.patch(donated_buffer=False)
-        try:
-            with fast_attention_dropout(), keep_buffers:
-                output = super().train(*args, **kwargs)
-        finally:
-            self.freezing.release()
+        with fast_attention_dropout(), keep_buffers:
+            output = super().train(*args, **kwargs)
         output.metrics["feature_cache_runtime"] = self._cache_seconds
         output.metrics["train_peak_memory_gb"] = peak_memory_gb()
         output.metrics.update({f"frozen_from_step_{name}": step for name, step in self.freezing.settled.items()})

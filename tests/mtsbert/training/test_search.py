@@ -1,4 +1,7 @@
-"""Tests `mtsbert train --search`: trials of a recipe, stored by optuna and continued after an interruption."""
+"""
+Tests `mtsbert train --search`: trials of a recipe, stored by optuna and continued after an interruption; and
+`hyperparameter_search` in Python.
+"""
 
 import json
 
@@ -6,9 +9,13 @@ import optuna
 import pytest
 import yaml
 from optuna.storages.journal import JournalFileBackend
+from transformers import TrainerCallback, set_seed
 
+from modeling_mtsbert import MTSBertModel
+from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.commands.train import main
 from mtsbert.training.search import RESULTS_FILE, STORAGE_FILE
+from mtsbert.training.trainer import MTSBertTrainer
 
 
 @pytest.fixture
@@ -79,3 +86,132 @@ def test_a_space_that_cannot_be_searched_is_refused_before_the_first_trial(recip
 def test_a_search_needs_a_recipe(space):
     with pytest.raises(ValueError, match="needs a recipe: --config RECIPE"):
         main(["--search", str(space())])
+
+
+# In Python
+
+
+class Trained(TrainerCallback):
+    """Keeps what moved in each training, and how many weights its adapters have."""
+
+    def __init__(self):
+        self.moved: list[set[str]] = []
+        self.num_adapter_weights: list[int] = []
+
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        self._before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+    def on_train_end(self, args, state, control, model, **kwargs):
+        weights = dict(model.named_parameters())
+        changed = [name for name, weight in weights.items() if not weight.equal(self._before[name])]
+        self.moved.append({name.split(".")[0] for name in changed})
+        self.num_adapter_weights.append(sum(weights[name].numel() for name in weights if ".lora_" in name))
+
+
+@pytest.fixture
+def trainer_of_trials(encoder_folder, tasks, features, tokenizer, tmp_path):
+    """Builds a Trainer for `hyperparameter_search`; keyword arguments are training arguments."""
+
+    def model_init() -> MTSBertModel:
+        set_seed(0)
+        return MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks)
+
+    def build(model_init=model_init, **arguments) -> tuple[MTSBertTrainer, Trained]:
+        settings = {"precision": "fp32", "max_steps": 2, "learning_rate": 1e-2, "disable_tqdm": True, **arguments}
+        settings |= {"save_strategy": "no", "feature_cache_dir": str(tmp_path / "cache")}
+        trainer = MTSBertTrainer(
+            model_init=model_init,
+            args=MTLTrainingArguments(str(tmp_path / "run"), **settings),
+            processing_class=tokenizer,
+            train_dataset=features,
+            eval_dataset=features,
+            callbacks=[trained := Trained()],
+        )
+        return trainer, trained
+
+    return build
+
+
+def try_all(trainer: MTSBertTrainer, name: str, values: list, **search):
+    """Searches with one trial for each value, in their order."""
+    search.setdefault("compute_objective", lambda metrics: metrics["eval_composite"])
+    return trainer.hyperparameter_search(
+        lambda trial: {name: trial.suggest_categorical(name, values)},
+        n_trials=len(values),
+        sampler=InOrder(name, values),
+        **search,
+    )
+
+
+class InOrder(optuna.samplers.BaseSampler):
+    """Suggests the first value in the first trial, the second one in the second trial, and so on."""
+
+    def __init__(self, name: str, values: list):
+        self.name, self.values = name, values
+
+    def infer_relative_search_space(self, study, trial):
+        return {}
+
+    def sample_relative(self, study, trial, search_space):
+        return {}
+
+    def sample_independent(self, study, trial, name, distribution):
+        return self.values[trial.number]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # peft's
+@pytest.mark.parametrize("at_start", [None, 2])
+def test_adapters_are_those_of_each_trial(trainer_of_trials, at_start):
+    trainer, trained = trainer_of_trials(lora_r=at_start)
+    try_all(trainer, "lora_r", [2, 4, 2])
+    of_rank_1 = 2 * 2 * (32 + 32)  # two layers, queries and values, two factors
+    assert trained.num_adapter_weights == [2 * of_rank_1, 4 * of_rank_1, 2 * of_rank_1]
+    assert trained.moved == [{"encoder", "heads"}] * 3
+
+
+@pytest.mark.parametrize("at_start", [True, False])
+@pytest.mark.parametrize("values", [[True, False, True], [False, True, False]])
+def test_what_is_frozen_is_decided_by_each_trial(trainer_of_trials, at_start, values):
+    trainer, trained = trainer_of_trials(freeze_encoder=at_start)
+    cosines = []
+    try_all(
+        trainer,
+        "freeze_encoder",
+        values,
+        compute_objective=lambda metrics: cosines.append(metrics["eval_embedding_cosine"]) or cosines[-1],
+    )
+    assert trained.moved == [{"heads"} if is_frozen else {"encoder", "heads"} for is_frozen in values]
+    assert [cosine == pytest.approx(1.0, abs=1e-6) for cosine in cosines] == values
+
+
+def test_a_trial_is_compared_with_the_encoder_that_it_was_given(trainer_of_trials, encoder_folder, tasks):
+    poolings = iter(["mean", "cls", "mean"])
+
+    def model_init() -> MTSBertModel:
+        return MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks, pooling=next(poolings))
+
+    trainer, _ = trainer_of_trials(model_init, freeze_encoder=True)
+    cosines = []
+    objective = lambda metrics: cosines.append(metrics["eval_embedding_cosine"]) or cosines[-1]  # noqa: E731
+    try_all(trainer, "seed", [1, 2], compute_objective=objective)
+    assert cosines == pytest.approx([1.0, 1.0], abs=1e-6)
+
+
+def test_a_trial_that_freezes_everything_is_refused(trainer_of_trials):
+    trainer, trained = trainer_of_trials(freeze_heads=["topic", "ner"])
+    with pytest.raises(ValueError, match="Everything is frozen, so there is nothing to train"):
+        try_all(trainer, "freeze_encoder", [False, True])
+    assert trained.moved == [{"encoder"}]
+    trainer.args.freeze_encoder = False
+    trainer.train()  # a training of its own again
+    assert trained.moved == [{"encoder"}] * 2
+
+
+def test_after_a_search_the_best_settings_are_trained(trainer_of_trials):
+    trainer, trained = trainer_of_trials(freeze_encoder=True)
+    best = try_all(trainer, "freeze_encoder", [True, False])
+    for name, value in {**best.hyperparameters, "freeze_encoder": False}.items():
+        setattr(trainer.args, name, value)
+    trainer.train()
+    assert trained.moved[-1] == {"encoder", "heads"}
+    assert trainer.evaluate()["eval_embedding_cosine"] < 1.0
