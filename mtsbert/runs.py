@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mtsbert.preparation import data_prep, prepare
 from mtsbert.settings import parse_mapping
@@ -46,7 +48,8 @@ def run_once(
 ) -> dict[str, float]:
     """
     Trains with a recipe and returns all metrics. If the same run (see [`folder_of_run`]) has finished before, its
-    metrics are returned instead. The run's folder keeps the results and the log, but not the weights.
+    metrics are returned instead. The run's folder keeps the results and the log, but no weights and
+    no checkpoints.
 
     Args:
         config (`Path`): The recipe.
@@ -73,8 +76,11 @@ def run_once(
     if done.returncode:
         end = "\n".join(log.read_text(encoding="utf-8").splitlines()[-LOG_LINES:])
         raise RuntimeError(f"{name} failed; the end of {log}:\n{end}")
-    for weights in () if keeps_weights else output.glob("*.safetensors"):
-        weights.unlink()
+    if not keeps_weights:
+        for weights in output.glob("*.safetensors"):
+            weights.unlink()
+        for checkpoint in output.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            shutil.rmtree(checkpoint)
     return json.loads(results.read_text(encoding="utf-8"))
 
 

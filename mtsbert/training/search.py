@@ -11,20 +11,23 @@ SPACE is a YAML file:
       freeze_encoder: [true, false]
 
 Each trial is a separate run in the output folder. optuna's storage is in the same folder, so an interrupted search
-continues when the same command is run again.
+continues when the same command is run again. A search of another space or recipe, of other data or with other code
+begins anew.
 """
 
 import argparse
 import json
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.recipe import build_parser, flags_of, parse_arguments, read_yaml
 from mtsbert.results.metrics import COMPOSITE
 from mtsbert.results.tables import markdown_table
-from mtsbert.runs import run_once
+from mtsbert.runs import folder_of_run, run_once
 from mtsbert.settings import import_extra
 
 
@@ -32,9 +35,9 @@ KEYS = ("num_trials", "objective", "direction", "space")
 RANGE_KEYS = ("low", "high", "log")
 DIRECTIONS = ("maximize", "minimize")
 STORAGE_FILE, RESULTS_FILE = "search.log", "search.json"
-# A trial is judged by its last epoch, so no checkpoints are saved or selected, and nothing is predicted or pushed.
-OF_EVERY_TRIAL = {"do_train": True, "do_eval": True, "do_predict": False, "save_strategy": "no", "push_to_hub": False}
-OF_EVERY_TRIAL |= {"load_best_model_at_end": False}
+OF_EVERY_TRIAL = {"do_train": True, "do_eval": True, "do_predict": False, "push_to_hub": False}
+# A trial is judged by its last epoch, so no checkpoints are saved or selected, unless it may stop early.
+WITHOUT_CHECKPOINTS = {"save_strategy": "no", "load_best_model_at_end": False}
 
 logger = logging.getLogger(__name__)
 
@@ -64,31 +67,33 @@ def search(space_file: Path, argv: list[str]) -> dict[str, Any]:
     if known.config is None:
         raise ValueError("A search needs a recipe: --config RECIPE.")
     _, _, training_args = parse_arguments(argv)
-    for flags in _corners(settings["space"]):
-        parse_arguments([*argv, *flags])  # raises for flags that cannot be combined with the recipe
-    folder = Path(training_args.output_dir)
+    for chosen in _corners(settings["space"]):
+        parse_arguments([*argv, *_flags_of_trial(chosen, training_args)])  # raises for what cannot be combined
+    recipe, folder = Path(known.config), Path(training_args.output_dir)
+    searched = json.dumps({key: value for key, value in settings.items() if key != "num_trials"})
+    name = folder_of_run(recipe, [*others, searched], folder=folder, name=space_file.stem).name
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = optuna.storages.JournalStorage(backends.JournalFileBackend(str(folder / STORAGE_FILE)))
-    study = optuna.create_study(
-        study_name=space_file.stem, storage=storage, direction=settings["direction"], load_if_exists=True
-    )
+    if (earlier := optuna.get_all_study_names(storage)) and name not in earlier:
+        logger.info("Space, recipe, data or code are not those of the search before: this one begins anew.")
+    study = optuna.create_study(study_name=name, storage=storage, direction=settings["direction"], load_if_exists=True)
     for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # left by a call that was killed
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     while len(finished := study.get_trials(states=[optuna.trial.TrialState.COMPLETE])) < settings["num_trials"]:
         study.sampler = optuna.samplers.TPESampler(seed=training_args.seed + len(study.trials))
         trial = study.ask()
-        chosen = {name: _suggest(trial, name, choices) for name, choices in settings["space"].items()}
-        flags = flags_of(chosen | OF_EVERY_TRIAL, build_parser())
+        chosen = {flag: _suggest(trial, flag, choices) for flag, choices in settings["space"].items()}
+        flags = _flags_of_trial(chosen, training_args)
         logger.info(f"Trial {len(finished) + 1} of {settings['num_trials']}: {chosen}")
-        results = run_once(Path(known.config), [*others, *flags], folder=folder, name=f"trial_{trial.number}")
+        results = run_once(recipe, [*others, *flags], folder=folder, name=f"trial_{trial.number}")
         if settings["objective"] not in results:
             raise ValueError(f"`objective` is {settings['objective']!r}; a run has {sorted(results)}.")
         study.tell(trial, results[settings["objective"]])
     best = {"flags": study.best_trial.params, "objective": study.best_value}
     trials = [{"flags": trial.params, "objective": trial.value} for trial in finished]
     (folder / RESULTS_FILE).write_text(json.dumps({**settings, "best": best, "trials": trials}, indent=2) + "\n")
-    command = " ".join(flags_of(best["flags"], build_parser()))
+    command = shlex.join([*others, *flags_of(best["flags"], build_parser())])
     sys.stdout.write(
         f"\n{_table(trials, settings['objective'])}\n\nBest: {settings['objective']} {best['objective']:.4f}, with\n"
         f"    mtsbert train --config {known.config} {command}\n"
@@ -107,6 +112,8 @@ def _checked(settings: dict) -> dict:
         raise ValueError(f"`direction` is {settings['direction']!r}; allowed are {list(DIRECTIONS)}.")
     if not isinstance(settings.get("space"), dict) or not settings["space"]:
         raise ValueError("it needs a `space`: flags, and for each a list of values or {low: ..., high: ...}.")
+    if own := [name for name in settings["space"] if name in {"output_dir", *OF_EVERY_TRIAL, *WITHOUT_CHECKPOINTS}]:
+        raise ValueError(f"`space` has {own}, which a search sets itself for each of its runs; drop it.")
     for name, choices in settings["space"].items():
         if isinstance(choices, list) and choices:
             for choice in choices:
@@ -121,13 +128,20 @@ def _checked(settings: dict) -> dict:
     return settings
 
 
-def _corners(space: dict) -> list[list[str]]:
-    """Returns the flags for two points of the space: all first values, and all last values."""
+def _corners(space: dict) -> list[dict[str, Any]]:
+    """Returns two points of the space: all first values, and all last values."""
     ends = [
         (choices[0], choices[-1]) if isinstance(choices, list) else (choices["low"], choices["high"])
         for choices in space.values()
     ]
-    return [flags_of(dict(zip(space, values, strict=True)), build_parser()) for values in zip(*ends, strict=True)]
+    return [dict(zip(space, values, strict=True)) for values in zip(*ends, strict=True)]
+
+
+def _flags_of_trial(chosen: dict[str, Any], recipe: MTLTrainingArguments) -> list[str]:
+    """Returns the flags of a run with these values. `recipe` has what holds for the others."""
+    patience = chosen.get("early_stopping_patience")
+    may_stop = patience is not None or recipe.early_stopping_patience is not None
+    return flags_of(chosen | OF_EVERY_TRIAL | ({} if may_stop else WITHOUT_CHECKPOINTS), build_parser())
 
 
 def _suggest(trial: Any, name: str, choices: list | dict) -> Any:

@@ -52,13 +52,50 @@ def test_a_search_finds_the_best_of_its_trials_and_goes_on(recipe, space, warm_r
         assert f"| encoder.layer.0    | 8,544      | {state}" in (folder / "log.txt").read_text()
 
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "run" / STORAGE_FILE)))
-    optuna.load_study(study_name="space", storage=storage).ask()  # a trial whose run was killed
+    (study_name,) = optuna.get_all_study_names(storage)
+    optuna.load_study(study_name=study_name, storage=storage).ask()  # a trial whose run was killed
     main([*command, str(space(num_trials=3))])
     again = json.loads((tmp_path / "run" / RESULTS_FILE).read_text())
     assert again["trials"][:2] == found["trials"]
     assert len(again["trials"]) == 3
-    states = [trial.state.name for trial in optuna.load_study(study_name="space", storage=storage).trials]
+    states = [trial.state.name for trial in optuna.load_study(study_name=study_name, storage=storage).trials]
     assert states == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+
+
+@pytest.mark.slow
+def test_a_search_of_another_recipe_or_space_begins_anew(recipe, space, warm_runs, tmp_path, capsys):
+    def search(**changes) -> list[dict]:
+        path = recipe(**changes, num_train_epochs=len(changes) + 1)
+        main(["--config", str(path), "--search", str(space(num_trials=1, space=searched)), "--seed=3"])
+        return json.loads((tmp_path / "run" / RESULTS_FILE).read_text())["trials"]
+
+    def epochs() -> list[float]:
+        files = (tmp_path / "run").glob("trial_0_*/all_results.json")
+        return sorted(json.loads(file.read_text())["epoch"] for file in files)
+
+    searched = {"learning_rate": [1.0e-3]}
+    assert [trial["flags"] for trial in search()] == [{"learning_rate": 1.0e-3}]
+    assert [trial["flags"] for trial in search(normalize=False)] == [{"learning_rate": 1.0e-3}]
+    assert epochs() == [1.0, 2.0]
+    searched = {"head_learning_rate": [1.0e-2], "pooling": ["cls"]}
+    assert [trial["flags"] for trial in search()] == [{"head_learning_rate": 1.0e-2, "pooling": "cls"}]
+    assert epochs() == [1.0, 1.0, 2.0]
+    assert "recipe.yaml --seed=3 --head_learning_rate=0.01 --pooling=cls\n" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["recipe", "space"])
+def test_a_trial_that_may_stop_early_keeps_its_best_epoch(recipe, space, warm_runs, tmp_path, where):
+    patience = {"early_stopping_patience": 1}
+    flags = {"num_train_epochs": 5, "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    path = recipe(**flags, **(patience if where == "recipe" else {}))
+    searched = {"learning_rate": [1.0e-12]} | ({"early_stopping_patience": [1]} if where == "space" else {})
+    best = main(["--config", str(path), "--search", str(space(num_trials=1, space=searched))])
+    (folder,) = (tmp_path / "run").glob("trial_0_*")
+    results = json.loads((folder / "all_results.json").read_text())
+    assert results["epoch"] == 2.0  # which was no better than the first one
+    assert results["eval_composite"] == best["objective"]
+    assert not list(folder.glob("**/*.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +111,15 @@ def test_a_search_finds_the_best_of_its_trials_and_goes_on(recipe, space, warm_r
         ({"space": {"learning_rate": {"low": 2, "high": 1}}}, "goes from 2 to 1"),
         ({"space": {"learning_rate": {"low": 0.0, "high": 1.0, "log": True}}}, "goes from 0.0 to 1.0"),
         ({"space": {"num_frozen_layers": ["many"]}}, "num_frozen_layers"),
+        (
+            {"space": {"save_strategy": ["no", "epoch"]}},
+            r"`space` has \['save_strategy'\], which a search sets itself",
+        ),
+        ({"space": {"output_dir": ["a", "b"]}}, r"`space` has \['output_dir'\], which a search sets itself"),
+        (
+            {"space": {"early_stopping_patience": [1]}},
+            "`early_stopping_patience` needs `load_best_model_at_end: true`",
+        ),
         ({"space": {"label_smoothing_factor": [0.1]}}, "give a task its own `label_smoothing`"),
     ],
 )
