@@ -78,7 +78,7 @@ class Freezing:
         self.settled: dict[str, int] = {}  # part that was frozen during training → the steps it was trained for
         # Parts that are unfrozen later are frozen only in the first `move_to`, after DDP has seen them as trainable.
         self.frozen = self.forever
-        self.apply()
+        self._apply()
 
     def begin(self, num_steps: int, num_epochs: float) -> None:
         """Must be called before training with the number of optimizer steps and epochs of the run."""
@@ -119,13 +119,13 @@ class Freezing:
         frozen = self.to_the_end | {name for name, thaws in self.periods.items() if period < thaws}
         if frozen != self.frozen:
             self.frozen = frozen
-            self.apply()
+            self._apply()
 
     def settle(self, settled: dict[str, int]) -> None:
         """Freezes parts to the end of the run: part → after how many steps. Replaces what was settled before."""
         self.frozen = (self.frozen - set(self.settled)) | set(settled)
         self.settled = settled
-        self.apply()
+        self._apply()
 
     def set_modes(self) -> None:
         """Puts the frozen parts in evaluation mode. Must be called after `model.train()`."""
@@ -138,12 +138,12 @@ class Freezing:
     def lifted(self) -> Iterator[None]:
         """Temporarily unfreezes everything, for code that must see all parameters from the start."""
         frozen, self.frozen = self.frozen, set()
-        self.apply()
+        self._apply()
         try:
             yield
         finally:
             self.frozen = frozen
-            self.apply()
+            self._apply()
 
     def trained_weights(self) -> dict[str, nn.Parameter]:
         """Returns the parameters that are trained at some point, by name."""
@@ -176,32 +176,17 @@ class Freezing:
             return first if number == total else f"{first}, then {trained}"
         return trained
 
-    def release(self) -> None:
-        """
-        After a run: only what the user froze, or adapters hold, requires no gradients. What is frozen by hand from now
-        on is seen, also where flags had frozen it before.
-        """
-        self._leave(self._fixed_on_model())
-
-    def apply(self) -> None:
-        """Freezes what is to be frozen now. Must be called before a run, as the one before has undone it."""
+    def _apply(self) -> None:
         fixed = self.fixed | self._fixed_now()  # a callback may freeze by hand as well
-        frozen = {id(parameter) for name in self.frozen for parameter in self.parts[name].parameters}
-        self._leave(fixed | frozen)
-
-    def _leave(self, frozen: set[int]) -> None:
-        for part in self.parts.values():
+        for name, part in self.parts.items():
             for parameter in part.parameters:
-                parameter.requires_grad_(id(parameter) not in frozen)
+                parameter.requires_grad_(name not in self.frozen and id(parameter) not in fixed)
         self.model._left_by_trainer = {name: weight.requires_grad for name, weight in self._named.items()}
 
     def _fixed_now(self) -> set[int]:
-        return self._fixed_by_flags | self._fixed_on_model()
-
-    def _fixed_on_model(self) -> set[int]:
         held = getattr(self.model, "_held_by_adapters", set())
         names = held | fixed_by_hand(self.model, self._named)
-        return {id(self._named[name]) for name in names if name in self._named}
+        return self._fixed_by_flags | {id(self._named[name]) for name in names if name in self._named}
 
     def _trained_parameters(self, frozen: set[str]) -> list[nn.Parameter]:
         parts = [part for name, part in self.parts.items() if name not in frozen]
@@ -214,7 +199,8 @@ def fixed_by_hand(model: MTSBertModel, named: dict[str, nn.Parameter]) -> set[st
     what the user froze, before the first Trainer or after it, and what came so, such as sinusoidal positions. They are
     never trained.
 
-    The names are stored on the model, with what a [`Freezing`] has set last. The user changed what differs from that.
+    The names are stored on the model, with what a [`Freezing`] has set last. The user changed what differs from that;
+    to freeze by hand what flags froze in an earlier run, one has to unfreeze it first.
 
     Args:
         model ([`MTSBertModel`]): The model.

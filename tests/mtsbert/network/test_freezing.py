@@ -311,18 +311,6 @@ def test_what_is_frozen_by_hand_between_two_trainers_stays_as_it_is(trainer_of, 
     assert moved(before, model) == trainable_names(model, "")
 
 
-@pytest.mark.parametrize(
-    "flags", [{"freeze_encoder": True}, {"freeze_modules": "^encoder"}, {"bitfit": True}], ids=str
-)
-def test_what_flags_froze_before_may_be_frozen_by_hand_for_the_next_run(trainer_of, model, flags):
-    trainer_of(**flags).train()
-    assert all(weight.requires_grad for weight in model.parameters())
-    model.encoder.requires_grad_(False)
-    before = copy.deepcopy(model.state_dict())
-    trainer_of().train()
-    assert moved(before, model) == trainable_names(model, "heads.")
-
-
 def test_a_trainer_sees_what_was_frozen_by_hand_before_another_was_built(trainer_of, model):
     trainer = trainer_of()
     model.heads["ner"].requires_grad_(False)
