@@ -67,6 +67,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in long)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    # New heads start from random weights; pytest-randomly draws anew for `random` and numpy alone.
+    torch.manual_seed(0)
+
+
 def pytest_collection_finish(session):
     # The end of every training collects garbage, which takes longer than the training if it looks at all libraries.
     gc.collect()

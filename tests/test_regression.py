@@ -38,7 +38,7 @@ def grader(encoder_folder, tokenizer, rows, tmp_path):
 
     def train(*, of: Dataset = rows, task: dict = GRADE, **arguments) -> MTSBertTrainer:
         model = MTSBertModel.from_encoder(str(encoder_folder), tasks={"grade": dict(task)})
-        settings = {"num_train_epochs": 20, "learning_rate": 1e-2, "disable_tqdm": True, "precision": "fp32"}
+        settings = {"num_train_epochs": 40, "learning_rate": 5e-3, "disable_tqdm": True, "precision": "fp32"}
         args = MTLTrainingArguments(str(tmp_path / "run"), save_strategy="no", **settings | arguments)
         trainer = MTSBertTrainer(model, args, processing_class=tokenizer, train_dataset=of, eval_dataset=rows)
         trainer.train()

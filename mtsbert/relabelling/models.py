@@ -2,9 +2,11 @@
 
 import json
 import logging
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import yaml
 from datasets import Dataset
 
 from mtsbert.data.labels import check_recipe_tasks
@@ -18,6 +20,7 @@ FLAGS = [
     "--do_train=True", "--do_eval=False", "--do_predict=False", "--check_data=False", "--eval_strategy=no",
     "--save_strategy=no", "--load_best_model_at_end=False", "--calibration=False", "--push_to_hub=False",
 ]  # fmt: skip
+LEFT_OUT = ("early_stopping_patience", "metric_for_best_model", "resume_from_checkpoint")  # of the recipe
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +41,10 @@ class FoldModels:
         self.config, self.data, self.folder, self._find_with = config, data, folder, find_with
         if not config.is_file():
             raise ValueError(f"--config {config}: no such file.")
-        _, data_args, training_args = parse_arguments([f"--config={config}", f"--output_dir={folder}", *FLAGS])
+        parse_arguments([f"--config={config}", f"--output_dir={folder}"])
+        with tempfile.TemporaryDirectory() as place:
+            recipe = _write_recipe(config, Path(place))
+            _, data_args, training_args = parse_arguments([f"--config={recipe}", f"--output_dir={folder}", *FLAGS])
         self.tasks: dict[str, dict] = data_args.tasks
         check_recipe_tasks(self.tasks)
         self.datasets: dict[str, dict] = data_args.datasets
@@ -95,8 +101,18 @@ class FoldModels:
         flags = [f"--datasets={json.dumps(datasets)}", *FLAGS]
         where = {"folder": self.folder / "runs", "name": f"model_{fold}"}
         logger.info(f"Model {fold + 1} of {folds.num_folds} learns from {len(shown):,} texts.")
+        recipe = _write_recipe(self.config, self.folder)
         try:
-            run_once(self.config, flags, keeps_weights=True, **where)
+            run_once(recipe, flags, keeps_weights=True, **where)
         except RuntimeError as error:  # with what the run has said, as that a fold is left without entities
             raise ValueError(f"{error}") from None
-        return folder_of_run(self.config, flags, **where)
+        return folder_of_run(recipe, flags, **where)
+
+
+def _write_recipe(config: Path, folder: Path) -> Path:
+    """Writes a copy of a recipe, without what chooses between checkpoints, into a folder; returns its path."""
+    recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
+    path = folder / "recipe.yaml"
+    kept = {key: value for key, value in recipe.items() if key not in LEFT_OUT}
+    path.write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path

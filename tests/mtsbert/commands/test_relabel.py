@@ -145,6 +145,8 @@ def large(tmp_path):
 def first(large, recipe):
     columns = {"text": "text", "label": "topic", "entities": "ner"}
     published = {"push_to_hub": True, "hub_model_id": "org/finished"}  # which the models of the folds are not
+    published |= {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    published |= {"early_stopping_patience": 1, "metric_for_best_model": "eval_topic_accuracy"}
     return recipe(datasets={"news": {"path": str(large), "columns": columns}}, output_dir="unused", **published)
 
 
