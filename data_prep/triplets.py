@@ -64,9 +64,7 @@ def triplets_of(rows: Iterable[tuple[str, str, str]]) -> Iterator[dict[str, str 
             hypotheses[premise][label].append(hypothesis)
     for premise, by_label in hypotheses.items():
         for place, hypothesis in enumerate(by_label[ENTAILMENT]):
-            against = [
-                other for other in by_label[CONTRADICTION] if other != hypothesis
-            ]  # sources contradict themselves
+            against = [other for other in by_label[CONTRADICTION] if other != hypothesis]  # some sources say both
             negative = against[place % len(against)] if against else None
             yield {"text": premise, "text_pair": hypothesis, "text_negative": negative}
 

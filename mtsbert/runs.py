@@ -48,8 +48,7 @@ def run_once(
 ) -> dict[str, float]:
     """
     Trains with a recipe and returns all metrics. If the same run (see [`folder_of_run`]) has finished before, its
-    metrics are returned instead. The run's folder keeps the results and the log, but no weights and
-    no checkpoints.
+    metrics are returned instead. The run's folder keeps the results and the log, but no weights and no checkpoints.
 
     Args:
         config (`Path`): The recipe.
