@@ -137,6 +137,8 @@ def _with_one_label(span: dict) -> dict:
     labels = span["labels"]
     if not isinstance(labels, list) or len(labels) != 1:
         raise ValueError(f"an entity has one label; this one has {labels!r}: {span}.")
+    if not all(type(span[key]) is int for key in ("start", "end")):
+        raise ValueError(f"an entity begins and ends at a character, whose number is whole: {span}.")
     kept = {key: span[key] for key in ("start", "end", "text", "to_name") if key in span}
     return {**kept, "label": labels[0]}
 

@@ -281,6 +281,17 @@ def test_a_docbin_of_spacy(tmp_path):
             {"text": "a", "label": [{"start": 0, "end": 1, "labels": ["A", "B"]}]},
             "an entity has one label; this one has",
         ),
+        (
+            {
+                "text": "a b",
+                "label": [{"start": None, "end": 1, "labels": ["A"]}, {"start": 2, "end": 3, "labels": ["A"]}],
+            },
+            "an entity begins and ends at a character, whose number is whole: {'start': None",
+        ),
+        (
+            {"text": "a", "label": [{"start": 0, "end": 1.0, "labels": ["A"]}]},
+            "an entity begins and ends at a character",
+        ),
         ({"data": {"label": "a"}, "annotations": [{"result": [SPAN]}]}, "both have 'label'; rename one"),
         (label_studio([CHOICE, CHOICE | {"value": {"choices": ["World"]}}], text="x")[0], "'topic' has two answers"),
         (DONE | {"annotations": [{"result": None}]}, "has no list as 'result': None"),
