@@ -8,6 +8,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,17 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "datasets", "accelerate")
 LOG_LINES = 20  # shown if a run fails
 
 logger = logging.getLogger(__name__)
+
+
+def copy_recipe(
+    config: Path, folder: Path, *, without: Collection[str], changes: dict[str, Any] | None = None
+) -> Path:
+    """Writes a copy of a recipe without some keys, and with others changed, into a folder; returns its path."""
+    recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
+    kept = {key: value for key, value in recipe.items() if key not in without}
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(kept | (changes or {}), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return path
 
 
 def folder_of_run(config: Path, flags: list[str], *, folder: Path, name: str) -> Path:

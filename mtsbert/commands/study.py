@@ -26,7 +26,7 @@ from mtsbert.preparation import data_prep
 from mtsbert.recipe import NOT_IN_RECIPES, names_set_by, parse_arguments
 from mtsbert.results.metrics import COMPOSITE, PRIMARY_METRIC
 from mtsbert.results.tables import markdown_table
-from mtsbert.runs import mean_and_sd, run_once
+from mtsbert.runs import copy_recipe, mean_and_sd, run_once
 from mtsbert.training.optimization import head_learning_rate
 
 
@@ -98,11 +98,8 @@ def study_recipe(config: Path, folder: Path) -> tuple[Path, int]:
     recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
     if left_out := [key for key in NEVER if key in recipe and key not in ("seed", "output_dir")]:
         logger.info(f"The study decides for itself, and leaves out of the recipe: {left_out}.")
-    kept = {key: value for key, value in recipe.items() if key not in NEVER}
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(kept | ALWAYS, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return path, recipe.get("seed", MTLTrainingArguments.seed)
+    return copy_recipe(config, folder, without=NEVER, changes=ALWAYS), recipe.get("seed", MTLTrainingArguments.seed)
 
 
 @dataclass

@@ -6,13 +6,12 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
 from datasets import Dataset
 
 from mtsbert.data.labels import check_recipe_tasks
 from mtsbert.recipe import parse_arguments
 from mtsbert.relabelling.folds import Folds
-from mtsbert.runs import check_data, folder_of_run, run_once
+from mtsbert.runs import check_data, copy_recipe, folder_of_run, run_once
 
 
 # Only the last weights count, and for nobody else: no evaluation, no checkpoints, no calibration, no push.
@@ -43,7 +42,7 @@ class FoldModels:
             raise ValueError(f"--config {config}: no such file.")
         parse_arguments([f"--config={config}", f"--output_dir={folder}"])
         with tempfile.TemporaryDirectory() as place:
-            recipe = _write_recipe(config, Path(place))
+            recipe = copy_recipe(config, Path(place), without=LEFT_OUT)
             _, data_args, training_args = parse_arguments([f"--config={recipe}", f"--output_dir={folder}", *FLAGS])
         self.tasks: dict[str, dict] = data_args.tasks
         check_recipe_tasks(self.tasks)
@@ -101,18 +100,9 @@ class FoldModels:
         flags = [f"--datasets={json.dumps(datasets)}", *FLAGS]
         where = {"folder": self.folder / "runs", "name": f"model_{fold}"}
         logger.info(f"Model {fold + 1} of {folds.num_folds} learns from {len(shown):,} texts.")
-        recipe = _write_recipe(self.config, self.folder)
+        recipe = copy_recipe(self.config, self.folder, without=LEFT_OUT)
         try:
             run_once(recipe, flags, keeps_weights=True, **where)
         except RuntimeError as error:  # with what the run has said, as that a fold is left without entities
             raise ValueError(f"{error}") from None
         return folder_of_run(recipe, flags, **where)
-
-
-def _write_recipe(config: Path, folder: Path) -> Path:
-    """Writes a copy of a recipe, without what chooses between checkpoints, into a folder; returns its path."""
-    recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
-    path = folder / "recipe.yaml"
-    kept = {key: value for key, value in recipe.items() if key not in LEFT_OUT}
-    path.write_text(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    return path
