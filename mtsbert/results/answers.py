@@ -14,7 +14,6 @@ from pipeline_mtsbert import MTSBertPipeline
 
 
 ROWS_PER_CALL = 1_000  # in memory at a time; they are sorted by length
-EMBEDDINGS = ("embedding", "pair_embedding")  # in answers, beside the names of tasks
 
 
 def answers(
@@ -34,9 +33,9 @@ def answers(
     of_pairs += [task for task, settings in pipeline.model.config.tasks.items() if settings["type"] in PAIR_TYPES]
     for block in blocks_of(rows):
         texts = [row[TEXT] if row.get(TEXT_PAIR) is None else (row[TEXT], row[TEXT_PAIR]) for row in block]
-        for row, answer in zip(block, pipeline(texts, batch_size=batch_size), strict=True):
-            kept = answer if embeddings else {k: v for k, v in answer.items() if k not in EMBEDDINGS}
-            yield row | kept | (dict.fromkeys(of_pairs) if TEXT_PAIR in row and row[TEXT_PAIR] is None else {})
+        found = pipeline(texts, batch_size=batch_size, return_embeddings=embeddings)
+        for row, answer in zip(block, found, strict=True):
+            yield row | answer | (dict.fromkeys(of_pairs) if TEXT_PAIR in row and row[TEXT_PAIR] is None else {})
 
 
 def blocks_of(rows: Iterable[dict]) -> Iterator[list[dict]]:

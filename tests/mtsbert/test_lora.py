@@ -13,9 +13,9 @@ from modeling_mtsbert import MTSBertModel
 from mtsbert.adapters.lora import add_adapters
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.network.adapters import merge_adapters
-from mtsbert.results.tables import parameter_table
 from mtsbert.training.checkpoints import flaw_of
 from tests.mtsbert.conftest import ENCODERS
+from tests.mtsbert.network.test_freezing import states_and_rates
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # peft's
@@ -56,11 +56,9 @@ def test_adapters_and_heads_are_trained_and_nothing_else(trainer_of, model):
 
 def test_the_table_of_what_is_trained_counts_adapters_alone(trainer_of, model):
     total = sum(weight.numel() for weight in model.encoder.encoder.layer[0].parameters())
-    trainer = trainer_of(**LORA)
-    table = parameter_table(trainer.freezing, trainer.learning_rates)
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     some = f"512 of {total + 512:,} trained"  # queries and values: two factors of 4 x 32 each
-    assert [line[2:] for line in lines] == [["frozen", ""], *[[some, "0.01"]] * 2, *[["trained", "0.01"]] * 2]
+    found = list(states_and_rates(trainer_of(**LORA)).values())
+    assert found == [("frozen", ""), *[(some, "0.01")] * 2, *[("trained", "0.01")] * 2]
 
 
 def test_the_copies_that_tasks_have_of_layers_get_adapters_too(trainer_of, layered_model):
