@@ -11,6 +11,7 @@ import inspect
 import json
 import math
 import random
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -256,12 +257,17 @@ def _read_value(
     if task["type"] in NUMBER_TYPES:
         return _read_score(name_of(value, feature), task.get("score_range", (-math.inf, math.inf)))
     if task.get("multi_label"):
-        if isinstance(value, str) and source.separator is not None:
-            value = [label.strip() for label in value.split(source.separator)]
+        if isinstance(value, str):
+            value = _labels_in_cell(value, source.separator)
         if not isinstance(value, list):
             raise ValueError(
                 f"{value!r} is not a list of labels, which a multi-label task needs. For several labels in a cell, "
                 "set the dataset's 'separator'; for a column of zeros and ones for each, its 'label_columns'."
+            )
+        if len(set(map(str, value))) < len(value) and all(str(flag).lower() in FLAGS for flag in value):
+            raise ValueError(
+                f"{value!r} says yes or no for every label; a list of the labels' names is wanted: "
+                "[name for name, flag in zip(names, row) if flag]."
             )
         labels = [None if label is None else _read_label(label, getattr(feature, "feature", None)) for label in value]
         if None in labels:
@@ -274,6 +280,19 @@ def _read_value(
             f"{value!r} is not a label. With `soft_labels: true`, a task of a recipe learns from probabilities."
         )
     return _read_label(value, feature)
+
+
+def _labels_in_cell(value: str, separator: str | None) -> str | list:
+    """Reads several labels from a cell: a list in JSON, or what `separator` separates; else the text itself."""
+    if re.fullmatch(r"\s*\[.*\]\s*", value, re.DOTALL):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            if re.match(r"\s*\[\s*'", value):
+                raise ValueError(
+                    f"{value!r} is a list as Python prints it; write JSON, or labels with a 'separator' between them."
+                ) from None
+    return value if separator is None else [label.strip() for label in value.split(separator)]
 
 
 def _read_probabilities(value: Any, feature: Any) -> list[dict] | None:

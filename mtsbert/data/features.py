@@ -1,5 +1,6 @@
 """Turns examples into features: token ids, and labels as ids."""
 
+import hashlib
 import json
 import logging
 import math
@@ -23,6 +24,8 @@ NO_ROW = -1  # row number of a filler row
 ROWS_AT_ONCE = 5_000
 # Temporary columns for the report; the second one exists for each token task. Task names contain no space.
 CUT, COUNTS = "is cut", "{} entities"
+MADE_FOR = "made_for"  # what a note in the description of features begins with: the model that they were made for
+OF_LABELS = ("type", "labels", "multi_label", "soft_labels")  # the settings of a task that decide about its ids
 
 
 @dataclass
@@ -140,7 +143,47 @@ def build_features(
         np.array(encoded[CUT][:], dtype=bool), {name: EntityCounts(*map(int, sums)) for name, sums in counts.items()}
     )
     report.log(split)
-    return encoded.remove_columns([CUT, *map(COUNTS.format, token_tasks)]), report
+    features = encoded.remove_columns([CUT, *map(COUNTS.format, token_tasks)])
+    features.info.description = json.dumps({MADE_FOR: _made_for(tasks, tokenizer) | {"max_length": max_length}})
+    return features, report
+
+
+def check_features(
+    features: Dataset, tasks: dict[str, dict], tokenizer: PreTrainedTokenizerBase, *, longest: int, argument: str
+) -> None:
+    """
+    Compares features with the model that is to read them: the ids of labels and of tokens mean nothing to another one.
+
+    Args:
+        features (`Dataset`): What `build_features` returned, or some of its rows. Those of another origin pass.
+        tasks (`dict[str, dict]`), tokenizer (`PreTrainedTokenizerBase`): Those of the model.
+        longest (`int`): Number of tokens that the model reads.
+        argument (`str`): What error messages call the features.
+
+    Raises:
+        `ValueError`: if they were made for other labels, by another tokenizer, or of more tokens.
+    """
+    for note in features.info.description.split("\n\n"):  # several where datasets were concatenated
+        if not note.startswith(f'{{"{MADE_FOR}"'):
+            continue
+        there, here = json.loads(note)[MADE_FOR], _made_for(tasks, tokenizer)
+        for task, settings in here["tasks"].items():  # where labels may be soft, ids are taken as well
+            other = there["tasks"].get(task)
+            if other not in (settings, {key: settings[key] for key in settings if key != "soft_labels"}):
+                raise ValueError(
+                    f"`{argument}` has ids of task {task!r} that stand for {other}, and in the model "
+                    f"for {settings}. Tell `load_data` the tasks of the model (`checkpoint_tasks=model.config.tasks`)."
+                )
+        if there["tokens"] != here["tokens"]:
+            raise ValueError(
+                f"`{argument}` was tokenized by another tokenizer than the model's (with `letter_case`, that has "
+                "capital letters). Give the Trainer the rows as they are, which it tokenizes itself."
+            )
+        if (there["max_length"] or math.inf) > longest and max(features["length"], default=0) > longest:
+            raise ValueError(
+                f"`{argument}` has texts of more tokens than the {longest} that the encoder reads: give `load_data` a "
+                f"`max_length` of {longest}."
+            )
 
 
 def num_labelled_rows(features: Dataset, task: str) -> int:
@@ -175,6 +218,13 @@ def unlabelled(row: dict, tasks: dict[str, dict], num_tokens: int | None = None)
         else:
             labels[name] = [missing] * len(row[name]) if isinstance(row[name], list) else missing
     return row | labels
+
+
+def _made_for(tasks: dict[str, dict], tokenizer: PreTrainedTokenizerBase) -> dict:
+    """What the ids in features depend on: of every task what decides about its ids, and a digest of the tokenizer."""
+    of_tasks = {name: {key: task[key] for key in OF_LABELS if task.get(key)} for name, task in tasks.items()}
+    tokens = hashlib.sha256(json.dumps(_rules(tokenizer), sort_keys=True).encode()).hexdigest()
+    return {"tasks": of_tasks, "tokens": tokens}
 
 
 def _rules(tokenizer: PreTrainedTokenizerBase) -> dict:

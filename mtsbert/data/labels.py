@@ -20,7 +20,7 @@ from configuration_mtsbert import (
     check_tasks,
 )
 from entities_mtsbert import OUTSIDE, bio_labels, entity_types
-from mtsbert.data.examples import ROW, fingerprint_of, renamed
+from mtsbert.data.examples import FLAGS, ROW, fingerprint_of, renamed
 from mtsbert.data.skipped_rows import SkippedRow
 from mtsbert.data.sources import SourceDataset
 from mtsbert.formats.spelling import one_of_each, sorted_labels, spellings
@@ -64,6 +64,7 @@ OF_HEADS = ("type", "labels", "score_range", "hidden_size", "multi_label", "feat
 OF_THE_LOSS = ("soft_labels", "class_weights", "pos_weight", "label_smoothing", "loss", "focal_gamma", "scale")
 WEIGHTS = ("class_weights", "pos_weight")
 BALANCED = "balanced"
+UNLABELLED = (-1, -100)  # what datasets and libraries write where a row has no label
 FOR_EVERY_TASK = ("loss", "weight", "examples", "grad_norm")
 
 
@@ -225,7 +226,7 @@ def _complete_labels(
     if not labels and not everywhere:
         raise ValueError("no row has a label, and the recipe names none.")
     if not task.get("labels") and not declared:
-        _check_no_numbers(labels)
+        _check_are_labels(labels, task)
     types = entity_types(labels) if of_tokens and OUTSIDE in labels else labels
     meant = spellings(everywhere, types)
     reasons = {
@@ -265,8 +266,16 @@ def _join(task: str, meant: dict[str, str], examples: dict[str, dict[str, Datase
         logger.warning(f"Task {task!r}: labels that differ only in how they are written are one: {names}.")
 
 
-def _check_no_numbers(labels: list[str]) -> None:
-    """Raises `ValueError` for labels that are all numbers, and not all whole ones: prices are no classes."""
+def _check_are_labels(labels: list[str], task: dict) -> None:
+    """
+    Raises `ValueError` for labels from data that mean something else: prices are no classes, zeros and ones for each
+    label are not the labels, and a code for "not labelled" is none.
+    """
+    if task.get("multi_label") and labels and all(label.lower() in FLAGS for label in labels):
+        raise ValueError(
+            f"its labels are {labels}: do the lists say yes or no for every label? They name the labels that a text "
+            "has: [name for name, flag in zip(names, row) if flag]."
+        )
     try:
         numbers = [number for label in labels if math.isfinite(number := float(label))]
     except ValueError:
@@ -276,6 +285,19 @@ def _check_no_numbers(labels: list[str]) -> None:
             f"its labels are numbers ({', '.join(labels[:5])}{' …' if len(labels) > 5 else ''}), which a task of type "
             f"{SEQUENCE_REGRESSION!r} learns. If each is a class of its own, name them in the recipe (`labels`)."
         )
+    codes = [number for number in numbers if number in UNLABELLED]
+    ids = sorted(set(numbers) - set(codes))
+    if len(codes) != 1 or not ids or ids != list(range(len(ids))):
+        return
+    code = f"{codes[0]:.0f}"
+    if code == "-1" and len(ids) < 3:  # as in -1, 0, 1 for how a text sounds
+        logger.warning(f"The label {code} is learned as a class. Where it says that there is no label, write null.")
+        return
+    raise ValueError(
+        f"{code} is among its labels ({', '.join(labels[:5])}{' …' if len(labels) > 5 else ''}), and often stands for "
+        f'no label. Then write null, or map it in the dataset\'s `label_map` ({{"{code}": null}}). If it is a class, '
+        "name all of them in the recipe (`labels`)."
+    )
 
 
 def _labels_by_split(task: str, settings: dict, examples: dict[str, dict[str, Dataset]]) -> dict[str, set[str]]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from configuration_mtsbert import TOKEN_CLASSIFICATION
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.examples import fingerprint_of, read_examples
-from mtsbert.data.features import TokenizationReport, build_features
+from mtsbert.data.features import TokenizationReport, build_features, check_features
 from mtsbert.data.in_memory import as_datasets, columns_of_rows, is_features, specs_of
 from mtsbert.data.labels import check_recipe_tasks, complete_tasks, merge_tasks
 from mtsbert.data.skipped_rows import SkippedRow
@@ -252,11 +252,12 @@ def load_split(
     argument: str,
     columns: Mapping | None = None,
     max_length: int,
+    longest: int,
     texts_alone: bool = False,
 ) -> Dataset:
     """
-    Builds the features of one split for a model whose tasks are known. Rows that are features already are returned
-    unchanged.
+    Builds the features of one split for a model whose tasks are known. Rows that are features for it already are
+    returned unchanged.
 
     Args:
         rows (`Dataset` or `dict[str, Dataset]`): Rows in memory: a dataset, or several by name.
@@ -266,9 +267,14 @@ def load_split(
         argument (`str`): The name of the argument with these rows, for error messages.
         columns (`dict`, *optional*): See [`~mtsbert.load_data`]. Other rows than those of training may lack labels.
         max_length (`int`): Longer texts are truncated to this many tokens.
+        longest (`int`): Number of tokens that the encoder reads.
         texts_alone (`bool`, *optional*, defaults to `False`): Whether the rows may have no labels for any task.
+
+    Raises:
+        `ValueError`: naming row and column of whatever is wrong, or saying why features are not for this model.
     """
     if is_features(rows, tasks):
+        check_features(rows, tasks, tokenizer, longest=longest, argument=argument)
         return rows
     by_name = as_datasets(rows, argument)
     if columns is not None and split != "train":  # neither every dataset nor every label must be evaluated

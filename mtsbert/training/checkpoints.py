@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -31,6 +32,7 @@ PARTS = {  # part of a checkpoint → patterns of its files (or folders, with FS
     "random state": ("rng_state*.pth",),
 }
 
+RUN_STATE, BEGAN = "run", "began"  # keys in the state of the Trainer: when the run was begun
 OTHER_TASKS = "Write the recipe as it was, or begin a new run with the checkpoint as its `model_name_or_path`."
 OTHER_SETTINGS = "Resume it with the settings that it was trained with, or begin a new run."
 
@@ -165,12 +167,27 @@ def _check_found_by_all(checkpoint: str, args: TrainingArguments) -> None:
 
 
 def checkpoints(folder: str | Path) -> list[Path]:
-    """Lists the checkpoint folders in an output folder, newest first, including incomplete ones."""
+    """
+    Lists the checkpoint folders in an output folder, including incomplete ones: those of the last run that was begun
+    there first, and of a run those of later steps first.
+    """
     found = []
     for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         if (match := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name)) and path.is_dir():
-            found.append((int(match[1]), path))
-    return [path for _, path in sorted(found, reverse=True)]
+            found.append((_began(path), int(match[1]), path))
+    return [path for _, _, path in sorted(found, reverse=True)]
+
+
+def _began(checkpoint: Path) -> float:
+    """
+    When the run of a checkpoint was begun, in seconds since 1970: 0 if it does not say, as in version 0.1.0, and
+    infinite if the checkpoint is not whole.
+    """
+    try:
+        kept = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["stateful_callbacks"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return math.inf
+    return kept.get(RUN_STATE, {}).get(BEGAN, 0.0)
 
 
 def newest_whole(folder: str | Path) -> Path | None:

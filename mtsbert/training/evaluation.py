@@ -147,6 +147,7 @@ class EvaluatingTrainer(BatchingTrainer):
             raise ValueError("`lora_merge: false` keeps the scores of the checkpoint that the adapter is for.")
         if rows is None and not isinstance(self.eval_dataset, Dataset):
             raise ValueError("There is nothing to calibrate on: give `rows`, or the Trainer an `eval_dataset`.")
+        self._read_eval_dataset()
         rows = self.eval_dataset if rows is None else self.features_of(rows, "validation", "rows")
         if len(rows) > MOST_ROWS:
             rows = rows.shuffle(seed=self.args.seed).select(range(MOST_ROWS))
@@ -238,7 +239,9 @@ class EvaluatingTrainer(BatchingTrainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Like `Trainer.evaluate`, but a mapping of datasets is evaluated as a single dataset, like `eval_dataset`."""
-        if eval_dataset is not None:
+        if eval_dataset is None:
+            self._read_eval_dataset()
+        else:
             eval_dataset = self.features_of(eval_dataset, "test", "eval_dataset")
         callbacks = self.callback_handler.callbacks
         if not self.is_training:  # it would miss its metric, and say that it is disabled
@@ -248,6 +251,11 @@ class EvaluatingTrainer(BatchingTrainer):
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         finally:
             self.callback_handler.callbacks = callbacks
+
+    def _read_eval_dataset(self) -> None:
+        """Reads rows that were assigned after the Trainer was built."""
+        if self.eval_dataset is not None:
+            self.eval_dataset = self.features_of(self.eval_dataset, "validation", "eval_dataset")
 
     def predict(
         self,
@@ -272,7 +280,7 @@ class EvaluatingTrainer(BatchingTrainer):
         hp_space: Callable | None = None,
         compute_objective: Callable[[dict[str, float]], float] | None = None,
         n_trials: int = 20,
-        direction: str | list[str] = "maximize",
+        direction: str | list[str] | None = None,
         backend: Any = None,
         hp_name: Callable | None = None,
         **kwargs,
@@ -282,14 +290,19 @@ class EvaluatingTrainer(BatchingTrainer):
 
         Args:
             compute_objective (`Callable`, *optional*): Metrics of an evaluation → the number to optimize.
-            hp_space, n_trials, direction, backend, hp_name, kwargs: As in transformers.
+            direction (`str`, *optional*): `"maximize"` or `"minimize"`, which a `compute_objective` needs.
+            hp_space, n_trials, backend, hp_name, kwargs: As in transformers.
         """
+        if compute_objective is not None and direction is None:
+            raise ValueError(
+                "`compute_objective` needs a `direction`: 'minimize' for a loss or an error, 'maximize' for a score."
+            )
         try:
             return super().hyperparameter_search(
                 hp_space,
                 compute_objective or (lambda metrics: metrics[f"eval_{COMPOSITE}"]),
                 n_trials,
-                direction,
+                direction or "maximize",
                 backend,
                 hp_name,
                 **kwargs,

@@ -5,6 +5,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -18,6 +19,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput
 
 from mtsbert.training.checkpoints import (
+    BEGAN,
+    RUN_STATE,
     check_whole,
     checkpoint_being_written,
     checkpoint_to_resume,
@@ -114,6 +117,7 @@ class ResumableTrainer(PushingTrainer):
         self._stops_by: int | None = None  # the signal that all ranks have agreed to stop by
         self._is_epoch_over = False
         self._saved_step: int | None = None
+        self._began = 0.0  # when the run took its first step, in seconds since 1970
         super().__init__(*args, **kwargs)
         self.interruption.speaks = self.args.process_index == 0
         self.add_callback(_EpochCallback(self))
@@ -157,6 +161,7 @@ class ResumableTrainer(PushingTrainer):
 
     def begin_training(self) -> None:
         """Called before the first step. Until then, a signal stops the run without a checkpoint."""
+        self._began = self.state.stateful_callbacks.get(RUN_STATE, {}).get(BEGAN, time.time())  # resumed or new
         self._while_stepping.close()  # `auto_find_batch_size` calls this again
         self._while_stepping.enter_context(self.interruption.awaited())
         saved = self.state.stateful_callbacks.get(EarlyStoppingCallback.__name__)
@@ -233,7 +238,7 @@ class ResumableTrainer(PushingTrainer):
 
     def kept_state(self) -> dict[str, dict]:
         """Returns additional state to save in `trainer_state.json`: name → JSON."""
-        return {}
+        return {RUN_STATE: {BEGAN: self._began}}
 
     def check_kept_state(self, kept: dict[str, dict], checkpoint: str) -> None:
         """Raises `ValueError` if a checkpoint with this state cannot be resumed with the current arguments."""

@@ -4,7 +4,7 @@ SPACE is a YAML file:
 
     num_trials: 20                # number of finished runs, including those of earlier calls
     objective: eval_composite     # the metric to optimize (default)
-    direction: maximize           # or minimize
+    direction: maximize           # or minimize, which it is for a loss or an error if nothing is said
     space:                        # flag → a list of values, or the bounds of a range
       learning_rate: {low: 1.0e-5, high: 1.0e-3, log: true}
       num_train_epochs: {low: 1, high: 4}
@@ -18,22 +18,25 @@ begins anew.
 import argparse
 import json
 import logging
+import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from mtsbert.arguments import MTLTrainingArguments
+from mtsbert.arguments import LOWER_IS_BETTER, MTLTrainingArguments
+from mtsbert.data.labels import METRIC_NAMES
 from mtsbert.recipe import build_parser, flags_of, parse_arguments, read_yaml
 from mtsbert.results.metrics import COMPOSITE
 from mtsbert.results.tables import markdown_table
 from mtsbert.runs import folder_of_run, run_once
-from mtsbert.settings import import_extra
+from mtsbert.settings import import_extra, spelled_out
 
 
 KEYS = ("num_trials", "objective", "direction", "space")
 RANGE_KEYS = ("low", "high", "log")
-DIRECTIONS = ("maximize", "minimize")
+DIRECTIONS = MAXIMIZE, MINIMIZE = ("maximize", "minimize")
+OTHER_RESULTS = ("eval_embedding", "eval_runtime", "eval_samples", "eval_steps", "train_")  # how they begin
 STORAGE_FILE, RESULTS_FILE = "search.log", "search.json"
 OF_EVERY_TRIAL = {"do_train": True, "do_eval": True, "do_predict": False, "push_to_hub": False}
 # A trial is judged by its last epoch, so no checkpoints are saved or selected, unless it may stop early.
@@ -66,7 +69,8 @@ def search(space_file: Path, argv: list[str]) -> dict[str, Any]:
     known, others = finder.parse_known_args(argv)
     if known.config is None:
         raise ValueError("A search needs a recipe: --config RECIPE.")
-    _, _, training_args = parse_arguments(argv)
+    _, data_args, training_args = parse_arguments(argv)
+    _check_objective(settings["objective"], spelled_out(data_args.tasks))
     for chosen in _corners(settings["space"]):
         parse_arguments([*argv, *_flags_of_trial(chosen, training_args)])  # raises for what cannot be combined
     recipe, folder = Path(known.config), Path(training_args.output_dir)
@@ -105,7 +109,9 @@ def _checked(settings: dict) -> dict:
     """Fills in the defaults of a search. Raises `ValueError` for invalid settings."""
     if unknown := sorted(set(settings) - set(KEYS)):
         raise ValueError(f"it has unknown keys {unknown}; allowed are {list(KEYS)}.")
-    settings = {"num_trials": 20, "objective": f"eval_{COMPOSITE}", "direction": DIRECTIONS[0]} | settings
+    settings = {"num_trials": 20, "objective": f"eval_{COMPOSITE}"} | settings
+    is_error = str(settings["objective"]).endswith(("loss", "_runtime", LOWER_IS_BETTER))
+    settings = {"direction": MINIMIZE if is_error else MAXIMIZE} | settings
     if not isinstance(settings["num_trials"], int) or settings["num_trials"] < 1:
         raise ValueError(f"`num_trials` is {settings['num_trials']!r}; it must be a whole number of at least 1.")
     if settings["direction"] not in DIRECTIONS:
@@ -126,6 +132,23 @@ def _checked(settings: dict) -> dict:
             raise ValueError(f"{name!r} goes from {choices['low']} to {choices['high']}; that is no range to search.")
         flags_of({name: choices["low"]}, build_parser())
     return settings
+
+
+def _check_objective(objective: str, tasks: dict[str, dict]) -> None:
+    """Raises `ValueError` for what is no result of a run; the tasks of a checkpoint are only known to the run."""
+    of_tasks = [
+        f"eval_{name}_{metric}" for name, task in tasks.items() for metric in (*METRIC_NAMES[task["type"]], "loss")
+    ]
+    known = ["eval_loss", f"eval_{COMPOSITE}", *of_tasks]
+    is_known = (
+        objective in known
+        or re.sub(r"(_spearman)_at_\d+$", r"\1", objective) in known
+        or objective.startswith(OTHER_RESULTS)
+    )
+    if not is_known and (tasks or not objective.startswith("eval_")):
+        raise ValueError(
+            f"`objective` is {objective!r}, which no run reports; among those that it may be are {known}."
+        )
 
 
 def _corners(space: dict) -> list[dict[str, Any]]:

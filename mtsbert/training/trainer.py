@@ -23,12 +23,14 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from configuration_mtsbert import PAIR_RANKING
+from losses_mtsbert import compares_pairs
 from modeling_mtsbert import MTSBertModel
 from mtsbert.adapters.lora import add_adapters, check_no_others, lora_settings, restore_adapters, save_adapters
 from mtsbert.adapters.saved import check_base, check_can_be_pushed, check_folder, check_saved_alone, save_alone
 from mtsbert.arguments import STATIC, MTLTrainingArguments, own_settings
 from mtsbert.data.collator import MultiTaskCollator
-from mtsbert.data.features import num_labelled_rows
+from mtsbert.data.features import NEGATIVE_IDS, num_labelled_rows
+from mtsbert.data.in_memory import is_features
 from mtsbert.data.labels import check_metric_names
 from mtsbert.data.loading import load_split
 from mtsbert.distillation.teacher import Teacher
@@ -146,11 +148,12 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
             raise ValueError(f"`task_weights` names unknown tasks {unknown}; the tasks are {list(self.tasks)}.")
         processing_class = processing_class or tokenizer_of(first)
         encoder_config = first.config.encoder_config
+        longest = longest_input(processing_class, encoder_config)
         if max_length is None:
-            max_length = min(MAX_LENGTH, longest_input(processing_class, encoder_config))
+            max_length = min(MAX_LENGTH, longest)
         check_longest(max_length, processing_class, encoder_config, letter_case=has_letter_case(first))
         processing_class = self._tokenizer = read_letter_case(first, processing_class)
-        self._reading = {"columns": columns, "max_length": max_length}
+        self._reading = {"columns": columns, "max_length": max_length, "longest": longest}
         self._reading["texts_alone"] = args.learns_from_texts
         given = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
         features = {
@@ -161,9 +164,8 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
             check_metric_names(self.tasks)
             check_sampling(args, training_datasets(features["train_dataset"]))
         self.provenance = provenance or provenance_in_memory(first, features, max_length=max_length)
-        if train_dataset is not None and args.embedding_distillation_parts:
-            how = {"share": args.embedding_distillation_parts, "seed": args.seed}
-            features["train_dataset"] = with_parts(features["train_dataset"], self.tasks, processing_class, **how)
+        if train_dataset is not None:
+            features["train_dataset"] = self._with_parts(features["train_dataset"], args, processing_class)
         self.reference_name, self.reference = self.provenance.started_from, None
         self.teacher = None
         if args.teacher is not None:
@@ -212,6 +214,14 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         """
         tokenizer = tokenizer or self.processing_class
         return load_split(rows, split, self.tasks, tokenizer, argument=argument, **self._reading)
+
+    def _with_parts(
+        self, features: Dataset, args: MTLTrainingArguments, tokenizer: PreTrainedTokenizerBase
+    ) -> Dataset:
+        if not args.embedding_distillation_parts:
+            return features
+        how = {"share": args.embedding_distillation_parts, "seed": args.seed}
+        return with_parts(features, self.tasks, tokenizer, **how)
 
     # What belongs to a model, and is made anew with it
 
@@ -277,7 +287,7 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
             self.teacher.embeds(self.model, self.args)
 
     def _check_can_train(self) -> None:
-        """Raises `ValueError` if everything is frozen now, or no batch is full."""
+        """Raises `ValueError` if everything is frozen now, no batch is full, or no loss is above 0."""
         if self.freezing.is_total:
             raise ValueError("Everything is frozen, so there is nothing to train.")
         if self.args.dataloader_drop_last and len(self.train_dataset) < self.args.train_batch_size:
@@ -285,6 +295,20 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
                 f"`dataloader_drop_last` leaves nothing of {len(self.train_dataset)} training rows: a batch has "
                 f"{self.args.train_batch_size}. Set a smaller `per_device_train_batch_size`."
             )
+        learned = [task for task, weight in self.task_weights.items() if weight]
+        if not learned and not self.args.learns_from_texts:
+            raise ValueError("`task_weights` are 0 for all tasks, so there is nothing to learn.")
+        if self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size > 1:
+            return
+        columns = self.train_dataset.column_names
+        has_negatives = NEGATIVE_IDS in columns and any(map(len, self.train_dataset[NEGATIVE_IDS]))
+        for task in learned:
+            settings = self.tasks[task]
+            if compares_pairs(settings) and not (settings["type"] == PAIR_RANKING and has_negatives):
+                raise ValueError(
+                    f"Task {task!r} compares the pairs of a step with each other, and a step has one row. Set a "
+                    "larger `per_device_train_batch_size` or `gradient_accumulation_steps`."
+                )
 
     # Training
 
@@ -292,6 +316,11 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         """Adds to the metrics the seconds that the feature cache took before training, and the peak of memory."""
         if self.train_dataset is None:
             raise ValueError("There is nothing to train on: give the Trainer a `train_dataset`.")
+        if not is_features(self.train_dataset, self.tasks):  # assigned after the Trainer was built
+            rows = self.features_of(self.train_dataset, SPLIT_OF["train_dataset"], "train_dataset")
+            check_sampling(self.args, training_datasets(rows))
+            self.train_dataset = self._with_parts(rows, self.args, self.processing_class)
+        self._read_eval_dataset()
         if self.model_init is None:  # which makes another model to attach
             self._attach_changes()
             self._check_can_train()

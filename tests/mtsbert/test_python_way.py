@@ -184,6 +184,19 @@ def test_what_load_data_returns_is_taken_as_it_is(news, fresh, tokenizer, argume
         load_data(news, TYPES)["train"]
 
 
+def test_rows_that_are_assigned_later_are_read_as_well(news, fresh, arguments):
+    trainer = MTSBertTrainer(fresh(), arguments(), train_dataset=news["train"].select([0]))
+    trainer.train_dataset, trainer.eval_dataset = news["train"], news["validation"]
+    metrics = trainer.evaluate()
+    assert metrics["eval_topic_accuracy"] == trainer.evaluate(news["validation"])["eval_topic_accuracy"]
+    trainer.train()
+    assert len(trainer.train_dataset) == len(news["train"])
+    assert trainer.train_dataset["input_ids"][:] == trainer.eval_dataset["input_ids"][:]
+    trainer.eval_dataset = broken(news, topic="Chess")
+    with pytest.raises(ValueError, match="Row 3 of dataset 'data', split 'validation': label 'Chess' is not one"):
+        trainer.evaluate()
+
+
 # Data in memory is checked like files
 
 

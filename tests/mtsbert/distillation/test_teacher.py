@@ -422,7 +422,7 @@ def test_every_trial_of_a_search_is_held_as_its_arguments_say(model, features, t
         weight = trial.number % 2
         return {"embedding_distillation": trial.suggest_float("embedding_distillation", weight, weight)}
 
-    trainer.hyperparameter_search(space, compute_objective=score, n_trials=3)
+    trainer.hyperparameter_search(space, compute_objective=score, direction="minimize", n_trials=3)
     assert found == [(False, None, "teacher"), (True, "teacher", "teacher"), (False, None, "teacher")]
 
 

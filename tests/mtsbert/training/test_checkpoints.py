@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from modeling_mtsbert import MTSBertModel
@@ -277,9 +278,10 @@ def test_the_trainer_compares_the_tasks_before_it_resumes(saved, trainer_of, mod
     ],
 )
 def test_a_checkpoint_of_a_model_with_other_settings_is_not_resumed(
-    saved, trainer_of, encoder_folder, tasks, name, before, now
+    saved, trainer_of, encoder_folder, examples, tasks, name, before, now
 ):
-    other = trainer_of(of=MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks, **{name: now}))
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks, **{name: now})
+    other = trainer_of(of=model, train_dataset=Dataset.from_list(examples))
     with pytest.raises(ValueError, match=f"cannot be resumed: its model has {name} {before}, and .* run has {now}"):
         other.train(resume_from_checkpoint=str(saved))
     assert other.state.global_step == 0

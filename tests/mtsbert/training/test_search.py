@@ -14,7 +14,7 @@ from transformers import TrainerCallback, set_seed
 from modeling_mtsbert import MTSBertModel
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.commands.train import main
-from mtsbert.training.search import RESULTS_FILE, STORAGE_FILE
+from mtsbert.training.search import RESULTS_FILE, STORAGE_FILE, _checked
 from mtsbert.training.trainer import MTSBertTrainer
 
 
@@ -103,6 +103,12 @@ def test_a_trial_that_may_stop_early_keeps_its_best_epoch(recipe, space, warm_ru
     [
         ({"trials": 3}, r"Search space .*space.yaml: it has unknown keys \['trials'\]"),
         ({"num_trials": 0}, "`num_trials` is 0"),
+        (
+            {"objective": "topic_accuracy"},
+            r"`objective` is 'topic_accuracy', which no run reports; .*eval_topic_accurac",
+        ),
+        ({"objective": "eval_topic_f1"}, "`objective` is 'eval_topic_f1', which no run reports"),
+        ({"objective": "eval_ner_f1_at_64"}, "`objective` is 'eval_ner_f1_at_64'"),
         ({"direction": "up"}, "`direction` is 'up'"),
         ({"space": None}, "it needs a `space`"),
         ({"space": {"learning_rat": [1.0]}}, "unknown key 'learning_rat'. Did you mean 'learning_rate'"),
@@ -127,6 +133,34 @@ def test_a_space_that_cannot_be_searched_is_refused_before_the_first_trial(recip
     with pytest.raises(ValueError, match=message):
         main(["--config", str(recipe()), "--search", str(space(**changes))])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("objective", "direction"),
+    [
+        ("eval_loss", "minimize"),
+        ("eval_ner_loss", "minimize"),
+        ("train_runtime", "minimize"),
+        ("eval_price_mae", "minimize"),
+        ("eval_composite", "maximize"),
+        ("eval_embedding_cosine", "maximize"),
+    ],
+)
+def test_losses_and_errors_are_minimized_unless_a_space_says_otherwise(objective, direction):
+    settings = {"objective": objective, "space": {"learning_rate": [1e-3]}}
+    assert _checked(settings)["direction"] == direction
+    assert _checked(settings | {"direction": "maximize"})["direction"] == "maximize"
+
+
+@pytest.mark.slow
+def test_a_search_for_the_lowest_loss_finds_it(recipe, space, warm_runs, tmp_path):
+    searched = {"learning_rate": [1e-8, 1e-2]}
+    best = main(
+        ["--config", str(recipe()), "--search", str(space(objective="eval_loss", space=searched, num_trials=4))]
+    )
+    trials = json.loads((tmp_path / "run" / RESULTS_FILE).read_text())["trials"]
+    assert best == min(trials, key=lambda trial: trial["objective"])
+    assert best["flags"] == {"learning_rate": 1e-2}
 
 
 def test_a_search_needs_a_recipe(space):
@@ -180,7 +214,7 @@ def trainer_of_trials(encoder_folder, tasks, features, tokenizer, tmp_path):
 
 def try_all(trainer: MTSBertTrainer, name: str, values: list, **search):
     """Searches with one trial for each value, in their order."""
-    search.setdefault("compute_objective", lambda metrics: metrics["eval_composite"])
+    search = {"compute_objective": lambda metrics: metrics["eval_composite"], "direction": "maximize"} | search
     return trainer.hyperparameter_search(
         lambda trial: {name: trial.suggest_categorical(name, values)},
         n_trials=len(values),
@@ -261,3 +295,18 @@ def test_after_a_search_the_best_settings_are_trained(trainer_of_trials):
     trainer.train()
     assert trained.moved[-1] == {"encoder", "heads"}
     assert trainer.evaluate()["eval_embedding_cosine"] < 1.0
+
+
+def test_an_objective_of_ones_own_says_which_way_is_better(trainer_of_trials):
+    trainer, trained = trainer_of_trials()
+    with pytest.raises(ValueError, match="`compute_objective` needs a `direction`: 'minimize' for a loss"):
+        try_all(trainer, "learning_rate", [1e-2], direction=None)
+    assert not trained.moved
+    best = try_all(
+        trainer,
+        "learning_rate",
+        [1e-8, 1e-2],
+        compute_objective=lambda metrics: metrics["eval_loss"],
+        direction="minimize",
+    )
+    assert best.hyperparameters == {"learning_rate": 1e-2}
