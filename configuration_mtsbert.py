@@ -81,6 +81,7 @@ CODE_SETTINGS = ("auto_map", "custom_pipelines", "trust_remote_code")
 KERNEL_SETTINGS = tuple(f"{prefix}{kind}_implementation" for kind in ("attn", "experts") for prefix in ("", "_"))
 WEIGHTS_SETTING = "transformers_weights"
 CUT_FOLDER = "2_Dense"  # where SentenceTransformer finds how an embedding becomes a smaller one
+ST_CONFIG = "config_sentence_transformers.json"
 MOST_LETTERS = 64  # the longest task name: it becomes part of file names
 
 
@@ -327,8 +328,7 @@ class MTSBertConfig(PretrainedConfig):
             raise ValueError(f"`pooling` is {pooling!r}; allowed are {list(POOLINGS)}.")
         if not 0.0 <= head_dropout < 1.0:
             raise ValueError(f"`head_dropout` is {head_dropout}; it must lie in [0, 1).")
-        if tasks is None:
-            tasks = default_tasks()
+        tasks = default_tasks() if tasks is None else tasks
         check_tasks(tasks)
         if not isinstance(encoder_config, PretrainedConfig):
             encoder_config = AutoConfig.for_model(**{"model_type": "bert"} | (encoder_config or {}))
@@ -369,21 +369,21 @@ class MTSBertConfig(PretrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """Like `PreTrainedConfig.from_dict`, but refuses settings that name code or files from elsewhere."""
         check_sources(config_dict)
+        # A view has written the labels of its head, which the tasks have as well, and which may be others by now.
+        dropped = {"id2label", "label2id", "num_labels"} if "tasks" in config_dict else set()
         if not cls.__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
             # What is loaded by this class is saved with the code of this class, whatever code it came with.
-            config_dict = {name: value for name, value in config_dict.items() if name not in CODE_SETTINGS}
-        return super().from_dict(config_dict, **kwargs)
+            dropped |= {*CODE_SETTINGS}
+        return super().from_dict({name: config_dict[name] for name in config_dict if name not in dropped}, **kwargs)
 
     def get_text_config(self, decoder=None, encoder=None) -> PretrainedConfig:
         return self.encoder_config.get_text_config(decoder=decoder, encoder=encoder)
 
     def to_diff_dict(self) -> dict[str, Any]:
         # Releases differ in how much of a config inside another one they leave out; this is the encoder's own way.
-        encoder_config = self.encoder_config.to_diff_dict()
-        del encoder_config["transformers_version"]
-        return {k: v for k, v in super().to_diff_dict().items() if k != "has_other_labels"} | {
-            "encoder_config": encoder_config
-        }
+        settings = super().to_diff_dict() | {"encoder_config": self.encoder_config.to_diff_dict()}
+        del settings["encoder_config"]["transformers_version"]
+        return {name: value for name, value in settings.items() if name != "has_other_labels"}
 
     def to_json_string(self, use_diff: bool = True) -> str:
         # The inherited method sorts every mapping, but tasks have an order: the first of a type is the default head.
@@ -475,7 +475,7 @@ def sentence_transformers_files(config: MTSBertConfig) -> dict[str, Any]:
         },
         **({f"{CUT_FOLDER}/config.json": cut} if is_cut else {}),
         "sentence_bert_config.json": {"do_lower_case": False},  # the longest text is what the tokenizer says
-        "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+        ST_CONFIG: {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
     }
 
 
@@ -485,6 +485,8 @@ def save_sentence_transformers_files(config: MTSBertConfig, folder: Path) -> Non
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(exist_ok=True)
+        if name == ST_CONFIG and path.is_file():  # with prompts and a similarity that are not ours to change
+            content |= json.loads(path.read_text(encoding="utf-8"))
         path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if f"{CUT_FOLDER}/config.json" in files:  # a matrix that keeps the first numbers
         weights = {"linear.weight": torch.eye(config.embedding_size, config.hidden_size)}

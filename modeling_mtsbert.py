@@ -278,8 +278,10 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
         if settings["type"] != SEQUENCE_REGRESSION:
             return head(states.tokens if settings["type"] == TOKEN_CLASSIFICATION else states.texts)
         lowest, highest = settings.get("score_range", (0.0, 1.0))
+        weight = head.classifier.weight  # which quantizers replace by whole numbers, or by a method
+        kind = weight.dtype if isinstance(weight, torch.Tensor) and weight.is_floating_point() else torch.float32
         with torch.autocast(states.texts.device.type, enabled=False):  # a number has more digits than bf16
-            return lowest + (highest - lowest) * head(states.texts.to(head.classifier.weight.dtype)).float()
+            return lowest + (highest - lowest) * head(states.texts.to(kind)).float()
 
     def pair_logits(self, task: str, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Of two embeddings: the logits `(B, C)` of a pair classification, or else the cosines `(B,)`."""
@@ -341,14 +343,12 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
         if pair_inputs_embeds is not None:
             texts, pair_texts = inputs_embeds, pair_inputs_embeds
         if pair_texts is None:
-            encoded, text_states, of_heads = self.encode(
-                input_ids,
-                attention_mask,
-                inputs_embeds=inputs_embeds,
-                token_type_ids=token_type_ids,
-                position_ids=position_ids,
-                **requested,
-            )
+            of_tokens = {
+                "token_type_ids": token_type_ids,
+                "position_ids": position_ids,
+                "inputs_embeds": inputs_embeds,
+            }
+            encoded, text_states, of_heads = self.encode(input_ids, attention_mask, **of_tokens, **requested)
         elif (input_ids is None) == (inputs_embeds is None) or texts is None or position_ids is not None:
             raise ValueError(
                 "Give both texts of a pair as word pieces, or both as embeddings, without `position_ids`."
@@ -451,14 +451,9 @@ class _SingleTaskView(MTSBertModel):
     ):
         """Like [`MTSBertModel.forward`], but `labels` and `num_items_in_batch` are those of the one task."""
         return_dict = self.config.return_dict if return_dict is None else return_dict
-        encoded, _, of_heads = self.encode(
-            input_ids,
-            attention_mask,
-            inputs_embeds=inputs_embeds,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            **self._requested(output_attentions, output_hidden_states),
-        )
+        requested = self._requested(output_attentions, output_hidden_states)
+        of_tokens = {"token_type_ids": token_type_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
+        encoded, _, of_heads = self.encode(input_ids, attention_mask, **of_tokens, **requested)
         settings, loss, logits = self.config.tasks[self.head], None, self.head_logits(self.head, of_heads)
         if labels is not None:
             width = labels.shape[1] if settings.get("soft_labels") and labels.dim() == 2 else 1  # a Trainer counts all

@@ -345,6 +345,50 @@ def test_an_edit_of_a_view_is_kept_for_the_whole_checkpoint(checkpoint, tmp_path
     assert torch.equal(again.heads["mood"].classifier.weight, view.heads["mood"].classifier.weight)
 
 
+@pytest.mark.parametrize(
+    ("head", "edit"),
+    [
+        ("topic", lambda model: model.rename_labels("topic", {"Sports": "Games"})),
+        ("topic", lambda model: model.drop_task("topic")),
+        ("tags", lambda model: model.drop_task("tags")),
+        ("grade", lambda model: model.rename_task("grade", "stars")),
+        ("ner", lambda model: model.rename_labels("ner", {"GPE": "PLACE"})),
+        ("ner", lambda model: model.drop_task("topic")),
+    ],
+    ids=str,
+)
+def test_what_a_view_has_saved_is_edited_like_any_checkpoint(checkpoint, tmp_path, head, edit):
+    """The labels of its head, which a view writes beside those of the tasks, are not taken for another wish."""
+    kind = MTSBertForTokenClassification if head == "ner" else MTSBertForSequenceClassification
+    kind.from_pretrained(checkpoint, head=head).save_pretrained(tmp_path / "view")
+    plain = MTSBertModel.from_pretrained(checkpoint)
+    for model, name in ((MTSBertModel.from_pretrained(tmp_path / "view"), "edited"), (plain, "expected")):
+        edit(model)
+        model.save_pretrained(tmp_path / name)
+    for view_of in (MTSBertForSequenceClassification, MTSBertForTokenClassification):
+        tasks = [task for kind in view_of.task_types for task in plain.config.tasks_of_type(kind)]
+        for task in tasks:
+            found, expected = (
+                view_of.from_pretrained(tmp_path / name, head=task).config for name in ("edited", "expected")
+            )
+            assert (found.id2label, found.tasks) == (expected.id2label, expected.tasks)
+            assert list(found.id2label.values()) == plain.config.tasks[task].get("labels", [task])
+
+
+def test_labels_that_are_asked_for_replace_those_that_a_view_has_saved(checkpoint, tmp_path):
+    MTSBertForSequenceClassification.from_pretrained(checkpoint, head="tags").save_pretrained(tmp_path)
+    asked = {"num_labels": 7, "ignore_mismatched_sizes": True}
+    view = MTSBertForSequenceClassification.from_pretrained(tmp_path, head="tags", **asked)
+    assert list(view.config.id2label.values()) == [f"LABEL_{number}" for number in range(7)]
+    assert view.heads["tags"].classifier.out_features == 7
+    view.save_pretrained(tmp_path / "seven")
+    again = MTSBertForSequenceClassification.from_pretrained(tmp_path / "seven", head="tags")
+    assert again.config.id2label == view.config.id2label
+    named = {"id2label": {0: "u", 1: "v", 2: "w"}, "label2id": {"u": 0, "v": 1, "w": 2}}
+    view = MTSBertForSequenceClassification.from_pretrained(tmp_path, head="tags", **named)
+    assert view.config.tasks["tags"]["labels"] == ["u", "v", "w"]
+
+
 def test_a_checkpoint_is_edited_and_opened_without_the_clone(checkpoint, tmp_path, run_elsewhere):
     """Each in an interpreter of its own; all that they have is the folder."""
     edit = f"""

@@ -101,6 +101,36 @@ def test_a_number_keeps_its_digits_under_bf16(encoder_folder):
     assert abs(found.item() - model(ids).logits["year"].item()) < 0.1  # bf16 alone has steps of 8 there
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_number_is_asked_of_a_head_whose_weights_are_whole_numbers(encoder_folder):
+    """As quantizers make them: packed into bytes, or behind a method."""
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks={"grade": {"type": "sequence_regression"}}).eval()
+    model.requires_grad_(False)
+    ids = torch.tensor([[2, 8, 3], [2, 9, 3]])
+    expected = model(ids).logits["grade"]
+    engine = next(one for one in torch.backends.quantized.supported_engines if one != "none")
+    torch.backends.quantized.engine, before = engine, torch.backends.quantized.engine
+    try:
+        dynamic = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+        assert dynamic(ids).logits["grade"] == pytest.approx(expected, abs=0.02)
+    finally:
+        torch.backends.quantized.engine = before
+    model.heads["grade"].classifier = Packed(model.heads["grade"].classifier)
+    assert torch.equal(model(ids).logits["grade"], expected)
+
+
+class Packed(torch.nn.Module):
+    """A layer that keeps its weights as bytes, as one of 4 bits does."""
+
+    def __init__(self, layer: torch.nn.Linear):
+        super().__init__()
+        self.weight = torch.nn.Parameter(layer.weight.detach().view(torch.uint8), requires_grad=False)
+        self.bias = layer.bias
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(states, self.weight.view(torch.float32), self.bias)
+
+
 def test_a_saved_view_opens_again(checkpoint, tmp_path):
     view = MTSBertForSequenceClassification.from_pretrained(checkpoint, head="grade")
     view.save_pretrained(tmp_path)

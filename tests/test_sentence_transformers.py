@@ -1,12 +1,16 @@
 """Tests that a checkpoint is a SentenceTransformer, and is still complete after that library has saved it."""
 
+import copy
 import json
 
 import pytest
 import torch
-from transformers import set_seed
+from datasets import Dataset
+from transformers import RobertaConfig, RobertaModel, set_seed
 
 from modeling_mtsbert import MTSBertModel
+from mtsbert import MTLTrainingArguments, MTSBertTrainer
+from tests.mtsbert.conftest import SMALL
 from tests.test_doors import PYTHON_FILES, TEXT
 
 
@@ -67,3 +71,33 @@ def test_a_saved_view_is_a_sentence_transformer_too(model, tmp_path, view):
     view_class.from_pretrained(tmp_path / "whole").save_pretrained(tmp_path / "view")
     for name in ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"):
         assert (tmp_path / "view" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_prompts_and_similarity_of_sentence_transformers_are_kept(checkpoint, tmp_path):
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    settings = {"prompts": {"query": "oslo wins "}, "similarity_fn_name": "dot"}
+    model = library.SentenceTransformer(str(checkpoint), trust_remote_code=True, device="cpu", **settings)
+    model.save_pretrained(str(tmp_path / "saved"))
+    MTSBertModel.from_pretrained(tmp_path / "saved").save_pretrained(tmp_path / "saved")  # over itself
+    again = library.SentenceTransformer(str(tmp_path / "saved"), trust_remote_code=True, device="cpu")
+    assert (again.prompts["query"], again.similarity_fn_name) == ("oslo wins ", "dot")
+    with_prompt, without = again.encode_query(TEXTS), again.encode(TEXTS)
+    assert with_prompt == pytest.approx(model.encode_query(TEXTS), abs=1e-6)
+    assert abs(with_prompt - without).max() > 1e-3
+    plain = library.SentenceTransformer(str(checkpoint), trust_remote_code=True, device="cpu")
+    assert (plain.prompts["query"], plain.similarity_fn_name) == ("", "cosine")
+
+
+def test_long_texts_are_cut_where_the_tokenizer_has_no_limit(encoder_folder, tasks, tokenizer, examples, tmp_path):
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    endless = copy.deepcopy(tokenizer)
+    endless.model_max_length = int(1e30)  # as of many RoBERTa-like encoders, which keep two positions back
+    config = RobertaConfig(**SMALL, vocab_size=len(tokenizer), pad_token_id=0, max_position_embeddings=42)
+    RobertaModel(config).save_pretrained(tmp_path / "encoder")
+    model = MTSBertModel.from_encoder(str(tmp_path / "encoder"), tasks=tasks)
+    args = MTLTrainingArguments(str(tmp_path / "run"), max_steps=1, precision="fp32", disable_tqdm=True)
+    trainer = MTSBertTrainer(model, args, train_dataset=Dataset.from_list(examples), processing_class=endless)
+    trainer.save_model()
+    saved = library.SentenceTransformer(str(tmp_path / "run"), trust_remote_code=True, device="cpu")
+    assert saved.encode("oslo " * 100).shape == (32,)
+    assert saved.encode("oslo " * 100) == pytest.approx(saved.encode("oslo " * 40), abs=1e-6)

@@ -26,6 +26,7 @@ LOGITS = "logits."  # followed by the name of the task
 LONGEST_COMPARED = 160  # tokens: beyond what local attention sees at once
 MOST_DIFFERENCE = 1e-3  # in fp32, relative to the largest number
 Run = Callable[..., dict[str, torch.Tensor]]  # runs a graph: inputs by name → all outputs by name
+OPENED = ("_opening", "_alone", "_beside_others", "_pairs")  # what `RuntimeGraphs` cannot hand on to a copy
 TEXTS, PAIRS = "texts", "pairs"  # the two graphs
 Session = Callable[[list[str], dict[str, np.ndarray]], list[np.ndarray]]  # names of outputs, inputs by name → outputs
 
@@ -82,6 +83,14 @@ class RuntimeGraphs(ABC):
 
     def __init__(self, files: list[Path]):
         self.files = files
+        self._opening = Lock()
+
+    def __getstate__(self) -> dict:
+        """Without what is open: a copy opens its own."""
+        return {name: value for name, value in vars(self).items() if name not in OPENED}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
         self._opening = Lock()
 
     @abstractmethod

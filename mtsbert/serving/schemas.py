@@ -180,7 +180,7 @@ class EmbeddingsRequest(Body):
     ]
     model: Annotated[str, Field(description="What GET /v1/models lists.")]
     encoding_format: Annotated[
-        Literal["float", "base64"], Field(description="base64: float32 numbers, little-endian.")
+        Literal["float", "base64"] | None, Field(description="base64: float32 numbers, little-endian. null: float.")
     ] = "float"
     dimensions: Annotated[
         int | None,

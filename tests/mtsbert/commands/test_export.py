@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 import shutil
 from itertools import pairwise
 
@@ -64,6 +65,15 @@ def test_the_pipeline_on_an_export_answers_like_the_pipeline_on_torch(checkpoint
     questions = [*TEXTS, (TEXTS[0], TEXTS[1])]
     assert close(found(questions, batch_size=2), expected(questions, batch_size=2))
     assert close(found(TEXTS[0]), expected(TEXTS[0]))
+
+
+def test_the_pipeline_on_an_export_is_copied_and_pickled(exported, close):
+    ask = load_pipeline(exported)
+    unasked = pickle.dumps(ask)
+    expected = ask(TEXTS)
+    for again in (pickle.loads(unasked), pickle.loads(pickle.dumps(ask)), copy.deepcopy(ask)):
+        assert close(again(TEXTS), expected)
+        assert close(again((TEXTS[0], TEXTS[1])), ask((TEXTS[0], TEXTS[1])))
 
 
 def test_the_pipeline_on_an_export_takes_the_parameters_of_the_pipeline_on_torch(checkpoint, exported, close):
