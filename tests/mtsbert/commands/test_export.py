@@ -6,9 +6,12 @@ import pickle
 import shutil
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import spacy
 import torch
+from onnx import load as load_graph
+from onnx import numpy_helper
 from transformers import AutoTokenizer, set_seed
 
 import mtsbert.spacy_component  # noqa: F401 (registers the component)
@@ -114,9 +117,33 @@ def test_int8_is_smaller_and_nearly_the_same(checkpoint, exported, tmp_path):
     assert sorted(small) == sorted(whole)
     weights = "openvino_model.bin" if "openvino_model.bin" in whole else "model.onnx"
     assert small[weights] < whole[weights]
+    of_matrices = matrices_of_openvino if weights.endswith(".bin") else matrices_of_onnx
+    largest = {abs(matrix.astype(int)).max() for matrix in of_matrices(tmp_path / "int8")}
+    assert largest <= {63, 64}, "two products of 8 bits overflow on a CPU without VNNI"
+    assert largest
     one, other = load_pipeline(exported)(TEXTS[0]), load_pipeline(tmp_path / "int8")(TEXTS[0])
     cosine = torch.tensor(one["embedding"]) @ torch.tensor(other["embedding"])
     assert 0.98 < cosine < 0.999999
+
+
+def matrices_of_onnx(folder) -> list[np.ndarray]:
+    graph = load_graph(folder / onnx.TEXTS_FILE).graph
+    arrays = [numpy_helper.to_array(constant) for constant in graph.initializer]
+    return [array for array in arrays if array.dtype == np.int8 and array.ndim == 2]
+
+
+def matrices_of_openvino(folder) -> list[np.ndarray]:
+    """Without the tables of embeddings, of which rows are looked up."""
+
+    def is_multiplied(node) -> bool:
+        users = [place.get_node() for output in node.outputs() for place in output.get_target_inputs()]
+        kinds = {user.get_type_name() for user in users}
+        between = [user for user in users if user.get_type_name() in ("Convert", "Multiply", "Reshape", "Transpose")]
+        return "MatMul" in kinds or any(map(is_multiplied, between))
+
+    graph = openvino._core().read_model(folder / openvino.TEXTS_FILE)
+    constants = [node for node in graph.get_ops() if node.get_type_name() == "Constant" and is_multiplied(node)]
+    return [node.data for node in constants if node.data.dtype == np.int8 and node.data.ndim == 2]
 
 
 def test_openvino_uses_the_threads_of_the_program_also_beside_other_callers(openvino_export):

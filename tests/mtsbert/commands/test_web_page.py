@@ -236,10 +236,6 @@ def test_the_page_answers_200_texts_as_python_does(answers, close):
 
 
 @pytest.mark.parametrize("page", ["int8"], indirect=True)
-@pytest.mark.skipif(
-    not torch.cpu.get_capabilities().get("avx512_vnni"),
-    reason="products of int8 overflow in Python on this CPU, and not in a browser",
-)
 def test_in_int8_the_page_answers_nearly_as_python_does(answers):
     """Where numbers differ by little, some are rounded the other way, and all that follows is different."""
     found, expected = (torch.tensor([of[place]["embedding"] for of in answers]) for place in (1, 2))
