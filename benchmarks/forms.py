@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from mtsbert.commands.export import MOST_CALIBRATED, export_onnx, export_openvino
 from mtsbert.exports.pipeline import load_pipeline
+from mtsbert.machine import has_native_bf16
 from pipeline_mtsbert import MTSBertPipeline
 
 
@@ -41,11 +42,13 @@ def forms_of(model: str, data: Path, folder: Path) -> dict[str, MTSBertPipeline]
         return limited
     export_onnx(model, folder / "onnx")
     export_onnx(model, folder / "onnx_int8", int8=True)
-    return limited | {
+    forms = limited | {
         "ONNX fp32": load_pipeline(folder / "onnx"),
         "ONNX int8": load_pipeline(folder / "onnx_int8"),
-        "OpenVINO bf16": load_pipeline(folder / "openvino", precision="bf16"),
     }
+    if has_native_bf16():
+        forms["OpenVINO bf16"] = load_pipeline(folder / "openvino", precision="bf16")
+    return forms
 
 
 def is_limited() -> bool:

@@ -7,7 +7,8 @@ python benchmarks/infer.py --model runs/ag_news_minilm --data data/ag_news
 - the plain forward pass of the encoder on batches of similar length, as an upper bound.
 
 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 in front of the command has torch and
-OpenVINO compute as on an older CPU; only their forms of ours are measured then.
+OpenVINO compute as on an older CPU; only their forms of ours are measured then. Nothing is measured in bf16 on a CPU
+that does not compute it natively.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from transformers import (
 sys.path.insert(0, str(ROOT))
 
 from configuration_mtsbert import SEQUENCE_CLASSIFICATION, TOKEN_CLASSIFICATION
+from mtsbert.machine import has_native_bf16
 
 
 OURS = f"ours, {TORCH}"
@@ -74,9 +76,10 @@ def main() -> None:
         times = cpu_rates[name] / cpu_rates[OURS]
         sys.stdout.write(f"{name:50} {rate:7.1f} texts/s, {times:5.2f} of {OURS} by CPU seconds\n")
     figures = {"seconds": seconds, "cpu_seconds": cpu_seconds, "texts_per_second": rates}
+    subject = "limited" if is_limited() else None if has_native_bf16() else "without_bf16"
     path = write_report(
         "infer",
-        "limited" if is_limited() else None,
+        subject,
         {"rows": len(texts), **figures, "texts_per_cpu_second": cpu_rates},
     )
     sys.stdout.write(f"Written to {path}\n")
@@ -88,14 +91,17 @@ def ways_to_answer(model: str, data: Path, folder: Path) -> dict[str, Callable[[
     ways = {f"ours, {name}": ask for name, ask in forms.items()}
     if is_limited():
         return ways
-    return {
-        **ways,
-        DEFAULT: under_autocast(ours),
+    ways |= {
         **three_pipelines(ours, folder),
         "spaCy + SentenceTransformer + linear classifier": spacy_and_encode(ours, folder),
         "the encoder's bare forward pass, fp32": bare_forward(ours),
-        "the encoder's bare forward pass, bf16 autocast": under_autocast(bare_forward(ours)),
     }
+    if has_native_bf16():
+        ways |= {
+            DEFAULT: under_autocast(ours),
+            "the encoder's bare forward pass, bf16 autocast": under_autocast(bare_forward(ours)),
+        }
+    return ways
 
 
 def under_autocast(answer: Callable[[list[str]], object]) -> Callable[[list[str]], object]:
