@@ -30,6 +30,12 @@ def has_native_bf16(use_cpu: bool = False) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))
 
 
+def has_only_avx2() -> bool:
+    """Whether the CPU is an x86 without AVX-512, where OpenVINO was measured to be no faster than torch."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx2")) and not capabilities.get("avx512_f")
+
+
 def add_precision_option(parser: argparse.ArgumentParser, *, default: str = "auto") -> None:
     parser.add_argument(
         "--precision",

@@ -293,8 +293,10 @@ def test_a_checkpoint_that_is_converted_to_openvino_answers_as_before(
     assert close(answer("asked.jsonl", "--backend", "openvino"), expected, 1e-4)
     assert len(converted) == 1
     monkeypatch.setattr(predicting, "WORTH_CONVERTING", len(TEXTS))
-    assert close(answer("many.jsonl"), expected, 1e-4)
-    assert len(converted) == 2
+    for has_only_avx2, num_converted in ((False, 2), (True, 2)):
+        monkeypatch.setattr(predicting, "has_only_avx2", lambda value=has_only_avx2: value)
+        assert close(answer(f"many_{has_only_avx2}.jsonl"), expected, 1e-4)
+        assert len(converted) == num_converted, "with AVX2 alone, torch is as fast"
 
 
 def test_a_model_that_cannot_be_converted_runs_on_torch_unless_openvino_is_asked_for(
@@ -302,6 +304,7 @@ def test_a_model_that_cannot_be_converted_runs_on_torch_unless_openvino_is_asked
 ):
     write(tmp_path / "texts.csv", TEXTS)
     monkeypatch.setattr(predicting, "WORTH_CONVERTING", len(TEXTS))
+    monkeypatch.setattr(predicting, "has_only_avx2", lambda: False)
     paths = ["--model", str(untraceable), "--input", str(tmp_path / "texts.csv"), "--precision", "fp32", "--output"]
     main([*paths, str(tmp_path / "answers.jsonl")])
     assert "cannot be converted to OpenVINO" in caplog.text
