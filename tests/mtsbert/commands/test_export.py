@@ -118,9 +118,12 @@ def test_int8_is_smaller_and_nearly_the_same(checkpoint, exported, tmp_path):
     weights = "openvino_model.bin" if "openvino_model.bin" in whole else "model.onnx"
     assert small[weights] < whole[weights]
     of_matrices = matrices_of_openvino if weights.endswith(".bin") else matrices_of_onnx
-    largest = {abs(matrix.astype(int)).max() for matrix in of_matrices(tmp_path / "int8")}
-    assert largest <= {63, 64}, "two products of 8 bits overflow on a CPU without VNNI"
-    assert largest
+    matrices = [matrix.astype(int) for matrix in of_matrices(tmp_path / "int8")]
+    assert len(matrices) > 10
+    for matrix in matrices:  # CPUs without VNNI multiply them with bytes, and add two products in 16 bits
+        for part in (matrix.clip(0), -matrix.clip(None, 0)):
+            assert 255 * np.add.reduceat(part, range(0, len(matrix), 2), axis=0).max() < 2**15
+        assert abs(matrix).max() > 60
     one, other = load_pipeline(exported)(TEXTS[0]), load_pipeline(tmp_path / "int8")(TEXTS[0])
     cosine = torch.tensor(one["embedding"]) @ torch.tensor(other["embedding"])
     assert 0.98 < cosine < 0.999999
@@ -128,8 +131,8 @@ def test_int8_is_smaller_and_nearly_the_same(checkpoint, exported, tmp_path):
 
 def matrices_of_onnx(folder) -> list[np.ndarray]:
     graph = load_graph(folder / onnx.TEXTS_FILE).graph
-    arrays = [numpy_helper.to_array(constant) for constant in graph.initializer]
-    return [array for array in arrays if array.dtype == np.int8 and array.ndim == 2]
+    multiplied = {node.input[1] for node in graph.node if node.op_type == "MatMulInteger"}
+    return [numpy_helper.to_array(constant) for constant in graph.initializer if constant.name in multiplied]
 
 
 def matrices_of_openvino(folder) -> list[np.ndarray]:
@@ -143,7 +146,7 @@ def matrices_of_openvino(folder) -> list[np.ndarray]:
 
     graph = openvino._core().read_model(folder / openvino.TEXTS_FILE)
     constants = [node for node in graph.get_ops() if node.get_type_name() == "Constant" and is_multiplied(node)]
-    return [node.data for node in constants if node.data.dtype == np.int8 and node.data.ndim == 2]
+    return [node.data.T for node in constants if node.data.dtype == np.int8 and node.data.ndim == 2]
 
 
 def test_openvino_uses_the_threads_of_the_program_also_beside_other_callers(openvino_export):
