@@ -355,7 +355,6 @@ def test_an_edit_of_a_view_is_kept_for_the_whole_checkpoint(checkpoint, tmp_path
         ("ner", lambda model: model.rename_labels("ner", {"GPE": "PLACE"})),
         ("ner", lambda model: model.drop_task("topic")),
     ],
-    ids=str,
 )
 def test_what_a_view_has_saved_is_edited_like_any_checkpoint(checkpoint, tmp_path, head, edit):
     """The labels of its head, which a view writes beside those of the tasks, are not taken for another wish."""
