@@ -78,6 +78,11 @@ def check_metric_names(tasks: dict[str, dict]) -> None:
                 raise ValueError(f"Tasks {other!r} and {task!r} would both report '{task}_{metric}'; rename one.")
 
 
+def names_of_results(tasks: dict[str, dict]) -> list[str]:
+    """Returns the names of the results that an evaluation has for every task, without their prefix."""
+    return [f"{name}_{metric}" for name, task in tasks.items() for metric in (*METRIC_NAMES[task["type"]], "loss")]
+
+
 def merge_tasks(recipe: dict[str, dict], checkpoint: dict[str, dict]) -> dict[str, dict]:
     """
     Merges the tasks of a recipe into those of the checkpoint that training continues from. A task that both have keeps

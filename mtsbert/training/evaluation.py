@@ -14,7 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 from configuration_mtsbert import CALIBRATIONS, PAIR_SIMILARITY
 from mtsbert.calibration.fitting import Fit, fit
 from mtsbert.data.features import num_labelled_rows
-from mtsbert.data.labels import METRIC_NAMES
+from mtsbert.data.labels import names_of_results
 from mtsbert.network.embedding_targets import EmbeddingTargets, TargetCollator
 from mtsbert.results.embedding_scores import embedding_metric_names
 from mtsbert.results.metrics import ANSWERS, COMPOSITE, LOGITS, AnswerMetrics, Evaluation, count_answers, has_cuts
@@ -190,10 +190,7 @@ class EvaluatingTrainer(BatchingTrainer):
         if not follows or name is None or not isinstance(self.eval_dataset, Dataset) or self.answer_metrics.has_more:
             return
         labelled = [task for task in self.tasks if num_labelled_rows(self.eval_dataset, task)]
-        known = [
-            f"{task}_{metric}" for task in labelled for metric in (*METRIC_NAMES[self.tasks[task]["type"]], "loss")
-        ]
-        known += ["loss", COMPOSITE]
+        known = [*names_of_results({task: self.tasks[task] for task in labelled}), "loss", COMPOSITE]
         if self.eval_targets is not None or self._measures_embedding:
             known += embedding_metric_names(len(self.eval_dataset))
         similarities = [task for task in labelled if self.tasks[task]["type"] == PAIR_SIMILARITY]

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mtsbert.arguments import LOWER_IS_BETTER, MTLTrainingArguments
-from mtsbert.data.labels import METRIC_NAMES
+from mtsbert.data.labels import names_of_results
 from mtsbert.recipe import build_parser, flags_of, parse_arguments, read_yaml
 from mtsbert.results.metrics import COMPOSITE
 from mtsbert.results.tables import markdown_table
@@ -70,7 +70,7 @@ def search(space_file: Path, argv: list[str]) -> dict[str, Any]:
     if known.config is None:
         raise ValueError("A search needs a recipe: --config RECIPE.")
     _, data_args, training_args = parse_arguments(argv)
-    _check_objective(settings["objective"], spelled_out(data_args.tasks))
+    _check_objective(str(settings["objective"]), spelled_out(data_args.tasks))
     for chosen in _corners(settings["space"]):
         parse_arguments([*argv, *_flags_of_trial(chosen, training_args)])  # raises for what cannot be combined
     recipe, folder = Path(known.config), Path(training_args.output_dir)
@@ -136,10 +136,7 @@ def _checked(settings: dict) -> dict:
 
 def _check_objective(objective: str, tasks: dict[str, dict]) -> None:
     """Raises `ValueError` for what is no result of a run; the tasks of a checkpoint are only known to the run."""
-    of_tasks = [
-        f"eval_{name}_{metric}" for name, task in tasks.items() for metric in (*METRIC_NAMES[task["type"]], "loss")
-    ]
-    known = ["eval_loss", f"eval_{COMPOSITE}", *of_tasks]
+    known = [f"eval_{name}" for name in ("loss", COMPOSITE, *names_of_results(tasks))]
     is_known = (
         objective in known
         or re.sub(r"(_spearman)_at_\d+$", r"\1", objective) in known
