@@ -142,22 +142,26 @@ class ResumableTrainer(PushingTrainer):
         self._stops_by, self._saved_step = None, None
         for callback in self._early_stopping():
             callback.early_stopping_patience_counter = 0  # reset after an earlier call; a checkpoint restores its own
-        try:
-            with ExitStack() as self._while_stepping:
+        with ExitStack() as self._while_stepping:
+            try:
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
-                self.agree(torch.zeros(0, device=self.args.device))  # a signal may arrive in the last evaluation
-                if self._stops_by is not None:
-                    self._save_and_stop(self.model, has_last_weights=not self.args.load_best_model_at_end)
-                return output
-        except RuntimeError as error:
-            if self.args.world_size == 1 or not _is_of_lost_process(error):
-                raise
-            last = newest_whole(self.args.output_dir)
-            remedy = f"--resume_from_checkpoint true goes on from {last}." if last else "There is no checkpoint yet."
-            raise RuntimeError(
-                f"Another process of this run has ended, so process {self.args.process_index} of "
-                f"{self.args.world_size} ends as well (step {self.state.global_step}). {remedy}"
-            ) from error
+            except RuntimeError as error:
+                if self.args.world_size == 1 or not _is_of_lost_process(error):
+                    raise
+                last = newest_whole(self.args.output_dir)
+                remedy = (
+                    f"--resume_from_checkpoint true goes on from {last}." if last else "There is no checkpoint yet."
+                )
+                message = (
+                    f"Another process of this run has ended, so process {self.args.process_index} of "
+                    f"{self.args.world_size} ends as well (step {self.state.global_step}). {remedy}"
+                )
+                logger.error(message)  # while signals are held back: the launcher's may come before the traceback
+                raise RuntimeError(message) from error
+            self.agree(torch.zeros(0, device=self.args.device))  # a signal may arrive in the last evaluation
+            if self._stops_by is not None:
+                self._save_and_stop(self.model, has_last_weights=not self.args.load_best_model_at_end)
+            return output
 
     def begin_training(self) -> None:
         """Called before the first step. Until then, a signal stops the run without a checkpoint."""

@@ -75,7 +75,12 @@ def record(*args, **kwargs):
         gradients.update({name: gradient.clone() for name, gradient in learned.items()})
     return step(*args, **kwargs)
 optimizer.step = record
-metrics = trainer.train(arguments.resume_from_checkpoint).metrics
+try:
+    metrics = trainer.train(arguments.resume_from_checkpoint).metrics
+except RuntimeError:
+    if event == "SIGKILL":
+        os.kill(os.getpid(), signal.SIGTERM)  # as the launcher does, which may be faster than the traceback
+    raise
 assert arguments.world_size == num_processes
 metrics |= trainer.evaluate()
 if arguments.process_index == 0:
