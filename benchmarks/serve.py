@@ -36,6 +36,7 @@ from quality import ROOT, write_report
 sys.path.insert(0, str(ROOT))
 
 from mtsbert.exports.pipeline import load_pipeline
+from mtsbert.machine import has_native_bf16
 
 
 NUM_CLIENTS = 16
@@ -88,7 +89,8 @@ def main() -> None:
         show(figures, answers(server, args.model, args.requests))
     with serving(args.model) as server:
         show(figures, overload(server, args.overload_seconds, args.seconds))
-    sys.stdout.write(f"Written to {write_report('serve', None, figures)}\n")
+    subject = None if has_native_bf16() else "without_bf16"
+    sys.stdout.write(f"Written to {write_report('serve', subject, figures)}\n")
 
 
 def show(figures: dict, more: dict) -> None:
