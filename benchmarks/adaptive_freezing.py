@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 
-from quality import ROOT, TRAINING_ALONE, argument_parser, write_report
+from quality import PLAIN, ROOT, TRAINING_ALONE, argument_parser, write_report
 from train import our_trainer
 from transformers import set_seed
 
@@ -26,7 +26,6 @@ from mtsbert.runs import mean_and_sd
 
 Ways = dict[str, list[str]]  # name → its flags
 
-PLAIN = ["--num_task_layers=0", "--embedding_distillation=0", "--embedding_distillation_parts=0"]
 FULL = "full"
 ADAPTIVE = {"adaptive": ["--adaptive_freezing"]}
 

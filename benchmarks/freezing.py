@@ -12,9 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from adaptive_freezing import PLAIN
 from embedding import stsb_pairs, write
-from quality import RESULTS, ROOT, TRAINING_ALONE, argument_parser, write_report
+from quality import PLAIN, RESULTS, ROOT, TRAINING_ALONE, argument_parser, write_report
 from scale import in_a_fresh_process
 from train import our_trainer
 from transformers import set_seed

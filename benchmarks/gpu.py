@@ -16,9 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from adaptive_freezing import PLAIN
 from infer import three_pipelines
-from quality import ROOT, TRAINING_ALONE, write_report
+from quality import PLAIN, ROOT, TRAINING_ALONE, write_report
 from train import bare_loop, our_trainer
 from transformers import BertConfig, BertModel, TrainerCallback, set_seed
 

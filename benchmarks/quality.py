@@ -25,6 +25,8 @@ RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "resu
 
 # Flags of run_mtl.py for a run of which only the last epoch, or the duration, counts.
 TRAINING_ALONE = ["--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False"]
+# One encoder that the tasks alone move
+PLAIN = ["--num_task_layers=0", "--embedding_distillation=0", "--embedding_distillation_parts=0"]
 
 
 def main() -> None:
