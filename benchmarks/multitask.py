@@ -20,8 +20,8 @@ import torch
 import transformers
 from datasets import Dataset
 from peers import NotAvailable, ask, environment
-from quality import ROOT, TRAINING_ALONE, write_report
-from train import our_trainer
+from quality import PRECISIONS, ROOT, TRAINING_ALONE, write_report
+from train import AS_THEIRS, our_trainer
 
 
 sys.path.insert(0, str(ROOT))
@@ -33,7 +33,6 @@ from mtsbert.runs import mean_and_sd
 
 
 OURS, TASKNET = "ours", "tasknet"
-PRECISIONS = ("fp32", "bf16")
 REQUIREMENTS = [
     f"torch=={torch.__version__.partition('+')[0]}",
     f"transformers=={transformers.__version__}",
@@ -59,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = {"train": args.rows, "validation": 32, "test": args.test_rows}
         arguments = ["--config", str(ROOT / args.config), "--output_dir", folder, "--disable_tqdm=True"]
-        arguments += TRAINING_ALONE
+        arguments += [*TRAINING_ALONE, *AS_THEIRS]
         arguments += take_rows(arguments, rows, Path(folder))
         for seed in range(42, 42 + args.repeats):
             for precision in PRECISIONS:
@@ -85,8 +84,8 @@ def main() -> None:
 
 def take_rows(arguments: list[str], rows: dict[str, int], folder: Path) -> list[str]:
     """
-    Writes the given number of rows of each split of the recipe's dataset, repeating it if necessary. Returns the flag
-    that replaces the dataset.
+    Writes the given number of rows of each split of the recipe's dataset, repeating it if necessary. Returns the flags
+    that replace the dataset, and that name the tags of all rows: a test row may have one that no training row has.
     """
     _, data_args, _ = parse_arguments(arguments)
     ((name, spec),) = data_args.datasets.items()
@@ -94,7 +93,12 @@ def take_rows(arguments: list[str], rows: dict[str, int], folder: Path) -> list[
         every = Dataset.from_parquet(str(ROOT / spec["path"] / f"{split}.parquet"), cache_dir=str(folder / "cache"))
         some = every.shuffle(seed=0).select([row % len(every) for row in range(number)])
         some.to_parquet(folder / f"{split}.parquet")
-    return [f"--datasets={json.dumps({name: {**spec, 'path': str(folder)}})}"]
+    datasets = {name: {**spec, "path": str(folder)}}
+    tags = every.features["ner_tags"].feature.names
+    tasks = {
+        task: {**of_task, "labels": tags} if task == "ner" else of_task for task, of_task in data_args.tasks.items()
+    }
+    return [f"--datasets={json.dumps(datasets)}", f"--tasks={json.dumps(tasks)}"]
 
 
 def train_ours(arguments: list[str], folder: Path) -> dict[str, float]:

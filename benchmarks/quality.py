@@ -17,6 +17,7 @@ from machine import describe_machine
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from mtsbert.machine import has_native_bf16
 from mtsbert.runs import folder_of_run, mean_and_sd, run_once
 
 
@@ -25,8 +26,9 @@ RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "resu
 
 # Flags of run_mtl.py for a run of which only the last epoch, or the duration, counts.
 TRAINING_ALONE = ["--eval_strategy=no", "--save_strategy=no", "--load_best_model_at_end=False"]
-# One encoder that the tasks alone move
+# One encoder that the tasks alone move.
 PLAIN = ["--num_task_layers=0", "--embedding_distillation=0", "--embedding_distillation_parts=0"]
+PRECISIONS = ("fp32", "bf16") if has_native_bf16() else ("fp32",)  # what is emulated is many times slower
 
 
 def main() -> None:

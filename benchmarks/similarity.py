@@ -3,8 +3,9 @@
 python benchmarks/similarity.py --config recipes/sbert.yaml
 
 Both use the same rows, epochs, batch size, optimizer, warmup, weights and loss (squared error of the cosine), in fp32
-and in bf16, and are compared after the last epoch. sentence-transformers uses random batches and tokenizes during
-training. Ours is the unchanged recipe; its seconds include reading and tokenizing the rows before the first step.
+and, where it is native, in bf16, and are compared after the last epoch. sentence-transformers uses random batches and
+tokenizes during training. Ours is the unchanged recipe; its seconds include reading and tokenizing the rows before the
+first step.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from quality import ROOT, TRAINING_ALONE, write_report
+from quality import PRECISIONS, ROOT, TRAINING_ALONE, write_report
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from sentence_transformers.sentence_transformer.losses import CosineSimilarityLoss
@@ -35,7 +36,6 @@ from mtsbert.runs import mean_and_sd
 
 
 OURS, THEIRS = "ours", "sentence-transformers"
-PRECISIONS = ("fp32", "bf16")
 
 
 def main() -> None:

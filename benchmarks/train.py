@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quality import PLAIN, ROOT, TRAINING_ALONE, write_report
+from quality import PLAIN, PRECISIONS, ROOT, TRAINING_ALONE, write_report
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -62,24 +62,22 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         arguments, data = one_epoch(args.config, args.rows, folder, AS_THEIRS)
-        precisions = ("bf16", "fp32") if has_native_bf16() else ("fp32",)
         ways: dict[str, Callable[[], float]] = {}
-        for precision in precisions:
+        for precision in PRECISIONS:
             flags = [*arguments, f"--precision={precision}"]
             ways[f"{OURS}, {precision}"] = partial(joint, flags, data)
             ways[f"{THEIRS}, {precision}"] = partial(two_runs, arguments, data, bf16=precision == "bf16")
-            if precision == precisions[0]:
-                ways[f"{BARE}, {precision}"] = partial(bare_loop, flags, data)
+        ways[f"{BARE}, {precision}"] = partial(bare_loop, flags, data)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(args.repeats):
             for name, train in ways.items():
                 seconds[name].append(train())
-        overhead = step_overhead([*arguments, f"--precision={precisions[0]}"], data, args.repeats)
+        overhead = step_overhead(flags, data, args.repeats)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, value in medians.items():
         ours = f"{OURS}, {name.rpartition(', ')[2]}"
         sys.stdout.write(f"{name:45} {value:7.2f} s; {ours} takes {medians[ours] / value:.3f} of it\n")
-    sys.stdout.write(f"A step of {OURS}, {precisions[0]}, takes {overhead:.3f} of one in the loop\n")
+    sys.stdout.write(f"A step of {OURS}, {precision}, takes {overhead:.3f} of one in the loop\n")
     subject = args.config.stem + ("" if has_native_bf16() else "_without_bf16")
     path = write_report(
         "train", subject, {"rows": args.rows, "seconds": seconds, "medians": medians, "step_overhead": overhead}
