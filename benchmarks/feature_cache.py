@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from quality import ROOT, TRAINING_ALONE, write_report
+from quality import PLAIN, ROOT, TRAINING_ALONE, write_report
 from train import our_trainer
 from transformers import TrainerCallback
 
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("flags", nargs="*", help="Further flags of run_mtl.py, after '--'.")
     args = parser.parse_args()
-    always = [*TRAINING_ALONE, "--num_train_epochs=2"]
+    always = [*TRAINING_ALONE, *PLAIN, "--num_train_epochs=2"]
     arguments = ["--config", str(ROOT / args.config), "--disable_tqdm=True", *always, *args.flags]
     model_args, data_args, _ = parse_arguments(arguments)
     data = load_recipe_data(data_args, load_tokenizer(model_args), ["train"])
