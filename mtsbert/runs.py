@@ -35,6 +35,8 @@ def copy_recipe(
     recipe = yaml.safe_load(config.read_text(encoding="utf-8"))
     kept = {key: value for key, value in recipe.items() if key not in without}
     path = folder / "recipe.yaml"
+    if path.resolve() == config.resolve():
+        raise ValueError(f"{config} would be written over by the copy with other settings; name another folder.")
     path.write_text(yaml.safe_dump(kept | (changes or {}), sort_keys=False, allow_unicode=True), encoding="utf-8")
     return path
 

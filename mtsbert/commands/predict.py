@@ -13,11 +13,11 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice, product
+from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ from configuration_mtsbert import PAIR_TYPES, SCORE_TYPES, TOKEN_CLASSIFICATION
 from mtsbert.data.sources import TEXT, TEXT_PAIR
 from mtsbert.exports.openvino import is_installed
 from mtsbert.exports.pipeline import ExportedPipeline, load_pipeline, on_openvino
-from mtsbert.formats.files import STREAMS, stream_rows
+from mtsbert.formats.files import DATASETS, STREAMS, stream_rows
+from mtsbert.formats.folders import visible
 from mtsbert.formats.options import AS_USUAL, FileOptions
 from mtsbert.machine import add_precision_option, has_only_avx2, uses_bf16
 from mtsbert.preparation import data_prep
@@ -42,6 +43,7 @@ from pipeline_mtsbert import MTSBertPipeline
 workers = data_prep("ray_workers")
 OUTPUT_SUFFIXES = (".jsonl", ".parquet")
 AUTO, TORCH, OPENVINO = "auto", "torch", "openvino"
+ROWS_TO_TELL = 100  # of a file, whether it has answers
 WORTH_CONVERTING = 5_000  # texts: with more, OpenVINO saves more time than the conversion of the model takes
 
 logger = logging.getLogger(__name__)
@@ -81,20 +83,29 @@ class InputTexts:
         """
         files = [path]
         if path.is_dir():
-            files = sorted(
+            found = sorted(
                 file
-                for file in path.rglob("*")
-                if file.suffix in STREAMS
-                and file.is_file()
-                and file.resolve() != output.resolve()
-                and not file.parent.name.endswith(SUFFIX)
+                for file in visible(path, "**/*")
+                if file.is_file() and file.resolve() != output.resolve() and not file.parent.name.endswith(SUFFIX)
             )
+            files = [file for file in found if file.suffix in STREAMS]
+            if left := [file for file in found if file.suffix not in STREAMS and _ends_like_data(file)]:
+                logger.warning(
+                    f"{len(left):,} files of {path} are not read, {left[0]} among them: texts are read from "
+                    f"{', '.join(STREAMS)}."
+                )
         if not files or not files[0].is_file():
             raise ValueError(f"{path}: no such file, nor a folder with {', '.join(STREAMS)} files in it.")
-        return cls(files, text_column, pair_column, tuple(keep), options)
+        return cls(files, text_column, pair_column, tuple(dict.fromkeys(keep)), options)
 
-    def check(self) -> int:
+    def check(self, tasks: Collection[str]) -> int:
         """Reads all rows once, so that errors show before prediction starts. Returns the number of rows."""
+        answered = [file for file in self.files if len(self.files) > 1 and _has_answers(file, self.options, tasks)]
+        if 0 < len(answered) < len(self.files):
+            raise ValueError(
+                f"{answered[0]} has answers of this command, and would be read as texts beside {self.files[0]} and "
+                "others. Write answers to another folder, or name a file as --input."
+            )
         columns: set[str] = set()
         number = sum(1 for _ in self.rows(columns))
         if number and (missing := [column for column in self.keep if column not in columns]):
@@ -130,6 +141,17 @@ class InputTexts:
                         f"--pair_column {self.pair_column}: no row of {file} has such a column; the columns are "
                         f"{sorted(of_file)}."
                     )
+
+
+def _ends_like_data(file: Path) -> bool:
+    return bool({suffix.lower() for suffix in file.suffixes} & {*STREAMS, *DATASETS})
+
+
+def _has_answers(file: Path, options: FileOptions, tasks: Collection[str]) -> bool:
+    """Whether the first rows of a file have scores where this command writes those of its tasks."""
+    cells = (row.get(task) for row in islice(stream_rows(file, options), ROWS_TO_TELL) for task in tasks)
+    parts = chain.from_iterable(cell if isinstance(cell, list) else [cell] for cell in cells)
+    return any(isinstance(part, dict) and not {"score", "scores"}.isdisjoint(part) for part in parts)
 
 
 def _text(row: dict, column: str, file: Path, number: int) -> str | None:
@@ -202,7 +224,7 @@ def predict(
     tasks = pipeline.model.config.tasks
     if clashes := sorted({*texts.keep} & {TEXT, TEXT_PAIR, "embedding", "pair_embedding", *tasks}):
         raise ValueError(f"--keep {clashes}: the answers have columns of these names.")
-    num_rows = texts.check()
+    num_rows = texts.check(tasks)
     chosen = _choose_backend(backend, pipeline, num_rows, engine)
     converted = None
     if chosen == OPENVINO:

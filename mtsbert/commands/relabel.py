@@ -28,6 +28,7 @@ from mtsbert.commands.evaluate.entities import Finder, load_finder
 from mtsbert.data.gold import ENTITIES
 from mtsbert.data.sources import TEXT
 from mtsbert.formats.files import read_file
+from mtsbert.formats.folders import visible
 from mtsbert.formats.parquet import labels_in
 from mtsbert.machine import add_precision_option
 from mtsbert.preparation import data_prep
@@ -83,6 +84,7 @@ def relabel(finder: Finder, data: Path, output: Path) -> Agreement:
     Raises:
         `ValueError`: if `data` is not a prepared dataset, or `output` already exists. Nothing is left behind then.
     """
+    _check_beside(data, output)
     read_training_rows(data)
     return _copy(data, output, finder.find, Path(finder.name).name)
 
@@ -105,6 +107,7 @@ def confirm(
     """
     if num_folds < 2:
         raise ValueError(f"--folds is {num_folds}; there must be 2 at least.")
+    _check_beside(data, output)
     rows = read_training_rows(data)
     if output.exists():
         raise ValueError(f"{output} exists already; remove it or name another folder.")
@@ -152,10 +155,21 @@ def _confirm(models: FoldModels, rows: Dataset, output: Path, *, num_folds: int,
     return counts
 
 
+def _check_beside(data: Path, output: Path) -> None:
+    """Raises `ValueError` if the copy lies in the dataset, which would have all its rows twice then."""
+    if data.resolve() in output.resolve().parents:
+        raise ValueError(f"{output} lies in {data}, whose rows would be read from both then; name a folder beside it.")
+
+
 def read_training_rows(data: Path) -> Dataset:
     """Reads the training split of a prepared dataset, without words and tags. Raises `ValueError` if it has none."""
     if not (data / TRAIN_FILE).is_file():
         raise ValueError(f"{data} has no {TRAIN_FILE}; `python -m data_prep` makes such a folder.")
+    if others := sorted(path for path in visible(data, "**/train*.parquet") if path != data / TRAIN_FILE):
+        raise ValueError(
+            f"{others[0]} has training rows as well, and those of {TRAIN_FILE} alone are relabelled. Join the files, "
+            f"or move it out of {data}."
+        )
     rows = read_file(data / TRAIN_FILE)
     if missing := sorted({TEXT, ENTITIES} - set(rows.column_names)):
         raise ValueError(f"{data / TRAIN_FILE} has no columns {missing}; it has {rows.column_names}.")
@@ -179,7 +193,8 @@ def lost_types(data: Path, output: Path) -> list[str]:
 def _copy(data: Path, output: Path, find: Callable, by: str) -> Agreement:
     with new_folder(output) as partial:
         left_behind = shutil.ignore_patterns("*.parquet", "report", "report.md")
-        shutil.copytree(data, partial, ignore=left_behind, dirs_exist_ok=True)
+        how = {"ignore": lambda folder, names: left_behind(folder, names) if Path(folder) == data else ()}
+        shutil.copytree(data, partial, **how, dirs_exist_ok=True)
         counts = Agreement()
 
         def agree_on(batch: dict[str, list]) -> dict[str, list]:

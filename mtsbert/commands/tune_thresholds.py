@@ -22,7 +22,7 @@ from mtsbert.input_arguments import SKIP
 from mtsbert.machine import add_precision_option, autocast
 from mtsbert.network.starting_point import pipeline_of_checkpoint
 from mtsbert.results.tables import markdown_table
-from mtsbert.results.unfinished import check_new_file, write_json
+from mtsbert.results.unfinished import check_can_write, check_new_file, write_json
 
 
 CONFIG_FILE = "config.json"
@@ -68,6 +68,7 @@ def tune(
         check_new_file(report)
     if not (folder / CONFIG_FILE).is_file():
         raise ValueError(f"{folder} is no folder of a checkpoint; thresholds are written into its {CONFIG_FILE}.")
+    check_can_write(folder / CONFIG_FILE)
     pipeline = pipeline_of_checkpoint(str(folder))
     config = pipeline.model.config
     spec = {"files": {VALIDATION: data}} if Path(data).is_file() else {"path": data, "splits": {VALIDATION: split}}

@@ -1,6 +1,7 @@
 """Reads datasets that are folders: Parquet files by split, or what `save_to_disk` wrote."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, load_from_disk
@@ -35,10 +36,17 @@ def read_folder(folder: Path, splits: dict[str, str]) -> DatasetDict:
     return DatasetDict({split: read_parquet_files(paths) for split, paths in files.items()})
 
 
+def visible(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yields what is in a folder but hidden nowhere in it, as the copies of editors and unfinished output are."""
+    for path in folder.glob(pattern):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
 def _files_of(folder: Path, splits: dict[str, str]) -> dict[str, list[Path]]:
     """The files of each split: those whose names begin like it, and not like another one with a longer name."""
     files: dict[str, list[Path]] = {split: [] for split in splits}
-    found = {path for stem in splits.values() for path in folder.glob(f"**/{stem}*.parquet")}
+    found = {path for stem in splits.values() for path in visible(folder, f"**/{stem}*.parquet")}
     for path in sorted(found):
         begins = [stem for stem in splits.values() if path.match(f"{stem}*")]
         stem = max(begins, key=len)

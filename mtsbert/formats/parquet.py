@@ -164,12 +164,15 @@ def _names(feature: Any, value: Any) -> Any:
 
 
 def parquet_rows(path: Path, options: FileOptions = AS_USUAL, refuse: Refuse = raise_error) -> Iterator[dict]:
-    """Yields the rows of a file one by one, with constant memory."""
+    """Yields the rows of a file one by one, with constant memory. Ids of a `ClassLabel` become names."""
     num_rows(path)
     try:
         with pq.ParquetFile(path) as file:
+            features = features_in(file.schema_arrow) or {}
+            named = {column: feature for column, feature in features.items() if labels_in(feature)}
             for batch in file.iter_batches(batch_size=1_000):
-                yield from batch.to_pylist()
+                for row in batch.to_pylist():
+                    yield row | {column: _names(feature, row[column]) for column, feature in named.items()}
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(str(path), error) from None
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 
-LINES_FILE, DESCRIPTION_FILE, LOCK_FILE = "answers.jsonl", "description.json", "lock"
+LINES_FILE, DESCRIPTION_FILE, LOCK_FILE = "answers.jsonl", "description.json", ".mtsbert.lock"
 SUFFIX = ".partial"
 
 
@@ -19,21 +20,28 @@ def new_folder(output: Path) -> Iterator[Path]:
     Yields a temporary folder that is renamed to `output` at the end of the block, or removed after an exception.
 
     Raises:
-        `ValueError`: if `output` already exists, or cannot be created.
+        `ValueError`: if `output` already exists, cannot be created, or another process is writing it.
     """
+    _check_no_folder(output)
+    partial = output.with_name(f".{output.name}{SUFFIX}")
+    with locked(partial, output):
+        try:
+            _check_no_folder(output)  # another process may just have finished it
+            for left in partial.iterdir():  # by a process that was killed
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left)
+                elif left.name != LOCK_FILE:
+                    left.unlink()
+            yield partial
+            (partial / LOCK_FILE).unlink()
+            partial.rename(output)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_no_folder(output: Path) -> None:
     if output.exists():
         raise ValueError(f"{output} exists already; remove it or name another folder.")
-    partial = output.with_name(f".{output.name}{SUFFIX}")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise ValueError(f"{output} cannot be written: {error}.") from None
-    try:
-        yield partial
-        partial.rename(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_new_file(path: Path) -> None:
@@ -41,6 +49,17 @@ def check_new_file(path: Path) -> None:
     check_is_new(path)
     if not path.absolute().parent.is_dir():
         raise ValueError(f"{path} cannot be written: there is no folder {path.parent}.")
+    check_can_write(path)
+
+
+def check_can_write(path: Path) -> None:
+    """Raises `ValueError` if a file cannot be written as [`write_json`] does: before hours of work, not after them."""
+    try:
+        path.with_name(path.name + SUFFIX).exists()  # which has the longest name
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error}.") from None
 
 
 def check_is_new(path: Path) -> None:
@@ -73,7 +92,7 @@ def locked(folder: Path, output: Path) -> Iterator[None]:
     except Timeout:
         raise ValueError(f"Another process is writing {output}.") from None
     except OSError as error:
-        raise ValueError(f"{folder} cannot be written: {error}.") from None
+        raise ValueError(f"{output} cannot be written: {error}.") from None
     with lock:
         yield
 

@@ -131,6 +131,8 @@ def test_what_people_have_finished_is_a_dataset(written, tmp_path):
     [
         (["--number", "0"], "--number is 0; it must be at least 1"),
         (["--output", "nowhere/tasks.json"], "there is no folder nowhere"),
+        (["--output", f"{'x' * 250}.json"], "cannot be written: .*too long"),
+        (["--output", "/proc/tasks.json"], "/proc/tasks.json cannot be written"),
         (["--output", "tasks.csv"], r"Label Studio imports \.json"),
         (["--input", "nowhere.csv"], "nowhere.csv: no such file"),
         (["--tasks", "near"], r"Tasks on single texts are labelled here; \['near'\] are none"),

@@ -229,6 +229,7 @@ def test_rows_with_a_label_that_the_model_does_not_have_are_left_out_and_told(fo
         (["--columns", "texts=text"], "texts"),
         (["--target", "best"], r"write precision=0\.95"),
         (["--output", "nowhere/report.json"], "there is no folder nowhere"),
+        (["--output", "/proc/report.json"], "/proc/report.json cannot be written"),
         (["--output", __file__], "exists already"),
         (["--output", "/"], "exists already"),
     ],

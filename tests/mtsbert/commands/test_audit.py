@@ -137,6 +137,7 @@ def test_where_nothing_is_suspicious_nothing_is_written(audit, tmp_path, capsys)
         (["--output", "x.csv", "--share", "0"], r"--share is 0.0; it must lie between 0 and 1"),
         (["--output", "x.csv", "--seed", "-1"], r"--seed is -1; it must be at least 0"),
         (["--planted_share", "0.01"], r"0.01 of 20 rows is no row to make a mistake in"),
+        (["--output", "/proc/x.csv"], "/proc/x.csv cannot be written"),
         (["--output", "x.csv", "--num_folds", "1"], r"--num_folds is 1; it must be at least 2"),
         (["--output", "x.csv", "--label_column", "topic"], r"has no column 'topic'; it has \['text', 'label'\]"),
         (["--output", "x.csv", "--entities_column", "spans"], r"has no column 'spans'; it has \['text', 'label'\]"),

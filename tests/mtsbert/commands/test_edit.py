@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 from mtsbert.commands.edit import main
 from mtsbert.commands.export import export_encoder, export_onnx
 from mtsbert.exports.pipeline import OnnxPipeline, load_pipeline
+from mtsbert.results.unfinished import new_folder
 
 
 MOOD = json.dumps({"type": "sequence_classification", "labels": ["bad", "good"]})
@@ -141,3 +142,17 @@ def test_a_folder_that_exists_is_not_replaced(checkpoint, tmp_path):
     (tmp_path / "edited").mkdir()
     with pytest.raises(ValueError, match="edited exists already"):
         run(checkpoint, tmp_path / "edited", "--drop_task", "near")
+
+
+def test_two_processes_do_not_write_into_one_folder(checkpoint, tmp_path):
+    killed = tmp_path / ".edited.partial" / "of_a_process"
+    killed.mkdir(parents=True)
+    (killed / "that").write_text("was killed")
+    (tmp_path / ".edited.partial" / "too").write_text("")
+    with new_folder(tmp_path / "edited") as folder:
+        (folder / "one").write_text("")
+        with pytest.raises(ValueError, match=r"Another process is writing .*edited"):
+            run(checkpoint, tmp_path / "edited", "--drop_task", "near")
+        (folder / "two").write_text("")
+    assert sorted(path.name for path in (tmp_path / "edited").iterdir()) == ["one", "two"]
+    assert [path.name for path in tmp_path.iterdir()] == ["edited"]

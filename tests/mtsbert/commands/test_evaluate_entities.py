@@ -357,6 +357,7 @@ def test_the_figures_in_a_file_follow_from_the_seed(command, tmp_path):
         (["--model", "spacy:any", "--min_score", "0.5"], r"--min_score is for checkpoints; spacy:.* gives no scores"),
         (["--json", __file__], "exists already; remove it or name another file"),
         (["--json", f"{'x' * 300}.json"], "cannot be written"),
+        (["--json", f"{'x' * 250}.json"], "cannot be written: .*too long"),
         (["--json", "nowhere/x.json"], "nowhere/x.json cannot be written: there is no folder nowhere"),
     ],
 )

@@ -7,6 +7,7 @@ import shutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from mtsbert.commands import predict as predicting
 from mtsbert.commands.predict import main
@@ -75,6 +76,30 @@ def test_a_folder_is_read_file_by_file_in_the_order_of_their_names(answer, tmp_p
     write(folder / "a.txt", TEXTS[2:])
     (folder / "notes.md").write_text("not a file of texts")
     assert [row["text"] for row in answer(folder)] == [*TEXTS[2:], *TEXTS[:2]]
+
+
+def test_what_is_hidden_is_not_read_and_files_that_cannot_be_read_are_told(answer, tmp_path, caplog):
+    for folder in ("texts", "texts/.ipynb_checkpoints", "texts/.git/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        write(tmp_path / folder / "one.csv", TEXTS[:2])
+    write(tmp_path / "texts" / "._one.csv", TEXTS[:2])
+    (tmp_path / "texts" / "notes.md").write_text("not a file of texts")
+    assert [row["text"] for row in answer(tmp_path / "texts")] == TEXTS[:2]
+    assert "are not read" not in caplog.text
+    for name in ("a.CSV", "b.csv.gz", "c.json"):
+        (tmp_path / "texts" / name).write_text("text")
+    assert len(answer(tmp_path / "texts", output="others.jsonl")) == 2
+    assert f"3 files of {tmp_path / 'texts'} are not read, {tmp_path / 'texts' / 'a.CSV'} among them" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_answers_of_an_earlier_call_are_not_read_beside_their_texts(answer, tmp_path, suffix):
+    write(tmp_path / "texts.csv", TEXTS[:2])
+    answer(tmp_path, output=f"one{suffix}")
+    with pytest.raises(ValueError, match=rf"one{suffix} has answers of this command.* another folder"):
+        answer(tmp_path, output=f"two{suffix}")
+    (tmp_path / "texts.csv").unlink()
+    assert [row["text"] for row in answer(tmp_path, output="two.jsonl")] == TEXTS[:2], "they are what was named"
 
 
 @pytest.mark.parametrize("output", ["answers.jsonl", "answers.parquet"])
@@ -216,6 +241,17 @@ def test_kept_columns_that_are_no_text(answer, tmp_path, output):
     (tmp_path / "texts.jsonl").write_text('{"text": "Lima", "id": 5, "of": ["a"]}\n{"text": "Oslo", "id": null}\n')
     kept = [(row["id"], row["of"]) for row in answer(tmp_path / "texts.jsonl", "--keep", "id", "of", output=output)]
     assert kept == ([(5, ["a"]), (None, None)] if output == "answers.jsonl" else [("5", '["a"]'), (None, None)])
+
+
+@pytest.mark.parametrize("output", ["answers.jsonl", "answers.parquet"])
+def test_kept_ids_of_classes_are_names_and_a_column_is_kept_once(answer, tmp_path, output):
+    names = ClassLabel(names=["World", "Sports"])
+    features = Features({"text": Value("string"), "label": names, "of": List(names)})
+    rows = {"text": ["Lima", "Oslo"], "label": [1, -1], "of": [[1, 0], None]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "texts.parquet")
+    rows = answer(tmp_path / "texts.parquet", "--keep", "label", "of", "label", output=output)
+    kinds = ["Sports", "World"] if output == "answers.jsonl" else '["Sports", "World"]'
+    assert [(row["label"], row["of"]) for row in rows] == [("Sports", kinds), (None, None)]
 
 
 def test_kept_numbers_that_json_does_not_have_are_missing(answer, tmp_path):

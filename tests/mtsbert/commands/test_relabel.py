@@ -112,6 +112,8 @@ def test_what_cannot_be_relabelled_is_named_and_nothing_is_left_behind(prepared,
         relabel(FINDER, tmp_path / "empty", tmp_path / "agreed")
     with pytest.raises(ValueError, match="news exists already"):
         relabel(FINDER, prepared, prepared)
+    with pytest.raises(ValueError, match=r"agreed lies in .*news, whose rows would be read from both"):
+        relabel(FINDER, prepared, prepared / "of" / "agreed")
     fails = Finder("x", ["GPE"], lambda texts: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         relabel(fails, prepared, tmp_path / "agreed")
@@ -119,6 +121,19 @@ def test_what_cannot_be_relabelled_is_named_and_nothing_is_left_behind(prepared,
     Dataset.from_dict({"text": ["Oslo"]}).to_parquet(prepared / "train.parquet")
     with pytest.raises(ValueError, match=r"has no columns \['entities'\]; it has \['text'\]"):
         relabel(FINDER, prepared, tmp_path / "agreed")
+
+
+@pytest.mark.parametrize("other", ["train-2.parquet", "more/train.parquet"])
+def test_other_files_of_the_training_split_are_neither_lost_nor_left_as_they_were(prepared, tmp_path, other):
+    (prepared / "more").mkdir()
+    (prepared / "train.parquet").rename(prepared / other)
+    (prepared / "more" / "test-2.parquet").write_bytes((prepared / "test.parquet").read_bytes())
+    (prepared / "test.parquet").rename(prepared / "train.parquet")
+    with pytest.raises(ValueError, match=rf"{other} has training rows as well, and those of train.parquet alone"):
+        relabel(FINDER, prepared, tmp_path / "agreed")
+    (prepared / other).unlink()
+    relabel(FINDER, prepared, tmp_path / "agreed")
+    assert read_folder(tmp_path / "agreed", {"test": "test"})["test"]["text"][:] == ["Oslo wins", "No Lima"]
 
 
 @pytest.fixture

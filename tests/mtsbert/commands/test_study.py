@@ -93,6 +93,14 @@ def test_what_a_study_decides_is_taken_out_of_the_recipe(recipe, tmp_path):
     assert kept["tasks"] == yaml.safe_load(config.read_text())["tasks"]
 
 
+def test_a_study_does_not_write_over_its_recipe(recipe, tmp_path):
+    config = recipe(freeze_encoder=True).rename(tmp_path / "recipe.yaml")
+    before = config.read_text()
+    with pytest.raises(ValueError, match=r"recipe.yaml would be written over .*; name another folder"):
+        main(["--config", str(config), "--output_dir", str(tmp_path)])
+    assert config.read_text() == before
+
+
 def test_how_adapters_are_trained_is_for_the_study_to_say(recipe, tmp_path):
     of_adapters = {"lora_r": 4, "lora_alpha": 8.0, "lora_dropout": 0.1, "lora_target": ["query"], "lora_merge": False}
     path, _ = study_recipe(recipe(**of_adapters), tmp_path / "study")

@@ -208,6 +208,13 @@ def test_a_column_that_a_file_of_a_split_lacks_is_warned_of_once(tmp_path, caplo
     assert "train-1.parquet among them: it is empty in their rows" in warning
 
 
+@pytest.mark.parametrize("hidden", [".cache/train.parquet", "of/.b.partial/train.parquet", "._train.parquet"])
+def test_hidden_copies_of_a_file_are_not_read(tmp_path, hidden):
+    for path in (tmp_path / "train.parquet", tmp_path / hidden, tmp_path / "of" / "train-2.parquet"):
+        write(path, ["good", "bad"], [1, 0], ["neg", "pos"])
+    assert labels_of(tmp_path, "train") == ["pos", "neg"] * 2
+
+
 @pytest.mark.parametrize("folder", ["data[2024]", "what?", "a*b", ".hidden", "{x}", "10%", "a b"])
 def test_paths_are_literal(tmp_path, folder):
     write(tmp_path / folder / "train.parquet", ["good", "bad"], [1, 0], ["neg", "pos"])
