@@ -1,20 +1,23 @@
 """Loads the model and the tokenizer that a run starts from."""
 
 import importlib.util
+import json
 import logging
 from copy import deepcopy
 from pathlib import Path, PureWindowsPath
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
+from transformers.utils import cached_file
 
 from configuration_mtsbert import MTSBertConfig
 from heads_mtsbert import num_positions, scale_features
 from modeling_mtsbert import MTSBertModel
 from mtsbert.input_arguments import ModelArguments
 from mtsbert.letter_case.tokenizer import cased_words, with_letter_case
-from mtsbert.network.adapters import base_of, merge_adapters, put_adapter
+from mtsbert.network.adapters import base_of, has_adapters, merge_adapters, put_adapter
 from pipeline_mtsbert import MTSBertPipeline
 
 
@@ -309,6 +312,41 @@ def title_of(model_name_or_path: str) -> str:
 def name_of(model: MTSBertModel) -> str:
     """Returns the checkpoint or encoder that a model was loaded from; empty if it was built from a config."""
     return model.config.name_or_path or getattr(model, "encoder_name_or_path", "")
+
+
+def check_whole(model: object) -> None:
+    """Raises `ValueError` unless a model is an [`MTSBertModel`] with all of its heads, not wrapped or compiled."""
+    modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
+    if any(hasattr(module, "_orig_mod") for module in modules.values()):
+        raise ValueError(
+            "The model, or a part of it, is compiled by `torch.compile`: a checkpoint would have its weights under "
+            "other names, which nothing reads. Give the model as it was before, and set `torch_compile`."
+        )
+    # By name, since a checkpoint may bring a class of its own. What peft has wrapped is refused later, with the way.
+    names = [kind.__name__ for kind in type(model).__mro__]
+    if (MTSBertModel.__name__ not in names or hasattr(model, "head")) and not (modules and has_adapters(model)):
+        raise ValueError(
+            f"The Trainer takes an MTSBertModel with all of its heads, and this is a {names[0]}. Start a model with "
+            "`MTSBertModel.from_encoder`, open a checkpoint with `MTSBertModel.from_pretrained`, and give a model "
+            "that is wrapped (`DataParallel`) as it was before."
+        )
+
+
+def warn_of_other_pooling(model: MTSBertModel) -> None:
+    """Warns if sentence-transformers has saved another pooling with the encoder that a new model starts from."""
+    name = getattr(model, "encoder_name_or_path", None)  # which a checkpoint has not
+    quietly = [f"_raise_exceptions_for_{what}" for what in ("gated_repo", "missing_entries", "connection_errors")]
+    found = None if name is None else cached_file(name, "1_Pooling/config.json", **dict.fromkeys(quietly, False))
+    saved = {} if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
+    switches = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}  # before sentence-transformers 6
+    modes = [pooling for pooling, mode in switches.items() if saved.get(f"pooling_mode_{mode}")]
+    mode = saved.get("pooling_mode", "+".join(modes) or model.config.pooling)
+    if mode != model.config.pooling:
+        logger.warning(
+            f"The encoder {name!r} was trained with the pooling {mode!r} (1_Pooling/config.json), and this model has "
+            f"{model.config.pooling!r}: it starts from another sentence embedding. Set `pooling` (`from_encoder`, or "
+            "in the recipe) if that is not what you want."
+        )
 
 
 def tokenizer_of(model: MTSBertModel) -> PreTrainedTokenizerBase:

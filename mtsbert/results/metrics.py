@@ -292,8 +292,16 @@ class AnswerMetrics:
         preprocess: Callable[[dict, dict], Any] | None = None,
     ):
         self._reduce, self._compute = reduce_logits(tasks), compute_metrics(tasks)
-        self._compute_more, self._preprocess = compute_more, preprocess
-        self.has_more = self.keeps_logits = compute_more is not None
+        self.compute_more, self.preprocess = compute_more, preprocess
+        self._is_asked_for_logits = False
+
+    @property
+    def has_more(self) -> bool:
+        return self.compute_more is not None
+
+    @property
+    def keeps_logits(self) -> bool:
+        return self._is_asked_for_logits or self.has_more
 
     @contextmanager
     def keeping_logits(self, *, alone: bool = False) -> Iterator[None]:
@@ -301,10 +309,10 @@ class AnswerMetrics:
         Temporarily keeps logits as well. This takes memory: `(N, T, K)` numbers for a token task. `alone` leaves out
         what the user's functions make of them.
         """
-        before = {name: getattr(self, name) for name in ("keeps_logits", "_compute_more", "_preprocess")}
-        self.keeps_logits = True
+        before = {name: getattr(self, name) for name in ("_is_asked_for_logits", "compute_more", "preprocess")}
+        self._is_asked_for_logits = True
         if alone:
-            self._compute_more = self._preprocess = None
+            self.compute_more = self.preprocess = None
         try:
             yield
         finally:
@@ -318,7 +326,7 @@ class AnswerMetrics:
         if embeddings is not None:
             kept[EMBEDDING] = embeddings
         if self.keeps_logits:
-            kept[LOGITS] = logits if self._preprocess is None else self._preprocess(logits, labels)
+            kept[LOGITS] = logits if self.preprocess is None else self.preprocess(logits, labels)
         return kept
 
     def compute(self, evaluation: EvalPrediction) -> dict[str, float]:
@@ -329,7 +337,7 @@ class AnswerMetrics:
         results = self._compute(of(ANSWERS))
         if (embeddings := evaluation.predictions.get(EMBEDDING)) is not None:
             results |= embedding_metrics(*np.split(embeddings, 2, axis=1))
-        return results if self._compute_more is None else results | self._compute_more(of(LOGITS))
+        return results if self.compute_more is None else results | self.compute_more(of(LOGITS))
 
 
 def _metric_inputs(task: dict, predictions: np.ndarray, labels: np.ndarray, labelled: np.ndarray) -> dict:

@@ -51,20 +51,39 @@ class EvaluatingTrainer(BatchingTrainer):
         self._evaluations_of_steps: dict[int, Evaluation] = {}
         self.calibration: dict[str, Fit] = {}  # by task, what the scores of this run's model were calibrated with
         self.eval_targets: EmbeddingTargets | None = None  # the initial embeddings of the validation texts
-        self.answer_metrics = AnswerMetrics(self.tasks, compute_metrics, preprocess_logits_for_metrics)
+        self.answer_metrics = AnswerMetrics(self.tasks)
         super().__init__(
             *args,
-            compute_metrics=self.answer_metrics.compute,
-            preprocess_logits_for_metrics=self.answer_metrics.reduce,
+            compute_metrics=compute_metrics,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
             **kwargs,
         )
+
+    # The Trainer assigns both once, and so may users whenever they like. It calls ours, which call theirs.
+
+    @property
+    def compute_metrics(self) -> Callable[[EvalPrediction], dict]:
+        return self.answer_metrics.compute
+
+    @compute_metrics.setter
+    def compute_metrics(self, function: Callable[[EvalPrediction], dict] | None) -> None:
+        self.answer_metrics.compute_more = function
+
+    @property
+    def preprocess_logits_for_metrics(self) -> Callable:
+        return self.answer_metrics.reduce
+
+    @preprocess_logits_for_metrics.setter
+    def preprocess_logits_for_metrics(self, function: Callable | None) -> None:
+        self.answer_metrics.preprocess = function
 
     def train(self, *args, **kwargs):
         self._check_best_metric()
         self.evaluations.clear()  # they are of weights that are about to change
         self._evaluations_of_steps.clear()
+        calibrated = [task for task, settings in self.tasks.items() if not settings.keys().isdisjoint(CALIBRATIONS)]
         self._forget_calibration()
-        tuned = [task for task, settings in self.tasks.items() if settings.get("thresholds")]
+        tuned = [task for task in self.tasks if self.tasks[task].get("thresholds") and task not in self._unchanged]
         if tuned and self.provenance.is_continued:
             then = "; tune them again after it (`mtsbert tune-thresholds`)" if self.args.lora_merge else ""
             logger.warning(
@@ -86,7 +105,20 @@ class EvaluatingTrainer(BatchingTrainer):
                 super().predict(self.eval_dataset, metric_key_prefix="eval")  # neither logged nor told to callbacks
                 found = self.evaluations["eval"]
                 found.metrics = measured.metrics | found.metrics  # how far the embedding has moved is not asked again
+        lost = [task for task in calibrated if self.tasks[task].keys().isdisjoint(CALIBRATIONS)]
+        if lost and self.args.calibration:
+            logger.warning(
+                f"The scores of {lost} were calibrated in the model that this run goes on from, and are not any more: "
+                "that takes 200 labelled validation rows, or a frozen head (`freeze_heads`) on a frozen encoder."
+            )
         return output
+
+    @property
+    def _unchanged(self) -> set[str]:
+        """The tasks whose scores a run leaves as they are, since encoder and head are frozen to its end."""
+        is_fixed = self.args.freeze_encoder and self.args.thaw_at is None
+        has_own_layers = self.model is None or self.model.config.num_task_layers  # which other tasks may train
+        return set(self.args.freeze_heads or ()) if is_fixed and not has_own_layers else set()
 
     @property
     def _measures_embedding(self) -> bool:
@@ -121,12 +153,13 @@ class EvaluatingTrainer(BatchingTrainer):
 
     def _forget_calibration(self) -> None:
         """Forgets what was fitted to other weights; an adapter that is saved alone keeps that of its base."""
+        unchanged = self._unchanged
         self.calibration = {}
         if not self.args.lora_merge:
             return
         for tasks in self._task_settings():
-            for settings in tasks.values():
-                forget(settings)
+            for task in tasks.keys() - unchanged:
+                forget(tasks[task])
 
     def calibrate(self, rows: Dataset | Mapping[str, Dataset] | None = None) -> dict[str, Fit]:
         """
@@ -203,6 +236,10 @@ class EvaluatingTrainer(BatchingTrainer):
             )
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        if eval_dataset is None:
+            self._read_eval_dataset()
+        else:
+            eval_dataset = self.features_of(eval_dataset, "test", "eval_dataset")
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         if self.eval_targets is None or rows is not self.eval_dataset:
             return self._with_all_rows(super().get_eval_dataloader, eval_dataset)
@@ -213,7 +250,8 @@ class EvaluatingTrainer(BatchingTrainer):
             self.data_collator = collator
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        return self._with_all_rows(super().get_test_dataloader, test_dataset)
+        rows = self.features_of(test_dataset, "test", "test_dataset")
+        return self._with_all_rows(super().get_test_dataloader, rows)
 
     def _with_all_rows(self, get_dataloader: Callable, rows: Any) -> DataLoader:
         """
@@ -307,9 +345,15 @@ class EvaluatingTrainer(BatchingTrainer):
         finally:
             self.hp_search_backend = None  # also after a trial that failed
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+    def evaluation_loop(
+        self, *args, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval", **kwargs
+    ) -> EvalLoopOutput:
+        if ignore_keys is not None:  # beside all but the logits, and not instead of them
+            ignore_keys = [*self.model.config.keys_to_ignore_at_inference, *ignore_keys]
         with _same_weights(self.model):  # `bf16_full_eval` and `fp16_full_eval` cast them for good
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            output = super().evaluation_loop(
+                *args, ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix, **kwargs
+            )
         losses = {task: output.metrics.get(f"{metric_key_prefix}_{task}_loss") for task in self.task_weights}
         present = [self.task_weights[task] * loss for task, loss in losses.items() if loss is not None]
         if output.predictions is None:  # `prediction_loss_only`: keep transformers' mean over batches

@@ -41,7 +41,13 @@ from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
 from mtsbert.network.embedding_targets import load_reference
 from mtsbert.network.freezing import Freezing
 from mtsbert.network.parts import is_of_encoder
-from mtsbert.network.starting_point import check_longest, longest_input, tokenizer_of
+from mtsbert.network.starting_point import (
+    check_longest,
+    check_whole,
+    longest_input,
+    tokenizer_of,
+    warn_of_other_pooling,
+)
 from mtsbert.results.model_card import write_model_card
 from mtsbert.results.provenance import Provenance, provenance_in_memory, public_name
 from mtsbert.results.tables import parameter_table
@@ -57,6 +63,8 @@ BALANCING_STATE, LORA_STATE = "loss_balancing", "lora"  # keys in the state of t
 # Arguments that a Trainer reads only when it is built.
 READ_ONCE = ("teacher", "embedding_reference", "embedding_distillation_parts", "precision", "early_stopping_patience")
 SPLIT_OF = {"train_dataset": "train", "eval_dataset": "validation"}  # names of the splits in messages
+
+HALVES = (torch.bfloat16, torch.float16)
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +151,13 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
             self.model_init = model_init
             self._made_first = Trainer.call_model_init(self)
         first = self._made_first if model is None else model
+        check_whole(first)
+        warn_of_other_pooling(first)
+        if getattr(data_collator, "__module__", "").startswith("transformers."):  # a class's own, or a function's
+            raise ValueError(
+                "`data_collator` is one of transformers, which knows nothing of the labels of tasks. Leave it out: "
+                "the Trainer pads by itself. One of your own may derive from `MultiTaskCollator`."
+            )
         self.tasks: dict[str, dict] = first.config.tasks
         if unknown := sorted(set(args.task_weights) - set(self.tasks)):
             raise ValueError(f"`task_weights` names unknown tasks {unknown}; the tasks are {list(self.tasks)}.")
@@ -349,6 +364,11 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         if (kept := self.state.stateful_callbacks.get(BALANCING_STATE)) is not None:  # of the checkpoint
             self.balancing.load_state(kept["state"])
         self._warn_of_unfed_heads()
+        if any(weight.requires_grad and weight.dtype in HALVES for weight in self.model.parameters()):
+            logger.warning(
+                "Weights of 16 bits are trained, in which small updates are lost. Load the model with "
+                "`dtype=torch.float32`, or call `model.float()`; `precision` says in how many bits it computes."
+            )
         logger.info(f"What is trained:\n{parameter_table(self.freezing, self.learning_rates)}")
         if self.is_fsdp_enabled and self.args.gradient_statistics_steps > 0:
             logger.info("The gradients of single tasks are not measured: FSDP shares out the weights.")

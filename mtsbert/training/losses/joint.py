@@ -100,6 +100,8 @@ class JointLossTrainer(OptimizingTrainer):
         self.freezing.set_modes()  # `training_step` has just put the whole model in training mode
         # Not `model`, as DDP must not see a pass without gradients. With FSDP, both are the same.
         self.step_losses.begin_batch(lambda batch: self.model(**self._prepare_inputs(batch)), self.accelerator)
+        if num_items_in_batch is None:  # a subclass that calls this may leave it out, and so may a user
+            num_items_in_batch = self.num_items if self.is_training else self.num_items_of([inputs], model.device)
         rows, targets = inputs.pop(PLACE, ()), pop_targets(inputs)
         outputs = model(**inputs, num_items_in_batch=num_items_in_batch)
         self.step_losses.put_into(outputs)
@@ -163,6 +165,23 @@ class JointLossTrainer(OptimizingTrainer):
         return self.distillation.combine(losses)
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch=None) -> torch.Tensor:
+        """Like `Trainer.training_step`, but refuses a `compute_loss` of a subclass that replaces ours."""
+        num_seen, cause = self.finite_check.num_batches, None
+        try:
+            loss = self._loss_of_step(model, inputs, num_items_in_batch)
+        except TypeError as error:
+            if self.finite_check.num_batches > num_seen or "unexpected keyword argument" not in str(error):
+                raise
+            cause = error
+        if self.finite_check.num_batches == num_seen:
+            raise ValueError(
+                "The `compute_loss` of your Trainer replaces the one that weighs, checks and logs the losses of "
+                "tasks. Call `loss, outputs = super().compute_loss(model, inputs, return_outputs=True)` in it, and "
+                "return what you make of that loss."
+            ) from cause
+        return loss
+
+    def _loss_of_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch) -> torch.Tensor:
         if self.gradient_aggregation is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()

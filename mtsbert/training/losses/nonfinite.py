@@ -84,6 +84,11 @@ class FiniteCheck:
         logits = {task: values.detach() for task, values in logits.items()}
         self._batches.append(_MicroBatch(list(rows), logits, labels, ~numbers.isfinite()))
 
+    @property
+    def num_batches(self) -> int:
+        """Number of micro-batches of this step so far."""
+        return len(self._batches)
+
     def add_gradient_norm(self, norm: torch.Tensor) -> None:
         self._gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # a DTensor with FSDP
 

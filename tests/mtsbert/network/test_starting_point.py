@@ -1,18 +1,23 @@
 """Tests loading the model that a run starts from, and the errors if it does not exist."""
 
+import json
+
 import pytest
 import torch
 from transformers import BertModel, CanineConfig, CanineModel, CanineTokenizer, MambaConfig
 
+from modeling_mtsbert import MTSBertForTokenClassification, MTSBertModel
 from mtsbert.input_arguments import ModelArguments
 from mtsbert.network.starting_point import (
     check_longest,
+    check_whole,
     load_encoder_config,
     load_model,
     load_tokenizer,
     resolve_name,
     set_encoder_dropout,
     tasks_of_checkpoint,
+    warn_of_other_pooling,
 )
 
 
@@ -164,3 +169,58 @@ def test_a_length_that_the_encoder_cannot_read_is_named(encoder_folder, tokenize
     with pytest.raises(ValueError, match=f"`max_length` is {max_length}; this encoder reads from 3 to 64 tokens"):
         check_longest(max_length, tokenizer, encoder)
     check_longest(64, tokenizer, encoder)
+
+
+def with_compiled_encoder(model):
+    model.encoder = torch.compile(model.encoder, backend="eager")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("wrap", "message"),
+    [
+        (lambda model: torch.compile(model, backend="eager"), "is compiled by `torch.compile`.*set `torch_compile`"),
+        (with_compiled_encoder, "is compiled by `torch.compile`"),
+        (torch.nn.DataParallel, "this is a DataParallel.*as it was before"),
+        (lambda model: MTSBertForTokenClassification(model.config), "this is a MTSBertForTokenClassification"),
+        (lambda model: model.encoder, "this is a BertModel.*`MTSBertModel.from_encoder`"),
+        (lambda model: "runs/quickstart", "this is a str.*`MTSBertModel.from_pretrained`"),
+    ],
+)
+def test_what_is_no_whole_model_of_ours_is_refused(model, wrap, message):
+    with pytest.raises(ValueError, match=message):
+        check_whole(wrap(model))
+
+
+def test_a_class_of_the_users_and_a_model_compiled_in_place_are_whole(model):
+    class Mine(MTSBertModel):
+        pass
+
+    check_whole(Mine(model.config))
+    model.compile(backend="eager")
+    check_whole(model)
+
+
+@pytest.mark.parametrize(
+    ("saved", "told"),
+    [
+        ({"pooling_mode": "cls"}, "'cls'"),
+        ({"pooling_mode": "mean"}, None),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "'cls'"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "'cls+mean'"),
+        ({"pooling_mode_mean_tokens": True}, None),
+        (None, None),
+    ],
+)
+def test_another_pooling_than_that_of_a_sentence_encoder_is_told(model, tmp_path, caplog, saved, told):
+    (tmp_path / "1_Pooling").mkdir()
+    if saved is not None:
+        (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(saved))
+    model.encoder_name_or_path = str(tmp_path)
+    warn_of_other_pooling(model)
+    messages = [record.message for record in caplog.records]
+    assert len(messages) == (told is not None)
+    assert all(f"pooling {told}" in message and "'mean'" in message for message in messages)
+    del model.encoder_name_or_path  # as of a checkpoint
+    warn_of_other_pooling(model)
+    assert len(caplog.records) == len(messages)

@@ -191,10 +191,10 @@ def test_calibrating_or_training_again_drops_what_was_measured_before(trainer_of
 def test_the_users_metrics_are_not_asked_about_the_rows_of_the_calibration(trainer_of, model, many):
     trainer = trainer_of(of=model, eval_dataset=many)
     asked = []
-    trainer.answer_metrics._preprocess = lambda logits, labels: asked.append(1) or logits["topic"]
+    trainer.answer_metrics.preprocess = lambda logits, labels: asked.append(1) or logits["topic"]
     trainer.calibrate()
     assert asked == []
-    assert trainer.answer_metrics._preprocess is not None
+    assert trainer.answer_metrics.preprocess is not None
 
 
 def test_thresholds_of_another_model_are_kept_and_told(trainer_of, model, many, tmp_path, caplog):
@@ -206,6 +206,42 @@ def test_thresholds_of_another_model_are_kept_and_told(trainer_of, model, many, 
         "The thresholds of ['topic'] were tuned for the scores of the model that this run goes on from" in caplog.text
     )
     assert again.config.tasks["topic"]["thresholds"] == {"Sports": 0.9}
+
+
+FITTED = {"topic": {"temperature": 1.5, "thresholds": {"Sports": 0.9}}, "ner": {"platt": [1.5, 0.5]}}
+
+
+@pytest.fixture
+def going_on(model, tmp_path):
+    """A calibrated checkpoint with a new task."""
+    for task, settings in FITTED.items():
+        model.config.tasks[task] |= settings
+    model.add_task("mood", {"type": "sequence_classification", "labels": ["Business", "Sports"]})
+    model.save_pretrained(tmp_path / "first")
+    return MTSBertModel.from_pretrained(tmp_path / "first")
+
+
+@pytest.mark.parametrize(
+    ("flags", "lost"),
+    [
+        ({"freeze_encoder": True, "freeze_heads": ["topic", "ner"]}, []),
+        ({"freeze_encoder": True, "freeze_heads": ["topic", "ner"], "calibration": False}, []),
+        ({"freeze_encoder": True, "freeze_heads": ["topic"]}, ["ner"]),
+        ({"freeze_encoder": True, "freeze_heads": ["topic", "ner"], "thaw_at": "1"}, ["topic", "ner"]),
+        ({"freeze_heads": ["topic", "ner"]}, ["topic", "ner"]),
+    ],
+)
+def test_what_is_frozen_keeps_its_calibration_and_what_else_is_lost_is_told(
+    trainer_of, going_on, examples, caplog, flags, lost
+):
+    rows = Dataset.from_list([{"text": row["text"], "mood": row["topic"]} for row in examples])
+    trainer_of(of=going_on, train_dataset=rows, eval_dataset=rows, **flags).train()
+    for task, settings in FITTED.items():
+        kept = {key: value for key, value in settings.items() if key == "thresholds" or task not in lost}
+        assert {key: going_on.config.tasks[task].get(key) for key in settings} == dict.fromkeys(settings) | kept
+    told = f"The scores of {lost} were calibrated in the model that this run goes on from, and are not any more"
+    assert (told in caplog.text) is bool(lost)
+    assert ("The thresholds of ['topic'] were tuned" in caplog.text) is ("topic" in lost)
 
 
 class _AtBegin(TrainerCallback):
