@@ -5,10 +5,14 @@ import gc
 import importlib.util
 import json
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 
-# Read when the libraries are imported: no test reaches the network.
+# Read when the libraries are imported: no test reaches the network, and no other process copies a checkpoint's code to
+# where this one is about to import it from.
+os.environ["HF_MODULES_CACHE"] = tempfile.mkdtemp(prefix="mtsbert_modules_")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -21,11 +25,12 @@ from transformers import BertConfig, BertModel, BertTokenizer, set_seed
 from configuration_mtsbert import MTSBertConfig
 from entities_mtsbert import bio_labels
 from modeling_mtsbert import MTSBertModel
-from tests.warm import WarmPython
+from tests.warm import WarmPython, held_port
 
 
 # The same inputs in every run, so that no change fails by another's fault; `benchmarks/faults/fuzz.py` tries others.
-hypothesis.settings.register_profile("same", derandomize=True, database=None)
+# Without a deadline for each input (200 ms), which a busy machine does not keep.
+hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).parent.parent
@@ -81,6 +86,7 @@ def pytest_collection_finish(session):
 
 def pytest_sessionfinish(session):
     gc.unfreeze()  # Hypothesis, which may be imported only now, looks for what refers to random states
+    shutil.rmtree(os.environ["HF_MODULES_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -119,6 +125,13 @@ def warm_python():
     python = WarmPython()
     yield python
     python.close()
+
+
+@pytest.fixture
+def port():
+    """For a server that a test starts."""
+    with held_port() as port:
+        yield port
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from mtsbert.results.model_card import is_language
 from mtsbert.results.snippets import COMMIT, snippets
 from run_mtl import main as train
 from tests.mtsbert.background import ForkedProcess
-from tests.mtsbert.commands.test_demo import SERVE, free_port, running, wait_for
+from tests.mtsbert.commands.test_demo import SERVE, running, wait_for
 from tests.test_doors import CODE_FILES
 
 
@@ -99,11 +99,10 @@ def test_nasty_names_stay_names_wherever_they_are_written(nasty_run, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_page_has_no_markup_of_names(nasty_run, root, tmp_path, warm_python):
+def test_the_page_has_no_markup_of_names(nasty_run, port, root, tmp_path, warm_python):
     pytest.importorskip("gradio", reason="gradio is not installed (requirements-demo.txt)")
     folder = nasty_run.rename(nasty_run.with_name("<img src=x onerror=alert(1)>"))
-    port, log = free_port(), tmp_path / "log"
-    url = f"http://127.0.0.1:{port}/"
+    log, url = tmp_path / "log", f"http://127.0.0.1:{port}/"
     arguments = ["--model", str(folder), "--port", str(port)]
     with running(ForkedProcess(warm_python, SERVE, *arguments, log=log, cwd=root)) as process:
         wait_for(url, process, log)

@@ -76,9 +76,20 @@ def test_a_rank_that_fails_ends_the_others(warm_python, failing):
     assert (done.returncode, done.stdout) == (5, "")
 
 
-def test_ranks_may_all_end_by_themselves(warm_python):
-    code = (
-        "import os, sys, time; rank = int(os.environ['RANK']); time.sleep(rank / 2); print(rank); sys.exit(5 + rank)"
-    )
-    done = warm_python.run("-c", code, num_ranks=2, awaits_all=True)
+# The second one ends when the first one is gone, and its parent knows.
+ONE_AFTER_ANOTHER = """
+import os, pathlib, sys, time
+rank, first = int(os.environ["RANK"]), pathlib.Path(sys.argv[1])
+if rank == 0:
+    first.with_suffix(".part").write_text(str(os.getpid()))
+    first.with_suffix(".part").rename(first)
+while rank == 1 and (not first.exists() or os.path.exists(f"/proc/{first.read_text()}")):
+    time.sleep(0.01)
+print(rank)
+sys.exit(5 + rank)
+"""
+
+
+def test_ranks_may_all_end_by_themselves(warm_python, tmp_path):
+    done = warm_python.run("-c", ONE_AFTER_ANOTHER, tmp_path / "first", num_ranks=2, awaits_all=True)
     assert (done.returncode, done.stdout) == (5, "0\n1\n")

@@ -17,7 +17,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -72,8 +73,8 @@ class WarmPython:
                 [sys.executable, "-I", __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
         environment = os.environ | (variables or {})
-        ranks = [environment | rank for rank in (ranks_of(num_ranks) if num_ranks > 1 else [{}])]
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, held_port() as port:
+            ranks = [environment | rank for rank in (ranks_of(num_ranks, port) if num_ranks > 1 else [{}])]
             job = {"words": list(map(str, words)), "cwd": str(cwd or Path.cwd()), "folder": folder, "ranks": ranks}
             job["awaits_all"] = awaits_all
             self._process.stdin.write(json.dumps(job) + "\n")
@@ -90,11 +91,17 @@ class WarmPython:
             self._process.communicate()
 
 
-def ranks_of(num_ranks: int) -> list[dict[str, str]]:
+@contextmanager
+def held_port() -> Iterator[int]:
+    """Gives a port for a server, which no program that asks for a free one is given in the meantime (on Linux)."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # with which a server sets, too, both may bind it
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+def ranks_of(num_ranks: int, port: int) -> list[dict[str, str]]:
     """The variables by which the ranks of a run on this machine find each other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     shared = {"WORLD_SIZE": num_ranks, "LOCAL_WORLD_SIZE": num_ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
         {name: str(value) for name, value in (shared | {"RANK": rank, "LOCAL_RANK": rank}).items()}

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from tests.warm import WarmPython
@@ -67,5 +68,6 @@ class ForkedProcess:
         self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> None:
-        if not self._done.done():
-            self.send_signal(number)
+        with suppress(ProcessLookupError):  # it has just ended
+            if not self._done.done():
+                self.send_signal(number)

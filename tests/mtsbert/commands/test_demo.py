@@ -90,12 +90,6 @@ def components_of(app, ask, title: str) -> list[dict]:
     return asyncio.run(build())["components"]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def wait_for(url: str, process: subprocess.Popen, log) -> None:
     for _ in range(1200):
         assert process.poll() is None, log.read_text()
@@ -248,12 +242,11 @@ def test_a_folder_that_is_there_and_a_model_that_is_not_are_refused(checkpoint, 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_the_app_of_a_space_answers_on_its_own_and_speaks_to_nobody(app, ask, checkpoint, tmp_path):
+def test_the_app_of_a_space_answers_on_its_own_and_speaks_to_nobody(app, ask, checkpoint, port, tmp_path):
     from gradio_client import Client
 
     main(["--model", str(checkpoint), "--app", str(tmp_path / "space")])
-    port, log = free_port(), tmp_path / "log"
-    url = f"http://127.0.0.1:{port}/"
+    log, url = tmp_path / "log", f"http://127.0.0.1:{port}/"
     environment = {"GRADIO_SERVER_PORT": str(port), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     with log.open("w") as output:
         process = subprocess.Popen(
@@ -277,12 +270,11 @@ def test_the_app_of_a_space_answers_on_its_own_and_speaks_to_nobody(app, ask, ch
 
 @pytest.mark.slow
 def test_in_a_browser_the_page_answers_shows_html_as_text_and_fetches_nothing(
-    app, ask, checkpoint, browser, addresses_asked, root, warm_python, tmp_path
+    app, ask, checkpoint, browser, addresses_asked, port, root, warm_python, tmp_path
 ):
     from selenium.webdriver.support.ui import WebDriverWait
 
-    port, log = free_port(), tmp_path / "log"
-    url = f"http://127.0.0.1:{port}/"
+    log, url = tmp_path / "log", f"http://127.0.0.1:{port}/"
     wait = WebDriverWait(browser, 60)
 
     def find(selector: str):

@@ -66,3 +66,11 @@ class Client:
     def open(self) -> socket.socket:
         """A connection on which nothing has been said."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+    def is_refused(self) -> bool:
+        """Whether nothing listens on the port any more."""
+        try:
+            self.open().close()
+        except ConnectionRefusedError:
+            return True
+        return False

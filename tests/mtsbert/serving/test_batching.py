@@ -3,7 +3,6 @@
 import asyncio
 import re
 import time
-from statistics import median
 
 import pytest
 
@@ -98,26 +97,27 @@ def test_tokens_are_those_of_the_whole_text_and_counting_changes_no_answer(ask, 
 
 
 def test_one_text_at_a_time_waits_for_nothing(serve):
-    """With every text waiting for others, each of these would take a second."""
-    client, _ = serve(max_wait_ms=1_000)
+    """With every text waiting for others, each of these would take ten seconds."""
+    client, _ = serve(max_wait_ms=10_000)
     seconds = []
     for _ in range(5):
         began = time.monotonic()
         client.post("/embed", {"inputs": "a"})
         seconds.append(time.monotonic() - began)
-    assert median(seconds) < 0.5
+    assert min(seconds) < 0.5
+    assert max(seconds) < 5
 
 
 def test_a_request_alone_waits_for_nothing_after_one_of_several_texts(serve):
-    client, _ = serve(max_wait_ms=5_000)
+    client, _ = serve(max_wait_ms=20_000)
     assert client.post("/embed", {"inputs": ["a", "b", "c"]}).status == 200
     began = time.monotonic()
     assert client.post("/embed", {"inputs": "d"}).status == 200
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 10
 
 
 def test_after_a_batch_of_several_requests_the_next_one_waits_for_more(serve):
-    client, model = serve(max_wait_ms=2_000)
+    client, model = serve(max_wait_ms=20_000)  # but three requests are enough
     model.gate.clear()
     replies = [client.later("/embed", {"inputs": "first"})]
     model.wait_for_batches(1)
@@ -154,7 +154,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(serve):
 
 
 def test_what_could_not_be_answered_in_time_is_refused_at_once(serve):
-    client, model = serve(timeout_s=4)
+    client, model = serve(timeout_s=36)
     model.seconds = 0.5
     for _ in range(2):  # so it answers two texts per second
         assert client.post("/embed", {"inputs": "a"}).status == 200
@@ -162,19 +162,19 @@ def test_what_could_not_be_answered_in_time_is_refused_at_once(serve):
     model.gate.clear()
     first = client.later("/embed", {"inputs": "first"})
     model.wait_for_batches(3)
-    second = client.later("/embed", {"inputs": list("bcdef")})  # nobody waits before these
-    waiting(client, 5)
+    second = client.later("/embed", {"inputs": ["b"] * 20})  # nobody waits before these
+    waiting(client, 20)
     refused = client.post("/embed", {"inputs": "g"})
     assert refused.status == 429
-    assert re.match(r"5 texts are waiting, for about \d+ s; a request has 4\. Try again later\.", refused.reason)
-    assert int(refused.headers["retry-after"]) >= 3
+    assert re.match(r"20 texts are waiting, for about \d+ s; a request has 36\. Try again later\.", refused.reason)
+    assert int(refused.headers["retry-after"]) >= 10
     model.gate.set()
     assert [reply.result().status for reply in (first, second)] == [200, 200]
     assert client.post("/embed", {"inputs": "g"}).status == 200
 
 
 def test_short_texts_are_not_expected_to_take_as_long_as_long_ones(serve):
-    client, model = serve(timeout_s=4)
+    client, model = serve(timeout_s=36)
     model.seconds = 0.3
     for _ in range(2):
         assert client.post("/embed", {"inputs": "oslo " * 2_000}).status == 200
@@ -182,23 +182,23 @@ def test_short_texts_are_not_expected_to_take_as_long_as_long_ones(serve):
     model.gate.clear()
     first = client.later("/embed", {"inputs": "first"})
     model.wait_for_batches(3)
-    second = client.later("/embed", {"inputs": list("bcdef")})
-    waiting(client, 5)
+    second = client.later("/embed", {"inputs": ["b"] * 40})  # of long ones, these would take 12 s: too long
+    waiting(client, 40)
     third = client.later("/embed", {"inputs": "g"})
-    wait_until(lambda: third.done() or client.metric("mtsbert_queue_texts") == 6)
+    wait_until(lambda: third.done() or client.metric("mtsbert_queue_texts") == 41)
     model.gate.set()
     assert [reply.result().status for reply in (first, second, third)] == [200] * 3
 
 
 def test_empty_texts_are_expected_to_take_time_too(serve):
-    client, model = serve(timeout_s=4)
+    client, model = serve(timeout_s=36)
     model.seconds = 0.5
     assert client.post("/embed", {"inputs": ""}).status == 200
     model.gate.clear()
     first = client.later("/embed", {"inputs": ""})
     model.wait_for_batches(2)
-    second = client.later("/embed", {"inputs": [""] * 5})
-    waiting(client, 5)
+    second = client.later("/embed", {"inputs": [""] * 20})
+    waiting(client, 20)
     assert client.post("/embed", {"inputs": ""}).status == 429
     model.seconds = 0.0
     model.gate.set()
@@ -206,18 +206,19 @@ def test_empty_texts_are_expected_to_take_time_too(serve):
 
 
 def test_a_request_out_of_time_leaves_the_queue(serve):
-    client, model = serve(timeout_s=0.5)
+    client, model = serve(timeout_s=2)
     model.gate.clear()
     begun = client.later("/embed", {"inputs": "begun"})
     model.wait_for_batches(1)
     queued = client.later("/embed", {"inputs": ["never", "begun"]})
     replies = [begun.result(), queued.result()]
     assert [reply.status for reply in replies] == [504, 504]
-    assert "No answer within 0.5 s" in replies[1].reason
+    assert "No answer within 2 s" in replies[1].reason
     assert "retry-after" in replies[1].headers
     assert client.metric("mtsbert_queue_texts") == 0
     assert client.metric("mtsbert_dropped_total") == 2
     model.gate.set()
+    wait_until(lambda: client.metric("mtsbert_batch_texts_sum") == 1)  # the thread is free
     assert client.post("/embed", {"inputs": "later"}).status == 200
     assert model.batches == [["begun"], ["later"]]
 
@@ -313,10 +314,11 @@ def test_a_server_whose_thread_has_died_refuses_and_says_so(serve):
     def end_thread(row):
         raise SystemExit  # which nothing catches
 
-    client, model = serve(timeout_s=0.5)
+    client, model = serve(timeout_s=2)
     assert client.get("/health").status == 200
     model.count_tokens = end_thread
     assert client.post("/embed", {"inputs": "a"}).status == 504
+    wait_until(lambda: client.get("/health").status == 503)
     reply = client.post("/embed", {"inputs": "a"})
     assert reply.status == 503
     assert reply.reason == "The thread that runs the model has died; the server must be started again."

@@ -29,7 +29,7 @@ def said(connection) -> tuple[int, str]:
 
 def is_closed(connection) -> bool:
     """Waits for the server to say something more, or to close the connection."""
-    connection.settimeout(2)
+    connection.settimeout(60)
     return connection.recv(1) == b""
 
 
@@ -54,8 +54,9 @@ def test_with_the_key_everything_is_answered_and_probes_need_none(serve):
     assert [client.get(path).status for path in ("/health", "/ready", "/docs", "/openapi.json")] == [200] * 4
 
 
-def test_a_body_of_50_megabytes_is_refused_with_a_reason(server):
-    reply = server.post("/analyze", b"[" + b" " * 50_000_000 + b"]")
+def test_a_body_of_50_megabytes_is_refused_with_a_reason(serve):
+    client, _ = serve(body_timeout_s=120)  # a busy machine needs seconds for it
+    reply = client.post("/analyze", b"[" + b" " * 50_000_000 + b"]")
     assert reply.status == 413
     assert "The body is larger than 2 MB." in reply.reason
 
@@ -73,12 +74,12 @@ def test_a_body_of_unknown_size_is_refused_when_it_grows_too_large(server):
 
 
 def test_a_client_that_never_ends_its_body_is_told_so(serve):
-    client, _ = serve(body_timeout_s=0.3)
+    client, _ = serve(body_timeout_s=1)
     with client.open() as connection:
         connection.sendall(HEAD + b'Content-Length: 20\r\n\r\n{"inputs"')
         began = time.monotonic()
         assert client.post("/embed", {"inputs": "others"}).status == 200  # meanwhile
-        assert said(connection) == (408, "The body did not arrive within 0.3 s.")
+        assert said(connection) == (408, "The body did not arrive within 1 s.")
         assert is_closed(connection)
         assert time.monotonic() - began < 5
 
