@@ -65,7 +65,7 @@ def test_a_notebook_runs(name, folder, kernel):
     notebook = read(name)
     forget = nbformat.v4.new_code_cell("%reset -f")  # the names of a notebook that has run before
     notebook.cells.insert(0, forget)
-    client = NotebookClient(notebook, timeout=300, km=kernel)
+    client = NotebookClient(notebook, timeout=800, km=kernel)
     try:
         client.execute()
     finally:

@@ -261,7 +261,7 @@ def test_the_program_runs_under_its_launchers(recipe, root, tmp_path, launcher):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=800,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(re.findall(r"\| task +\| metric", done.stdout)) == 1

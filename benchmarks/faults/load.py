@@ -111,13 +111,13 @@ def predict(folder: Path) -> dict:
         stdout=subprocess.PIPE,
     )
     resident: list[tuple[float, int]] = []  # share of the rows → megabytes
-    peak, line = 0, b""
+    peak, line, memory = 0, b"", None
     while letter := process.stderr.read(1):
         if letter not in b"\r\n":
             line += letter
             continue
         done, _, total = line.partition(b"| ")[2].partition(b" [")[0].partition(b"/")
-        memory = memory_of(process.pid)
+        memory = memory_of(process.pid) or memory  # as last seen, if it has ended since it said this
         if line.startswith(b"Predicting") and done.isdigit() and memory:
             resident.append((int(done) / int(total), memory["VmRSS"]))
             peak = memory["VmHWM"]

@@ -25,8 +25,8 @@ from mtsbert.results import answers as answering
 ray = pytest.importorskip("ray", reason="Ray is not installed (requirements-ray.txt)")
 pytestmark = pytest.mark.slow
 
-# Ray's workers let others go first (15), and beside two busy processes on two cores they would hardly ever run.
-AS_NICE_AS_OTHERS = ("RAY_worker_niceness", "0")
+# 15 if nothing is said: beside two busy processes on two cores, Ray's workers would hardly ever run.
+NICENESS = "RAY_worker_niceness"
 
 
 def wait_for_the_end_of(list_processes: Callable[[], list[psutil.Process]]) -> None:
@@ -52,7 +52,7 @@ def cluster():
         patch.setenv("RAY_AUTH_TOKEN", "0" * 64)
         patch.setenv("RAY_TMPDIR", folder)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv(*AS_NICE_AS_OTHERS)
+        patch.setenv(NICENESS, "0")
         ray.init("local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
         yield
         ray.shutdown()
@@ -239,7 +239,7 @@ def test_the_command_brings_its_own_cluster_and_leaves_nothing_of_it(root, tmp_p
         done = subprocess.run(
             [sys.executable, "-m", "data_prep", *flags],
             cwd=root,
-            env={**environment, "HOME": str(home), "RAY_TMPDIR": folder, **dict([AS_NICE_AS_OTHERS])},
+            env={**environment, "HOME": str(home), "RAY_TMPDIR": folder, NICENESS: "0"},
             capture_output=True,
             text=True,
         )

@@ -118,7 +118,8 @@ def test_ctrl_c_while_the_server_stops_refuses_what_is_open_and_ends_it(
 ):
     long = ["Oslo beat Lima " * 1_300] * 90  # takes the model many seconds
     log = tmp_path / "log"
-    with serving("--model", str(checkpoint), cwd=root, log=log, python=warm_python) as (process, client):
+    arguments = ["--model", str(checkpoint), "--timeout_s", "600"]
+    with serving(*arguments, cwd=root, log=log, python=warm_python) as (process, client):
         ready = log.read_text()
         replies = [client.later("/analyze", {"inputs": long}) for _ in range(3)]
         with client.open() as slow:

@@ -96,7 +96,7 @@ def under_torchrun(*words: object) -> subprocess.CompletedProcess:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     environment = os.environ | {"PYTHONFAULTHANDLER": "1"}
     command = [*launcher, *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=800, env=environment)
 
 
 @pytest.fixture
