@@ -79,8 +79,10 @@ def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
     )
     trained = {id(weight) for weight in [*model.heads.parameters(), *(case_vectors(model) if args.lora_merge else [])]}
     held = set(map(id, named.values())) - trained
+    at_once = import_extra("mtsbert.adapters.at_once", extra="lora")
     for module in filter(None, (model.encoder, model.task_layers)):
         peft.inject_adapter_in_model(config, module)
+        at_once.compute_at_once(module)
     named = dict(model.named_parameters())  # many are called otherwise by now
     # For `Freezing`, which must not take what peft has frozen for what the user froze.
     model._held_by_adapters = {name for name, weight in named.items() if id(weight) in held}

@@ -262,4 +262,5 @@ def merge_adapters(model: MTSBertModel) -> MTSBertModel:
 
 def has_adapters(model: nn.Module) -> bool:
     """Whether peft has put something into a model."""
-    return any(type(module).__module__.startswith("peft.") for module in model.modules())
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__}
+    return any(kind.__module__.startswith("peft.") for kind in kinds)

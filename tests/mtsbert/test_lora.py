@@ -5,11 +5,15 @@ import json
 
 import pytest
 import torch
+from peft import LoraConfig
+from peft.tuners.lora import Linear
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModel, pipeline
 
 from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
+from mtsbert.adapters.at_once import AtOnce
 from mtsbert.adapters.lora import add_adapters
 from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.network.adapters import merge_adapters
@@ -133,6 +137,72 @@ def test_one_word_stands_for_all_linear_layers(model):
     add_adapters(by_word, MTLTrainingArguments("unused", lora_r=4, lora_target=["all-linear"]))
     assert adapters_of(by_word).keys() == adapters_of(named).keys()
     assert len(adapters_of(by_word)) == 2 * 2 * 6  # two factors in both layers: attention has four, and two are above
+
+
+def gradients(model: MTSBertModel, inputs: dict, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """Of the sum of all answers; with a dtype, under autocast."""
+    model.zero_grad()
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        output = model(**inputs)
+        total = sum(value.double().sum() for value in [output.pooler_output, *output.logits.values()])
+    total.backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+@pytest.fixture
+def at_once_and_by_peft(model) -> tuple[MTSBertModel, MTSBertModel]:
+    """The same model with the same adapters, which have learned something, computed by us and by peft."""
+    add_adapters(model, MTLTrainingArguments("unused", lora_r=4, lora_target=["all-linear"]))
+    for name, weight in adapters_of(model).items():
+        nn.init.normal_(weight, generator=torch.Generator().manual_seed(len(name)))
+    model.double().eval()  # without dropout
+    by_peft = copy.deepcopy(model)
+    layers = [module for module in by_peft.modules() if isinstance(module, AtOnce)]
+    assert len(layers) == 2 * 6
+    for layer in layers:
+        layer.__class__ = Linear
+    return model, by_peft
+
+
+def test_adapters_computed_at_once_have_the_answers_and_gradients_of_peft(at_once_and_by_peft, tokenizer):
+    ours, theirs = at_once_and_by_peft
+    inputs = dict(tokenizer(TEXTS, return_tensors="pt", padding=True))
+    assert torch.allclose(ours(**inputs).pooler_output, theirs(**inputs).pooler_output, atol=1e-12, rtol=0)
+    found, expected = gradients(ours, inputs), gradients(theirs, inputs)
+    assert found.keys() == expected.keys() >= adapters_of(ours).keys()
+    for name, gradient in found.items():
+        assert (gradient - expected[name]).norm() <= 1e-6 * gradient.norm(), name
+
+
+def test_adapters_computed_at_once_are_trained_in_16_bits(at_once_and_by_peft, tokenizer):
+    ours, theirs = (model.float() for model in at_once_and_by_peft)
+    inputs = dict(tokenizer(TEXTS, return_tensors="pt", padding=True))
+    exact = gradients(theirs, inputs)
+    found, expected = (gradients(model, inputs, torch.bfloat16) for model in (ours, theirs))
+    assert {gradient.dtype for gradient in found.values()} == {torch.float32}
+    ours, theirs = (
+        sum((one[name] - gradient).norm() for name, gradient in exact.items()) for one in (found, expected)
+    )
+    assert 0.0 < ours <= 1.1 * theirs
+
+
+@pytest.mark.parametrize("change", ["a weight beside it is trained", "dropout", "two adapters", "other precision"])
+def test_what_only_peft_computes_is_left_to_it(model, tokenizer, change):
+    arguments = MTLTrainingArguments("unused", lora_r=4, lora_dropout=0.5 if change == "dropout" else 0.0)
+    add_adapters(model, arguments)
+    layer = model.encoder.encoder.layer[0].attention.self.query
+    assert type(layer) is (Linear if change == "dropout" else AtOnce)
+    if change == "a weight beside it is trained":
+        layer.base_layer.weight.requires_grad_(True)
+    if change == "two adapters":
+        layer.update_layer("other", 2, lora_alpha=2, config=LoraConfig(r=2))
+        layer.set_adapter(["default", "other"])
+    if change == "other precision":
+        layer.base_layer.to(torch.bfloat16)
+    trained = {name for name, weight in layer.named_parameters() if weight.requires_grad}
+    states = torch.ones(3, 5, 32, dtype=layer.base_layer.weight.dtype)
+    layer.train()(states).float().sum().backward()
+    assert {name for name, weight in layer.named_parameters() if weight.grad is not None} == trained
 
 
 def test_adapters_alone_are_no_checkpoint(trainer_of, model, tmp_path):
