@@ -18,7 +18,7 @@ def in_characters(spans: list[dict], text: str, column: str) -> list[dict]:
 
     Raises:
         `ValueError`: for spans of another column, and for words that stand at neither place. Whitespace is not
-            compared: tools trim it.
+            compared: tools trim it, and Label Studio writes a line break as the two characters `\\n`.
     """
     if any(type(span[border]) is not int for span in spans for border in BORDERS):
         return spans  # `check_spans` refuses them
@@ -43,7 +43,11 @@ def _fits(span: dict, text: str) -> bool:
     words = span.get("text")
     if not isinstance(words, str) or not words.strip():
         return True  # nothing to compare
-    return text[span["start"] : span["end"]].split() == words.split()
+    return _words_of(text[span["start"] : span["end"]]) == _words_of(words)
+
+
+def _words_of(text: str) -> list[str]:
+    return text.replace("\\n", "\n").split()
 
 
 def _places_in_utf16(text: str) -> dict[int, int]:

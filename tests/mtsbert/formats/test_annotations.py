@@ -145,6 +145,17 @@ def test_words_that_were_marked_are_those_of_the_text(tmp_path, words):
     assert read(tmp_path, rows, columns=COLUMNS)[0]["ner"] == [{"start": 2, "end": 6, "label": "GPE"}]
 
 
+@pytest.mark.parametrize(
+    ("text", "start"), [("New\nYork wins", 0), ("😀 New\r\n\r\nYork wins", 3), (r"New\nYork wins", 0)]
+)
+def test_label_studio_writes_a_line_break_as_two_characters(tmp_path, text, start):
+    end = text.index(" wins") + (start > 0)  # the second counts as JavaScript does
+    rows = label_studio([marking(r"New\nYork", start, end)], text=text)
+    place = text.index("New")
+    expected = [{"start": place, "end": text.index(" wins"), "label": "GPE"}]
+    assert read(tmp_path, rows, columns=COLUMNS)[0]["ner"] == expected
+
+
 def test_places_in_utf16_become_characters(tmp_path):
     expected = [{"start": 0, "end": 1, "label": "GPE"}, {"start": 2, "end": 6, "label": "GPE"}]
     rows = label_studio(
