@@ -168,9 +168,9 @@ def _results(annotation: Any) -> Iterator[tuple[str, dict, Any]]:
     for result in results if isinstance(results, list) else ():
         value, name = (result.get("value"), result.get("from_name")) if isinstance(result, dict) else (None, None)
         if isinstance(value, dict) and isinstance(name, str):
-            if ("start" in value and "labels" in value) or (
-                "start" not in value and isinstance(value.get("choices"), list)
-            ):
+            if "start" in value and ("labels" in value or result.get("type") == "labels"):
+                yield name, {"labels": [], **value}, result.get("to_name")
+            elif "start" not in value and isinstance(value.get("choices"), list):
                 yield name, value, result.get("to_name")
 
 

@@ -303,6 +303,10 @@ def test_a_docbin_of_spacy(tmp_path):
             {"text": "a", "label": [{"start": 0, "end": 1.0, "labels": ["A"]}]},
             "an entity begins and ends at a character",
         ),
+        (
+            label_studio([SPAN | {"value": {"start": 0, "end": 4, "text": "Oslo"}}], text="Oslo wins")[0],
+            r"an entity has one label; this one has \[\]",  # whoever marked it has chosen none
+        ),
         ({"data": {"label": "a"}, "annotations": [{"result": [SPAN]}]}, "both have 'label'; rename one"),
         (label_studio([CHOICE, CHOICE | {"value": {"choices": ["World"]}}], text="x")[0], "'topic' has two answers"),
         (DONE | {"annotations": [{"result": None}]}, "has no list as 'result': None"),
