@@ -37,6 +37,7 @@ def plain_row(row: Any, asked: Mapping[str, Collection[str]] | None = None) -> A
     | spaCy 2 | `["the text", {"entities": [[0, 4, "ORG"]]}]` | columns `text`, `entities` |
     | Label Studio, JSON | `"data"` and `"annotations"`; the first annotation that was not cancelled counts | the columns of `data`, and one for each control of the interface, called by its name; choices for a part of a text are left out |
     | Label Studio, JSON-MIN | `"annotation_id"`, and entities with `"labels": ["ORG"]` | entities |
+    | Label Studio, JSON-MIN | `"annotation_id"`, and `{"choices": ["a", "b"]}` in any row | lists of choices |
     | Prodigy | `"answer": "reject"` or `"ignore"` | a row without labels |
     | GLiNER | `"tokenized_text"` and `"ner": [[0, 1, "ORG"]]`, with numbers of words and the last one included | words and BIO tags, in the same columns |
 
@@ -59,6 +60,8 @@ def plain_row(row: Any, asked: Mapping[str, Collection[str]] | None = None) -> A
     if isinstance(row.get("tokenized_text"), list) and isinstance(row.get("ner"), list):
         return row | {"ner": _tags(row["ner"], len(row["tokenized_text"]))}
     row = {column: _entities(value) for column, value in row.items()}
+    if form == LABEL_STUDIO_MIN:
+        row |= {column: _choices(row[column]) for column in columns if column in row}
     if form == LABEL_STUDIO_MIN or row.get("answer") == "accept":
         row = {column: [] for column in columns} | row
     elif form.startswith(PRODIGY) and row.get("answer") in ("reject", "ignore"):
@@ -79,7 +82,9 @@ def asked_in(rows: Iterable[Any]) -> dict[str, set[str]]:
             for one in [*row["annotations"], *(predictions if isinstance(predictions, list) else [])]:
                 asked[form] |= {name for name, _, _ in _results(one)}
         elif form == LABEL_STUDIO_MIN:
-            asked[form] |= {column for column, value in row.items() if value and _are_marks(value)}
+            asked[form] |= {
+                name for name, value in row.items() if value and (_are_marks(value) or _are_choices(value))
+            }
         elif form:
             columns = OF_VIEWS.get(form.removeprefix(f"{PRODIGY} "), ANSWERS)
             asked[form] |= {column for column in columns if isinstance(row.get(column), list)}
@@ -131,6 +136,16 @@ def _are_marks(value: Any) -> bool:
     return isinstance(value, list) and all(
         isinstance(span, dict) and {"start", "end", "labels"} <= set(span) for span in value
     )
+
+
+def _are_choices(value: Any) -> bool:
+    """Whether a value is several choices in the short form of Label Studio, where one alone is a text."""
+    return isinstance(value, dict) and isinstance(value.get("choices"), list)
+
+
+def _choices(value: Any) -> Any:
+    """A choice, or several, of Label Studio's short form as a list; returns anything else as it is."""
+    return value["choices"] if _are_choices(value) else [value] if isinstance(value, str) else value
 
 
 def _with_one_label(span: dict) -> dict:

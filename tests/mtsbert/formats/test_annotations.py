@@ -126,6 +126,17 @@ def test_a_short_export_of_label_studio_leaves_out_what_has_no_entity(tmp_path):
     assert [row["ner"] for row in read(tmp_path, rows, "a.json", columns=COLUMNS)] == [[], OSLO, None]
 
 
+def test_one_choice_and_several_of_a_short_export_of_label_studio_are_lists(tmp_path):
+    """One choice is a text there, several are an object, and none are left out."""
+    rows = [{"text": str(number), "annotation_id": number, "topic": "a"} for number in range(3)]
+    rows[1] |= {"kind": "a"}
+    rows[2] |= {"kind": {"choices": ["a", "b"]}}
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    found = read_file(tmp_path / "a.json")
+    assert found["kind"][:] == [[], ["a"], ["a", "b"]]
+    assert found["topic"][:] == ["a"] * 3
+
+
 def label_studio(results: list[dict], **data) -> list[dict]:
     return [{"data": data, "annotations": [{"result": results}]}]
 
