@@ -272,7 +272,7 @@ def _read_value(
         labels = [None if label is None else _read_label(label, getattr(feature, "feature", None)) for label in value]
         if None in labels:
             raise ValueError(f"{value!r} has a missing label in it; None instead of the list is an unlabelled text.")
-        return labels
+        return [*dict.fromkeys(labels)]  # one that is named twice counts once
     if task.get("soft_labels"):
         return _read_probabilities(value, feature)
     if isinstance(value, dict):

@@ -45,6 +45,14 @@ def test_ids_and_names_are_read_as_before():
     assert load_data(of_ids, TAGS).examples["train"]["tags"][:] == [["a", "b"], ["b"]]
 
 
+def test_a_label_that_a_list_names_twice_counts_once(tmp_path):
+    rows = tagged(["war", "drama", "war"], ["drama"])
+    assert load_data(rows, TAGS).examples["train"]["tags"][:] == [["war", "drama"], ["drama"]]
+    (tmp_path / "films.csv").write_text("text,tags\nOil rises,war;drama;war\n")
+    cells = {"films": {"path": str(tmp_path / "films.csv"), "separator": ";"}}
+    assert load_data(cells, TAGS).examples["train"]["tags"][:] == [["war", "drama"]]
+
+
 @pytest.mark.parametrize("options", [{}, {"separator": "|"}, {"separator": ","}])
 def test_a_cell_may_hold_a_list_in_json(tmp_path, options):
     path = tmp_path / "films.csv"
