@@ -157,7 +157,8 @@ def _compared(settings: dict, right: Any, answer: Any, counts: dict[str, Scored]
     for label in labels:
         counts[label].num_true += 1
     if settings.get("multi_label"):
-        return [(label, score, label in labels) for label, score in answer["scores"].items()]
+        # Scores of 0, to which a sharp temperature rounds, are above no threshold.
+        return [(label, score, label in labels) for label, score in answer["scores"].items() if score > 0.0]
     return [(answer["label"], answer["score"], answer["label"] == right)]
 
 

@@ -154,6 +154,20 @@ def test_answers_are_compared_with_what_is_right():
     assert found["ner"] == {"GPE": Scored([0.9, 0.6], [True, False], 1)}
 
 
+def test_a_score_of_0_is_no_answer_since_no_threshold_lets_it_through():
+    tasks = {"tags": TASKS["tags"]}
+    logits = [[4.0, -9.0], [-9.0, -9.0], [-0.1, -9.0]]
+    scores = [probabilities_of(TASKS["tags"] | {"temperature": 0.05}, torch.tensor(row)) for row in logits]
+    answers = [{"tags": labels_of(TASKS["tags"], of_text, threshold=0.0)} for of_text in scores]
+    assert [answer["tags"]["scores"]["x"] for answer in answers] == pytest.approx([1.0, 0.0, 0.119], abs=1e-3)
+    found = answers_by_label(tasks, [{"tags": ["x"]}, {"tags": ["x", "y"]}, {"tags": []}], answers)["tags"]
+    chosen = choose(found["x"], 0.5)
+    given = [labels_of(TASKS["tags"] | {"thresholds": {"x": chosen.value}}, of_text)["labels"] for of_text in scores]
+    assert given == [["x"], [], ["x"]]
+    assert (chosen.num_answers, chosen.num_right, chosen.num_true) == (2, 1, 2)
+    assert found["y"] == Scored([], [], 1)
+
+
 @pytest.mark.parametrize("target", ["precision", "precision=0", "precision=95", "recall=0.9", "F1", "precision=x"])
 def test_targets_that_cannot_be_are_refused(target):
     with pytest.raises(ValueError, match=r"write precision=0\.95"):
