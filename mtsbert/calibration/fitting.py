@@ -71,7 +71,8 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
         return None
     if settings["type"] == TOKEN_CLASSIFICATION:
         return fit_entities(settings, *scored_entities(settings, logits, labels))
-    rows = is_labelled(labels).reshape(len(labels), -1).all(dim=1)
+    # In 16 bits, the numbers of a text may overflow, which says nothing about others.
+    rows = is_labelled(labels).reshape(len(labels), -1).all(dim=1) & logits.isfinite().all(dim=1)
     logits, labels = logits[rows].double(), labels[rows]
     if len(logits) < LEAST_ITEMS:
         return None
@@ -96,6 +97,8 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
 
 
 def fit_entities(settings: dict, scores: np.ndarray, is_right: np.ndarray) -> Fit | None:
+    is_number = np.isfinite(scores)
+    scores, is_right = scores[is_number], is_right[is_number]
     if len(scores) < LEAST_ITEMS or is_right.all() or not is_right.any():
         return None
     logits = torch.from_numpy(scores).logit(eps=EPSILON).numpy()

@@ -102,7 +102,8 @@ class SimilarityMetric(_Metric):
 class RegressionMetric(_Metric):
     """
     Spearman correlation, mean absolute error and coefficient of determination (R²) of numbers, computed with SciPy and
-    scikit-learn. The correlation is 0 if all numbers of a side are the same, and R² if all references are.
+    scikit-learn. The correlation is 0 if all numbers of a side are the same, and R² if all references are. All three
+    are NaN if a prediction is infinite or NaN, as the loss is.
     """
 
     inputs = "Numbers."
@@ -112,6 +113,8 @@ class RegressionMetric(_Metric):
         from scipy.stats import spearmanr
         from sklearn.metrics import mean_absolute_error, r2_score
 
+        if not np.isfinite(predictions).all():  # scikit-learn raises an error, which would end the run
+            return dict.fromkeys(("spearman", "mae", "r2"), np.nan)
         varies = len(set(references)) > 1
         is_ranked = varies and len(set(predictions)) > 1
         return {

@@ -124,6 +124,22 @@ def test_nothing_is_fitted_to_a_few_answers_to_cosines_or_to_numbers():
     assert fit(NER, entities(300)[0], right) is None  # all are right: any scale would do
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_text_whose_numbers_have_overflowed_is_left_out(wrong):
+    logits, labels = drawn(400, 3)
+    overflowed = logits.clone()
+    overflowed[7], overflowed[9, 1] = wrong, wrong
+    others = [row for row in range(400) if row not in (7, 9)]
+    assert fit(TOPIC, overflowed, labels) == fit(TOPIC, logits[others], labels[others])
+    many = {**MANY, "labels": TOPIC["labels"]}, torch.nn.functional.one_hot(labels, 3)
+    assert fit(many[0], overflowed, many[1]) == fit(many[0], logits[others], many[1][others])
+    scores, tags = entities(1_000)
+    overflowed = scores.clone()
+    overflowed[7], overflowed[9] = wrong, wrong
+    others = [row for row in range(1_000) if row not in (7, 9)]
+    assert fit(NER, overflowed, tags) == fit(NER, scores[others], tags[others])
+
+
 def test_undoing_a_smoothing_that_was_not_learned_does_not_help():
     logits, labels = drawn(20_000, 3)
     found = fit({**TOPIC, "label_smoothing": 0.7}, logits, labels)

@@ -170,3 +170,12 @@ INPUTS = {
 def test_the_names_that_may_not_clash_are_those_that_are_reported(kind):
     assert set(metric_of({"type": kind}).compute(**INPUTS[kind])) == set(METRIC_NAMES[kind])
     assert PRIMARY_METRIC[kind] in METRIC_NAMES[kind]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_number_that_has_overflowed_ends_no_evaluation(wrong):
+    tasks = {"year": {"type": "sequence_regression"}}
+    logits, labels = torch.tensor([[1.0], [wrong], [3.0]]), torch.tensor([1.0, 2.0, 3.0])
+    found = evaluated(tasks, {"year": logits}, {"year": labels})
+    assert set(found) == {"year_spearman", "year_mae", "year_r2", "year_loss", "composite"}
+    assert not np.isfinite(list(found.values())).any()
