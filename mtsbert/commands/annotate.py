@@ -85,7 +85,10 @@ def _plain(row: dict, tasks: set[str]) -> dict:
         if isinstance(value, float) and not math.isfinite(value):
             value = None
         is_json = isinstance(value, str | int | float | bool | None)
-        plain[f"given_{column}" if column in tasks else column] = value if is_json else str(value)
+        name = column
+        while name in tasks or (name != column and name in row):  # an earlier export has `given_topic` already
+            name = f"given_{name}"
+        plain[name] = value if is_json else str(value)
     return plain
 
 

@@ -64,6 +64,18 @@ def test_columns_that_json_or_the_interface_cannot_hold(checkpoint, tmp_path):
     assert task["data"] == {"text": "Oslo wins", "day": "2026-01-02", "price": None, "given_topic": "Sports"}
 
 
+@pytest.mark.parametrize("first", ["topic", "given_topic"])
+def test_a_column_that_is_renamed_takes_the_place_of_no_other(checkpoint, tmp_path, first):
+    """What people have labelled is chosen from again: the first choice has been `given_topic` since."""
+    row = dict.fromkeys(["text", first, "topic", "given_topic"])
+    row |= {"text": "Oslo wins", "topic": "Sports", "given_topic": "Business"}
+    (tmp_path / "texts.jsonl").write_text(json.dumps(row))
+    main(["annotate", "--model", str(checkpoint), "--input", str(tmp_path / "texts.jsonl"),
+          "--output", str(tmp_path / "tasks.json")])  # fmt: skip
+    (task,) = json.loads((tmp_path / "tasks.json").read_text())
+    assert task["data"] == {"text": "Oslo wins", "given_given_topic": "Sports", "given_topic": "Business"}
+
+
 def test_tasks_have_the_answers_of_the_model(written, checkpoint):
     tasks = json.loads(written.read_text())
     assert len(tasks) == 5
