@@ -83,8 +83,8 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
         found = probabilities_of(settings | found, logits).double()
         if settings.get("multi_label"):
             right = torch.where(labels.bool(), found, 1.0 - found)
-            return -right.clamp(min=EPSILON).log().mean().item()
-        return -(shares * found.clamp(min=EPSILON).log()).sum(dim=1).mean().item()
+            return 0.0 - right.clamp(min=EPSILON).log().mean().item()  # and no -0.0
+        return 0.0 - (shares * found.clamp(min=EPSILON).log()).sum(dim=1).mean().item()
 
     def with_temperature(log_temperature: float) -> dict:
         return {"temperature": round(float(np.exp(log_temperature)), 6), **learned}
@@ -110,7 +110,7 @@ def fit_entities(settings: dict, scores: np.ndarray, is_right: np.ndarray) -> Fi
     after = 1.0 / (1.0 + np.exp(-(slope * logits + intercept)))
     errors = [expected_calibration_error(either, is_right) for either in (scores, after)]
     right = [np.where(is_right, either, 1.0 - either) for either in (scores, after)]  # the probability of what is so
-    losses = [-float(np.log(either.clip(min=EPSILON)).mean()) for either in right]
+    losses = [0.0 - float(np.log(either.clip(min=EPSILON)).mean()) for either in right]
     return Fit(fitted, len(scores), *errors, *losses)
 
 

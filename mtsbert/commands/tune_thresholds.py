@@ -135,7 +135,8 @@ def describe(found: dict[str, dict[str, Threshold]]) -> str:
         for label, one in by_label.items():
             shares = ["{:.3f} ({:.3f} to {:.3f})".format(*values) for values in (one.precision, one.recall)]
             shares[0] += "" if one.is_reached else ", not reached"
-            cells.append([task, label, f"{one.value:.4f}", f"{one.num_answers:,}", *shares])
+            # All digits: 0.99998 is no 1, which means never.
+            cells.append([task, label, str(one.value), f"{one.num_answers:,}", *shares])
     return markdown_table(cells)
 
 

@@ -1,6 +1,7 @@
 """Tests the choice of thresholds by hand, and that `mtsbert tune-thresholds` writes what every door then follows."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -12,6 +13,7 @@ from entities_mtsbert import entities_of, without_doubtful
 from modeling_mtsbert import MTSBertModel
 from mtsbert.calibration.thresholds import Scored, answers_by_label, choose, parse_target, share
 from mtsbert.cli import main
+from mtsbert.commands.tune_thresholds import describe
 from mtsbert.exports.pipeline import load_pipeline
 from tests.conftest import ROWS
 
@@ -213,6 +215,12 @@ def test_the_command_writes_thresholds_that_the_pipeline_follows(folder, held_ou
     assert 0.9876 not in after["tasks"].pop("topic")["thresholds"].values()
     del before["tasks"]["topic"]
     assert after == before
+
+
+def test_a_threshold_near_1_is_told_from_that_of_a_label_that_is_never_given():
+    sure, never = choose(Scored([0.99999, 0.99997], [True, False], 1), 1.0), choose(Scored([0.9], [False], 1), 1.0)
+    table = describe({"topic": {"a": sure, "b": never}})
+    assert re.findall(r"\| (0\.\d+|1\.0) +\|", table) == ["0.99998", "1.0"]
 
 
 def test_columns_are_named_where_they_are_called_otherwise(folder, tmp_path):
