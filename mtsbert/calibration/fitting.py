@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
+from torch.nn.functional import logsigmoid, one_hot
 
-from answers_mtsbert import probabilities_of
+from answers_mtsbert import calibrated, probabilities_of
 from configuration_mtsbert import CALIBRATIONS, SCORE_TYPES, TOKEN_CLASSIFICATION
 from entities_mtsbert import EPSILON, IGNORE_INDEX, OUTSIDE, decode_tags, entity_scores
 from losses_mtsbert import is_labelled
@@ -76,15 +77,15 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
     logits, labels = logits[rows].double(), labels[rows]
     if len(logits) < LEAST_ITEMS:
         return None
-    shares = labels if labels.dim() == 2 else torch.nn.functional.one_hot(labels, logits.shape[1])
+    shares = labels if labels.dim() == 2 else one_hot(labels, logits.shape[1])
     learned = {"smoothing": settings["label_smoothing"]} if settings.get("label_smoothing") else {}
 
     def loss(found: dict) -> float:
-        found = probabilities_of(settings | found, logits).double()
+        # From logits: where probabilities are rounded to 0, all temperatures would be the same.
+        scaled = calibrated(settings | found, logits).double()
         if settings.get("multi_label"):
-            right = torch.where(labels.bool(), found, 1.0 - found)
-            return 0.0 - right.clamp(min=EPSILON).log().mean().item()  # and no -0.0
-        return 0.0 - (shares * found.clamp(min=EPSILON).log()).sum(dim=1).mean().item()
+            return 0.0 - logsigmoid(torch.where(labels.bool(), scaled, -scaled)).mean().item()  # and no -0.0
+        return 0.0 - (shares * scaled.log_softmax(dim=-1)).sum(dim=1).mean().item()
 
     def with_temperature(log_temperature: float) -> dict:
         return {"temperature": round(float(np.exp(log_temperature)), 6), **learned}

@@ -37,6 +37,22 @@ def test_a_temperature_is_found_again():
     assert found.error_after < 0.01
 
 
+@pytest.mark.parametrize("factor", [20.0, 45.0, 60.0])
+@pytest.mark.parametrize("settings", [TOPIC, {**MANY, "labels": ["a", "b", "c"]}], ids=["one", "many"])
+def test_a_temperature_is_found_for_a_network_that_is_much_too_sure(settings, factor):
+    """Where its wrong answers have scores that are rounded to 1, too."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (1_000,), generator=generator)
+    answers = torch.where(torch.rand(1_000, generator=generator) < 0.95, labels, (labels + 1) % 3)
+    logits = factor * (torch.nn.functional.one_hot(answers, 3) - 0.5)
+    found = fit(settings, logits, torch.nn.functional.one_hot(labels, 3) if "multi_label" in settings else labels)
+    scores = probabilities_of({**settings, **found.settings}, logits).max(dim=1).values
+    right = (answers == labels).double().mean().item()
+    if "multi_label" in settings:  # of three labels, one is given
+        right = 1 - 2 * (1 - right) / 3
+    assert scores.mean().item() == pytest.approx(right, abs=0.01)
+
+
 def test_label_smoothing_is_undone_before_the_temperature():
     """What a network learns that is trained with smoothing, as its best: (1 - e) p + e / C."""
     logits, labels = drawn(20_000, 3)
