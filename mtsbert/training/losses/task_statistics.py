@@ -143,7 +143,8 @@ class GradientStatistics(TaskGradients):
         """Returns `<task>_grad_norm`, and `grad_cosine_<task>_<task>` for each pair, from the latest gradients."""
         norms = {task: gradient.norm() for task, gradient in self.gradients.items()}
         report = {f"{task}_grad_norm": norm.item() for task, norm in norms.items()}
-        for one, other in combinations(self.gradients, 2):
+        measured = [task for task in self.tasks if task in self.gradients]  # whichever came first
+        for one, other in combinations(measured, 2):
             product = (self.gradients[one] @ self.gradients[other]).item()
             size = (norms[one] * norms[other]).item()
             report[f"grad_cosine_{one}_{other}"] = product / size if size else 0.0

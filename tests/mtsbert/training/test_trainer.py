@@ -222,10 +222,14 @@ def test_gradient_statistics_by_hand(trainer_of, model):
     assert line["grad_cosine_topic_ner"] == pytest.approx(cosine.item(), abs=1e-4)
 
 
-def test_every_task_is_measured_though_the_step_that_is_due_has_labels_of_one(trainer_of, examples, tasks, tokenizer):
-    for row, example in enumerate(examples):  # the first batch has topics, the second entities
-        example["ner" if row < 4 else "topic"] = None
-    trainer = trainer_of(gradient_statistics_steps=2, logging_steps=2, per_device_train_batch_size=4)
+@pytest.mark.parametrize(("first", "second"), [("topic", "ner"), ("ner", "topic")])
+def test_every_task_is_measured_though_the_step_that_is_due_has_labels_of_one(
+    trainer_of, examples, tasks, tokenizer, first, second
+):
+    for row, example in enumerate(examples):  # the first batch has labels of one task, the second of the other
+        example[second if row < 4 else first] = None
+    settings = {"per_device_train_batch_size": 4, "train_sampling_strategy": "sequential"}
+    trainer = trainer_of(gradient_statistics_steps=2, logging_steps=2, **settings)
     trainer.train_dataset = build_features(
         examples_of(examples, tasks), tasks, tokenizer, max_length=32, split="train"
     )[0]
