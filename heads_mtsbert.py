@@ -70,7 +70,7 @@ class TextStates(NamedTuple):
 def pool(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: str) -> torch.Tensor:
     """Pools token states `(B, T, H)` into text states `(B, H)`; 0 for a text without a 1 in the mask `(B, T)`."""
     if pooling == "cls":  # the first position that is no padding, which may be on the left
-        return hidden[torch.arange(len(hidden), device=hidden.device), attention_mask.long().argmax(dim=1)]
+        return hidden[torch.arange(hidden.shape[0], device=hidden.device), attention_mask.long().argmax(dim=1)]
     mask = attention_mask.unsqueeze(-1).bool()  # (B, T, 1)
     if pooling == "max":
         peaks = hidden.masked_fill(~mask, torch.finfo(hidden.dtype).min).amax(dim=1)

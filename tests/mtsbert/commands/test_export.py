@@ -48,7 +48,8 @@ def test_every_output_is_that_of_the_model_at_any_shape(checkpoint, exported, nu
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_task_layers_are_part_of_the_graph(layered_model, tokenizer, tmp_path, runtime):
+def test_task_layers_and_the_pooling_of_cls_are_part_of_the_graph(layered_model, tokenizer, tmp_path, runtime):
+    layered_model.config.pooling = "cls"
     for part in (layered_model, tokenizer):
         part.save_pretrained(tmp_path / "checkpoint")
     paths = ["--model", str(tmp_path / "checkpoint"), "--output", str(tmp_path / runtime)]
