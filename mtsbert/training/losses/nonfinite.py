@@ -146,7 +146,7 @@ class SkippedSteps:
         self.num_skipped += is_skipped
 
     def correct(self, logs: dict[str, float], key: str) -> None:
-        """Corrects a mean in which skipped steps counted as 0. Removes it if all steps were skipped."""
+        """Corrects a mean in which skipped steps counted as 0. Removes it if no step was taken."""
         if self.num_skipped == self.num_steps:
             logs.pop(key)
         else:
@@ -227,7 +227,8 @@ class CheckedTrainer(ResumableTrainer):
                 self._steps_since_line.correct(logs, "loss")
                 logs[SKIPPED_STEPS] = self._steps_since_line.num_skipped
             self._steps_since_line = SkippedSteps()
-        if "train_loss" in logs and self.args.skip_nonfinite:
+        if {"train_loss", "train_runtime"} <= logs.keys():  # the loss is 0 where a resumed run had no step left
             self._steps.correct(logs, "train_loss")
-            logs[SKIPPED_STEPS] = self.num_skipped_steps
+            if self.args.skip_nonfinite:
+                logs[SKIPPED_STEPS] = self.num_skipped_steps
         super().log(logs, start_time)

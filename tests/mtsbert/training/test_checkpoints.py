@@ -117,6 +117,14 @@ def test_the_trainer_itself_goes_on_from_the_newest_whole_one(trained, trainer_o
     assert_same_weights(trained, resumed)
 
 
+def test_a_run_that_was_killed_after_its_last_step_has_no_loss_of_steps_that_it_did_not_take(run, trainer_of):
+    resumed = trainer_of(**EVERY_STEP)
+    metrics = resumed.train(resume_from_checkpoint=str(run / "checkpoint-4")).metrics
+    assert "train_loss" not in metrics
+    assert not [line for line in resumed.state.log_history if "train_loss" in line]
+    assert metrics["train_runtime"] > 0
+
+
 def test_checkpoints_of_plain_transformers_are_known(trained, model, features, tmp_path):
     arguments = TrainingArguments(
         output_dir=str(tmp_path / "plain"), max_steps=1, save_steps=1, disable_tqdm=True, remove_unused_columns=False,
