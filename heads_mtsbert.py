@@ -86,7 +86,7 @@ def num_positions(encoder: nn.Module) -> int | None:
     for name, table in encoder.named_modules():
         if name.endswith("position_embeddings") and isinstance(table, nn.Embedding):
             return table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1)
-    return getattr(encoder.config, "max_position_embeddings", None)
+    return max(getattr(encoder.config, "max_position_embeddings", None) or 0, 0) or None  # -1 of XLNet: no limit
 
 
 def layer_list(encoder: nn.Module, num_layers: int) -> nn.ModuleList | None:

@@ -30,6 +30,7 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
 # Tokens in a pass, padding included: as many as fit the cache of a CPU core, and as many as keep a GPU busy.
 TOKENS_PER_THREAD, TOKENS_PER_GPU = 512, 16_384
 LOOK_AHEAD = 1_024  # texts of an iterator that are read before the first of them is answered
+MOST_TOKENS = 10**18  # where nothing limits them; a tokenizer then says 10**30, which its own code cannot read
 MAX_OVERLAP = 64  # the most tokens that two neighbouring windows of a long text share
 # Releases that silently drop windows of long texts: https://github.com/huggingface/tokenizers/issues/2091
 BROKEN_TOKENIZERS = ("0.23.1", "0.23.2")
@@ -212,7 +213,7 @@ class MTSBertPipeline(Pipeline):
     @property
     def max_length(self) -> int:
         """Number of tokens that the model can read at once, including special tokens."""
-        return min(self.tokenizer.model_max_length, self.num_positions or self.tokenizer.model_max_length)
+        return min(self.tokenizer.model_max_length, self.num_positions or MOST_TOKENS)
 
     @cached_property
     def num_positions(self) -> int | None:

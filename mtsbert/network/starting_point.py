@@ -18,7 +18,7 @@ from modeling_mtsbert import MTSBertModel
 from mtsbert.input_arguments import ModelArguments
 from mtsbert.letter_case.tokenizer import cased_words, with_letter_case
 from mtsbert.network.adapters import base_of, has_adapters, merge_adapters, put_adapter
-from pipeline_mtsbert import MTSBertPipeline
+from pipeline_mtsbert import MOST_TOKENS, MTSBertPipeline
 
 
 DROPOUTS = (  # what configs of encoders call it: BERT and its kin, DistilBERT, ModernBERT, XLNet and others
@@ -300,7 +300,7 @@ def longest_input(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrained
     """Returns the maximum number of tokens that an encoder can process, special tokens included."""
     with torch.device("meta"):
         positions = num_positions(AutoModel.from_config(encoder_config))
-    return min(tokenizer.model_max_length, positions or tokenizer.model_max_length)
+    return min(tokenizer.model_max_length, positions or MOST_TOKENS)
 
 
 def title_of(model_name_or_path: str) -> str:

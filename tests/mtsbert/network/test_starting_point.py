@@ -1,10 +1,19 @@
 """Tests loading the model that a run starts from, and the errors if it does not exist."""
 
+import copy
 import json
 
 import pytest
 import torch
-from transformers import BertModel, CanineConfig, CanineModel, CanineTokenizer, MambaConfig
+from transformers import (
+    AutoModel,
+    BertModel,
+    CanineConfig,
+    CanineModel,
+    CanineTokenizer,
+    MambaConfig,
+    XLNetConfig,
+)
 
 from modeling_mtsbert import MTSBertForTokenClassification, MTSBertModel
 from mtsbert.input_arguments import ModelArguments
@@ -169,6 +178,25 @@ def test_a_length_that_the_encoder_cannot_read_is_named(encoder_folder, tokenize
     with pytest.raises(ValueError, match=f"`max_length` is {max_length}; this encoder reads from 3 to 64 tokens"):
         check_longest(max_length, tokenizer, encoder)
     check_longest(64, tokenizer, encoder)
+
+
+def model_on(config, tokenizer, tasks, folder):
+    config.vocab_size = len(tokenizer)
+    AutoModel.from_config(config).save_pretrained(folder)
+    return MTSBertModel.from_encoder(str(folder), tasks=tasks).eval()
+
+
+def test_where_neither_encoder_nor_tokenizer_has_a_limit_texts_are_read_whole(tokenizer, tasks, tmp_path):
+    config = XLNetConfig(d_model=32, n_layer=2, n_head=2, d_inner=64)  # whose `max_position_embeddings` is -1
+    model = model_on(config, tokenizer, tasks, tmp_path)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = 10**30
+    check_longest(10_000, tokenizer, model.config.encoder_config)
+    (window,) = model.as_pipeline(tokenizer).preprocess(["Oslo beat Lima . " * 100])
+    assert len(window["inputs"]["input_ids"]) == 402
+    tokenizer.model_max_length = 64
+    with pytest.raises(ValueError, match="`max_length` is 65; this encoder reads from 3 to 64 tokens"):
+        check_longest(65, tokenizer, model.config.encoder_config)
 
 
 def with_compiled_encoder(model):
