@@ -106,7 +106,7 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
         super().__init__(config)
         self.encoder = AutoModel.from_config(config.encoder_config, trust_remote_code=False)
         if getattr(self.encoder, "pooler", None) is not None:
-            self.encoder.pooler = None  # our pooling replaces it; unused weights would only break DDP and freezing
+            self.encoder.pooler = nn.Identity()  # ours replaces it; unused weights would break DDP and freezing
         self.task_layers = TaskLayers(self.encoder, config) if config.num_task_layers else None
         self.heads = nn.ModuleDict({name: new_head(config, task) for name, task in config.tasks.items()})
         self.post_init()

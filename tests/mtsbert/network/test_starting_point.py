@@ -12,6 +12,7 @@ from transformers import (
     CanineModel,
     CanineTokenizer,
     MambaConfig,
+    SqueezeBertConfig,
     XLNetConfig,
 )
 
@@ -197,6 +198,14 @@ def test_where_neither_encoder_nor_tokenizer_has_a_limit_texts_are_read_whole(to
     tokenizer.model_max_length = 64
     with pytest.raises(ValueError, match="`max_length` is 65; this encoder reads from 3 to 64 tokens"):
         check_longest(65, tokenizer, model.config.encoder_config)
+
+
+def test_an_encoder_that_asks_for_its_pooler_does_without(tokenizer, tasks, tmp_path):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    model = model_on(SqueezeBertConfig(**sizes, embedding_size=32), tokenizer, tasks, tmp_path)
+    assert not any("pooler" in name for name in model.state_dict())
+    with torch.inference_mode():
+        assert model(**tokenizer("Oslo", return_tensors="pt")).pooler_output.shape == (1, 32)
 
 
 def with_compiled_encoder(model):
