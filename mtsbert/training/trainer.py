@@ -169,6 +169,7 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         check_longest(max_length, processing_class, encoder_config, letter_case=has_letter_case(first))
         processing_class = self._tokenizer = read_letter_case(first, processing_class)
         processing_class.model_max_length = longest  # which is saved, and which other libraries ask a tokenizer
+        processing_class.padding_side = "right"  # as the pipeline pads: on the left, absolute positions would shift
         self._reading = {"columns": columns, "max_length": max_length, "longest": longest}
         self._reading["texts_alone"] = args.learns_from_texts
         given = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}

@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import TrainerCallback
 
 from modeling_mtsbert import MTSBertModel
+from mtsbert.arguments import MTLTrainingArguments
 from mtsbert.data.features import build_features
+from mtsbert.exports.pipeline import load_pipeline
 from mtsbert.training.trainer import MTSBertTrainer, name_as_ours
 from tests.mtsbert.rows import examples_of
 
@@ -455,3 +458,19 @@ def test_a_run_names_its_optimizer_schedule_and_losses(trainer_of, model, caplog
         trainer_of(optim="adam", lr_scheduler_type="cosine", max_steps=1).train()
     assert "Optimizer adamw_torch, weight decay 0, cosine schedule." in caplog.text
     assert "topic by cross-entropy with class weights and label smoothing; ner by focal cross-entropy." in caplog.text
+
+
+def test_a_tokenizer_that_pads_on_the_left_is_trained_with_and_saved_as_one_that_answers(
+    model, tokenizer, tasks, tmp_path
+):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"
+    rows = Dataset.from_list([{"text": "Oslo", "topic": "Sports"}, {"text": "Ada Perez wins the race in Lima"}])
+    arguments = MTLTrainingArguments(str(tmp_path), precision="fp32", disable_tqdm=True)
+    trainer = MTSBertTrainer(model, arguments, processing_class=tokenizer)
+    predicted = torch.from_numpy(trainer.predict(rows).predictions["topic"]).softmax(dim=-1)
+    trainer.save_model()
+    ask = load_pipeline(str(tmp_path))
+    answers = [list(answer["topic"]["scores"].values()) for answer in ask(list(rows["text"]))]
+    assert torch.allclose(predicted, torch.tensor(answers), atol=1e-5)
+    assert ask.tokenizer.padding_side == "right"  # by which `AutoModel` and sentence-transformers pad
