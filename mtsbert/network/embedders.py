@@ -15,6 +15,7 @@ from mtsbert.machine import autocast
 from mtsbert.network.adapters import base_of
 from mtsbert.network.starting_point import (
     PACKAGE_PREFIX,
+    check_encoder,
     load_tokenizer,
     pipeline_of,
     pipeline_of_checkpoint,
@@ -137,9 +138,11 @@ def plain_encoder(name: str) -> MTSBertPipeline:
     tokenizer = load_tokenizer(ModelArguments(encoder_name_or_path=name))
     headless = {"similarity": {"type": PAIR_SIMILARITY, "score_range": [0, 1]}}  # a model has at least one task
     try:
-        return pipeline_of(MTSBertModel.from_encoder(resolve_name(name), tasks=headless), tokenizer)
+        model = MTSBertModel.from_encoder(resolve_name(name), tasks=headless)
     except OSError as error:
         raise ValueError(f"The encoder {name!r} cannot be loaded: {error}") from error
+    check_encoder(model)
+    return pipeline_of(model, tokenizer)
 
 
 def _by_pipeline(pipeline: MTSBertPipeline, *, precision: str, batch_size: int | None) -> Callable:

@@ -332,6 +332,21 @@ def check_whole(model: object) -> None:
         )
 
 
+def check_encoder(model: MTSBertModel) -> None:
+    """Raises `ValueError` for an encoder with a decoder that needs texts of its own, as T5's."""
+    if not model.config.encoder_config.is_encoder_decoder:
+        return
+    ids = torch.ones((1, 2), dtype=torch.long, device=model.device)
+    try:
+        with torch.inference_mode():
+            model.encode(ids, for_heads=False)
+    except Exception as error:  # which every model words as it likes
+        raise ValueError(
+            f"A {type(model.encoder).__name__} turns one text into another, and gives no states for the tokens of a "
+            f"text alone ({error}). Choose a model that is an encoder only, as BERT and its kin."
+        ) from error
+
+
 def warn_of_other_pooling(model: MTSBertModel) -> None:
     """Warns if sentence-transformers has saved another pooling with the encoder that a new model starts from."""
     name = getattr(model, "encoder_name_or_path", None)  # which a checkpoint has not

@@ -42,6 +42,7 @@ from mtsbert.network.embedding_targets import load_reference
 from mtsbert.network.freezing import Freezing
 from mtsbert.network.parts import is_of_encoder
 from mtsbert.network.starting_point import (
+    check_encoder,
     check_longest,
     check_whole,
     longest_input,
@@ -152,6 +153,7 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
             self._made_first = Trainer.call_model_init(self)
         first = self._made_first if model is None else model
         check_whole(first)
+        check_encoder(first)
         warn_of_other_pooling(first)
         if getattr(data_collator, "__module__", "").startswith("transformers."):  # a class's own, or a function's
             raise ValueError(

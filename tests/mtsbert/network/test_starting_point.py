@@ -7,18 +7,22 @@ import pytest
 import torch
 from transformers import (
     AutoModel,
+    BartConfig,
     BertModel,
     CanineConfig,
     CanineModel,
     CanineTokenizer,
     MambaConfig,
     SqueezeBertConfig,
+    T5Config,
     XLNetConfig,
 )
 
 from modeling_mtsbert import MTSBertForTokenClassification, MTSBertModel
 from mtsbert.input_arguments import ModelArguments
+from mtsbert.network.embedders import plain_encoder
 from mtsbert.network.starting_point import (
+    check_encoder,
     check_longest,
     check_whole,
     load_encoder_config,
@@ -206,6 +210,19 @@ def test_an_encoder_that_asks_for_its_pooler_does_without(tokenizer, tasks, tmp_
     assert not any("pooler" in name for name in model.state_dict())
     with torch.inference_mode():
         assert model(**tokenizer("Oslo", return_tensors="pt")).pooler_output.shape == (1, 32)
+
+
+def test_an_encoder_that_needs_the_text_of_a_decoder_is_refused(model, tokenizer, tasks, tmp_path):
+    t5 = T5Config(d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2)
+    with pytest.raises(ValueError, match=r"A T5Model turns one text into another.*an encoder only, as BERT"):
+        check_encoder(model_on(t5, tokenizer, tasks, tmp_path / "t5"))
+    tokenizer.save_pretrained(tmp_path / "t5")
+    with pytest.raises(ValueError, match="A T5Model turns"):
+        plain_encoder(str(tmp_path / "t5"))
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
+    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    check_encoder(model_on(BartConfig(**sizes), tokenizer, tasks, tmp_path / "bart"))  # reads the text twice
+    check_encoder(model)
 
 
 def with_compiled_encoder(model):
