@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
+from unicodedata import category, normalize
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -67,12 +68,17 @@ def visible_offsets(offsets: Sequence[tuple[int, int]], text: str) -> list[tuple
     Removes whitespace from both ends of offsets: some tokenizers (byte-level BPE, SentencePiece) include the space in
     front of a word in its first token. A token that is only whitespace becomes empty, like a special token.
     """
-    trimmed = []
-    for start, end in offsets:
-        piece = text[start:end]
-        start += len(piece) - len(piece.lstrip())
-        trimmed.append((start, max(start, start + len(piece.strip()))))
-    return trimmed
+    trimmed = [(end - len(text[start:end].lstrip()), text[start:end].strip()) for start, end in offsets]
+    return [(start, start + len(piece)) for start, piece in trimmed]
+
+
+def with_marks(text: str, start: int, end: int) -> int:
+    """Moves an end behind marks that a tokenizer drops, or composes with what they follow: `"e\u0301"`, 0, 1 → 2."""
+    for mark in text[end:]:
+        if category(mark)[0] != "M" and normalize("NFKC", text[start : end + 1]).endswith(normalize("NFKC", mark)):
+            break
+        end += 1
+    return end
 
 
 class TaggedSpans(NamedTuple):
@@ -248,8 +254,7 @@ def _viterbi(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str
     best = only_outside.expand(num_texts, num_tags)  # score of the best path that ends in each tag
     came_from = torch.empty((num_positions, num_texts, num_tags), dtype=torch.long, device=scores.device)
     for position in range(num_positions):
-        step, origin = best.max(dim=-1, keepdim=True)  # every tag but I-X may follow any tag
-        step, origin = step.repeat(1, num_tags), origin.repeat(1, num_tags)
+        step, origin = (of.repeat(1, num_tags) for of in best.max(dim=-1, keepdim=True))  # but I-X, all may follow all
         if len(inner):
             begun = best[:, begin] >= best[:, inner]
             step[:, inner] = torch.where(begun, best[:, begin], best[:, inner])
@@ -296,7 +301,8 @@ def entities_of(
         tags = without_doubtful(tags, sure, settings)
         for row, tags_of_text, scores_of_text in zip(rows, tags.tolist(), sure.tolist(), strict=True):
             for span in tags_to_spans([labels[tag] for tag in tags_of_text[: len(offsets[row])]], offsets[row]):
-                start, end = span["start"], span["end"]
+                start, after = span["start"], offsets[row][span["last"] + 1 : span["last"] + 2]
+                end = with_marks(texts[row][: after[0][0] if after else None], start, span["end"])
                 entity = {"label": span["label"], "start": start, "end": end, "text": texts[row][start:end]}
                 found[row].append(entity | {"score": scores_of_text[span["first"]]})
 

@@ -175,9 +175,7 @@ class MTSBertPipeline(Pipeline):
         windows = self.preprocess(texts)
         answers = self._forward(windows, batch_size or self._batch_size, **of_forward)
         embeddings, results = self.postprocess(texts, windows, answers, **of_forward, **of_answers)
-        shown = (
-            embeddings.numpy() if return_embeddings == "numpy" else embeddings.tolist() if return_embeddings else None
-        )
+        shown = {"numpy": embeddings.numpy, True: embeddings.tolist, False: lambda: None}[return_embeddings]()
         results = [({} if shown is None else {"embedding": shown[row]}) | results[row] for row in range(len(rows))]
         for second, index in enumerate(paired, start=len(rows)):
             if shown is not None:
@@ -273,13 +271,12 @@ class MTSBertPipeline(Pipeline):
         """
         answers: list[dict] = [{} for _ in windows]
         batches = list(self._batches(windows, batch_size))
-        is_alone = len(batches) == 1
 
         def answer(rows: list[int]) -> None:
             of_rows = [windows[row]["inputs"] for row in rows]
             how = {} if of_rows[0]["input_ids"] else {"padding": "max_length", "max_length": 1}  # at least a token
             inputs = self.tokenizer.pad(of_rows, **how, padding_side="right", return_tensors="pt")
-            output = self._outputs(inputs.to(self.device), is_alone=is_alone, tasks=tasks)
+            output = self._outputs(inputs.to(self.device), is_alone=len(batches) == 1, tasks=tasks)
             embeddings = output.pooler_output.float().cpu()
             for place, row in enumerate(rows):
                 answers[row]["embedding"] = embeddings[place]

@@ -1,6 +1,7 @@
 """Tests the conversion between spans and tags, with examples and with random Unicode and a real fast tokenizer."""
 
 import itertools
+import unicodedata
 
 import pytest
 import torch
@@ -318,6 +319,35 @@ def test_entities_of_a_byte_level_tokenizer_never_share_a_character(byte_level_t
         scores = torch.randn(len(offsets), len(LABELS), generator=torch.Generator().manual_seed(seed)) * 3
         found = decoded(scores, offsets)
         assert all(after["start"] >= before["end"] for before, after in itertools.pairwise(found))
+
+
+@pytest.mark.parametrize(
+    ("text", "offsets", "expected"),
+    [
+        ("Orle\u0301, Lima", [(0, 4), (5, 6), (7, 11)], "Orle\u0301"),  # without accents, as uncased BERT reads
+        ("\u092e\u0947\u0902 x", [(0, 1), (4, 5)], "\u092e\u0947\u0902"),
+        ("\u1109\u1165\u110b\u116e\u11af x", [(0, 1), (2, 3), (6, 7)], "\u1109\u1165"),  # composed, as Qwen reads
+        ("\u110b\u116e\u11af", [(0, 1)], "\u110b\u116e\u11af"),
+        ("\uff76\uff9e", [(0, 1)], "\uff76\uff9e"),
+        ("Lima\u200b\u0301", [(0, 4)], "Lima"),
+        ("Lima\u0301", [(0, 4), (4, 5)], "Lima"),  # its tokenizer has a token for the mark
+    ],
+)
+def test_an_entity_has_the_marks_of_its_characters_that_the_tokenizer_has_no_token_for(text, offsets, expected):
+    scores = of_tags(["B-ORG"] + ["O"] * (len(offsets) - 1)).log_softmax(dim=-1)
+    ((entity,),) = entities_of([text], [offsets], [scores], {"labels": LABELS})
+    assert (entity["start"], entity["end"], entity["text"]) == (0, len(expected), expected)
+
+
+def test_an_entity_that_is_written_with_marks_of_their_own_is_found_as_it_was_marked(tokenizer):
+    text = unicodedata.normalize("NFD", "Lüdé á Lima")
+    spans = [span(0, 6, "ORG"), span(10, 14)]
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    offsets = visible_offsets(encoded["offset_mapping"], text)
+    tagged = spans_to_tags(spans, offsets, LABEL2ID)
+    scores = of_tags([LABELS[tag] for tag in tagged.tags]).log_softmax(dim=-1)
+    (found,) = entities_of([text], [offsets], [scores], {"labels": LABELS})
+    assert plain(found) == spans
 
 
 def test_visible_offsets_by_hand():

@@ -3,6 +3,7 @@
 import { cutOf } from "./answers.js";
 
 const EPSILON = 1e-6; // how near to 0 and 1 a probability may come
+const MARK = /^\p{M}$/u; // what a tokenizer may drop after a character that it belongs to
 
 // The entities of a text.
 //   characters: its code points
@@ -28,10 +29,14 @@ export function entitiesOf(characters, tokens, logProbabilities, settings) {
     }
     if (open) {
       open.end = Math.max(open.end, end);
+      open.limit = tokens[position + 1]?.start ?? characters.length;
       open.probabilities.push(Math.exp(logProbabilities[position][tag]));
     }
     reached = Math.max(reached, end);
   });
+  for (const entity of found) {
+    while (entity.end < entity.limit && MARK.test(characters[entity.end])) entity.end++;
+  }
   return found
     .map(({ label, start, end, probabilities }) => ({
       label, start, end, text: characters.slice(start, end).join(""), score: scoreOf(probabilities, settings.platt),

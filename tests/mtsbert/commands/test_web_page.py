@@ -132,15 +132,16 @@ def test_pieces_that_share_a_character_are_decoded_as_in_python(tmp_path):
     (tmp_path / "package.json").write_text('{"type": "module"}')
     (tmp_path / "run.js").write_text(
         'import { entitiesOf } from "./entities.js"; import fs from "fs";\n'
-        'const { settings, offsets, texts } = JSON.parse(fs.readFileSync("asked.json"));\n'
+        'const { text, settings, offsets, texts } = JSON.parse(fs.readFileSync("asked.json"));\n'
         "const tokens = offsets.map(([start, end]) => ({ start, end }));\n"
-        'const found = texts.map((scores) => entitiesOf(Array.from("abcde"), tokens, scores, settings));\n'
+        "const found = texts.map((scores) => entitiesOf(Array.from(text), tokens, scores, settings));\n"
         'fs.writeFileSync("found.json", JSON.stringify(found));\n'
     )
-    asked = {"settings": settings, "offsets": offsets, "texts": [scores.tolist() for scores in texts]}
+    text = "abcde\u0301\u0302"  # with marks that have no token
+    asked = {"text": text, "settings": settings, "offsets": offsets, "texts": [scores.tolist() for scores in texts]}
     (tmp_path / "asked.json").write_text(json.dumps(asked))
     subprocess.run(["node", "run.js"], cwd=tmp_path, check=True)
-    expected = entities_of(["abcde"] * 200, [offsets] * 200, texts, settings)
+    expected = entities_of([text] * 200, [offsets] * 200, texts, settings)
     assert sum(map(len, expected)) > 200
     for found, of_python in zip(json.loads((tmp_path / "found.json").read_text()), expected, strict=True):
         assert found == [entity | {"score": pytest.approx(entity["score"], abs=1e-5)} for entity in of_python]
