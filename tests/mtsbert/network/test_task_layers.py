@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, BertConfig, BertModel
+from transformers import AutoConfig, AutoModel, BertConfig, BertModel, LongformerConfig, XLNetConfig
 
 from modeling_mtsbert import MTSBertForTokenClassification, MTSBertModel
 from mtsbert.network import padding_free
@@ -14,7 +14,7 @@ from mtsbert.network.frozen_prefix import FrozenPrefix
 from mtsbert.network.parts import model_parts
 from mtsbert.training.optimization import peak_learning_rates
 from run_mtl import main
-from tests.mtsbert.conftest import ENCODERS
+from tests.mtsbert.conftest import ENCODERS, SMALL
 from tests.mtsbert.rows import ACTIVATION_CHECKPOINTING
 from tests.mtsbert.training.test_trainer import gradients, without_dropout
 
@@ -285,6 +285,20 @@ def test_an_encoder_without_a_list_of_layers_is_refused(tokenizer, tasks):
     model_config = MTSBertModel.config_class(encoder_config=config, tasks=tasks, num_task_layers=1)
     with pytest.raises(ValueError, match="does not expose a list of its 4 layers: `num_task_layers` cannot"):
         MTSBertModel(model_config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LongformerConfig(**SMALL, attention_window=8),  # whose layers read texts that are padded to windows
+        XLNetConfig(d_model=32, n_layer=2, n_head=2, d_inner=64),  # whose layers have texts in their second dimension
+    ],
+)
+def test_an_encoder_whose_layers_have_states_of_another_shape_is_refused(config, tokenizer, tasks, tmp_path):
+    config.vocab_size = len(tokenizer)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="Model computes more than its layers and a norm after them"):
+        MTSBertModel.from_encoder(str(tmp_path), tasks=tasks, num_task_layers=1)
 
 
 def test_an_encoder_that_computes_more_than_its_layers_is_refused(encoder_folder, tasks, monkeypatch):
