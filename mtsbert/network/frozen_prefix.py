@@ -110,6 +110,8 @@ class FrozenPrefix:
         ):
             raise ValueError(f"`feature_cache`: frozen layers of {name} use parameters that are trained.")
         states = states.detach()
+        if states.shape[:2] != input_ids.shape:
+            raise ValueError(f"`feature_cache`: the layers of {name} do not give one state for each token, in order.")
         shortest = attention_mask.sum(dim=1).argmin()
         inside = attention_mask[shortest].bool()
         alone = self.run(input_ids[shortest, inside][None], attention_mask[shortest, inside][None])

@@ -7,15 +7,12 @@ import resource
 
 import pytest
 import torch
-from transformers import (
-    FNetConfig,
-    TrainerCallback,
-)
+from transformers import FNetConfig, LongformerConfig, TrainerCallback, XLNetConfig
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import build_features
 from mtsbert.network.disk_cache import STATES_FILE
-from tests.mtsbert.conftest import ENCODERS
+from tests.mtsbert.conftest import ENCODERS, SMALL
 from tests.mtsbert.rows import ACTIVATION_CHECKPOINTING, examples_of
 
 
@@ -278,6 +275,15 @@ def test_other_encoders_are_cached_too(model_on, train, encoder):
     cached = train(of=model, **LOWER_HALF)
     assert cached.feature_cache is not None
     assert_same_weights(cached, train(of=model, **LOWER_HALF | {"feature_cache": False}))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [LongformerConfig(**SMALL, attention_window=8), XLNetConfig(d_model=32, n_layer=2, n_head=2, d_inner=64)],
+)
+def test_layers_that_do_not_give_one_state_for_each_token_are_not_cached(model_on, train, config):
+    with pytest.raises(ValueError, match="Model do not give one state for each token, in order"):
+        train(of=model_on(config), **LOWER_HALF)
 
 
 def test_states_that_depend_on_padding_are_not_cached(model_on, train, caplog):
