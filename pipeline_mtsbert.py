@@ -175,7 +175,9 @@ class MTSBertPipeline(Pipeline):
         windows = self.preprocess(texts)
         answers = self._forward(windows, batch_size or self._batch_size, **of_forward)
         embeddings, results = self.postprocess(texts, windows, answers, **of_forward, **of_answers)
-        shown = {"numpy": embeddings.numpy, True: embeddings.tolist, False: lambda: None}[return_embeddings]()
+        shown = None
+        if return_embeddings:
+            shown = embeddings.numpy() if return_embeddings == "numpy" else embeddings.tolist()
         results = [({} if shown is None else {"embedding": shown[row]}) | results[row] for row in range(len(rows))]
         for second, index in enumerate(paired, start=len(rows)):
             if shown is not None:
