@@ -4,6 +4,7 @@ import { cutOf } from "./answers.js";
 
 const EPSILON = 1e-6; // how near to 0 and 1 a probability may come
 const MARK = /^\p{M}$/u; // what a tokenizer may drop after a character that it belongs to
+const MOST = Math.fround(1 - EPSILON); // in Python, they have 32 bits, which matters next to 1
 
 // The entities of a text.
 //   characters: its code points
@@ -47,7 +48,7 @@ export function entitiesOf(characters, tokens, logProbabilities, settings) {
 function scoreOf(probabilities, platt) {
   const mean = probabilities.reduce((sum, one) => sum + one, 0) / probabilities.length;
   if (!platt) return mean;
-  const inside = Math.min(Math.max(mean, EPSILON), 1 - EPSILON);
+  const inside = Math.min(Math.max(mean, EPSILON), MOST);
   return 1 / (1 + Math.exp(-(platt[0] * Math.log(inside / (1 - inside)) + platt[1])));
 }
 

@@ -120,13 +120,11 @@ def test_at_a_threshold_of_1_nothing_is_answered_though_its_score_is_1(tmp_path)
     assert json.loads(done.stdout) == [None, "a", "a", 0, 0, 1, 1]
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="no node on this machine")
-def test_pieces_that_share_a_character_are_decoded_as_in_python(tmp_path):
-    """As BERT's of Korean are, where accents are stripped: its syllables are taken apart for that."""
-    settings = {"labels": ["O", "B-X", "I-X", "I-Y", "B-Y"], "platt": [1.5, 0.25], "min_score": 0.3}
-    offsets = [(0, 1), (0, 1), (1, 2), (1, 3), (2, 3), (3, 4), (3, 4), (4, 5)]
-    set_seed(0)
-    texts = [(3 * torch.randn(len(offsets), len(settings["labels"]))).log_softmax(dim=-1) for _ in range(200)]
+@pytest.fixture
+def check_entities(tmp_path):
+    """Compares the entities that the page finds in "abcde" with those that Python finds, and returns how many."""
+    if shutil.which("node") is None:
+        pytest.skip("no node on this machine")
     for name in ("entities.js", "answers.js"):
         shutil.copy(web.PAGE / name, tmp_path / name)
     (tmp_path / "package.json").write_text('{"type": "module"}')
@@ -137,14 +135,35 @@ def test_pieces_that_share_a_character_are_decoded_as_in_python(tmp_path):
         "const found = texts.map((scores) => entitiesOf(Array.from(text), tokens, scores, settings));\n"
         'fs.writeFileSync("found.json", JSON.stringify(found));\n'
     )
-    text = "abcde\u0301\u0302"  # with marks that have no token
-    asked = {"text": text, "settings": settings, "offsets": offsets, "texts": [scores.tolist() for scores in texts]}
-    (tmp_path / "asked.json").write_text(json.dumps(asked))
-    subprocess.run(["node", "run.js"], cwd=tmp_path, check=True)
-    expected = entities_of([text] * 200, [offsets] * 200, texts, settings)
-    assert sum(map(len, expected)) > 200
-    for found, of_python in zip(json.loads((tmp_path / "found.json").read_text()), expected, strict=True):
-        assert found == [entity | {"score": pytest.approx(entity["score"], abs=1e-5)} for entity in of_python]
+
+    def check(settings: dict, offsets: list[tuple[int, int]], texts: list[torch.Tensor]) -> int:
+        text = "abcde\u0301\u0302"  # with marks that have no token
+        tensors = [scores.tolist() for scores in texts]
+        asked = {"text": text, "settings": settings, "offsets": offsets, "texts": tensors}
+        (tmp_path / "asked.json").write_text(json.dumps(asked))
+        subprocess.run(["node", "run.js"], cwd=tmp_path, check=True)
+        expected = entities_of([text] * len(texts), [offsets] * len(texts), texts, settings)
+        for found, of_python in zip(json.loads((tmp_path / "found.json").read_text()), expected, strict=True):
+            assert found == [entity | {"score": pytest.approx(entity["score"], abs=1e-5)} for entity in of_python]
+        return sum(map(len, expected))
+
+    return check
+
+
+def test_pieces_that_share_a_character_are_decoded_as_in_python(check_entities):
+    """As BERT's of Korean are, where accents are stripped: its syllables are taken apart for that."""
+    settings = {"labels": ["O", "B-X", "I-X", "I-Y", "B-Y"], "platt": [1.5, 0.25], "min_score": 0.3}
+    offsets = [(0, 1), (0, 1), (1, 2), (1, 3), (2, 3), (3, 4), (3, 4), (4, 5)]
+    set_seed(0)
+    texts = [(3 * torch.randn(len(offsets), len(settings["labels"]))).log_softmax(dim=-1) for _ in range(200)]
+    assert check_entities(settings, offsets, texts) > 200
+
+
+def test_what_is_surest_has_the_score_that_it_has_in_python(check_entities):
+    """Where the probability of all tags is rounded to 1, calibration begins at the same number."""
+    settings = {"labels": ["O", "B-X", "I-X"], "platt": [0.3, -2.0]}
+    texts = [torch.tensor([[0.0, sure, 0.0], [sure, 0.0, 0.0]]).log_softmax(dim=-1) for sure in (8.0, 30.0)]
+    assert check_entities(settings, [(0, 2), (3, 5)], texts) == 2
 
 
 @pytest.fixture(scope="module")
