@@ -71,7 +71,8 @@ class Folds:
         taken = [(span["start"], span["end"]) for span in spans]
         words, first = list(_WORD.finditer(text)), 0
         while first < len(words):
-            most = self._lengths[fold].get(words[first].group().casefold(), 0)
+            word, *_ = _WORD.findall(words[first].group().casefold())  # İ becomes an i and a mark above it
+            most = self._lengths[fold].get(word, 0)
             for last in range(min(len(words), first + most) - 1, first - 1, -1):  # the longest first
                 start, end = words[first].start(), words[last].end()
                 if " ".join(text[start:end].casefold().split()) in self.keys[fold]:

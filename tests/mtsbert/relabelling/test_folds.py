@@ -84,6 +84,15 @@ def test_occurrences_of_names_with_marks_at_their_ends_are_left_open(name):
     assert text[found["start"] : found["end"]].strip("$%!.") == name.strip("$%!.")
 
 
+@pytest.mark.parametrize("name", ["İzmir", "İzmir Körfezi", "Yeni İzmir", "Καΐρης"])
+def test_occurrences_of_names_whose_small_letters_are_several_characters_are_left_open(name):
+    folds = Folds([name], [[span(name, name)]], 2)
+    text = f"Yesterday {name} won"
+    fold = folds.fold_of_span(name, span(name, name))
+    assert folds.opened(text, [], fold) == [{"start": 10, "end": 10 + len(name), "label": None}]
+    assert folds.opened(text, [], 1 - fold) == []
+
+
 def test_an_entity_of_which_nothing_is_left_opens_no_articles():
     folds = Folds(["A wins the race"], [[span("A wins the race", "A")]], 2)
     assert folds.opened("the a an", [], 0) == folds.opened("the a an", [], 1) == []
