@@ -90,7 +90,12 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
     def with_temperature(log_temperature: float) -> dict:
         return {"temperature": round(float(np.exp(log_temperature)), 6), **learned}
 
-    best = minimize_scalar(lambda x: loss(with_temperature(x)), bounds=LOG_TEMPERATURES, method="bounded")
+    scores, shares_right = scored_labels(settings, logits, labels)
+    are_right = shares_right == (scores.round() if settings.get("multi_label") else 1.0)
+    lowest, highest = LOG_TEMPERATURES
+    if are_right.all():  # any surer scores would do, so that they stay as sure as they are
+        lowest = 0.0
+    best = minimize_scalar(lambda x: loss(with_temperature(x)), bounds=(lowest, highest), method="bounded")
     fitted = with_temperature(best.x)
     scored = [scored_labels(settings | more, logits, labels) for more in ({}, fitted)]
     errors = (expected_calibration_error(*either) for either in scored)

@@ -53,6 +53,15 @@ def test_a_temperature_is_found_for_a_network_that_is_much_too_sure(settings, fa
     assert scores.mean().item() == pytest.approx(right, abs=0.01)
 
 
+@pytest.mark.parametrize("settings", [TOPIC, {**MANY, "labels": ["a", "b", "c"]}], ids=["one", "many"])
+def test_where_all_are_right_scores_become_no_surer(settings):
+    """A few hundred texts without a mistake do not say how rare mistakes are."""
+    right = torch.nn.functional.one_hot(torch.arange(300) % 3, 3)
+    found = fit(settings, 4.0 * (right - 0.5), right if "multi_label" in settings else right.argmax(dim=1))
+    assert found.settings["temperature"] == pytest.approx(1.0, abs=1e-4)
+    assert found.loss_after == pytest.approx(found.loss_before, abs=1e-4)
+
+
 def test_label_smoothing_is_undone_before_the_temperature():
     """What a network learns that is trained with smoothing, as its best: (1 - e) p + e / C."""
     logits, labels = drawn(20_000, 3)
