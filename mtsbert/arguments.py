@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from mtsbert.freezing_arguments import FreezingArguments
 from mtsbert.machine import PRECISIONS, has_native_bf16
@@ -348,6 +349,9 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
         for name, (works, reason) in REFUSED.items():
             if getattr(self, name) != works:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}, which is not used here: {reason}.")
+        absent = set(self.report_to) - {*get_available_reporting_integrations(), "azure_ml", "flyte"}  # not listed
+        if absent & INTEGRATION_TO_CALLBACK.keys():
+            raise ValueError(f"`report_to` names {sorted(absent)}, which must be installed; or set `report_to: none`.")
         if self.n_gpu > 1:
             raise ValueError(
                 f"Several GPUs ({self.n_gpu}) need one process each: start with `accelerate launch run_mtl.py …`."

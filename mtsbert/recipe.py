@@ -85,7 +85,7 @@ def build_arguments(
         check_numbers(vars(model_args) | vars(data_args) | vars(training_args))
     except ValueError as error:
         raise ValueError(str(error)) from None
-    except (TypeError, KeyError, AttributeError, OverflowError, OSError) as error:  # from transformers' own checks
+    except (TypeError, KeyError, AttributeError, OverflowError, OSError, ImportError) as error:  # from transformers
         raise ValueError(f"These flags cannot be used ({type(error).__name__}: {error}): {flags}") from error
     return model_args, data_args, training_args
 

@@ -4,7 +4,8 @@ import importlib
 import json
 import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType, UnionType
 from typing import Any, get_args, get_origin
 
@@ -127,3 +128,18 @@ def import_extra(module: str, *, extra: str) -> ModuleType:
             f"{module.partition('.')[0]} is not installed: `pip install 'mtsbert[{extra}]'`, or in a clone "
             f"`pip install -r requirements-{extra}.txt`. ({error})"
         ) from None
+
+
+@contextmanager
+def being_made(what: str, **settings) -> Iterator[None]:
+    """
+    Context in which transformers makes an optimizer or a schedule.
+
+    Raises:
+        `ValueError`: with the settings, if it refuses them, or the package of an optimizer is not installed.
+    """
+    try:
+        yield
+    except (ImportError, TypeError, ValueError) as error:
+        given = ", ".join(f"`{name}: {value}`" for name, value in settings.items() if value)
+        raise ValueError(f"The {what} cannot be made from {given}: {error}") from error

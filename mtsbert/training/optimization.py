@@ -23,6 +23,7 @@ from mtsbert.network.parts import (
     layer_name,
     task_layer_name,
 )
+from mtsbert.settings import being_made
 from mtsbert.training.checkpoints import check_alike
 from mtsbert.training.evaluation import EvaluatingTrainer
 from mtsbert.training.losses.balancing import StaticBalancing
@@ -190,7 +191,9 @@ class OptimizingTrainer(EvaluatingTrainer):
         if self.has_own_optimizer and self._optimizer_made_from != made_from:
             self.optimizer = None
         created_before = self.optimizer is not None
-        with self.freezing.lifted():  # frozen parameters are in a group as well, because some are unfrozen later
+        kind, settings = OptimizerNames(self.args.optim).value, self.args.optim_args
+        made = being_made("optimizer", optim=kind, optim_args=settings)
+        with made, self.freezing.lifted():  # frozen parameters are in a group too, because some are unfrozen later
             optimizer = super().create_optimizer(model)
         if not created_before:
             set_learning_rates(optimizer, self.freezing.parts, self.learning_rates)
@@ -278,7 +281,9 @@ class OptimizingTrainer(EvaluatingTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         if self.args.step_decay_every is None or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
+            kind, settings = self.args.lr_scheduler_type.value, self.args.lr_scheduler_kwargs
+            with being_made("schedule", lr_scheduler_type=kind, lr_scheduler_kwargs=settings):
+                return super().create_scheduler(num_training_steps, optimizer)
         if self.args.max_steps > 0:
             raise ValueError("`step_decay_every` counts epochs and cannot be used with `max_steps`.")
         steps_per_epoch = num_training_steps / self.args.num_train_epochs

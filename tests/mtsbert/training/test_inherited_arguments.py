@@ -2,10 +2,12 @@
 
 import re
 from dataclasses import fields
+from importlib.util import find_spec
 
 import pytest
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from mtsbert.arguments import REFUSED, MTLTrainingArguments
 
@@ -86,6 +88,33 @@ def test_what_has_no_use_is_refused_by_name(name, tmp_path):
     with pytest.raises(ValueError, match=f"`{name}` is .*, which is not used here: {re.escape(REFUSED[name][1])}"):
         MTLTrainingArguments(output_dir=str(tmp_path), **{name: WRONG[name]})
     assert set(WRONG) == set(REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"optim_args": "nonsense"},
+            "The optimizer cannot be made from `optim: .*`, `optim_args: nonsense`: ",
+        ),
+        ({"optim": "lion_32bit"}, "The optimizer cannot be made from `optim: lion_32bit`: .*bitsandbytes"),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "The schedule .* `lr_scheduler_type: warmup_.*'num_decay_ste"),
+        ({"lr_scheduler_kwargs": {"cycles": 2}}, r"`lr_scheduler_type: linear`, `lr_scheduler_kwargs: {'cycles': 2}`"),
+    ],
+)
+def test_what_makes_no_optimizer_or_schedule_is_refused_by_name(trainer_of, flags, message):
+    if "bitsandbytes" in message and find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    trainer = trainer_of(**flags)
+    with pytest.raises(ValueError, match=message):
+        trainer.train()
+
+
+def test_reports_to_what_is_not_installed_are_refused_before_anything_is_read(tmp_path):
+    absent = sorted(INTEGRATION_TO_CALLBACK.keys() - {*get_available_reporting_integrations(), "azure_ml", "flyte"})
+    with pytest.raises(ValueError, match=f"`report_to` names \\['{absent[0]}'\\], which must be installed"):
+        MTLTrainingArguments(output_dir=str(tmp_path), report_to=[absent[0]])
+    assert MTLTrainingArguments(output_dir=str(tmp_path), report_to="none").report_to == []
 
 
 @pytest.mark.parametrize("name", WORKING)
