@@ -120,8 +120,8 @@ class TaskLayers(nn.Module):
             )
         originals = layers[-config.num_task_layers :]
         self._originals = tuple(originals)  # in a tuple, because they are not parts of this module
-        self.layers = deepcopy(originals)
-        self.norm = deepcopy(_norm_after(encoder, layers[0]))
+        self.layers, self.norm = deepcopy(originals), deepcopy(_norm_after(encoder, layers[0]))
+        encoder.config.use_cache = False  # of a decoder: its keys and values would be read twice
         # By thread, since a pipeline runs a model in several: the inputs of each original layer in the current pass.
         self._inputs: dict[int, list[tuple[tuple, dict]]] = {}
         for index, layer in enumerate(originals):

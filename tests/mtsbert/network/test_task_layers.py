@@ -6,7 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModel, BertConfig, BertModel, LongformerConfig, XLNetConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    LongformerConfig,
+    Qwen3Config,
+    XLNetConfig,
+)
 
 from modeling_mtsbert import MTSBertForTokenClassification, MTSBertModel
 from mtsbert.network import padding_free
@@ -285,6 +294,22 @@ def test_an_encoder_without_a_list_of_layers_is_refused(tokenizer, tasks):
     model_config = MTSBertModel.config_class(encoder_config=config, tasks=tasks, num_task_layers=1)
     with pytest.raises(ValueError, match="does not expose a list of its 4 layers: `num_task_layers` cannot"):
         MTSBertModel(model_config)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64),
+        Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=16, max_position_embeddings=64),
+    ],
+)
+def test_copies_of_the_layers_of_a_decoder_do_not_read_its_keys_again(config, tokenizer, tasks, batch, tmp_path):
+    config.vocab_size = len(tokenizer)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    model = MTSBertModel.from_encoder(str(tmp_path), tasks=tasks, num_task_layers=1).eval()
+    with torch.inference_mode():
+        _, states, of_heads = model.encode(batch["input_ids"], batch["attention_mask"])
+    assert torch.allclose(states, of_heads.texts, atol=1e-6)
 
 
 @pytest.mark.parametrize(
