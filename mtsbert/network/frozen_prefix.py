@@ -86,7 +86,7 @@ class FrozenPrefix:
         finally:
             for hook in hooks:
                 hook.remove()
-        raise AssertionError("The encoder ran without its layers.")
+        raise ValueError(f"`feature_cache`: {type(encoder).__name__} does not run its layers as modules.")
 
     @torch.autocast("cpu", enabled=False)
     @torch.autocast("cuda", enabled=False)

@@ -7,7 +7,7 @@ import resource
 
 import pytest
 import torch
-from transformers import FNetConfig, LongformerConfig, TrainerCallback, XLNetConfig
+from transformers import FNetConfig, LongformerConfig, SqueezeBertConfig, TrainerCallback, XLNetConfig
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import build_features
@@ -284,6 +284,12 @@ def test_other_encoders_are_cached_too(model_on, train, encoder):
 def test_layers_that_do_not_give_one_state_for_each_token_are_not_cached(model_on, train, config):
     with pytest.raises(ValueError, match="Model do not give one state for each token, in order"):
         train(of=model_on(config), **LOWER_HALF)
+
+
+def test_layers_that_are_not_run_as_modules_are_not_cached(model_on, train):
+    model = model_on(SqueezeBertConfig(**SMALL | {"num_attention_heads": 4}, embedding_size=32))
+    with pytest.raises(ValueError, match="`feature_cache`: SqueezeBertModel does not run its layers as modules"):
+        train(of=model, **LOWER_HALF)
 
 
 def test_states_that_depend_on_padding_are_not_cached(model_on, train, caplog):
