@@ -63,6 +63,10 @@ def add_adapters(model: MTSBertModel, args: MTLTrainingArguments) -> None:
         )
     peft = import_extra("peft", extra="lora")
     linear = [name for name, module in model.encoder.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(
+            f"`lora_r`: adapters are for linear layers (torch.nn.Linear), and {type(model.encoder).__name__} has none."
+        )
     usual = peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(
         model.config.encoder_config.model_type, ()
     )

@@ -9,7 +9,7 @@ from peft import LoraConfig
 from peft.tuners.lora import Linear
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModel, pipeline
+from transformers import AutoModel, GPT2Config, pipeline
 
 from configuration_mtsbert import MTSBertConfig
 from modeling_mtsbert import MTSBertModel
@@ -319,6 +319,12 @@ def test_a_trainer_whose_adapters_were_merged_puts_in_new_ones(trainer_of, model
 def test_adapters_that_cannot_be_are_refused(trainer_of, arguments, message):
     with pytest.raises(ValueError, match=message):
         trainer_of(**arguments)
+
+
+def test_an_encoder_without_linear_layers_gets_no_adapters(trainer_of, model_on):
+    model = model_on(GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=64))  # whose layers are convolutions
+    with pytest.raises(ValueError, match=r"adapters are for linear layers .*, and GPT2Model has none"):
+        trainer_of(of=model, lora_r=4)
 
 
 def test_a_recipe_trains_adapters(recipe, tmp_path):
