@@ -41,16 +41,22 @@ class OnnxGraphs(RuntimeGraphs):
 def write_graph(graph: TextGraph | PairGraph, inputs: dict[str, torch.Tensor], path: Path) -> None:
     # Without a warning, the older exporter (`dynamo=False`) writes a graph that is wrong for other lengths.
     with without_warnings():
-        program = torch.onnx.export(
-            graph,
-            kwargs=inputs,
-            dynamo=True,
-            opset_version=OPSET,
-            dynamic_shapes={name: graph.axes for name in inputs},
-            input_names=list(inputs),
-            output_names=graph.output_names,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                graph,
+                kwargs=inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes={name: graph.axes for name in inputs},
+                input_names=list(inputs),
+                output_names=graph.output_names,
+                verbose=False,
+            )
+        except Exception as error:  # the errors of tracing share no public base class
+            cause = error.__cause__ or error  # of the exporter's own, which are pages long
+            raise ValueError(
+                f"This model cannot be exported to ONNX ({type(cause).__name__}: {str(cause).partition(chr(10))[0]})."
+            ) from error
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # where the code of each operation lies on this machine
     program.save(str(path), external_data=False)

@@ -168,6 +168,9 @@ def test_an_encoder_that_torch_cannot_trace_is_refused(untraceable, tmp_path):
     with pytest.raises(ValueError, match=r"This model cannot be converted to OpenVINO \(GuardOnDataDependentSymNode"):
         export_openvino(str(untraceable), tmp_path / "openvino")
     assert not (tmp_path / "openvino").exists()
+    with pytest.raises(ValueError, match=r"This model cannot be exported to ONNX \(GuardOnDataDependentSymNode"):
+        export_onnx(str(untraceable), tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
 
 
 def test_what_load_pipeline_cannot_do_is_refused(checkpoint, onnx_export):
