@@ -1,6 +1,7 @@
 """The configuration of an mtsbert model: its encoder, its pooling and its tasks."""
 
 import json
+import logging
 import math
 import re
 from collections.abc import Iterable
@@ -8,16 +9,10 @@ from copy import deepcopy
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
-from transformers.utils import (
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    TRANSFORMERS_DYNAMIC_MODULE_NAME,
-    cached_file,
-)
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, TRANSFORMERS_DYNAMIC_MODULE_NAME
+from transformers.utils.hub import cached_file
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
@@ -40,7 +35,6 @@ NUMBER_TYPES = (PAIR_SIMILARITY, SEQUENCE_REGRESSION)  # learn from numbers, of 
 SCORE_TYPES = (*COSINE_TYPES, SEQUENCE_REGRESSION)  # answer with a number alone, and have no labels
 MSE, COSENT = "mse", "cosent"
 SIMILARITY_LOSSES = (MSE, COSENT)
-DEFAULT_SCALE = 20.0  # cosines are multiplied by it in the losses of a ranking and of `cosent`
 RESERVED_NAMES = (  # columns, results and parts of answers that stand beside those of the tasks
     *("text", "text_pair", "text_negative", "embedding", "pair_embedding", "length", "dataset", "row"),
     *("input_ids", "pair_input_ids", "negative_input_ids"),
@@ -80,9 +74,10 @@ CUSTOM_PIPELINES = {"multi-task": {"impl": "pipeline_mtsbert.MTSBertPipeline", "
 CODE_SETTINGS = ("auto_map", "custom_pipelines", "trust_remote_code")
 KERNEL_SETTINGS = tuple(f"{prefix}{kind}_implementation" for kind in ("attn", "experts") for prefix in ("", "_"))
 WEIGHTS_SETTING = "transformers_weights"
-CUT_FOLDER = "2_Dense"  # where SentenceTransformer finds how an embedding becomes a smaller one
 ST_CONFIG = "config_sentence_transformers.json"
 MOST_LETTERS = 64  # the longest task name: it becomes part of file names
+
+logger = logging.getLogger("mtsbert")
 
 
 def default_tasks() -> dict[str, dict]:
@@ -160,7 +155,7 @@ def check_task_settings(name: str, task: dict) -> None:
     if "pos_weight" in task and not task.get("multi_label"):
         raise ValueError("'pos_weight' belongs to 'multi_label: true'; single labels have 'class_weights'.")
     for key in ("scale", "feature_scale"):
-        if not _is_number(scale := task.get(key, DEFAULT_SCALE)) or scale <= 0:
+        if not _is_number(scale := task.get(key, 1.0)) or scale <= 0:
             raise ValueError(f"{key!r} is {scale!r}; it must be a number above 0.")
     if "scale" in task and task["type"] == PAIR_SIMILARITY and loss == MSE:
         raise ValueError(f"'scale' belongs to 'loss: {COSENT}', and the loss is {MSE!r}; drop one.")
@@ -223,30 +218,49 @@ def check_weights(name_or_path: str | Path | None, *, variant: str | None = None
     if Path(name_or_path).is_file():
         parts = [Path(name_or_path).name]
     else:
-        names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-        hub = {name: options[name] for name in names if name in options}
-        quietly = [f"_raise_exceptions_for_{what}" for what in ("gated_repo", "missing_entries", "connection_errors")]
         for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME):  # the first that is there is read
             if variant is not None:
                 stem, _, suffix = name.rpartition(".")
                 name = f"{stem}.{variant}.{suffix}"
-            if (found := cached_file(name_or_path, name, **hub, **dict.fromkeys(quietly, False))) is not None:
+            if (found := file_of(name_or_path, name, **options)) is not None:
                 break
         is_index = found is not None and found.endswith(".json")
         parts = json.loads(Path(found).read_text(encoding="utf-8"))["weight_map"].values() if is_index else []
-    if strange := sorted({part for part in parts if not _is_own_safetensors(part)}):
+    own = [part for part in parts if part.endswith(".safetensors") and part == PureWindowsPath(part).name]  # / or \\
+    if strange := sorted({*parts} - {*own}):
         raise ValueError(
             f"{name_or_path}: weights are read from safetensors files of the checkpoint alone, and not from {strange}."
         )
 
 
-def _is_own_safetensors(part: str) -> bool:
-    return part.endswith(".safetensors") and part == PureWindowsPath(part).name  # which knows / and \ alike
+def file_of(name_or_path: str | Path, name: str, **options) -> str | None:
+    """The path of a file of a folder or Hub id; None if it has none. Takes the options of `from_pretrained`."""
+    names = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    hub = {name: options[name] for name in names if name in options}
+    quietly = [f"_raise_exceptions_for_{what}" for what in ("gated_repo", "missing_entries", "connection_errors")]
+    return cached_file(name_or_path, name, **hub, **dict.fromkeys(quietly, False))
 
 
-def _of_encoder(name: str) -> property:
-    """An attribute of [`MTSBertConfig`] that is read from the encoder's config, and missing where that has none."""
-    return property(lambda config: getattr(config.encoder_config, name))
+def with_saved_embedding(given: dict[str, Any], name_or_path: str | Path, **options) -> dict[str, Any]:
+    """The given fields of [`MTSBertConfig`], and others as sentence-transformers has saved them with an encoder."""
+    files = [file_of(name_or_path, name, **options) for name in ("modules.json", "1_Pooling/config.json", ST_CONFIG)]
+    modules, pooling, model = (json.loads(Path(file).read_text(encoding="utf-8")) if file else {} for file in files)
+    if not modules or not pooling:
+        return given
+    switches = [name for name, is_on in pooling.items() if name.startswith("pooling_mode_") and is_on]
+    modes = pooling.get("pooling_mode") or [re.sub("^pooling_mode_|_tokens?$", "", name) for name in switches]
+    kinds = [module["type"].rpartition(".")[2] for module in modules]
+    prompt = (model.get("prompts") or {}).get(model.get("default_prompt_name"))
+    own = modes if isinstance(modes, str) else "+".join(modes) or "mean"
+    saved = {"pooling": own, "normalize": "Normalize" in kinds, "embedding_size": model.get("truncate_dim")}
+    saved["sentence_transformers"] = {key: model[key] for key in ("prompts", "similarity_fn_name") if model.get(key)}
+    lost = [f"a {kind} module" for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize", "Dropout")]
+    lost += [f"the prompt {prompt!r} before each text"] if prompt else []
+    lost += [f"the pooling {own!r}"] if own not in POOLINGS or given.get("pooling", own) != own else []
+    logger.info(f"{name_or_path}: taken over from sentence-transformers, unless set otherwise: {saved}")
+    if lost:
+        logger.warning(f"{name_or_path} embeds texts with {' and '.join(lost)}; the new model will embed without.")
+    return saved | given
 
 
 class MTSBertConfig(PretrainedConfig):
@@ -298,6 +312,7 @@ class MTSBertConfig(PretrainedConfig):
         embedding_reference (`str`, *optional*):
             The model near whose sentence embeddings those of this one were held in training. Changes nothing.
         distilled_from (`str`, *optional*): The teacher whose answers this model has learned; changes nothing either.
+        sentence_transformers (`dict`, *optional*): `prompts` and `similarity_fn_name` for that library alone.
 
     Raises:
         `ValueError`: If the pooling is unknown, or a model cannot be built from one of the tasks.
@@ -322,10 +337,11 @@ class MTSBertConfig(PretrainedConfig):
         num_task_layers: int = 0,
         embedding_reference: str | None = None,
         distilled_from: str | None = None,
+        sentence_transformers: dict | None = None,
         **kwargs,
     ):
         if pooling not in POOLINGS:
-            raise ValueError(f"`pooling` is {pooling!r}; allowed are {list(POOLINGS)}.")
+            raise ValueError(f"`pooling` is {pooling!r}; allowed are {list(POOLINGS)}: name one of them.")
         if not 0.0 <= head_dropout < 1.0:
             raise ValueError(f"`head_dropout` is {head_dropout}; it must lie in [0, 1).")
         tasks = default_tasks() if tasks is None else tasks
@@ -352,6 +368,7 @@ class MTSBertConfig(PretrainedConfig):
         self.num_task_layers = num_task_layers
         self.embedding_reference = embedding_reference
         self.distilled_from = distilled_from
+        self.sentence_transformers = sentence_transformers or {}
         # A fork's own classes win: its checkpoints carry `auto_map` entries that name them.
         self.auto_map = {**AUTO_MAP, **(kwargs.pop("auto_map", None) or {})}
         self.custom_pipelines = {**CUSTOM_PIPELINES, **(kwargs.pop("custom_pipelines", None) or {})}
@@ -428,12 +445,11 @@ class MTSBertConfig(PretrainedConfig):
             self.tasks = self.tasks | {head: self.tasks[head] | {"labels": labels}}
             check_tasks(self.tasks)
 
-    # What tools ask of the config of any text encoder.
-    hidden_size = _of_encoder("hidden_size")
-    num_hidden_layers = _of_encoder("num_hidden_layers")
-    num_attention_heads = _of_encoder("num_attention_heads")
-    vocab_size = _of_encoder("vocab_size")
-    max_position_embeddings = _of_encoder("max_position_embeddings")
+    # What tools ask of the config of any text encoder; missing where the encoder's has none.
+    hidden_size, num_hidden_layers, num_attention_heads, vocab_size, max_position_embeddings = (
+        property(lambda config, name=name: getattr(config.encoder_config, name))
+        for name in "hidden_size num_hidden_layers num_attention_heads vocab_size max_position_embeddings".split()
+    )
 
     def select_tasks(self, names: str | Iterable[str] | None) -> dict[str, dict]:
         """
@@ -451,46 +467,6 @@ class MTSBertConfig(PretrainedConfig):
 
     def tasks_of_type(self, task_type: str) -> list[str]:
         return [name for name, task in self.tasks.items() if task["type"] == task_type]
-
-
-def sentence_transformers_files(config: MTSBertConfig) -> dict[str, Any]:
-    """
-    File name → content of the files that `SentenceTransformer` reads, in a format that all its versions know; those of
-    an embedding that was cut, from 3.0 on.
-    """
-    is_cut = config.embedding_size < config.hidden_size
-    modules = ["Transformer", "Pooling", *(["Dense"] if is_cut else []), *(["Normalize"] if config.normalize else [])]
-    folders = ["", *(f"{index}_{module}" for index, module in enumerate(modules) if index)]
-    modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
-    cut = {"in_features": config.hidden_size, "out_features": config.embedding_size, "bias": False}
-    cut["activation_function"] = "torch.nn.modules.linear.Identity"
-    return {
-        "modules.json": [
-            {"idx": index, "name": str(index), "path": folder, "type": f"sentence_transformers.models.{module}"}
-            for index, (module, folder) in enumerate(zip(modules, folders, strict=True))
-        ],
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": config.hidden_size,
-            **{mode: pooling == config.pooling for pooling, mode in modes.items()},
-        },
-        **({f"{CUT_FOLDER}/config.json": cut} if is_cut else {}),
-        "sentence_bert_config.json": {"do_lower_case": False},  # the longest text is what the tokenizer says
-        ST_CONFIG: {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
-    }
-
-
-def save_sentence_transformers_files(config: MTSBertConfig, folder: Path) -> None:
-    """Writes the files by which `SentenceTransformer(folder)` finds the pooling of a model or encoder saved there."""
-    files = sentence_transformers_files(config)
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        if name == ST_CONFIG and path.is_file():  # with prompts and a similarity that are not ours to change
-            content |= json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    if f"{CUT_FOLDER}/config.json" in files:  # a matrix that keeps the first numbers
-        weights = {"linear.weight": torch.eye(config.embedding_size, config.hidden_size)}
-        save_file(weights, folder / CUT_FOLDER / SAFE_WEIGHTS_NAME)
 
 
 MTSBertConfig.register_for_auto_class()

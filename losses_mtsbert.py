@@ -10,29 +10,14 @@ from torch.nn import functional as F
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
-    from .configuration_mtsbert import (
-        COSENT,
-        DEFAULT_SCALE,
-        FOCAL,
-        NUMBER_TYPES,
-        PAIR_RANKING,
-        PAIR_SIMILARITY,
-        PAIR_TYPES,
-    )
+    from .configuration_mtsbert import COSENT, FOCAL, NUMBER_TYPES, PAIR_RANKING, PAIR_SIMILARITY, PAIR_TYPES
     from .entities_mtsbert import IGNORE_INDEX
 except ImportError:  # run from a clone, with the repository root on `sys.path`
-    from configuration_mtsbert import (
-        COSENT,
-        DEFAULT_SCALE,
-        FOCAL,
-        NUMBER_TYPES,
-        PAIR_RANKING,
-        PAIR_SIMILARITY,
-        PAIR_TYPES,
-    )
+    from configuration_mtsbert import COSENT, FOCAL, NUMBER_TYPES, PAIR_RANKING, PAIR_SIMILARITY, PAIR_TYPES
     from entities_mtsbert import IGNORE_INDEX
 
 
+DEFAULT_SCALE = 20.0  # cosines are multiplied by it in the losses of a ranking and of `cosent`
 FOCAL_GAMMA = 2.0
 LEAST_DOUBT = 1e-6  # roots of less have no finite gradient
 

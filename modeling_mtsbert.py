@@ -26,14 +26,14 @@ try:  # part of a package: how `trust_remote_code=True` loads this file
         MTSBertConfig,
         check_sources,
         check_weights,
-        save_sentence_transformers_files,
+        with_saved_embedding,
     )
 
     # transformers 5.8 and 5.9 copy the files that this one names, and not those that they name in turn.
     from .entities_mtsbert import IGNORE_INDEX  # noqa: F401
     from .heads_mtsbert import TaskEditing, TaskLayers, TextStates, new_head, pool, scale_features
     from .losses_mtsbert import TaskLosses, item_losses, num_items
-    from .pipeline_mtsbert import HANDLER, MTSBertPipeline
+    from .pipeline_mtsbert import HANDLER, MTSBertPipeline, save_sentence_transformers_files
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from answers_mtsbert import calibrated
     from configuration_mtsbert import (
@@ -45,11 +45,11 @@ except ImportError:  # run from a clone, with the repository root on `sys.path`
         MTSBertConfig,
         check_sources,
         check_weights,
-        save_sentence_transformers_files,
+        with_saved_embedding,
     )
     from heads_mtsbert import TaskEditing, TaskLayers, TextStates, new_head, pool, scale_features
     from losses_mtsbert import TaskLosses, item_losses, num_items
-    from pipeline_mtsbert import HANDLER, MTSBertPipeline
+    from pipeline_mtsbert import HANDLER, MTSBertPipeline, save_sentence_transformers_files
 
 
 @dataclass
@@ -144,6 +144,7 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
             encoder_kwargs (`dict[str, Any]`, *optional*):
                 Passed on to `AutoConfig.from_pretrained` and `AutoModel.from_pretrained` (`revision`, `cache_dir` …).
             config: Other fields of [`MTSBertConfig`] (`pooling` …), and `encoder_config` for a config to use instead.
+                Those that sentence-transformers has saved with the encoder are taken from there unless they are given.
 
         Raises:
             `ValueError`: If the encoder has code of its own, which every checkpoint would have to run, or its weights
@@ -157,6 +158,7 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
         own_config = AutoConfig.from_pretrained(encoder_name_or_path, **encoder_kwargs)
         encoder_config = config.pop("encoder_config", own_config)
         encoder_config.dtype = None  # weights that are stored in half precision are trained in float32
+        config = with_saved_embedding(config, encoder_name_or_path, **encoder_kwargs)
         model = cls(cls.config_class(encoder_config=encoder_config, tasks=tasks, **config))
         for settings in model.config.tasks.values():
             scale_features(model.config, settings)
@@ -343,11 +345,7 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
         if pair_inputs_embeds is not None:
             texts, pair_texts = inputs_embeds, pair_inputs_embeds
         if pair_texts is None:
-            of_tokens = {
-                "token_type_ids": token_type_ids,
-                "position_ids": position_ids,
-                "inputs_embeds": inputs_embeds,
-            }
+            of_tokens = dict(token_type_ids=token_type_ids, position_ids=position_ids, inputs_embeds=inputs_embeds)
             encoded, text_states, of_heads = self.encode(input_ids, attention_mask, **of_tokens, **requested)
         elif (input_ids is None) == (inputs_embeds is None) or texts is None or position_ids is not None:
             raise ValueError(

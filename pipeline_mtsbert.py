@@ -1,6 +1,7 @@
 """The multi-task pipeline: texts in, sentence embeddings, labels and entities out, with one encoder pass per batch."""
 
 import copy
+import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import count, islice
@@ -8,21 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch.utils.data import Dataset
 from transformers import AutoModel, AutoTokenizer, BatchEncoding, Pipeline, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pipelines import PIPELINE_REGISTRY
-from transformers.utils import ModelOutput
+from transformers.utils import SAFE_WEIGHTS_NAME, ModelOutput
 from transformers.utils.versions import require_version
 
 
 try:  # part of a package: how `trust_remote_code=True` loads this file
     from .answers_mtsbert import check_threshold, labels_of, probabilities_of, threshold_of
-    from .configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
+    from .configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, ST_CONFIG, TOKEN_CLASSIFICATION, MTSBertConfig
     from .entities_mtsbert import entities_of, side_by_side, visible_offsets
     from .heads_mtsbert import num_positions
 except ImportError:  # run from a clone, with the repository root on `sys.path`
     from answers_mtsbert import check_threshold, labels_of, probabilities_of, threshold_of
-    from configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, TOKEN_CLASSIFICATION
+    from configuration_mtsbert import COSINE_TYPES, PAIR_TYPES, ST_CONFIG, TOKEN_CLASSIFICATION, MTSBertConfig
     from entities_mtsbert import entities_of, side_by_side, visible_offsets
     from heads_mtsbert import num_positions
 
@@ -437,3 +439,39 @@ def text_or_pair(row: Any, index: int) -> str | tuple[str, str]:
 def _mean_of(answers: list[dict], rows: list[int], name: str) -> torch.Tensor:
     """The mean over the windows of a text, of which most texts have only one."""
     return answers[rows[0]][name] if len(rows) == 1 else torch.stack([answers[row][name] for row in rows]).mean(dim=0)
+
+
+def save_sentence_transformers_files(config: MTSBertConfig, folder: Path) -> None:
+    """
+    Writes the files by which `SentenceTransformer(folder)` finds the pooling of a model or encoder saved there, in a
+    format that all its versions know; those of an embedding that was cut, from 3.0 on.
+    """
+    is_cut = config.embedding_size < config.hidden_size
+    modules = ["Transformer", "Pooling", *(["Dense"] if is_cut else []), *(["Normalize"] if config.normalize else [])]
+    folders = ["", *(f"{index}_{module}" for index, module in enumerate(modules) if index)]
+    modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
+    files = {
+        "modules.json": [
+            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{module}"}
+            for index, (module, path) in enumerate(zip(modules, folders, strict=True))
+        ],
+        "1_Pooling/config.json": {
+            "word_embedding_dimension": config.hidden_size,
+            **{mode: pooling == config.pooling for pooling, mode in modes.items()},
+        },
+        "sentence_bert_config.json": {"do_lower_case": False},  # the longest text is what the tokenizer says
+        ST_CONFIG: {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+    }
+    files[ST_CONFIG] |= config.sentence_transformers
+    if (path := folder / ST_CONFIG).is_file() and "__version__" in (written := json.loads(path.read_text("utf-8"))):
+        files[ST_CONFIG] |= written  # by that library, with prompts and a similarity that are not ours to change
+    if is_cut:  # a matrix that keeps the first numbers
+        sizes = {"in_features": config.hidden_size, "out_features": config.embedding_size, "bias": False}
+        files["2_Dense/config.json"] = sizes | {"activation_function": "torch.nn.modules.linear.Identity"}
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if is_cut:
+        weights = {"linear.weight": torch.eye(config.embedding_size, config.hidden_size)}
+        save_file(weights, folder / "2_Dense" / SAFE_WEIGHTS_NAME)

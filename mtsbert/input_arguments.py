@@ -40,11 +40,17 @@ class ModelArguments:
     )
     pooling: str | None = field(
         default=None,
-        metadata={"help": "How token states are pooled: mean (default), cls or max. Only for a new model."},
+        metadata={
+            "help": "How token states are pooled: mean, cls or max. Default: what sentence-transformers has saved "
+            "with the encoder, otherwise mean. Only for a new model."
+        },
     )
     normalize: bool | None = field(
         default=None,
-        metadata={"help": "Scale the sentence embedding to length 1 (default: True). Only for a new model."},
+        metadata={
+            "help": "Scale the sentence embedding to length 1. Default: what sentence-transformers has saved with the "
+            "encoder, otherwise True. Only for a new model."
+        },
     )
     embedding_size: int | None = field(
         default=None,
@@ -138,11 +144,12 @@ class DataArguments:
             "output folder does not exist yet."
         },
     )
-    max_length: int = field(
-        default=MAX_LENGTH,
+    max_length: int | None = field(
+        default=None,
         metadata={
             "help": "Maximum number of tokens per text in training and evaluation. Longer texts are truncated, and "
-            "their number is reported."
+            "their number is reported. Default: 128, or what the encoder reads (its tokenizer's limit, or its "
+            "max_seq_length in sentence-transformers) if that is less."
         },
     )
     bad_rows: str = field(

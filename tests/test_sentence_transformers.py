@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from transformers import RobertaConfig, RobertaModel, set_seed
+from transformers import AutoTokenizer, RobertaConfig, RobertaModel, set_seed
 
 from modeling_mtsbert import MTSBertModel
 from mtsbert import MTLTrainingArguments, MTSBertTrainer
@@ -101,3 +101,36 @@ def test_long_texts_are_cut_where_the_tokenizer_has_no_limit(encoder_folder, tas
     saved = library.SentenceTransformer(str(tmp_path / "run"), trust_remote_code=True, device="cpu")
     assert saved.encode("oslo " * 100).shape == (32,)
     assert saved.encode("oslo " * 100) == pytest.approx(saved.encode("oslo " * 40), abs=1e-6)
+
+
+@pytest.mark.parametrize("normalizes", [True, False])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_a_new_model_embeds_as_the_sentence_transformer_that_it_starts_from(
+    encoder_folder, tasks, tmp_path, pooling, normalizes
+):
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    parts = library.models
+    encoder = parts.Transformer(str(encoder_folder), max_seq_length=8)
+    modules = [encoder, parts.Pooling(32, pooling_mode=pooling), *([parts.Normalize()] if normalizes else [])]
+    settings = {"prompts": {"query": "oslo wins "}, "similarity_fn_name": "dot"}
+    theirs = library.SentenceTransformer(modules=modules, device="cpu", **settings)
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    model = MTSBertModel.from_encoder(str(tmp_path / "theirs"), tasks=tasks)
+    with torch.no_grad():
+        batch = AutoTokenizer.from_pretrained(tmp_path / "theirs")(TEXTS, padding=True, truncation=True)
+        found = model.eval()(**batch.convert_to_tensors("pt")).pooler_output
+    assert found.numpy() == pytest.approx(theirs.encode(TEXTS), abs=1e-6)
+    model.save_pretrained(tmp_path / "ours")
+    MTSBertModel.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "again")
+    AutoTokenizer.from_pretrained(tmp_path / "theirs").save_pretrained(tmp_path / "again")
+    again = library.SentenceTransformer(str(tmp_path / "again"), trust_remote_code=True, device="cpu")
+    assert again.encode_query(TEXTS) == pytest.approx(theirs.encode_query(TEXTS), abs=1e-6)
+    assert (again.max_seq_length, again.similarity_fn_name) == (8, "dot")
+
+
+def test_prompts_of_an_encoder_do_not_stay_where_a_model_of_another_one_is_saved(encoder_folder, tasks, tmp_path):
+    prompting = {"sentence_transformers": {"prompts": {"query": "query: "}}}
+    for settings, prompts in ((prompting, {"query": "query: "}), ({}, None)):
+        MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks, **settings).save_pretrained(tmp_path)
+        saved = json.loads((tmp_path / "config_sentence_transformers.json").read_text())
+        assert (saved.get("prompts"), saved["similarity_fn_name"]) == (prompts, "cosine")

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME
 
-from configuration_mtsbert import save_sentence_transformers_files
 from modeling_mtsbert import MTSBertModel
 from mtsbert.adapters.lora import ADAPTER, adapted_modules
 from mtsbert.arguments import MTLTrainingArguments
@@ -34,7 +33,7 @@ from mtsbert.network.adapters import (
 )
 from mtsbert.network.starting_point import load_checkpoint_config, name_of
 from mtsbert.settings import import_extra
-from pipeline_mtsbert import MTSBertPipeline
+from pipeline_mtsbert import MTSBertPipeline, save_sentence_transformers_files
 
 
 def check_saved_alone(model: MTSBertModel, args: MTLTrainingArguments) -> None:

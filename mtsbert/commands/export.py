@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 
-from configuration_mtsbert import save_sentence_transformers_files
 from mtsbert.data.sources import TEXT
 from mtsbert.exports import onnx, openvino, web
 from mtsbert.exports.graphs import PairGraph, TextGraph, check_pairs, check_texts, make_exportable
@@ -28,7 +27,7 @@ from mtsbert.formats.files import stream_rows
 from mtsbert.network.starting_point import pipeline_of_checkpoint
 from mtsbert.results.unfinished import new_folder
 from mtsbert.settings import import_extra
-from pipeline_mtsbert import MTSBertPipeline
+from pipeline_mtsbert import MTSBertPipeline, save_sentence_transformers_files
 
 
 ONNX, OPENVINO, WEB = "onnx", "openvino", "web"

@@ -16,6 +16,7 @@ from mtsbert.input_arguments import DataArguments
 from mtsbert.machine import use_all_cores
 from mtsbert.network.starting_point import (
     check_longest,
+    default_length,
     load_encoder_config,
     load_model,
     load_tokenizer,
@@ -54,6 +55,8 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
     build_missing_dataset(data_args, training_args)
     tokenizer = load_tokenizer(model_args)
     config = load_encoder_config(model_args)
+    if data_args.max_length is None:
+        data_args.max_length = default_length(tokenizer, config)
     check_longest(data_args.max_length, tokenizer, config, letter_case=model_args.letter_case)
     with training_args.main_process_first(desc="reading the data"):  # the other processes read its cache
         data = load_recipe_data(

@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from configuration_mtsbert import MTSBertConfig
+from configuration_mtsbert import MTSBertConfig, file_of
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.collator import MultiTaskCollator
 from mtsbert.data.features import NO_ROW, ROW
@@ -148,7 +148,7 @@ def load_reference(
 
     Args:
         name_or_path (`str`): A checkpoint or an encoder: a folder, a Hub id, or `package:NAME/FOLDER`. A bare encoder
-            gets the pooling of `model`.
+            gets the pooling of `model`, and one of sentence-transformers has its own.
         model ([`MTSBertModel`]): The model that is trained.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
         max_length (`int`): Tokens of the longest text, special ones included.
@@ -161,7 +161,8 @@ def load_reference(
         if base_of(where) or MTSBertConfig.get_config_dict(where)[0].get("model_type") == MTSBertConfig.model_type:
             reference = open_checkpoint(where, load_checkpoint_config(where))
         else:
-            reference = MTSBertModel.from_encoder(where, tasks=model.config.tasks, pooling=model.config.pooling)
+            pooling = {} if file_of(where, "modules.json") else {"pooling": model.config.pooling}
+            reference = MTSBertModel.from_encoder(where, tasks=model.config.tasks, **pooling)
         called = f"`embedding_reference` {name_or_path!r}"
         check_input(where, reference, tokenizer, max_length=max_length, called=called)
     except OSError as error:

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
-from transformers.utils import cached_file
 
-from configuration_mtsbert import MTSBertConfig
+from configuration_mtsbert import MTSBertConfig, file_of
 from heads_mtsbert import num_positions, scale_features
 from modeling_mtsbert import MTSBertModel
-from mtsbert.input_arguments import ModelArguments
+from mtsbert.input_arguments import MAX_LENGTH, ModelArguments
 from mtsbert.letter_case.tokenizer import cased_words, with_letter_case
 from mtsbert.network.adapters import base_of, has_adapters, merge_adapters, put_adapter
 from pipeline_mtsbert import MOST_TOKENS, MTSBertPipeline
@@ -93,6 +92,10 @@ def open_tokenizer(
         raise ValueError(
             f"No tokenizer found for {str(name_or_path)!r}: the folder has no vocabulary (tokenizer.json) in it."
         )
+    longest = file_of(name_or_path, "sentence_bert_config.json", revision=revision)
+    settings = {} if longest is None else json.loads(Path(longest).read_text(encoding="utf-8"))
+    if (longest := settings.get("max_seq_length")) is not None:  # before sentence-transformers 6
+        tokenizer.model_max_length = min(longest, tokenizer.model_max_length)
     return tokenizer
 
 
@@ -287,7 +290,7 @@ def check_longest(
             f"The tokenizer has tokens up to the id {highest}, and the encoder has embeddings for {num_embeddings}. "
             f"Load the encoder, call `resize_token_embeddings({highest + 1})`, and save it with this tokenizer."
         )
-    longest = longest_input(tokenizer, encoder_config)
+    longest = _num_positions(encoder_config) or tokenizer.model_max_length
     special = tokenizer.num_special_tokens_to_add()
     if type(max_length) is not int or not special < max_length <= longest:
         raise ValueError(
@@ -297,10 +300,18 @@ def check_longest(
 
 
 def longest_input(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:
-    """Returns the maximum number of tokens that an encoder can process, special tokens included."""
+    """Returns the number of tokens, special ones included, that an encoder reads unless `max_length` asks for more."""
+    return min(tokenizer.model_max_length, _num_positions(encoder_config) or MOST_TOKENS)
+
+
+def default_length(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:
+    """Returns the `max_length` of a run that names none."""
+    return min(MAX_LENGTH, longest_input(tokenizer, encoder_config))
+
+
+def _num_positions(encoder_config: PreTrainedConfig) -> int | None:
     with torch.device("meta"):
-        positions = num_positions(AutoModel.from_config(encoder_config))
-    return min(tokenizer.model_max_length, positions or MOST_TOKENS)
+        return num_positions(AutoModel.from_config(encoder_config))
 
 
 def title_of(model_name_or_path: str) -> str:
@@ -345,23 +356,6 @@ def check_encoder(model: MTSBertModel) -> None:
             f"A {type(model.encoder).__name__} turns one text into another, and gives no states for the tokens of a "
             f"text alone ({error}). Choose a model that is an encoder only, as BERT and its kin."
         ) from error
-
-
-def warn_of_other_pooling(model: MTSBertModel) -> None:
-    """Warns if sentence-transformers has saved another pooling with the encoder that a new model starts from."""
-    name = getattr(model, "encoder_name_or_path", None)  # which a checkpoint has not
-    quietly = [f"_raise_exceptions_for_{what}" for what in ("gated_repo", "missing_entries", "connection_errors")]
-    found = None if name is None else cached_file(name, "1_Pooling/config.json", **dict.fromkeys(quietly, False))
-    saved = {} if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
-    switches = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}  # before sentence-transformers 6
-    modes = [pooling for pooling, mode in switches.items() if saved.get(f"pooling_mode_{mode}")]
-    mode = saved.get("pooling_mode", "+".join(modes) or model.config.pooling)
-    if mode != model.config.pooling:
-        logger.warning(
-            f"The encoder {name!r} was trained with the pooling {mode!r} (1_Pooling/config.json), and this model has "
-            f"{model.config.pooling!r}: it starts from another sentence embedding. Set `pooling` (`from_encoder`, or "
-            "in the recipe) if that is not what you want."
-        )
 
 
 def tokenizer_of(model: MTSBertModel) -> PreTrainedTokenizerBase:

@@ -13,7 +13,6 @@ from transformers import EvalPrediction
 
 from answers_mtsbert import MULTI_LABEL_THRESHOLD, probabilities_of
 from configuration_mtsbert import (
-    DEFAULT_SCALE,
     PAIR_CLASSIFICATION,
     PAIR_RANKING,
     PAIR_SIMILARITY,
@@ -23,7 +22,7 @@ from configuration_mtsbert import (
     TOKEN_CLASSIFICATION,
 )
 from entities_mtsbert import IGNORE_INDEX, decode_tags, entity_scores, entity_types, without_doubtful
-from losses_mtsbert import compares_pairs, cosent_loss, is_labelled, item_losses
+from losses_mtsbert import DEFAULT_SCALE, compares_pairs, cosent_loss, is_labelled, item_losses
 from mtsbert.network.embedding_targets import EMBEDDING
 from mtsbert.results.embedding_scores import embedding_metrics
 from mtsbert.results.ranking import RANKED, RankingMetric, rank_own_texts

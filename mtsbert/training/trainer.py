@@ -34,7 +34,6 @@ from mtsbert.data.in_memory import is_features
 from mtsbert.data.labels import check_metric_names
 from mtsbert.data.loading import load_split
 from mtsbert.distillation.teacher import Teacher
-from mtsbert.input_arguments import MAX_LENGTH
 from mtsbert.letter_case.embedding import has_letter_case, read_letter_case, warn_of_frozen_cases
 from mtsbert.machine import peak_memory_gb, reset_peak_memory
 from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
@@ -45,9 +44,9 @@ from mtsbert.network.starting_point import (
     check_encoder,
     check_longest,
     check_whole,
+    default_length,
     longest_input,
     tokenizer_of,
-    warn_of_other_pooling,
 )
 from mtsbert.results.model_card import write_model_card
 from mtsbert.results.provenance import Provenance, provenance_in_memory, public_name
@@ -154,7 +153,6 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         first = self._made_first if model is None else model
         check_whole(first)
         check_encoder(first)
-        warn_of_other_pooling(first)
         if getattr(data_collator, "__module__", "").startswith("transformers."):  # a class's own, or a function's
             raise ValueError(
                 "`data_collator` is one of transformers, which knows nothing of the labels of tasks. Leave it out: "
@@ -167,8 +165,9 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         encoder_config = first.config.encoder_config
         longest = longest_input(processing_class, encoder_config)
         if max_length is None:
-            max_length = min(MAX_LENGTH, longest)
+            max_length = default_length(processing_class, encoder_config)
         check_longest(max_length, processing_class, encoder_config, letter_case=has_letter_case(first))
+        longest = max(longest, max_length)  # what was asked for counts
         processing_class = self._tokenizer = read_letter_case(first, processing_class)
         processing_class.model_max_length = longest  # which is saved, and which other libraries ask a tokenizer
         processing_class.padding_side = "right"  # as the pipeline pads: on the left, absolute positions would shift

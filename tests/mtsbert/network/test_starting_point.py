@@ -2,9 +2,13 @@
 
 import copy
 import json
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import (
     AutoModel,
     BartConfig,
@@ -19,6 +23,7 @@ from transformers import (
 )
 
 from modeling_mtsbert import MTSBertForTokenClassification, MTSBertModel
+from mtsbert import MTLTrainingArguments, MTSBertTrainer
 from mtsbert.input_arguments import ModelArguments
 from mtsbert.network.embedders import plain_encoder
 from mtsbert.network.starting_point import (
@@ -31,7 +36,6 @@ from mtsbert.network.starting_point import (
     resolve_name,
     set_encoder_dropout,
     tasks_of_checkpoint,
-    warn_of_other_pooling,
 )
 
 
@@ -255,26 +259,78 @@ def test_a_class_of_the_users_and_a_model_compiled_in_place_are_whole(model):
     check_whole(model)
 
 
+def sentence_encoder(encoder_folder, folder, pooling, *, modules=(), **settings):
+    """A copy of the encoder with the files of sentence-transformers: its pooling, other modules and settings."""
+    shutil.copytree(encoder_folder, folder)
+    kinds = ["Transformer", "Pooling", *modules]
+    (folder / "modules.json").write_text(json.dumps([{"type": f"sentence_transformers.{kind}"} for kind in kinds]))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    return str(folder)
+
+
 @pytest.mark.parametrize(
-    ("saved", "told"),
+    ("saved", "own"),
     [
-        ({"pooling_mode": "cls"}, "'cls'"),
-        ({"pooling_mode": "mean"}, None),
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "'cls'"),
-        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "'cls+mean'"),
-        ({"pooling_mode_mean_tokens": True}, None),
-        (None, None),
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode": ["max"], "include_prompt": True}, "max"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_mean_tokens": True}, "mean"),
+        ({"word_embedding_dimension": 32}, "mean"),  # as sentence-transformers reads it
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "cls+mean"),
+        ({"pooling_mode": "lasttoken"}, "lasttoken"),
+        ({"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len"),
     ],
 )
-def test_another_pooling_than_that_of_a_sentence_encoder_is_told(model, tmp_path, caplog, saved, told):
-    (tmp_path / "1_Pooling").mkdir()
-    if saved is not None:
-        (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(saved))
-    model.encoder_name_or_path = str(tmp_path)
-    warn_of_other_pooling(model)
-    messages = [record.message for record in caplog.records]
-    assert len(messages) == (told is not None)
-    assert all(f"pooling {told}" in message and "'mean'" in message for message in messages)
-    del model.encoder_name_or_path  # as of a checkpoint
-    warn_of_other_pooling(model)
-    assert len(caplog.records) == len(messages)
+def test_another_pooling_than_that_of_a_sentence_encoder_is_told(encoder_folder, tasks, tmp_path, caplog, saved, own):
+    where = sentence_encoder(encoder_folder, tmp_path / "encoder", saved)
+    if own in ("mean", "cls", "max"):
+        assert MTSBertModel.from_encoder(where, tasks=tasks).config.pooling == own
+        assert caplog.text == ""
+    else:
+        with pytest.raises(ValueError, match=f"`pooling` is '{re.escape(own)}'; allowed are .*: name one of them"):
+            MTSBertModel.from_encoder(where, tasks=tasks)
+    caplog.clear()
+    named = "max" if own == "mean" else "mean"
+    assert MTSBertModel.from_encoder(where, tasks=tasks, pooling=named).config.pooling == named
+    assert f"{where} embeds texts with the pooling {own!r}; the new model will embed without" in caplog.text
+
+
+@pytest.mark.parametrize("modules", [(), ("Normalize",)])
+def test_a_new_model_is_normalized_as_its_sentence_encoder_unless_it_is_said(
+    encoder_folder, tasks, tmp_path, caplog, modules
+):
+    where = sentence_encoder(encoder_folder, tmp_path / "encoder", {"pooling_mode": "cls"}, modules=modules)
+    with caplog.at_level("INFO", "mtsbert"):
+        assert MTSBertModel.from_encoder(where, tasks=tasks).config.normalize == bool(modules)
+    assert [record.levelname for record in caplog.records] == ["INFO"]
+    assert f"'pooling': 'cls', 'normalize': {bool(modules)}" in caplog.text
+    asked = {"encoder_name_or_path": where, "pooling": "cls", "normalize": not modules}
+    assert load_model(ModelArguments(**asked), tasks).config.normalize != bool(modules)
+    assert load_model(ModelArguments(encoder_name_or_path=where), tasks).config.pooling == "cls"
+
+
+def test_what_a_sentence_encoder_has_and_a_new_model_has_not_is_told(encoder_folder, tasks, tmp_path, caplog):
+    prompts = {"prompts": {"news": "News: "}, "default_prompt_name": "news", "truncate_dim": 8}
+    modules = ("Dense", "Normalize")
+    where = sentence_encoder(
+        encoder_folder, tmp_path / "encoder", {"pooling_mode": "mean"}, modules=modules, **prompts
+    )
+    config = MTSBertModel.from_encoder(where, tasks=tasks).config
+    assert "with a Dense module and the prompt 'News: ' before each text; the new model will embed" in caplog.text
+    assert (config.embedding_size, config.sentence_transformers) == (8, {"prompts": {"news": "News: "}})
+
+
+def test_a_run_reads_as_many_tokens_as_its_sentence_encoder_unless_it_names_more(
+    encoder_folder, tasks, examples, tmp_path
+):
+    where = sentence_encoder(encoder_folder, tmp_path / "encoder", {"pooling_mode": "mean"})
+    Path(where, "sentence_bert_config.json").write_text('{"max_seq_length": 5, "do_lower_case": false}')
+    rows = Dataset.from_list(examples)
+    arguments = MTLTrainingArguments(str(tmp_path / "run"), disable_tqdm=True)
+    for asked, longest, saved in ((None, 5, 5), (4, 4, 5), (9, 9, 9)):
+        model = MTSBertModel.from_encoder(where, tasks=tasks)
+        trainer = MTSBertTrainer(model, arguments, train_dataset=rows, max_length=asked)
+        assert max(map(len, trainer.train_dataset["input_ids"])) == longest
+        assert trainer.processing_class.model_max_length == saved

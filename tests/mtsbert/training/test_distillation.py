@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import shutil
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, set_seed
 from modeling_mtsbert import MTSBertModel
 from mtsbert.data.features import build_features
 from mtsbert.network.embedding_targets import EmbeddingTargets, distances
+from pipeline_mtsbert import save_sentence_transformers_files
 from run_mtl import main
 from tests.mtsbert.rows import examples_of
 from tests.mtsbert.training.test_trainer import gradients, without_dropout
@@ -217,7 +219,7 @@ def test_the_cosine_is_that_of_the_validation_texts(trainer_of, model, features,
 
 @pytest.fixture
 def first_encoder(encoder_folder, tokenizer, tmp_path):
-    """An encoder other than that of `model`, with the same tokenizer, and a checkpoint that was trained from it."""
+    """An encoder other than that of `model`, with the same tokenizer, a checkpoint, and a SentenceTransformer."""
     set_seed(7)
     encoder = BertModel(BertModel.from_pretrained(encoder_folder).config)
     encoder.save_pretrained(tmp_path / "first")
@@ -225,10 +227,12 @@ def first_encoder(encoder_folder, tokenizer, tmp_path):
     checkpoint.save_pretrained(tmp_path / "checkpoint")
     for folder in ("first", "checkpoint"):
         tokenizer.save_pretrained(tmp_path / folder)
+    shutil.copytree(tmp_path / "first", tmp_path / "sentences")
+    save_sentence_transformers_files(checkpoint.config, tmp_path / "sentences")
     return tmp_path
 
 
-@pytest.mark.parametrize(("name", "pooling"), [("first", "mean"), ("checkpoint", "cls")])
+@pytest.mark.parametrize(("name", "pooling"), [("first", "mean"), ("checkpoint", "cls"), ("sentences", "cls")])
 def test_a_run_can_be_held_by_another_model_than_it_starts_from(
     trainer_of, model, features, first_encoder, tokenizer, examples, cached, name, pooling
 ):
@@ -237,7 +241,7 @@ def test_a_run_can_be_held_by_another_model_than_it_starts_from(
         of=model, eval_dataset=features, embedding_distillation=1.0, embedding_reference=str(where), **cached
     )
     trainer.train()
-    encoder = BertModel.from_pretrained(where) if name == "first" else MTSBertModel.from_pretrained(where).encoder
+    encoder = BertModel.from_pretrained(where) if name != "checkpoint" else MTSBertModel.from_pretrained(where).encoder
     texts = [tokenizer(row["text"], return_tensors="pt") for row in examples]
     with torch.no_grad():
         states = [encoder.eval()(**text).last_hidden_state[0] for text in texts]

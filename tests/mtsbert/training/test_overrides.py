@@ -1,7 +1,6 @@
 """Tests which methods of transformers' Trainer are overridden, and what users override, pass, assign and call."""
 
 import re
-import shutil
 
 import pytest
 import torch
@@ -114,15 +113,6 @@ def test_a_batch_can_be_tried_by_hand(trainer_like, model):
 def test_a_compiled_model_whose_checkpoint_nothing_could_read_is_refused(trainer_like, model):
     with pytest.raises(ValueError, match=r"is compiled by `torch.compile`.*set `torch_compile`"):
         trainer_like(of=torch.compile(model, backend="eager"))
-
-
-def test_a_trainer_tells_of_another_pooling_of_the_encoder(trainer_like, model, encoder_folder, tmp_path, caplog):
-    shutil.copytree(encoder_folder, tmp_path / "encoder")
-    (tmp_path / "encoder" / "1_Pooling").mkdir()
-    (tmp_path / "encoder" / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}')
-    model.encoder_name_or_path = str(tmp_path / "encoder")
-    trainer_like()
-    assert "was trained with the pooling 'cls'" in caplog.text
 
 
 def test_weights_in_which_small_updates_are_lost_are_told(trainer_like, model, caplog):
