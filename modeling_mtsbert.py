@@ -421,6 +421,13 @@ class _SingleTaskView(MTSBertModel):
         self.config.label2id = {label: index for index, label in enumerate(labels)}
         self.num_labels = len(labels)
 
+    def save_pretrained(self, *args, **kwargs):
+        labels, start = self.config.tasks[self.head].get("labels", []), 2 * (TOKEN_CLASSIFICATION in self.task_types)
+        pairs = zip(labels, [name for _, name in sorted(self.config.id2label.items())], strict=False)
+        if names := {old[start:]: new[start:] for old, new in pairs if old != new}:
+            self.rename_labels(self.head, names)  # as they have been assigned to the config
+        super().save_pretrained(*args, **kwargs)
+
     def drop_task(self, name: str) -> None:
         if name == self.head:
             raise ValueError(f"This model answers with the head {name!r}; open the checkpoint with another `head`.")

@@ -422,3 +422,21 @@ assert {{entity["label"] for entity in answer["ner"]}} <= {{"PLACE"}}, answer
 """
     for script in (edit, load):
         run_elsewhere(script)
+
+
+@pytest.mark.parametrize(
+    ("view_class", "task", "names"),
+    [
+        (MTSBertForSequenceClassification, "topic", {1: "sport", 0: "economy"}),
+        (MTSBertForTokenClassification, "ner", {0: "O", 1: "B-PLACE", 2: "I-PLACE"}),
+    ],
+)
+def test_names_that_are_assigned_to_the_config_of_a_view_are_saved(checkpoint, tmp_path, view_class, task, names):
+    view = view_class.from_pretrained(checkpoint)
+    view.config.tasks[task]["thresholds"] = {"Sports": 0.7} if task == "topic" else {"GPE": 0.7}
+    view.config.id2label = names
+    view.save_pretrained(tmp_path)
+    for opened in (view, view_class.from_pretrained(tmp_path), MTSBertModel.from_pretrained(tmp_path)):
+        assert opened.config.tasks[task]["labels"] == [names[index] for index in range(len(names))]
+        assert opened.config.tasks[task]["thresholds"] == {"sport" if task == "topic" else "PLACE": 0.7}
+    assert view_class.from_pretrained(tmp_path).config.id2label == dict(sorted(names.items()))
