@@ -1,6 +1,6 @@
 """Defines the options of training, as a dataclass. The help texts are the manual."""
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ REFUSED = {
     ),
     "length_column_name": ("length", "rows are sorted by the length that their tokens have"),
 }
+# Whose arguments are all for a Trainer. The fields that users add to a class of their own are for code of their own.
+LIBRARIES = ("transformers", "sentence_transformers")
 
 
 @dataclass
@@ -271,12 +273,14 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
         """Arguments as they are, or what was set in plain `TrainingArguments`, with our defaults for the rest."""
         if isinstance(args, cls):
             return args
+        if not isinstance(args, TrainingArguments | None):
+            raise ValueError(f"`args` is a {type(args).__name__}; give `MTLTrainingArguments(...)`.")
+        if args is not None and type(args).__module__.partition(".")[0] in LIBRARIES:
+            _check_unread(args)
         changed = {}
         for setting in fields(TrainingArguments) if args is not None else ():
-            value = getattr(args, setting.name)
-            default = setting.default_factory() if setting.default is MISSING else setting.default
-            if setting.init and value != default:
-                changed[setting.name] = value
+            if setting.init and _is_set(args, setting):
+                changed[setting.name] = getattr(args, setting.name)
         if str(changed.get("metric_for_best_model")).endswith(LOWER_IS_BETTER):
             changed.pop("greater_is_better", None)  # transformers has derived it, and knows of losses alone
         return cls(**changed)
@@ -381,6 +385,22 @@ class MTLTrainingArguments(FreezingArguments, TrainingArguments):
             self.bf16 = has_native_bf16(self.use_cpu)
         elif self.precision in ("bf16", "fp16"):
             setattr(self, self.precision, True)
+
+
+def _is_set(args: TrainingArguments, setting: Field) -> bool:
+    default = setting.default_factory() if setting.default is MISSING else setting.default
+    return getattr(args, setting.name) != default
+
+
+def _check_unread(args: TrainingArguments) -> None:
+    """Raises `ValueError` if arguments are set that `TrainingArguments` does not have, so that nothing reads them."""
+    known = {setting.name for setting in fields(TrainingArguments)}
+    if unread := [one.name for one in fields(args) if one.name not in known and _is_set(args, one)]:
+        raise ValueError(
+            f"The {type(args).__name__} set {unread}, which are not read here. Leave them out, and give "
+            "`MTLTrainingArguments`: it has `dataset_sampling`, `head_learning_rate` and `layer_decay`; prompts are "
+            "written into the rows."
+        )
 
 
 def own_settings(args: MTLTrainingArguments) -> dict[str, Any]:

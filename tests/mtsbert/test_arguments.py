@@ -1,10 +1,11 @@
 """Tests the arguments of training as they are given in Python; `test_recipe.py` has those of a recipe."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import TrainingArguments
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
 from mtsbert import arguments
 from mtsbert.arguments import MTLTrainingArguments
@@ -123,3 +124,24 @@ def test_plain_arguments_know_of_which_metric_less_is_better(tmp_path, metric, e
     assert MTLTrainingArguments.of(plain).greater_is_better is expected
     plain = TrainingArguments(str(tmp_path), eval_strategy="epoch", greater_is_better=False, **settings)
     assert MTLTrainingArguments.of(plain).greater_is_better is False
+
+
+def test_arguments_of_other_libraries_that_nothing_reads_are_refused(tmp_path):
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    plain = {"output_dir": str(tmp_path), "learning_rate": 1e-3, "report_to": []}
+    of = MTLTrainingArguments.of
+    assert of(library.SentenceTransformerTrainingArguments(**plain)).learning_rate == 1e-3
+    theirs = {"batch_sampler": "no_duplicates", "multi_dataset_batch_sampler": "round_robin", "prompts": "query: "}
+    for name, value in theirs.items():
+        with pytest.raises(ValueError, match=rf"SentenceTransformerTrainingArguments set \['{name}'\], which are not"):
+            of(library.SentenceTransformerTrainingArguments(**plain, **{name: value}))
+    with pytest.raises(ValueError, match=r"Seq2SeqTrainingArguments set \['predict_with_generate'\]"):
+        of(Seq2SeqTrainingArguments(**plain, predict_with_generate=True))
+
+    @dataclass
+    class Mine(TrainingArguments):
+        for_my_callback: int = 0
+
+    assert of(Mine(**plain, for_my_callback=3)).learning_rate == 1e-3
+    with pytest.raises(ValueError, match=r"`args` is a dict; give `MTLTrainingArguments\(...\)`"):
+        of(plain)
