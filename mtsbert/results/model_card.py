@@ -81,6 +81,7 @@ def write_model_card(
     language: str | list[str] | None = None,
     license: str | None = None,
     tags: str | list[str] | None = None,
+    dataset_tags: str | list[str] | None = None,
 ) -> None:
     """
     Draws the plots and writes the model card of a run with the results so far. A run without training does not
@@ -93,6 +94,7 @@ def write_model_card(
         language (`str` or `list[str]`, *optional*): Language codes. Default: those of the datasets, if they agree.
         license (`str`, *optional*): The license of the model.
         tags (`str` or `list[str]`, *optional*): Further tags.
+        dataset_tags (`str` or `list[str]`, *optional*): Hub ids of datasets beside those in the provenance.
     """
     folder = Path(trainer.args.output_dir)
     path = folder / CARD_FILE
@@ -100,7 +102,7 @@ def write_model_card(
         logger.info(f"{path} stays as it is, because this run has trained nothing.")
         return
     card = ModelCard(trainer, model_name)
-    text = f"---\n{card.metadata(finetuned_from, language, license, tags)}\n---\n\n{card.text()}"
+    text = f"---\n{card.metadata(finetuned_from, language, license, tags, dataset_tags)}\n---\n\n{card.text()}"
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
@@ -142,24 +144,26 @@ class ModelCard:
         language: str | list[str] | None = None,
         license: str | None = None,
         tags: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
     ) -> str:
         """
         Returns the YAML metadata that the Hub reads. Unknown entries are left out.
 
         Args:
-            finetuned_from, language, license, tags: See [`write_model_card`].
+            finetuned_from, language, license, tags, dataset_tags: See [`write_model_card`].
         """
         origins = self.provenance.datasets if self.provenance else []
         languages = {tuple(filter(is_language, origin.languages)) for origin in origins}
         if language is None and len(languages) == 1:
             language = list(languages.pop())
+        named = [dataset_tags] if isinstance(dataset_tags, str) else dataset_tags or []
         results = self.eval_results()
         return ModelCardData(
             language=language or None,
             license=license,
             library_name="transformers",
             base_model=finetuned_from or (self.provenance.base_model if self.provenance else None),
-            datasets=sorted({hub_id for origin in origins for hub_id in origin.hub_ids}) or None,
+            datasets=sorted({hub_id for origin in origins for hub_id in origin.hub_ids} | {*named}) or None,
             pipeline_tag=self._pipeline_tag(),
             tags=self._tags([tags] if isinstance(tags, str) else tags or []),
             metrics=sorted({result.metric_type for result in results}) or None,

@@ -464,8 +464,16 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         tags: str | list[str] | None = None,
         model_name: str | None = None,
         finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
     ) -> None:
-        """Ours in place of the Trainer's, which knows nothing of tasks. `license` is that of the model, if known."""
+        """
+        Ours in place of the Trainer's, which knows nothing of tasks. `license` is that of the model, if known, and
+        `dataset_tags` are Hub ids. `tasks`, `dataset` and `dataset_args` are taken for the sake of scripts that give
+        them (`run_glue.py`): the card says of the run itself what they would say.
+        """
         if self.is_world_process_zero():
             write_model_card(
                 self,
@@ -474,6 +482,7 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
                 language=language,
                 license=license,
                 tags=tags,
+                dataset_tags=dataset_tags,
             )
 
 

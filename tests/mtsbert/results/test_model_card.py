@@ -298,6 +298,15 @@ def test_the_trainers_own_card_is_ours(trainer_of, tmp_path):
     assert "Nothing was trained" in card.text
 
 
+def test_a_card_takes_what_run_glue_gives_to_it(trainer_of, tmp_path):
+    of_script = {"finetuned_from": "some/base", "tasks": "text-classification", "language": "en"}
+    of_script |= {"dataset_tags": "nyu-mll/glue", "dataset_args": "mrpc", "dataset": "GLUE MRPC"}
+    trainer_of().create_model_card(**of_script)
+    data = card_of(tmp_path / "run").data.to_dict()
+    assert (data["datasets"], data["language"], data["base_model"]) == (["nyu-mll/glue"], "en", "some/base")
+    assert "text-classification" in data["tags"]
+
+
 def test_a_hub_id_is_the_models_name_in_every_snippet(trainer_of, tmp_path):
     trainer = trainer_of(hub_model_id="some/name")
     (tmp_path / "run").mkdir(exist_ok=True)
