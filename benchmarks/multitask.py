@@ -27,6 +27,7 @@ from train import AS_THEIRS, our_trainer
 sys.path.insert(0, str(ROOT))
 
 from mtsbert.data.loading import load_recipe_data
+from mtsbert.input_arguments import MAX_LENGTH
 from mtsbert.network.starting_point import load_tokenizer, resolve_name
 from mtsbert.recipe import parse_arguments
 from mtsbert.runs import mean_and_sd
@@ -114,7 +115,7 @@ def train_tasknet(arguments: list[str], folder: Path) -> dict[str, float]:
     model_args, data_args, ours = parse_arguments(arguments)
     settings = {
         "model_name": resolve_name(model_args.encoder_name_or_path),
-        "max_length": data_args.max_length,
+        "max_length": data_args.max_length or MAX_LENGTH,
         "output_dir": str(folder / TASKNET),
         "num_train_epochs": ours.num_train_epochs,
         "per_device_train_batch_size": ours.per_device_train_batch_size,

@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 from configuration_mtsbert import PAIR_SIMILARITY
 from mtsbert.data.loading import TaskData, load_recipe_data
 from mtsbert.data.sources import TEXT, TEXT_PAIR
+from mtsbert.input_arguments import MAX_LENGTH
 from mtsbert.network.starting_point import load_tokenizer, resolve_name
 from mtsbert.recipe import parse_arguments
 from mtsbert.runs import mean_and_sd
@@ -88,7 +89,7 @@ def train_theirs(arguments: list[str]) -> tuple[float, float]:
     train, test = pairs(arguments, "train"), pairs(arguments, "test")
     model_args, data_args, ours = parse_arguments(arguments)
     model = SentenceTransformer(resolve_name(model_args.encoder_name_or_path))
-    model.max_seq_length = data_args.max_length
+    model.max_seq_length = data_args.max_length or MAX_LENGTH
     settings = SentenceTransformerTrainingArguments(
         output_dir=ours.output_dir,
         num_train_epochs=ours.num_train_epochs,

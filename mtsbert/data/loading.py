@@ -107,7 +107,7 @@ def load_recipe_data(
         tokenizer,
         splits=splits,
         checkpoint_tasks=checkpoint_tasks,
-        max_length=data_args.max_length,
+        max_length=data_args.max_length or min(MAX_LENGTH, tokenizer.model_max_length),
         max_samples=data_args.max_samples,
         bad_rows=data_args.bad_rows,
         texts_alone=texts_alone,

@@ -1,5 +1,7 @@
 """Tests the report of `--check_data`."""
 
+import json
+
 import pytest
 
 from run_mtl import main
@@ -20,3 +22,13 @@ def test_check_data_describes_every_task_and_stops(recipe, capsys, tmp_path, mon
     assert "Longer than `max_length`: 3 rows (37.50%)" in said
     assert "Entities: 12, of them 3 cut off and 0 not at the borders of word pieces" in said
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_recipe_without_a_length_reads_what_the_encoder_does(recipe, tmp_path, caplog):
+    path = tmp_path / "long.jsonl"
+    path.write_text(json.dumps({"text": "oslo " * 90, "label": "Sports"}), encoding="utf-8")
+    news = {"files": {"train": str(path)}, "columns": {"text": "text", "label": "topic"}}
+    tasks = {"topic": {"type": "sequence_classification", "labels": ["Sports", "Business"]}}
+    config = recipe(max_length=None, datasets={"news": news}, tasks=tasks)
+    assert main(["--config", str(config), "--check_data"]) == {}
+    assert "train: 1 of 1 rows are longer than `max_length`: cut." in caplog.text
