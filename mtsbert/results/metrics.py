@@ -25,7 +25,7 @@ from entities_mtsbert import IGNORE_INDEX, decode_tags, entity_scores, entity_ty
 from losses_mtsbert import DEFAULT_SCALE, compares_pairs, cosent_loss, is_labelled, item_losses
 from mtsbert.network.embedding_targets import EMBEDDING
 from mtsbert.results.embedding_scores import embedding_metrics
-from mtsbert.results.ranking import RANKED, RankingMetric, rank_own_texts
+from mtsbert.results.ranking import RANKED, RANKED_TEXTS, RankingMetric, rank_own_texts
 from mtsbert.results.sizes import AT_SIZE
 
 
@@ -233,7 +233,8 @@ def compute_metrics(tasks: dict[str, dict]) -> Callable[[EvalPrediction], dict[s
                 continue
             if task["type"] == PAIR_RANKING:
                 embeddings = evaluation.predictions[RANKED]
-                ranks, loss = rank_own_texts(embeddings, labels, task.get("scale", DEFAULT_SCALE))
+                texts = evaluation.predictions.get(RANKED_TEXTS)
+                ranks, loss = rank_own_texts(embeddings, labels, task.get("scale", DEFAULT_SCALE), texts)
                 inputs = {"predictions": ranks}
             else:
                 inputs = _metric_inputs(task, predictions, labels, labelled)

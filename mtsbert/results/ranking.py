@@ -12,7 +12,9 @@ from losses_mtsbert import all_cosines, is_labelled
 from modeling_mtsbert import MTSBertOutput
 
 
-RANKED = "ranked embeddings"  # key beside the tasks in what an evaluation collects; no task can have this name
+# Keys beside the tasks in what an evaluation collects; no task can have these names.
+RANKED, RANKED_TEXTS = "ranked embeddings", "ranked texts"
+FACTOR = 6_364_136_223_846_793_005  # odd and large, so that sums of its powers, modulo 2^64, tell texts apart
 NUM_FIRST = 10  # k of recall at k
 ANCHORS_AT_ONCE = 500
 
@@ -24,14 +26,33 @@ def ranked_embeddings(output: MTSBertOutput) -> torch.Tensor:
     return torch.cat([u, v[: len(u)], negatives], dim=-1)
 
 
-def rank_own_texts(embeddings: np.ndarray, labels: np.ndarray, scale: float) -> tuple[np.ndarray, float]:
+def ranked_texts(input_ids: torch.Tensor, attention_mask: torch.Tensor, num_rows: int) -> torch.Tensor:
     """
-    Ranks the second texts and hard negatives of all labelled rows for each first text, by their cosine.
+    Numbers that are the same for the same tokens, `(B, 2)`: of the second text and of the hard negative of each row.
+
+    Args:
+        input_ids, attention_mask (`torch.Tensor` of shape `(B, T)` or `(2 B, T)`): Of second texts and hard negatives.
+        num_rows (`int`): `B`.
+    """
+    places = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)  # whatever the padding
+    powers = torch.full_like(input_ids[0], FACTOR).cumprod(dim=0)
+    numbers = ((input_ids + 1) * powers[places] * attention_mask).sum(dim=1)
+    negatives = numbers[num_rows:] if len(numbers) > num_rows else torch.zeros_like(numbers)
+    return torch.stack([numbers[:num_rows], negatives], dim=1)
+
+
+def rank_own_texts(
+    embeddings: np.ndarray, labels: np.ndarray, scale: float, texts: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """
+    Ranks the second texts and hard negatives of all labelled rows for each first text, by their cosine. A text that
+    occurs several times has one rank.
 
     Args:
         embeddings (`np.ndarray` of shape `(N, 3 H)`): The result of [`ranked_embeddings`].
         labels (`np.ndarray` of shape `(N,)`): 1 for the rows of the ranking.
         scale (`float`): As in the loss.
+        texts (`np.ndarray` of shape `(N, 2)`, *optional*): The result of [`ranked_texts`]. Default: all are different.
 
     Returns:
         The rank of each own second text, where 1 is best and candidates with the same cosine share the mean of their
@@ -39,15 +60,23 @@ def rank_own_texts(embeddings: np.ndarray, labels: np.ndarray, scale: float) -> 
     """
     labelled = is_labelled(torch.from_numpy(labels))
     anchors, own, negatives = torch.from_numpy(embeddings)[labelled].chunk(3, dim=-1)
-    candidates = torch.cat([own, negatives[negatives.any(dim=-1)]])
+    has_negative = negatives.any(dim=-1)
+    candidates = torch.cat([own, negatives[has_negative]])
+    firsts = numbers = np.arange(len(candidates))
+    if texts is not None:
+        of_own, of_negatives = texts[labelled.numpy()].T
+        _, firsts, numbers = np.unique(
+            np.concatenate([of_own, of_negatives[has_negative.numpy()]]), return_index=True, return_inverse=True
+        )
     ranks, losses = [], []
     for first in range(0, len(anchors), ANCHORS_AT_ONCE):
         cosines = all_cosines(anchors[first : first + ANCHORS_AT_ONCE], candidates)  # (up to ANCHORS_AT_ONCE, M)
         places = torch.arange(first, first + len(cosines))
-        of_own = cosines.gather(1, places.unsqueeze(1))
+        losses.append(torch.nn.functional.cross_entropy(scale * cosines, places, reduction="none"))
+        cosines = cosines[:, torch.from_numpy(firsts)]  # each text once
+        of_own = cosines.gather(1, torch.from_numpy(numbers)[places].unsqueeze(1))
         num_better, num_same = (cosines > of_own).sum(dim=1), (cosines == of_own).sum(dim=1)
         ranks.append(num_better + (num_same + 1) / 2)
-        losses.append(torch.nn.functional.cross_entropy(scale * cosines, places, reduction="none"))
     return torch.cat(ranks).numpy(), torch.cat(losses).mean().item()
 
 

@@ -11,7 +11,7 @@ from modeling_mtsbert import MTSBertModel, MTSBertOutput
 from mtsbert.distillation.losses import DistillationLoss, taught
 from mtsbert.network.embedding_targets import ANSWERS, EMBEDDING, TARGETS, distances, num_targets, pop_targets
 from mtsbert.network.feature_cache import PLACE
-from mtsbert.results.ranking import RANKED, ranked_embeddings
+from mtsbert.results.ranking import RANKED, RANKED_TEXTS, ranked_embeddings, ranked_texts
 from mtsbert.results.sizes import check_sizes, cosines_at_sizes
 from mtsbert.training.losses.balancing import BALANCING
 from mtsbert.training.losses.nonfinite import FiniteCheck
@@ -94,6 +94,8 @@ class JointLossTrainer(OptimizingTrainer):
                 outputs.logits[EMBEDDING] = torch.cat([outputs.pooler_output, targets[TARGETS]], dim=-1)
             if any(task["type"] == PAIR_RANKING for task in self.tasks.values()):
                 outputs.logits[RANKED] = ranked_embeddings(outputs)
+                pairs = inputs["pair_input_ids"], inputs["pair_attention_mask"]
+                outputs.logits[RANKED_TEXTS] = ranked_texts(*pairs, len(outputs.pooler_output))
             outputs.logits |= cosines_at_sizes(outputs, self.args.matryoshka_dims or ())
             loss = sum(weight * outputs.losses[task] for task, weight in self.task_weights.items())
             return (loss, outputs) if return_outputs else loss

@@ -1,5 +1,7 @@
 """Tests the evaluation of a ranking by hand, and that of embeddings cut to smaller sizes."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,10 @@ from datasets import Dataset
 from transformers import EvalPrediction
 
 from losses_mtsbert import cosent_loss, loss_of_pairs
-from mtsbert import MTSBertModel
+from mtsbert import MTLTrainingArguments, MTSBertModel, MTSBertTrainer
 from mtsbert.results import ranking
 from mtsbert.results.metrics import compute_metrics, count_answers, reduce_logits
-from mtsbert.results.ranking import RANKED, RankingMetric, rank_own_texts
+from mtsbert.results.ranking import RANKED, RankingMetric, rank_own_texts, ranked_texts
 
 
 def rows(anchors: list, own: list, negatives: list) -> np.ndarray:
@@ -106,3 +108,40 @@ def test_sizes_that_cannot_be_are_refused(trainer_of, model, encoder_folder):
         trainer_of(of=model, train_dataset=None, matryoshka_dims=[8])
     assert trainer_of(of=pairs, train_dataset=None, matryoshka_dims=[32, 8]).model.matryoshka_dims == (32, 8)
     assert trainer_of(of=pairs, train_dataset=None).model.matryoshka_dims == ()
+
+
+def test_a_text_that_occurs_several_times_has_one_rank():
+    """As before, but the first two second texts are one text, and the hard negative is that of the third row."""
+    embeddings, labels = rows(ANCHORS, OWN, NEGATIVES), np.array([1, 1, 1, -100])
+    texts = np.array([[7, 0], [7, 8], [8, 0], [9, 0]])
+    ranks, loss = rank_own_texts(embeddings, labels, 20.0, texts)
+    assert ranks.tolist() == [1, 2, 1.5]
+    assert loss == rank_own_texts(embeddings, labels, 20.0)[1]
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_texts_are_known_by_their_tokens_whatever_the_padding(tokenizer, padding_side):
+    texts = ["oslo wins", "lima", "wins oslo", "", "oslo wins", "lima lima", "oslo", "lima"]
+    batches = [texts[:4], texts[4:], [*texts[:4], "oslo " * 20, *texts[5:]]]
+    tokenizer = copy.copy(tokenizer)
+    tokenizer.padding_side = padding_side
+    found = []
+    for batch, num_rows in zip(batches, (4, 4, 4), strict=True):
+        padded = tokenizer(batch, padding=True, return_tensors="pt")
+        mask = padded["attention_mask"] * torch.tensor([[bool(text)] for text in batch])
+        found.append(ranked_texts(padded["input_ids"], mask, num_rows))
+    numbers = torch.cat([found[0][:, 0], found[1][:, 0]])
+    assert [[bool(one == other) for one in numbers] for other in numbers] == [[a == b for a in texts] for b in texts]
+    assert numbers[3] == 0
+    assert torch.equal(found[2][:, 0], numbers[:4])
+    assert torch.equal(found[2][1:, 1], numbers[5:])
+
+
+def test_a_question_is_found_by_an_answer_that_others_share(encoder_folder, tmp_path):
+    questions = ["Oslo wins", "Lima wins", "Oslo", "the race", "the final", "the goal"]
+    data = Dataset.from_dict({"text": questions, "text_pair": ["Ada", "Ada", "Ada", "Nimbus", "Nimbus", "Nimbus"]})
+    model = MTSBertModel.from_encoder(str(encoder_folder), tasks={"fits": {"type": "pair_ranking"}})
+    arguments = MTLTrainingArguments(str(tmp_path), per_device_eval_batch_size=4, precision="fp32", disable_tqdm=True)
+    found = MTSBertTrainer(model, arguments, eval_dataset=data).evaluate()
+    assert found["eval_fits_mrr"] >= 0.5  # of two answers
+    assert found["eval_fits_recall_at_10"] == 1.0
