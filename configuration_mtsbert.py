@@ -41,8 +41,7 @@ RESERVED_NAMES = (  # columns, results and parts of answers that stand beside th
     *("loss", "composite", "all", "type", "training"),
 )
 CROSS_ENTROPY, FOCAL = CLASSIFIER_LOSSES = ("cross_entropy", "focal")
-_CLASSIFIER_KEYS = ("type", "labels", "hidden_size", "thresholds")
-_CLASSIFIER_KEYS += ("class_weights", "label_smoothing", "loss", "focal_gamma")
+_CLASSIFIER_KEYS = "type labels hidden_size thresholds class_weights label_smoothing loss focal_gamma".split()
 _OF_WHOLE_TEXTS = ("soft_labels", "temperature", "smoothing")
 TASK_KEYS = {  # type → the keys that a task of this type may have
     SEQUENCE_CLASSIFICATION: (*_CLASSIFIER_KEYS, *_OF_WHOLE_TEXTS, "multi_label", "pos_weight"),
@@ -253,14 +252,14 @@ def with_saved_embedding(given: dict[str, Any], name_or_path: str | Path, **opti
     prompt = (model.get("prompts") or {}).get(model.get("default_prompt_name"))
     own = modes if isinstance(modes, str) else "+".join(modes) or "mean"
     saved = {"pooling": own, "normalize": "Normalize" in kinds, "embedding_size": model.get("truncate_dim")}
-    saved["sentence_transformers"] = {key: model[key] for key in ("prompts", "similarity_fn_name") if model.get(key)}
     lost = [f"a {kind} module" for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize", "Dropout")]
     lost += [f"the prompt {prompt!r} before each text"] if prompt else []
     lost += [f"the pooling {own!r}"] if own not in POOLINGS or given.get("pooling", own) != own else []
     logger.info(f"{name_or_path}: taken over from sentence-transformers, unless set otherwise: {saved}")
     if lost:
         logger.warning(f"{name_or_path} embeds texts with {' and '.join(lost)}; the new model will embed without.")
-    return saved | given
+    kept = {key: model[key] for key in ("prompts", "similarity_fn_name") if model.get(key)}
+    return saved | {"sentence_transformers": kept} | given
 
 
 class MTSBertConfig(PretrainedConfig):

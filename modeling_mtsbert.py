@@ -124,7 +124,9 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
         if use_safetensors is False:
             raise ValueError("mtsbert reads weights from safetensors alone; `use_safetensors` cannot be False.")
         check_weights(pretrained_model_name_or_path, **kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
+        opened = super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
+        (opened[0] if isinstance(opened, tuple) else opened).revision = kwargs.get("revision")  # of its tokenizer too
+        return opened
 
     @classmethod
     def from_encoder(
@@ -169,7 +171,7 @@ class MTSBertModel(TaskEditing, TaskLosses, PreTrainedModel):
         if model.task_layers is not None:
             model.task_layers.copy_from(model.encoder)
         model.config.encoder_config._name_or_path = ""  # a path of this machine means nothing in a checkpoint
-        model.encoder_name_or_path = encoder_name_or_path  # of this object alone: where its tokenizer is
+        model.encoder_name_or_path, model.revision = encoder_name_or_path, encoder_kwargs.get("revision")
         return model
 
     def save_pretrained(self, save_directory: str | Path, is_main_process: bool = True, **kwargs):

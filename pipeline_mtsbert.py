@@ -409,7 +409,7 @@ def saved_tokenizer(model: PreTrainedModel, name_or_path: str | Path | None = No
     """
     revision = tokenizer = None
     if name_or_path is None:
-        name_or_path, revision = model.name_or_path, getattr(model.config, "_commit_hash", None)
+        name_or_path, revision = model.name_or_path, getattr(model, "revision", None)
     if name_or_path:
         tokenizer = AutoTokenizer.from_pretrained(
             name_or_path, config=model.config.encoder_config, revision=revision, trust_remote_code=False
@@ -469,9 +469,8 @@ def save_sentence_transformers_files(config: MTSBertConfig, folder: Path) -> Non
         sizes = {"in_features": config.hidden_size, "out_features": config.embedding_size, "bias": False}
         files["2_Dense/config.json"] = sizes | {"activation_function": "torch.nn.modules.linear.Identity"}
     for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     if is_cut:
         weights = {"linear.weight": torch.eye(config.embedding_size, config.hidden_size)}
         save_file(weights, folder / "2_Dense" / SAFE_WEIGHTS_NAME)

@@ -372,7 +372,7 @@ def tokenizer_of(model: MTSBertModel) -> PreTrainedTokenizerBase:
             "The model was not loaded from a folder or the Hub: give its tokenizer as `processing_class`."
         )
     try:
-        tokenizer = open_tokenizer(name, encoder_config)
+        tokenizer = open_tokenizer(name, encoder_config, revision=getattr(model, "revision", None))
     except (OSError, KeyError, ValueError) as error:
         raise ValueError(f"No tokenizer found for {name!r}; give it as `processing_class`. ({error})") from error
     _check_fast(tokenizer, name)

@@ -36,6 +36,7 @@ from mtsbert.network.starting_point import (
     resolve_name,
     set_encoder_dropout,
     tasks_of_checkpoint,
+    tokenizer_of,
 )
 
 
@@ -334,3 +335,24 @@ def test_a_run_reads_as_many_tokens_as_its_sentence_encoder_unless_it_names_more
         trainer = MTSBertTrainer(model, arguments, train_dataset=rows, max_length=asked)
         assert max(map(len, trainer.train_dataset["input_ids"])) == longest
         assert trainer.processing_class.model_max_length == saved
+
+
+def test_the_tokenizer_is_of_the_commit_that_the_model_is_of(encoder_folder, tasks, tokenizer, tmp_path, monkeypatch):
+    """In a cache of the Hub, as its client has left it: of two commits, `main` is the one that reads 16 tokens."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    MTSBertModel.from_encoder(str(encoder_folder), tasks=tasks).save_pretrained(tmp_path / "checkpoint")
+    for name, source in (("encoder", encoder_folder), ("trained", tmp_path / "checkpoint")):
+        folder = tmp_path / f"models--you--{name}"
+        for commit, longest in (("a" * 40, 32), ("b" * 40, 16)):
+            shutil.copytree(source, folder / "snapshots" / commit)
+            copied = copy.deepcopy(tokenizer)
+            copied.model_max_length = longest
+            copied.save_pretrained(folder / "snapshots" / commit)
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("b" * 40)
+    for revision, longest in (("a" * 40, 32), ("main", 16)):
+        encoder_kwargs = {"revision": revision}
+        new = MTSBertModel.from_encoder("you/encoder", tasks=tasks, encoder_kwargs=encoder_kwargs)
+        trained = MTSBertModel.from_pretrained("you/trained", revision=revision)
+        assert [tokenizer_of(model).model_max_length for model in (new, trained)] == [longest, longest]
+        assert trained.as_pipeline().tokenizer.model_max_length == longest
