@@ -447,13 +447,12 @@ def save_sentence_transformers_files(config: MTSBertConfig, folder: Path) -> Non
     format that all its versions know; those of an embedding that was cut, from 3.0 on.
     """
     is_cut = config.embedding_size < config.hidden_size
-    modules = ["Transformer", "Pooling", *(["Dense"] if is_cut else []), *(["Normalize"] if config.normalize else [])]
-    folders = ["", *(f"{index}_{module}" for index, module in enumerate(modules) if index)]
+    folders = ["0_Transformer", "1_Pooling", *["2_Dense"] * is_cut, *[f"{2 + is_cut}_Normalize"] * config.normalize]
     modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
     files = {
         "modules.json": [
-            {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{module}"}
-            for index, (module, path) in enumerate(zip(modules, folders, strict=True))
+            {"idx": i, "name": str(i), "path": name if i else "", "type": f"sentence_transformers.models.{name[2:]}"}
+            for i, name in enumerate(folders)
         ],
         "1_Pooling/config.json": {
             "word_embedding_dimension": config.hidden_size,

@@ -109,9 +109,11 @@ def test_a_new_model_embeds_as_the_sentence_transformer_that_it_starts_from(
     encoder_folder, tasks, tmp_path, pooling, normalizes
 ):
     library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
-    parts = library.models
-    encoder = parts.Transformer(str(encoder_folder), max_seq_length=8)
-    modules = [encoder, parts.Pooling(32, pooling_mode=pooling), *([parts.Normalize()] if normalizes else [])]
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    encoder = Transformer(str(encoder_folder), max_seq_length=8)
+    modules = [encoder, Pooling(32, pooling_mode=pooling), *([Normalize()] if normalizes else [])]
     settings = {"prompts": {"query": "oslo wins "}, "similarity_fn_name": "dot"}
     theirs = library.SentenceTransformer(modules=modules, device="cpu", **settings)
     theirs.save_pretrained(str(tmp_path / "theirs"))
