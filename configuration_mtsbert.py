@@ -127,9 +127,7 @@ def check_task_settings(name: str, task: dict) -> None:
             raise ValueError(f"{key!r} is {smoothing!r}; it must lie in [0, 1).")
     if not _is_number(min_score := task.get("min_score", 0.0)) or not 0.0 <= min_score <= 1.0:
         raise ValueError(f"'min_score' is {min_score!r}; it must lie in [0, 1].")
-    temperature, platt = task.get("temperature", 1.0), task.get("platt", [1.0, 0.0])
-    if not _is_number(temperature) or temperature <= 0:
-        raise ValueError(f"'temperature' is {temperature!r}; it must be a number above 0.")
+    platt = task.get("platt", [1.0, 0.0])
     if not isinstance(platt, list | tuple) or len(platt) != 2 or not all(map(_is_number, platt)) or platt[0] <= 0:
         raise ValueError(f"'platt' is {platt!r}; it must be a slope above 0 and an intercept.")
     for key in ("multi_label", "soft_labels"):
@@ -143,19 +141,17 @@ def check_task_settings(name: str, task: dict) -> None:
         if not are_two or not scores[0] < scores[1]:
             raise ValueError(f"needs 'score_range', the lowest and the highest score, as [0, 5]; got {scores!r}.")
     losses = SIMILARITY_LOSSES if task["type"] == PAIR_SIMILARITY else CLASSIFIER_LOSSES
-    loss = task.get("loss", losses[0])
-    if loss not in losses:
+    if (loss := task.get("loss", losses[0])) not in losses:
         raise ValueError(f"'loss' is {loss!r}; allowed are {list(losses)}.")
-    gamma = task.get("focal_gamma", 0.0)
-    if not _is_number(gamma) or gamma < 0:
+    if not _is_number(gamma := task.get("focal_gamma", 0.0)) or gamma < 0:
         raise ValueError(f"'focal_gamma' is {gamma!r}; it must be a number of 0 or more.")
     if "focal_gamma" in task and loss != FOCAL:
         raise ValueError(f"'focal_gamma' belongs to 'loss: {FOCAL}', and the loss is {loss!r}.")
     if "pos_weight" in task and not task.get("multi_label"):
         raise ValueError("'pos_weight' belongs to 'multi_label: true'; single labels have 'class_weights'.")
-    for key in ("scale", "feature_scale"):
-        if not _is_number(scale := task.get(key, 1.0)) or scale <= 0:
-            raise ValueError(f"{key!r} is {scale!r}; it must be a number above 0.")
+    for key in ("temperature", "scale", "feature_scale"):
+        if not _is_number(factor := task.get(key, 1.0)) or factor <= 0:
+            raise ValueError(f"{key!r} is {factor!r}; it must be a number above 0.")
     if "scale" in task and task["type"] == PAIR_SIMILARITY and loss == MSE:
         raise ValueError(f"'scale' belongs to 'loss: {COSENT}', and the loss is {MSE!r}; drop one.")
 

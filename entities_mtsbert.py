@@ -254,7 +254,8 @@ def _viterbi(scores: torch.Tensor, text_mask: torch.Tensor, labels: Sequence[str
     best = only_outside.expand(num_texts, num_tags)  # score of the best path that ends in each tag
     came_from = torch.empty((num_positions, num_texts, num_tags), dtype=torch.long, device=scores.device)
     for position in range(num_positions):
-        step, origin = (of.repeat(1, num_tags) for of in best.max(dim=-1, keepdim=True))  # but I-X, all may follow all
+        step, origin = best.max(dim=-1, keepdim=True)  # every tag but I-X may follow any tag
+        step, origin = step.repeat(1, num_tags), origin.repeat(1, num_tags)
         if len(inner):
             begun = best[:, begin] >= best[:, inner]
             step[:, inner] = torch.where(begun, best[:, begin], best[:, inner])

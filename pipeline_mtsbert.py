@@ -241,9 +241,8 @@ class MTSBertPipeline(Pipeline):
         if any(len(pieces) == max_length for pieces in encoded["input_ids"]):
             for broken in BROKEN_TOKENIZERS:
                 require_version(f"tokenizers!={broken}", "It loses parts of texts longer than the model reads.")
-        text_of = encoded.pop("overflow_to_sample_mapping")
-        offsets = encoded.pop("offset_mapping")
-        special = encoded.pop("special_tokens_mask")
+        of_windows = ("overflow_to_sample_mapping", "offset_mapping", "special_tokens_mask")
+        text_of, offsets, special = map(encoded.pop, of_windows)
         windows = []
         for row, text in enumerate(text_of):
             content = [position for position, is_special in enumerate(special[row]) if not is_special]
@@ -448,16 +447,14 @@ def save_sentence_transformers_files(config: MTSBertConfig, folder: Path) -> Non
     """
     is_cut = config.embedding_size < config.hidden_size
     folders = ["0_Transformer", "1_Pooling", *["2_Dense"] * is_cut, *[f"{2 + is_cut}_Normalize"] * config.normalize]
-    modes = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "max": "pooling_mode_max_tokens"}
+    modes = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
+    pooling = {f"pooling_mode_{mode}": pooling == config.pooling for pooling, mode in modes.items()}
     files = {
         "modules.json": [
             {"idx": i, "name": str(i), "path": name if i else "", "type": f"sentence_transformers.models.{name[2:]}"}
             for i, name in enumerate(folders)
         ],
-        "1_Pooling/config.json": {
-            "word_embedding_dimension": config.hidden_size,
-            **{mode: pooling == config.pooling for pooling, mode in modes.items()},
-        },
+        "1_Pooling/config.json": {"word_embedding_dimension": config.hidden_size, **pooling},
         "sentence_bert_config.json": {"do_lower_case": False},  # the longest text is what the tokenizer says
         ST_CONFIG: {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
     }
