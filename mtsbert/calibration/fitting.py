@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from torch.nn.functional import logsigmoid, one_hot
 
@@ -90,13 +91,20 @@ def fit(settings: dict, logits: torch.Tensor, labels: torch.Tensor) -> Fit | Non
     def with_temperature(log_temperature: float) -> dict:
         return {"temperature": round(float(np.exp(log_temperature)), 6), **learned}
 
+    def doubt(found: dict) -> float:
+        """The mean probability of another answer."""
+        scores, _ = scored_labels(settings | found, logits, labels)
+        return 1.0 - np.where((scores < 0.5) & is_multi, 1.0 - scores, scores).mean()
+
+    is_multi = settings.get("multi_label", False)
+    (lowest, highest), objective = LOG_TEMPERATURES, loss
     scores, shares_right = scored_labels(settings, logits, labels)
-    are_right = shares_right == (scores.round() if settings.get("multi_label") else 1.0)
-    lowest, highest = LOG_TEMPERATURES
-    if are_right.all():  # any surer scores would do, so that they stay as sure as they are
-        lowest = 0.0
-    best = minimize_scalar(lambda x: loss(with_temperature(x)), bounds=(lowest, highest), method="bounded")
-    fitted = with_temperature(best.x)
+    if (shares_right == (scores.round() if is_multi else 1.0)).all():
+        # The loss would be least without any doubt. The rule of succession leaves some: as if one more were wrong.
+        least = 1.0 / (len(scores) + 2)
+        highest, objective = 0.0, lambda found: abs(doubt(found) - least)
+    best = minimize_scalar(lambda x: objective(with_temperature(x)), bounds=(lowest, highest), method="bounded").x
+    fitted = with_temperature(best)
     scored = [scored_labels(settings | more, logits, labels) for more in ({}, fitted)]
     errors = (expected_calibration_error(*either) for either in scored)
     return Fit(fitted, len(scored[0][0]), *errors, loss({}), loss(fitted))
@@ -113,7 +121,7 @@ def fit_entities(settings: dict, scores: np.ndarray, is_right: np.ndarray) -> Fi
     if slope <= 0:  # surer where it is wrong: no scale helps
         return None
     fitted = {"platt": [slope, intercept]}
-    after = 1.0 / (1.0 + np.exp(-(slope * logits + intercept)))
+    after = expit(slope * logits + intercept)
     errors = [expected_calibration_error(either, is_right) for either in (scores, after)]
     right = [np.where(is_right, either, 1.0 - either) for either in (scores, after)]  # the probability of what is so
     losses = [0.0 - float(np.log(either.clip(min=EPSILON)).mean()) for either in right]

@@ -6,7 +6,7 @@ import torch
 
 from answers_mtsbert import calibrated, probabilities_of
 from entities_mtsbert import IGNORE_INDEX, bio_labels
-from mtsbert.calibration.fitting import expected_calibration_error, fit, scored_entities, scored_labels
+from mtsbert.calibration.fitting import expected_calibration_error, fit, fit_entities, scored_entities, scored_labels
 
 
 TOPIC = {"type": "sequence_classification", "labels": ["a", "b", "c"]}
@@ -54,12 +54,29 @@ def test_a_temperature_is_found_for_a_network_that_is_much_too_sure(settings, fa
 
 
 @pytest.mark.parametrize("settings", [TOPIC, {**MANY, "labels": ["a", "b", "c"]}], ids=["one", "many"])
-def test_where_all_are_right_scores_become_no_surer(settings):
-    """A few hundred texts without a mistake do not say how rare mistakes are."""
+def test_where_all_are_right_some_doubt_is_left(settings):
+    """As much as the rule of succession gives; of a network that has less, the scores stay as they are."""
     right = torch.nn.functional.one_hot(torch.arange(300) % 3, 3)
-    found = fit(settings, 4.0 * (right - 0.5), right if "multi_label" in settings else right.argmax(dim=1))
-    assert found.settings["temperature"] == pytest.approx(1.0, abs=1e-4)
-    assert found.loss_after == pytest.approx(found.loss_before, abs=1e-4)
+    labels = right if "multi_label" in settings else right.argmax(dim=1)
+    found = fit(settings, 4.0 * (right - 0.5), labels)
+    scores = probabilities_of({**settings, **found.settings}, 4.0 * (right - 0.5))
+    number = 900 if "multi_label" in settings else 300
+    doubt = (
+        torch.where(right.bool(), 1.0 - scores, scores).mean() if number == 900 else 1.0 - scores[right.bool()].mean()
+    )
+    assert doubt.item() == pytest.approx(1 / (number + 2), rel=0.01)
+    sure = fit(settings, 40.0 * (right - 0.5), labels)
+    assert sure.settings["temperature"] == pytest.approx(1.0, abs=1e-4)
+    assert found.helps
+    assert sure.helps
+
+
+def test_scores_that_tell_right_entities_from_wrong_without_a_mistake_are_fitted():
+    """Where the slope is so steep that exponentials overflow."""
+    scores = np.where(np.arange(400) < 200, 0.2, 0.21)
+    found = fit_entities(NER, scores, np.arange(400) >= 200)
+    assert found.settings["platt"][0] > 100
+    assert found.error_after == pytest.approx(0.0, abs=1e-3)
 
 
 def test_label_smoothing_is_undone_before_the_temperature():
