@@ -54,12 +54,14 @@ def create_app(
     app.include_router(model_routes(handler))
     app.include_router(openai_routes(handler, name))
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", summary="Whether the process works, or must be started again")
     async def health() -> Response:
         if batcher.has_died:
             raise Refusal(503, DIED)
         return json_response({"status": "ok"})
 
+    @app.head("/ready", include_in_schema=False)
     @app.get("/ready", summary="Whether requests are answered")
     async def ready() -> Response:
         if not batcher.is_running:

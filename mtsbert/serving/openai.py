@@ -22,17 +22,24 @@ def openai_routes(handler: RequestHandler, name: str) -> APIRouter:
         name (`str`): Name of the model, which clients give as `model`.
     """
     router = APIRouter(prefix="/v1")
-    started = int(time.time())
+    described = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "mtsbert"}
+
+    def check_name(model: str) -> None:
+        if model != name:
+            raise Refusal(404, f"There is no model {model!r} here; `model` is {name!r}.")
 
     @router.get("/models", summary="The name of the model")
     async def models() -> Response:
-        model = {"id": name, "object": "model", "created": started, "owned_by": "mtsbert"}
-        return json_response({"object": "list", "data": [model]})
+        return json_response({"object": "list", "data": [described]})
+
+    @router.get("/models/{model:path}", summary="The same of the model by its name")
+    async def model_called(model: str) -> Response:
+        check_name(model)
+        return json_response(described)
 
     @router.post("/embeddings", summary="Sentence embeddings, as OpenAI's API returns them")
     async def embeddings(body: EmbeddingsRequest) -> Response:
-        if body.model != name:
-            raise Refusal(404, f"There is no model {body.model!r} here; `model` is {name!r}.")
+        check_name(body.model)
         if (body.dimensions or 0) > handler.config.embedding_size:
             raise Refusal(
                 422, f"`dimensions` is {body.dimensions}; this model's embedding has {handler.config.embedding_size}."

@@ -44,6 +44,9 @@ def test_the_model_is_listed(server):
     found = server.get("/v1/models").json
     assert found["object"] == "list"
     assert [(model["id"], model["object"]) for model in found["data"]] == [("tiny", "model")]
+    assert server.get("/v1/models/tiny").json == found["data"][0]
+    other = server.get("/v1/models/owner/name")
+    assert (other.status, other.reason) == (404, "There is no model 'owner/name' here; `model` is 'tiny'.")
 
 
 @pytest.mark.parametrize(

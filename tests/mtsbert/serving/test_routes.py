@@ -202,6 +202,8 @@ def test_a_body_without_its_type_is_refused(server):
 
 def test_health_readiness_and_metrics(server):
     assert server.get("/health").json == {"status": "ok"}
+    for path in ("/health", "/ready"):  # as balancers of load ask
+        assert server.request("HEAD", path).status == server.get(path).status == 200
     assert server.get("/ready").json == {"status": "ready"}
     before = server.metric("mtsbert_answered_total")
     server.post("/analyze", {"inputs": ["a", "b"]})
@@ -231,7 +233,7 @@ def test_unknown_paths_do_not_grow_the_metrics(server):
 def test_the_page_lists_every_request_and_loads_nothing(server):
     page = server.get("/docs").text
     paths = server.get("/openapi.json").json["paths"]
-    assert len(paths) == 10
+    assert len(paths) == 11
     assert all(f"{path}</code>" in page for path in paths)
     assert "return_embeddings" in page
     assert "<script" not in page
