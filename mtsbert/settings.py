@@ -23,6 +23,7 @@ AT_LEAST = {  # flag → lowest value
     "max_grad_norm": 0,
     "dataloader_num_workers": 0,
     "eval_accumulation_steps": 1,
+    "neftune_noise_alpha": 0,
 }
 MORE_THAN_0 = ("num_train_epochs", "logging_steps", "eval_steps", "save_steps")
 MAX_SEED = 2**32 - 1  # numpy's

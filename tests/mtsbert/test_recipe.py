@@ -79,6 +79,7 @@ def test_an_empty_value_means_the_default(recipe, tmp_path):
         ({"per_device_train_batch_size": 0}, "`per_device_train_batch_size` is 0; it must be at least 1"),
         ({"num_train_epochs": 0}, "`num_train_epochs` is 0.0; it must be more than 0"),
         ({"seed": -1}, "`seed` is -1; it must be at least 0"),
+        ({"neftune_noise_alpha": -1.0}, "`neftune_noise_alpha` is -1.0; it must be at least 0"),
         ({"seed": 2**32}, "`seed` is 4294967296; it must be at most 4,294,967,295"),
         ({"max_length": [8, 9]}, r"'max_length' must be one value; got \[8, 9\]"),
         ({"task_weights": [1]}, r"'task_weights' must be a mapping; got \[1\]"),
