@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import Linear
 from safetensors.torch import load_file
 from torch import nn
@@ -195,7 +195,7 @@ def test_what_only_peft_computes_is_left_to_it(model, tokenizer, change):
     if change == "a weight beside it is trained":
         layer.base_layer.weight.requires_grad_(True)
     if change == "two adapters":
-        layer.update_layer("other", 2, lora_alpha=2, config=LoraConfig(r=2))
+        inject_adapter_in_model(LoraConfig(r=2, target_modules=["query"]), model.encoder, "other")
         layer.set_adapter(["default", "other"])
     if change == "other precision":
         layer.base_layer.to(torch.bfloat16)
