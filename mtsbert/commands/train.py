@@ -12,14 +12,14 @@ from mtsbert.data.loading import load_recipe_data, needed_splits
 from mtsbert.data.report import describe_data
 from mtsbert.data.skipped_rows import report_skipped_rows
 from mtsbert.distillation.layers import keep_layers
-from mtsbert.input_arguments import DataArguments
+from mtsbert.input_arguments import MAX_LENGTH, DataArguments
 from mtsbert.machine import use_all_cores
 from mtsbert.network.starting_point import (
     check_longest,
-    default_length,
     load_encoder_config,
     load_model,
     load_tokenizer,
+    longest_input,
     tasks_of_checkpoint,
 )
 from mtsbert.preparation import data_prep, prepare
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None, *, prog: str = "mtsbert train") -> dict[
     tokenizer = load_tokenizer(model_args)
     config = load_encoder_config(model_args)
     if data_args.max_length is None:
-        data_args.max_length = default_length(tokenizer, config)
+        data_args.max_length = min(MAX_LENGTH, longest_input(tokenizer, config))
     check_longest(data_args.max_length, tokenizer, config, letter_case=model_args.letter_case)
     with training_args.main_process_first(desc="reading the data"):  # the other processes read its cache
         data = load_recipe_data(

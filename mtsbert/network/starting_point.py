@@ -14,7 +14,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from configuration_mtsbert import MTSBertConfig, file_of
 from heads_mtsbert import num_positions, scale_features
 from modeling_mtsbert import MTSBertModel
-from mtsbert.input_arguments import MAX_LENGTH, ModelArguments
+from mtsbert.input_arguments import ModelArguments
 from mtsbert.letter_case.tokenizer import cased_words, with_letter_case
 from mtsbert.network.adapters import base_of, has_adapters, merge_adapters, put_adapter
 from pipeline_mtsbert import MOST_TOKENS, MTSBertPipeline
@@ -92,9 +92,9 @@ def open_tokenizer(
         raise ValueError(
             f"No tokenizer found for {str(name_or_path)!r}: the folder has no vocabulary (tokenizer.json) in it."
         )
-    longest = file_of(name_or_path, "sentence_bert_config.json", revision=revision)
-    settings = {} if longest is None else json.loads(Path(longest).read_text(encoding="utf-8"))
-    if (longest := settings.get("max_seq_length")) is not None:  # before sentence-transformers 6
+    file = file_of(name_or_path, "sentence_bert_config.json", revision=revision)
+    of_library = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))
+    if (longest := of_library.get("max_seq_length")) is not None:  # before sentence-transformers 6
         tokenizer.model_max_length = min(longest, tokenizer.model_max_length)
     return tokenizer
 
@@ -302,11 +302,6 @@ def check_longest(
 def longest_input(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:
     """Returns the number of tokens, special ones included, that an encoder reads unless `max_length` asks for more."""
     return min(tokenizer.model_max_length, _num_positions(encoder_config) or MOST_TOKENS)
-
-
-def default_length(tokenizer: PreTrainedTokenizerBase, encoder_config: PreTrainedConfig) -> int:
-    """Returns the `max_length` of a run that names none."""
-    return min(MAX_LENGTH, longest_input(tokenizer, encoder_config))
 
 
 def _num_positions(encoder_config: PreTrainedConfig) -> int | None:

@@ -34,6 +34,7 @@ from mtsbert.data.in_memory import is_features
 from mtsbert.data.labels import check_metric_names
 from mtsbert.data.loading import load_split
 from mtsbert.distillation.teacher import Teacher
+from mtsbert.input_arguments import MAX_LENGTH
 from mtsbert.letter_case.embedding import has_letter_case, read_letter_case, warn_of_frozen_cases
 from mtsbert.machine import peak_memory_gb, reset_peak_memory
 from mtsbert.network.dropout import fast_attention_dropout, use_fast_dropout
@@ -44,7 +45,6 @@ from mtsbert.network.starting_point import (
     check_encoder,
     check_longest,
     check_whole,
-    default_length,
     longest_input,
     tokenizer_of,
 )
@@ -165,7 +165,7 @@ class MTSBertTrainer(AdaptiveFreezingTrainer):
         encoder_config = first.config.encoder_config
         longest = longest_input(processing_class, encoder_config)
         if max_length is None:
-            max_length = default_length(processing_class, encoder_config)
+            max_length = min(MAX_LENGTH, longest)
         check_longest(max_length, processing_class, encoder_config, letter_case=has_letter_case(first))
         longest = max(longest, max_length)  # what was asked for counts
         processing_class = self._tokenizer = read_letter_case(first, processing_class)
