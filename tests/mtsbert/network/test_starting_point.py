@@ -224,6 +224,9 @@ def test_an_encoder_that_needs_the_text_of_a_decoder_is_refused(model, tokenizer
     tokenizer.save_pretrained(tmp_path / "t5")
     with pytest.raises(ValueError, match="A T5Model turns"):
         plain_encoder(str(tmp_path / "t5"))
+    of_trainer = MTSBertModel.from_encoder(str(tmp_path / "t5"), tasks=tasks)
+    with pytest.raises(ValueError, match="A T5Model turns"):
+        MTSBertTrainer(of_trainer, MTLTrainingArguments(str(tmp_path / "run")), processing_class=tokenizer)
     sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64}
     sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
     check_encoder(model_on(BartConfig(**sizes), tokenizer, tasks, tmp_path / "bart"))  # reads the text twice
